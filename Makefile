@@ -1,0 +1,50 @@
+# focus: every target creates the environment it needs.
+# Give settings as ARGS="seed=1 objective.updates=50"; choose another experiment with EXPERIMENT=stage1_no_gap.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: help env stage1 smoke sweep-gap calibrate scenes base speed test check clean
+
+help: ## this list
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+
+$(VENV)/ready: requirements.txt
+	@command -v $(PYTHON) >/dev/null || { echo "focus needs Python 3.11; name it with: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -r requirements.txt
+	@touch $@
+
+env: $(VENV)/ready ## create the Python environment in .venv
+
+stage1: env ## learn to focus: train, measure, draw the page (EXPERIMENT=stage1_no_gap for the baseline)
+	$(BIN)/python -m focus.train experiment=$(or $(EXPERIMENT),stage1) $(ARGS)
+
+smoke: env ## the same road in under a minute, too short to learn anything
+	$(BIN)/python -m focus.train experiment=smoke $(ARGS)
+
+sweep-gap: env ## gap granularity x seed, two processes side by side; finished points are skipped
+	OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=gap_sweep $(ARGS)
+
+calibrate: env ## choose each question's view by its answers (E2)
+	$(BIN)/python -m focus.calibrate $(ARGS)
+
+scenes: env ## write embedded scenes to disk as records
+	$(BIN)/python -m focus.export $(ARGS)
+
+base: env ## rebuild the embedded base policy from nothing (hours)
+	$(BIN)/python -m focus.base $(ARGS)
+
+speed: env ## seconds per phase, and our rollout against transformers.generate (keep the machine quiet)
+	$(BIN)/python -m experiments.speed.measure
+
+test: env ## all tests
+	$(BIN)/python -m pytest -q tests
+
+check: env ## style and types
+	$(BIN)/ruff check focus tests experiments
+	$(BIN)/mypy focus
+
+clean: ## remove the environment and all outputs
+	rm -rf $(VENV) outputs

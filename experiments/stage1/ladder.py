@@ -1,0 +1,44 @@
+"""Crop dependence of both arms at every view of the ladder, on the same held-out scenes. Writes ladder.json beside this file.
+
+.venv/bin/python -m experiments.stage1.ladder        (after both arms, see record.py)
+"""
+
+import json
+from pathlib import Path
+
+from focus import checkpoint as checkpoints
+from focus.data.scenes import DIFFICULTY, Scenes
+from focus.evaluate import evaluate
+from focus.gap import Gap, Mode, ladder
+from focus.rollout.engine import Sampling
+from focus.rollout.kv import KVEngine
+from focus.rollout.loop import Rules
+from focus.statistics import bootstrap
+
+SCENES = 200
+ARMS = ("stage1", "stage1_no_gap")
+
+
+def main() -> None:
+    record: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for name in ARMS:
+        checkpoint = checkpoints.load(Path("outputs") / name / "policy", "tiny")
+        record[name] = {}
+        for tokens in ladder((448, 448), checkpoint.token_px):
+            gap, rules = Gap(Mode.FIXED, tokens, checkpoint.token_px), Rules(1, 64, Sampling(1.0, 40))
+            samples = Scenes(DIFFICULTY[1], "eval", SCENES)
+            outcome, _ = evaluate(
+                checkpoint, KVEngine(checkpoint), samples, gap, rules, 0, 50, f"{name} {tokens}", ("own", "noise", "tool_free")
+            )
+            values = outcome.values
+            shown = {metric: values[metric] for metric in ("own", "noise", "tool_free", "called")}
+            shown["D_noise"] = [own - noise for own, noise in zip(values["own"], values["noise"], strict=True)]
+            record[name][str(tokens)] = {m: [round(100 * v, 1) for v in bootstrap(each, outcome.groups)] for m, each in shown.items()}
+    (Path(__file__).parent / "ladder.json").write_text(json.dumps(record, indent=1) + "\n")
+    for name, views in record.items():
+        for tokens, row in views.items():
+            print(name, tokens, row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Turn finished runs into the record of this experiment: results.json, curves.png and trajectory.png beside this file.
+
+Run first, from the repository root:
+    make stage1
+    make stage1 EXPERIMENT=stage1_no_gap        (stopped with ctrl-C after 60 updates, then finished there:)
+    make stage1 EXPERIMENT=stage1_no_gap ARGS=objective.updates=60
+With ARGS=evaluation.temperature=0 each is measured greedily too. Then
+    .venv/bin/python -m experiments.stage1.record
+"""
+
+import json
+import subprocess
+from pathlib import Path
+
+import matplotlib
+from omegaconf import OmegaConf
+
+from focus import checkpoint as checkpoints
+from focus.data.scenes import DIFFICULTY, Scene
+from focus.evaluate import load
+from focus.gap import Gap, Mode
+from focus.report.picture import draw_trajectory
+from focus.report.run import read_history, result_table
+from focus.rewards import examples, score
+from focus.rollout.engine import Sampling
+from focus.rollout.kv import KVEngine
+from focus.rollout.loop import Rules, begin, play
+from focus.train import build_policy, load_policy
+
+HERE = Path(__file__).parent
+ARMS = ("stage1", "stage1_no_gap")
+
+
+def arm(name: str) -> dict[str, object]:
+    """Settings that matter, intervals of every metric at both temperatures, and the mean seconds of an update."""
+    folder = Path("outputs") / name
+    cfg = OmegaConf.load(folder / "settings.yaml")
+    history = read_history(folder / "history.jsonl")
+    seconds = [row["seconds/rollout"] + row["seconds/update"] + row["seconds/reward"] for row in history]
+    rows: dict[str, dict[str, object]] = {}
+    for temperature in (1, 0):
+        if not (folder / f"evaluation_trained_t{temperature}.json").is_file():
+            continue  # not run
+        measured = {
+            f"{label} {view}": outcome
+            for label in ("base", "trained")
+            for view, outcome in load(folder / f"evaluation_{label}_t{temperature}.json").items()
+        }
+        for row in result_table(cfg, measured).rows:  # type: ignore[arg-type]
+            rows[f"t{temperature} {row.metric}"] = {
+                column: None if cell is None or cell.mean != cell.mean else [round(value, 3) for value in (cell.mean, cell.low, cell.high)]
+                for column, cell in zip(("base", "trained", "change"), row.cells, strict=True)
+            }
+    return {"seed": cfg.seed, "updates": len(history), "seconds_per_update": round(sum(seconds) / len(seconds), 3), "rows": rows}
+
+
+def curves(path: Path) -> None:
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = (("reward/accuracy", "accuracy (training rollouts)"), ("crop/rate", "crop rate"), ("crop/coverage", "coverage of B1"),
+             ("crop/area_p50", "median crop area, share of image"))  # fmt: skip
+    figure, axes = pyplot.subplots(1, len(shown), figsize=(13, 2.8), layout="constrained")
+    for name, colour, label in (("stage1", "#1f6f8b", "gap: 16 tokens"), ("stage1_no_gap", "#c06c3e", "no gap: 256 tokens")):
+        history = read_history(Path("outputs") / name / "history.jsonl")
+        for axis, (key, title) in zip(axes, shown, strict=True):
+            axis.plot([row["update"] for row in history], [row[key] for row in history], color=colour, label=label, linewidth=1.2)
+            axis.set(title=title, xlabel="update")
+    for axis in axes:
+        axis.set_ylim(bottom=0)
+    axes[0].legend(frameon=False)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def trajectory(path: Path) -> None:
+    """The first held-out scene on a procedural ground (no third-party pixels) whose crop the trained policy answered rightly."""
+    cfg = OmegaConf.load("outputs/stage1/settings.yaml")
+    cfg.policy.checkpoint = "outputs/stage1/policy"
+    policy = build_policy(cfg, load_policy(cfg.policy))  # type: ignore[arg-type]
+    checkpoint = policy.checkpoint
+    gap, rules = Gap(Mode.FIXED, cfg.gap.view_tokens, checkpoint.token_px), Rules(1, cfg.rollout.crop_tokens, Sampling(0.0, 40))
+    for index in range(500):
+        scene = Scene(DIFFICULTY[cfg.data.difficulty], "eval", index)
+        if scene.on_photograph:
+            continue
+        sample = scene.sample()
+        view, source = gap.see(sample, scene.open())
+        played = play(checkpoint, KVEngine(checkpoint), begin(checkpoint, sample, view, source, [0]), rules)
+        [example] = examples(played, score(policy.rewards, played))
+        if example.terms["accuracy"] == 1 and played[0].crops:
+            draw_trajectory(example).save(path)
+            return
+
+
+def main() -> None:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    record = {
+        "commit": commit,
+        "base": checkpoints.load(checkpoints.EMBEDDED, "tiny").weights_hash(),
+        "arms": {name: arm(name) for name in ARMS},
+    }
+    (HERE / "results.json").write_text(json.dumps(record, indent=1) + "\n")
+    curves(HERE / "curves.png")
+    trajectory(HERE / "trajectory.png")
+    print(f"written: {HERE / 'results.json'}, curves.png, trajectory.png")
+
+
+if __name__ == "__main__":
+    main()

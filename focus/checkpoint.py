@@ -1,0 +1,186 @@
+"""A policy as a folder in the Hugging Face layout: loading, packing images, positions, saving.
+
+The embedded tiny policy and Qwen2.5-VL-7B go through the same functions. Nothing here needs torchvision.
+"""
+
+import copy
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from peft import PeftModel
+from PIL import Image
+from torch import Tensor
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
+from transformers.utils import is_flash_attn_2_available
+from transformers.utils import logging as transformers_logging
+
+from focus.prompts import DIALECTS, STOP_TOKENS, VISION_TOKENS, Dialect
+
+transformers_logging.disable_progress_bar()  # loading and saving a policy is one line of ours, not three bars
+
+EMBEDDED = Path(__file__).parent / "tiny"
+FAMILIES = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images as the vision tower takes them."""
+
+    values: Float[Tensor, "patch channel_pixels"]
+    grids: Int[Tensor, "image 3"]  # frames, rows, columns, in patches (not merged)
+
+
+@dataclass
+class Checkpoint:
+    """A loaded policy: the model, its tokenizer, how it takes images and how it is spoken to."""
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: Any  # transformers' own types of these two are wider than what we ask of them
+    image_processor: Any
+    dialect: Dialect
+
+    @property
+    def merge(self) -> int:
+        """Patches per merged token, along one side."""
+        return int(self.image_processor.merge_size)
+
+    @property
+    def token_px(self) -> int:
+        """Side of one merged visual token, in pixels (28 for Qwen2.5-VL, 32 for Qwen3-VL)."""
+        return int(self.image_processor.patch_size) * self.merge
+
+    def ids_of(self, tokens: Sequence[str]) -> list[int]:
+        """Ids of special tokens; those that this vocabulary lacks are left out."""
+        found = (self.tokenizer.convert_tokens_to_ids(token) for token in tokens)
+        return [i for i in found if i is not None and i != self.tokenizer.unk_token_id]
+
+    @property
+    def image_pad_id(self) -> int:
+        return int(self.model.config.image_token_id)
+
+    @property
+    def pad_id(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+    @property
+    def banned_ids(self) -> list[int]:
+        """Tokens that are never sampled, and carry no probability in the trainer either."""
+        return self.ids_of(VISION_TOKENS)
+
+    @property
+    def stop_ids(self) -> list[int]:
+        return self.ids_of(STOP_TOKENS)
+
+    @property
+    def core(self) -> torch.nn.Module:
+        """The model without its head: ids and pixels in, hidden states out."""
+        return self._bare.model
+
+    def head(self, hidden: Float[Tensor, "*place width"]) -> Float[Tensor, "*place word"]:
+        """Logits of hidden states; called only where a token is sampled."""
+        return self._bare.lm_head(hidden)
+
+    @property
+    def _bare(self) -> PreTrainedModel:
+        model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        assert isinstance(model, PreTrainedModel)
+        return model
+
+    def pack(self, images: Sequence[Image.Image]) -> Pixels:
+        """Patches of images whose sides are already multiples of `token_px`; they are not resized again."""
+        for image in images:
+            assert image.width % self.token_px == 0 and image.height % self.token_px == 0, image.size
+        packed = self.image_processor(list(images), do_resize=False, return_tensors="pt")
+        return Pixels(packed["pixel_values"], packed["image_grid_thw"])
+
+    def weights_hash(self) -> str:
+        """Names these weights: equal policies have equal hashes, whatever folder they came from."""
+        digest = hashlib.blake2b(digest_size=8)
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self, folder: Path, dtype: str = "bfloat16") -> None:
+        """Write the Hugging Face layout that transformers and vLLM load. The folder appears whole or not at all."""
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        model = copy.deepcopy(self.model).merge_and_unload() if isinstance(self.model, PeftModel) else self.model
+        state = {name: value.detach().to("cpu", DTYPES[dtype]) for name, value in model.state_dict().items()}
+        model.save_pretrained(partial, state_dict=state)
+        config = json.loads((partial / "config.json").read_text())
+        for part in (config, *(config[key] for key in ("text_config", "vision_config"))):
+            part["dtype"] = dtype
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        self.tokenizer.save_pretrained(partial)
+        self.image_processor.save_pretrained(partial)
+        processor = partial / "preprocessor_config.json"
+        settings = json.loads(processor.read_text()) | {"processor_class": FAMILIES[model.config.model_type]}
+        processor.write_text(json.dumps(settings, indent=2) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+
+
+def load(folder: str | Path, dialect: str, dtype: str = "float32", attention: str = "auto") -> Checkpoint:
+    """A policy from a folder or a hub name.
+
+    `attention` is `auto` (flash-attention where it can run, else SDPA) or a transformers name. `dtype` is explicit since
+    transformers otherwise keeps the one of the file. Raises ValueError, before weights are read, for what cannot be trained.
+    """
+    place = str(folder)
+    if (Path(place).is_absolute() or place.startswith(".")) and not (Path(place) / "config.json").is_file():
+        raise ValueError(
+            f"policy.checkpoint is {place}, which holds no config.json; give a folder in the Hugging Face layout "
+            "(every run exports one under its output folder as policy/)"
+        )
+    try:
+        config = AutoConfig.from_pretrained(place)
+        tokenizer = AutoTokenizer.from_pretrained(place)
+        image_processor = AutoImageProcessor.from_pretrained(place, backend="pil")
+    except OSError as error:
+        raise ValueError(
+            f"policy.checkpoint is {place}, which is neither a folder nor a model that can be fetched here: {error}"
+        ) from error
+    if config.model_type not in FAMILIES:
+        raise ValueError(f"{place} is a {config.model_type!r} model; this version trains {', '.join(FAMILIES)}")
+    if attention == "auto":
+        attention = "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
+    model = AutoModelForImageTextToText.from_pretrained(place, dtype=DTYPES[dtype], attn_implementation=attention)
+    return Checkpoint(model, tokenizer, image_processor, DIALECTS[dialect])
+
+
+def positions(ids: Sequence[int], grids: Sequence[tuple[int, int, int]], image_pad_id: int, merge: int) -> np.ndarray:
+    """M-RoPE positions of a whole sequence, int64 [3, token]: temporal, row, column.
+
+    Text counts up on all three; an image at p takes p, p + row, p + column, and the text after it goes on at
+    p + max(rows, columns). The same for Qwen2.5-VL and Qwen3-VL (tested against transformers' `get_rope_index`).
+    Raises ValueError where placeholders and grids do not agree.
+    """
+    pads = np.asarray(ids) == image_pad_id
+    expected = sum(t * h * w for t, h, w in grids) // merge**2
+    if int(pads.sum()) != expected:
+        raise ValueError(f"{int(pads.sum())} image placeholders stand for {expected} visual tokens; they must agree")
+    out = np.empty((3, len(pads)), dtype=np.int64)
+    at = place = 0
+    for _, patch_rows, patch_columns in grids:
+        rows, columns = patch_rows // merge, patch_columns // merge
+        start = at + int(np.argmax(pads[at:]))
+        text = start - at
+        out[:, at:start] = np.arange(place, place + text)
+        place += text
+        grid = out[:, start : start + rows * columns]
+        grid[0] = place
+        grid[1] = place + np.repeat(np.arange(rows), columns)
+        grid[2] = place + np.tile(np.arange(columns), rows)
+        place += max(rows, columns)
+        at = start + rows * columns
+    out[:, at:] = np.arange(place, place + len(pads) - at)
+    return out

@@ -1,0 +1,423 @@
+"""The typed schema of every setting, and the checks that span several of them.
+
+Unknown keys fail when Hydra composes. Everything else that can be known before a model is loaded is collected by `problems_of` and
+reported together. Sections named `terms`, `trainer` and `logger` hold `_target_` calls, whose arguments are checked against the
+target's signature.
+"""
+
+import difflib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.utils import get_class
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from focus.data.scenes import DIFFICULTY, SPLITS
+from focus.gap import Mode
+from focus.prompts import DIALECTS
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@dataclass
+class PolicyConfig:
+    checkpoint: str = MISSING
+    dialect: str = MISSING
+    dtype: str = MISSING
+    attention: str = MISSING
+    train_vision: bool = MISSING
+    lora_rank: int = MISSING
+    lora_alpha: int = MISSING
+    lora_targets: list[str] = MISSING
+
+
+@dataclass
+class DataConfig:
+    source: str = MISSING
+    difficulty: int = MISSING
+    side_px: int = MISSING
+    scenes: int = MISSING
+    records: str | None = MISSING
+    root: str | None = MISSING
+    workers: int = MISSING
+
+
+@dataclass
+class GapConfig:
+    mode: str = MISSING
+    view_tokens: int = MISSING
+    table: str | None = MISSING
+
+
+@dataclass
+class RolloutConfig:
+    engine: str = MISSING
+    questions_per_update: int = MISSING
+    rollouts_per_question: int = MISSING
+    max_crops: int = MISSING
+    crop_tokens: int = MISSING
+    tokens_per_turn: int = MISSING
+    temperature: float = MISSING
+
+
+@dataclass
+class RewardConfig:
+    terms: dict[str, Any] = MISSING
+
+
+@dataclass
+class ObjectiveConfig:
+    updates: int = MISSING
+    updates_per_rollout: int = MISSING
+    learning_rate: float = MISSING
+    warmup_updates: int = MISSING
+    weight_decay: float = MISSING
+    grad_clip: float = MISSING
+    clip: float = MISSING
+    dual_clip: float = MISSING
+    advantage_epsilon: float = MISSING
+    tokens_per_forward: int = MISSING
+
+
+@dataclass
+class EvaluationConfig:
+    samples: int = MISSING
+    records: str | None = MISSING
+    questions_per_forward: int = MISSING
+    temperature: float = MISSING
+    common_view_tokens: int = MISSING
+    resamples: int = MISSING
+
+
+@dataclass
+class ReportConfig:
+    checkpoint_every: int = MISSING
+    trajectories_every: int = MISSING
+    trajectories: int = MISSING
+
+
+@dataclass
+class CalibrationConfig:
+    floor_tokens: int = MISSING
+    decoding: str = MISSING
+    votes: int = MISSING
+    vote_temperature: float = MISSING
+    agree_below: float = MISSING
+    require_correct_at_native: bool = MISSING
+    never_diverges: str = MISSING
+
+
+@dataclass
+class TrainConfig:
+    """Everything that `train.py` reads."""
+
+    name: str = MISSING
+    output: str = MISSING
+    seed: int = MISSING
+    threads: int = MISSING
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    gap: GapConfig = field(default_factory=GapConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    trainer: dict[str, Any] = MISSING
+    logger: dict[str, Any] = MISSING
+    results: str | None = MISSING
+
+
+@dataclass
+class CalibrateConfig:
+    """Everything that `calibrate.py` reads."""
+
+    output: str = MISSING
+    seed: int = MISSING
+    threads: int = MISSING
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    questions_per_forward: int = MISSING
+    tokens_per_turn: int = MISSING
+
+
+@dataclass
+class BaseConfig:
+    """Everything that `base.py` reads."""
+
+    output: str = MISSING
+    seed: int = MISSING
+    threads: int = MISSING
+    workers: int = MISSING
+    rows: int = MISSING
+    learning_rate: float = MISSING
+    difficulties: list[int] = MISSING
+    phases: list[dict[str, Any]] = MISSING
+
+
+@dataclass
+class ExportConfig:
+    """Everything that `export.py` reads."""
+
+    output: str = MISSING
+    split: str = MISSING
+    difficulty: int = MISSING
+    side_px: int = MISSING
+    scenes: int = MISSING
+    first: int = MISSING
+
+
+SCHEMAS: dict[str, type] = {"train": TrainConfig, "calibrate": CalibrateConfig, "base": BaseConfig, "export": ExportConfig}
+for _name, _node in SCHEMAS.items():
+    ConfigStore.instance().store(name=f"{_name}_schema", node=_node)
+
+
+def start(main: Callable[[], None], name: str) -> None:
+    """Run an entry point. What Hydra would refuse is first said in one message that lists what exists."""
+    overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
+    if len(overrides) == len(sys.argv) - 1:  # with a flag of Hydra's own (--multirun, --help) Hydra speaks for itself
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            try:
+                compose(name, [o for o in overrides if not o.startswith("hydra")])
+            except (ConfigCompositionException, MissingConfigException) as error:
+                sys.exit(f"focus: {_told(error)}")
+    main()
+
+
+def guarded(run: Callable[[DictConfig], None], cfg: DictConfig) -> None:
+    """Run with these settings; a ValueError is for people and becomes one message and exit status 1, and so does ctrl-C."""
+    try:
+        run(cfg)
+    except ValueError as error:
+        sys.exit(f"focus: {error}")
+    except KeyboardInterrupt:
+        sys.exit("focus: interrupted; run the same command again to resume")
+
+
+@contextmanager
+def writable(folder: str) -> Iterator[None]:
+    """Turn what the file system refuses inside the block into a message that names the setting."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise ValueError(f"the output folder {folder} can't be written ({error}); choose another with output=FOLDER") from error
+
+
+def _told(error: BaseException) -> str:
+    """Hydra's reason, and the keys that exist beside the one that does not."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
+        return _unknown(str(cause.full_key or cause.key), [str(key) for key in cause.parent_node])
+    if isinstance(cause, OmegaConfBaseException):
+        return f"{error}: " + " ".join(line.strip() for line in str(cause).splitlines()[:2])
+    return str(error)
+
+
+def _unknown(full_key: str, keys: Sequence[str]) -> str:
+    near = difflib.get_close_matches(full_key.rpartition(".")[2], keys, n=1)
+    return f"{full_key} is no setting. " + (f"Did you mean {near[0]}? " if near else "") + f"There are: {', '.join(keys)}"
+
+
+def unknown_keys(cfg: DictConfig, schema: type, place: str = "") -> list[str]:
+    """Keys that `+key=value` brought in although the schema has none of that name."""
+    known = {each.name: each.default_factory for each in fields(schema)}
+    problems = []
+    for key in map(str, cfg):
+        if key not in known:
+            problems.append(_unknown(f"{place}{key}", list(known)))
+        elif is_dataclass(section := known[key]):
+            problems += unknown_keys(cfg[key], section, f"{place}{key}.")
+    return problems
+
+
+class ConfigError(ValueError):
+    """Settings that can't work, all of them in one message."""
+
+
+def raise_all(problems: Sequence[str]) -> None:
+    """One ConfigError for all problems; none for none."""
+    if problems:
+        raise ConfigError("these settings can't work:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+def check(cfg: DictConfig, schema: str) -> None:
+    """Raise ConfigError with every problem of a composed configuration, before anything expensive starts."""
+    unknown = unknown_keys(cfg, SCHEMAS[schema])
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise_all([*unknown, "these keys have no value: " + ", ".join(missing) + ". Choose an experiment, e.g. experiment=stage1"])
+    raise_all(unknown + problems_of(cfg))
+
+
+# Settings that change where a run writes, how fast it is or how it is measured, but not what is learned
+NOT_LEARNED = ("name", "output", "results", "threads", "trainer", "logger", "report", "evaluation")
+
+
+def learned_settings(cfg: DictConfig) -> dict[str, Any]:
+    """Every setting that can move the trained weights, by its full key."""
+    flat: dict[str, Any] = {}
+
+    def walk(node: Any, place: str) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(value, f"{place}.{key}" if place else str(key))
+        else:
+            flat[place] = node
+
+    walk(OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key not in NOT_LEARNED]), resolve=True), "")
+    return flat
+
+
+def refuse_other_run(cfg: DictConfig, settings: Path, finished: bool) -> None:
+    """Raise ConfigError if the run whose settings are kept there was another one: resuming it would mix two runs.
+
+    A run that has not finished may be given another length.
+    """
+    before, now = learned_settings(OmegaConf.load(settings)), learned_settings(cfg)  # type: ignore[arg-type]
+    if not finished:
+        before["objective.updates"] = now["objective.updates"]
+    changed = [f"{key}: {before.get(key)} then, {now.get(key)} now" for key in sorted(before | now) if before.get(key) != now.get(key)]
+    if changed:
+        raise ConfigError(
+            f"{settings.parent} holds a run with other settings:\n"
+            + "\n".join(f"  - {change}" for change in changed)
+            + "\nGive this one another name (name=...), or remove that folder"
+        )
+
+
+def problems_of(cfg: DictConfig) -> list[str]:
+    """What is wrong with these settings, one line each, each with its remedy."""
+    problems = []
+    if cfg.get("threads", 1) < 1:
+        problems.append(f"threads is {cfg.threads}; use at least 1")
+    if "policy" in cfg:
+        problems += _policy_problems(cfg.policy) + _data_problems(cfg.data)
+    if "rollout" in cfg:
+        problems += _training_problems(cfg)
+    if "split" in cfg:
+        problems += scene_problems(cfg)
+        if cfg.split not in SPLITS:
+            problems.append(f"split is {cfg.split!r}; choose one of {', '.join(SPLITS)}")
+    return problems
+
+
+def _policy_problems(policy: DictConfig) -> list[str]:
+    problems = []
+    if policy.dialect not in DIALECTS:
+        problems.append(f"policy.dialect is {policy.dialect!r}; choose one of {', '.join(DIALECTS)}")
+    if policy.dtype not in ("float32", "bfloat16"):
+        problems.append(f"policy.dtype is {policy.dtype!r}; choose float32 or bfloat16")
+    if policy.lora_rank < 0:
+        problems.append(f"policy.lora_rank is {policy.lora_rank}; 0 trains all weights, 8 to 64 are usual")
+    return problems
+
+
+def _data_problems(data: DictConfig) -> list[str]:
+    problems = []
+    if data.source not in ("scenes", "records"):
+        problems.append(f"data.source is {data.source!r}; choose scenes (embedded) or records (a records.jsonl)")
+    if data.source == "records" and not data.records:
+        problems.append("data.source is records but data.records names no file; `make scenes` writes one, or give your own")
+    if data.records and not Path(data.records).is_file():
+        problems.append(f"data.records is {data.records}, which does not exist")
+    return problems + scene_problems(data)
+
+
+def scene_problems(data: DictConfig) -> list[str]:
+    """What is wrong with the dials of the embedded scenes."""
+    problems = []
+    if data.difficulty not in DIFFICULTY:
+        problems.append(f"difficulty is {data.difficulty}; choose {min(DIFFICULTY)} to {max(DIFFICULTY)}")
+    if not 112 <= data.side_px <= 8192:
+        problems.append(f"side_px is {data.side_px}; scenes are 112 to 8192 px wide")
+    if data.scenes < 1:
+        problems.append(f"scenes is {data.scenes}; at least one is needed")
+    return problems
+
+
+def _training_problems(cfg: DictConfig) -> list[str]:
+    problems = []
+    gap, rollout, objective, evaluation = cfg.gap, cfg.rollout, cfg.objective, cfg.evaluation
+    if gap.mode not in [mode.value for mode in Mode]:
+        problems.append(f"gap.mode is {gap.mode!r}; choose one of {', '.join(Mode)}")
+    if gap.view_tokens < 1:
+        problems.append(f"gap.view_tokens is {gap.view_tokens}; a view has at least 1 token. To switch the gap off write gap=off")
+    if gap.mode == "calibrated" and not (gap.table and Path(gap.table).is_file()):
+        problems.append(f"gap.mode is calibrated but gap.table ({gap.table}) does not exist; `make calibrate` writes it")
+    if rollout.engine != "kv":
+        problems.append(f"rollout.engine is {rollout.engine!r}; this version has kv")
+    for key, least in (
+        ("questions_per_update", 1),
+        ("rollouts_per_question", 2),
+        ("max_crops", 0),
+        ("crop_tokens", 1),
+        ("tokens_per_turn", 1),
+    ):
+        if rollout[key] < least:
+            problems.append(f"rollout.{key} is {rollout[key]}; use at least {least}")
+    if rollout.temperature <= 0:
+        problems.append(f"rollout.temperature is {rollout.temperature}; siblings sampled at 0 are all equal and teach nothing. Use 1.0")
+    for key in ("updates", "updates_per_rollout", "tokens_per_forward"):
+        if objective[key] < 1:
+            problems.append(f"objective.{key} is {objective[key]}; use at least 1")
+    for key in ("learning_rate", "clip", "grad_clip"):
+        if objective[key] <= 0:
+            problems.append(f"objective.{key} is {objective[key]}; it must be above 0")
+    if objective.dual_clip <= 1:
+        problems.append(
+            f"objective.dual_clip is {objective.dual_clip}; it bounds the ratio of bad tokens and must be above 1 (3.0 is usual)"
+        )
+    if evaluation.samples < 0 or evaluation.questions_per_forward < 1:
+        problems.append("evaluation.samples must be 0 (no evaluation) or more, evaluation.questions_per_forward at least 1")
+    if evaluation.records and not Path(evaluation.records).is_file():
+        problems.append(f"evaluation.records is {evaluation.records}, which does not exist")
+    if evaluation.samples and cfg.data.source == "records" and not evaluation.records:
+        problems.append("data.source is records, so evaluation needs records of its own: set evaluation.records, or evaluation.samples=0")
+    problems += _term_problems(cfg.reward.terms)
+    for section in ("trainer", "logger"):
+        problems += _call_problems(section, cfg[section])
+    return problems
+
+
+def _term_problems(terms: DictConfig) -> list[str]:
+    problems = [] if terms else ["reward.terms is empty; without a reward nothing is learned"]
+    for name in map(str, terms):
+        term = terms[name]
+        problems += _call_problems(f"reward.terms.{name}", term)
+        gate = term.get("gate")
+        if gate is not None and gate not in terms:
+            problems.append(f"reward.terms.{name}.gate is {gate!r}, which is no term; the terms are {', '.join(map(str, terms))}")
+    return problems
+
+
+def _call_problems(place: str, call: DictConfig) -> list[str]:
+    """Does `_target_` exist, and does it take these arguments?"""
+    if "_target_" not in call:
+        return [f"{place} has no _target_; give the class to construct, e.g. focus.rewards.Accuracy"]
+    try:
+        target = get_class(call["_target_"])
+    except Exception as error:
+        return [f"{place}._target_ is {call['_target_']}, which can't be imported: {error}"]
+    parameters = inspect.signature(target).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return []
+    given = {*map(str, call)} - {"_target_"}
+    problems = []
+    if unknown := sorted(given - set(parameters)):
+        problems.append(f"{place} does not take {', '.join(unknown)}; {target.__name__} takes {', '.join(parameters)}")
+    needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and n not in given]
+    if needed:
+        problems.append(f"{place} lacks {', '.join(needed)}, which {target.__name__} needs")
+    return problems

@@ -1,0 +1,84 @@
+"""The stream of questions that training consumes: opened images, sharded by rank, resumable at any update."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytorch_lightning as pl
+from PIL import Image
+from torch.utils.data import Dataset, Sampler
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from focus.data.sample import Sample
+
+
+@dataclass(frozen=True)
+class Question:
+    """A sample with its original pixels. `draw` counts the questions of the whole run, over all ranks."""
+
+    draw: int
+    sample: Sample
+    original: Image.Image
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A sample whose image could not be read: it costs itself, never the run."""
+
+    draw: int
+    sample_id: str
+    reason: str
+
+
+class _Opened(Dataset):
+    """Draw n of the run, opened. Every epoch goes through all samples once, in an order of its own."""
+
+    def __init__(self, samples: Sequence[Sample], seed: int) -> None:
+        self.samples, self.seed = samples, seed
+
+    def __getitem__(self, draw: int) -> Question | Broken:
+        epoch, place = divmod(draw, len(self.samples))
+        place = int(np.random.default_rng([self.seed, epoch]).permutation(len(self.samples))[place])
+        sample = self.samples[place]
+        try:
+            return Question(draw, sample, sample.open())
+        except ValueError as error:
+            return Broken(draw, sample.id, str(error))
+
+
+class _Rounds(Sampler[list[int]]):
+    """The draws of this rank, one list for each update. Together the ranks see what one process would see."""
+
+    def __init__(self, updates: int, questions_per_update: int, rank: int, ranks: int) -> None:
+        self.updates, self.questions, self.rank, self.ranks = updates, questions_per_update, rank, ranks
+
+    def __len__(self) -> int:
+        return self.updates
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for update in range(self.updates):
+            yield list(range(update * self.questions + self.rank, (update + 1) * self.questions, self.ranks))
+
+
+class Questions(pl.LightningDataModule):
+    """Training questions for `updates` updates, in a new order every epoch. The position is part of every checkpoint."""
+
+    def __init__(self, samples: Sequence[Sample], updates: int, questions_per_update: int, workers: int, seed: int) -> None:
+        super().__init__()
+        self.samples, self.updates, self.questions_per_update = samples, updates, questions_per_update
+        self.workers, self.seed = workers, seed
+
+    def train_dataloader(self) -> StatefulDataLoader:
+        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if self.questions_per_update % ranks:
+            raise ValueError(
+                f"rollout.questions_per_update is {self.questions_per_update}, which {ranks} ranks can't share evenly; "
+                "unequal shares would weigh their gradients unequally. Choose a multiple"
+            )
+        return StatefulDataLoader(
+            _Opened(self.samples, self.seed),
+            collate_fn=list,
+            num_workers=self.workers,
+            batch_sampler=_Rounds(self.updates, self.questions_per_update, rank, ranks),
+            snapshot_every_n_steps=1,
+        )

@@ -1,0 +1,226 @@
+"""The canonical record: one question about one image, and how records are kept on disk as JSON lines."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from focus.boxes import Box, area, intersection
+
+SCHEMA = 1
+SCORERS = ("letter", "exact", "number")
+MARKUP = ("<image>", "<|", "image_zoom_in_tool")
+TYPES = {
+    "id": str,
+    "source": str,
+    "split": str,
+    "image": str,
+    "width": int,
+    "height": int,
+    "question": str,
+    "answers": list,
+    "scorer": str,
+    "options": list,
+    "boxes": list,
+    "group": str,
+    "meta": dict,
+}
+
+
+class ImageSource(Protocol):
+    """Where a sample's pixels come from. Opened lazily, once per group of rollouts."""
+
+    def open(self) -> Image.Image:
+        """The original image, RGB, upright. Raises ValueError, with the place and the remedy, if it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image on disk, kept as its original bytes."""
+
+    path: Path
+
+    def open(self) -> Image.Image:
+        try:
+            with Image.open(self.path) as image:
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+                if upright.mode.startswith("I;16"):  # convert would cut off at 255
+                    return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8)).convert("RGB")
+                if upright.has_transparency_data:
+                    ground = Image.new("RGBA", upright.size, "white")
+                    upright = Image.alpha_composite(ground, upright.convert("RGBA"))
+                return upright.convert("RGB")
+        except FileNotFoundError:
+            raise ValueError(f"image {self.path} does not exist; check data.root, which image paths are relative to") from None
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"image {self.path} cannot be decoded ({error}); replace the file or remove its record") from error
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question about one image.
+
+    `boxes` holds one chain per target: boxes in pixels of the original (`box_px`), smallest first, each inside the
+    next (B1, B2, B3). `group` names what must stay together when intervals are drawn (usually the image).
+    """
+
+    id: str
+    source: str
+    split: str
+    image: ImageSource
+    width: int
+    height: int
+    question: str
+    answers: tuple[str, ...]
+    scorer: str = "exact"
+    options: tuple[tuple[str, str], ...] = ()
+    boxes: tuple[tuple[Box, ...], ...] = ()
+    group: str = ""
+    meta: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the original, in pixels."""
+        return (self.width, self.height)
+
+    @property
+    def evidence_px(self) -> Box | None:
+        """B1 of the first target: the least region that answers; None where nobody annotated it."""
+        return self.boxes[0][0] if self.boxes else None
+
+    def open(self) -> Image.Image:
+        """The original pixels. Raises ValueError if they cannot be read or are not of the stated size."""
+        image = self.image.open()
+        if image.size != self.size:
+            raise ValueError(
+                f"sample {self.id}: the image is {image.size[0]}x{image.size[1]} px but the record says "
+                f"{self.width}x{self.height}; sizes are those after EXIF rotation: rewrite the record"
+            )
+        return image
+
+
+def problems_of(sample: Sample) -> list[str]:
+    """What is wrong with a record, one line for each kind of fault. An empty list: training and evaluation may rely on it."""
+    problems = []
+    if not sample.answers:
+        problems.append("it has no accepted answer")
+    if sample.scorer not in SCORERS:
+        problems.append(f"its scorer is {sample.scorer!r}; choose one of {', '.join(SCORERS)}")
+    if sample.scorer == "letter" and (not sample.answers or sample.answers[0] not in dict(sample.options)):
+        problems.append("its first answer is not the key of one of its options")
+    shown = " ".join([sample.question, *(text for option in sample.options for text in option)])
+    if found := [mark for mark in MARKUP if mark in shown]:
+        problems.append(f"its question or an option contains {found[0]!r}, which only prompts may contain")
+    if not all(sample.boxes):
+        problems.append("a target has no box")
+    pairs = [pair for chain in sample.boxes for pair in pairwise(chain)]
+    if any(area(inner) >= area(outer) or intersection(inner, outer) != inner for inner, outer in pairs):
+        problems.append("a box does not lie inside the next; chains go from the smallest box outward")
+    image_px = (0, 0, sample.width, sample.height)
+    if any(area(box_px) <= 0 or intersection(box_px, image_px) != box_px for chain in sample.boxes for box_px in chain):
+        problems.append("a box has no area or leaves the image")
+    return problems
+
+
+def write_records(samples: Iterable[Sample], folder: Path) -> Path:
+    """Write images (PNG, named by their hash) and `records.jsonl` into `folder`; returns the path of the records."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records = folder / "records.jsonl"
+    partial = folder / "records.jsonl.partial"
+    with partial.open("w") as out:
+        for sample in samples:
+            image = sample.open()
+            scratch = folder / "image.png.partial"
+            image.save(scratch, format="PNG")
+            digest = hashlib.sha256(scratch.read_bytes()).hexdigest()
+            name = f"{digest}.png"
+            scratch.rename(folder / name)
+            record = asdict(sample) | {
+                "schema": SCHEMA,
+                "image": name,
+                "image_sha256": digest,
+                "options": [{"key": key, "text": text} for key, text in sample.options],
+            }
+            out.write(json.dumps(record) + "\n")
+    partial.rename(records)
+    return records
+
+
+def read_records(records: Path, root: Path | None = None) -> tuple[list[Sample], Counter[str]]:
+    """Samples of a `records.jsonl`, and the count of dropped records by reason (the first reason of each).
+
+    Images are not opened here. `root` is what image paths are relative to (default: the folder of the file).
+    Raises ValueError if the file is missing, is not JSON lines, repeats an id, or leaves nothing to train on.
+    """
+    if not records.is_file():
+        raise ValueError(f"data file {records} does not exist; write one with `make scenes`, or set data.records")
+    root = root or records.parent
+    samples: list[Sample] = []
+    dropped: Counter[str] = Counter()
+    first: dict[str, str] = {}  # of each reason, the id that it was first met in
+    seen: set[str] = set()
+    for number, record in _lines(records):
+        try:
+            sample = _sample(record, root)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{records}, line {number}: not a record of schema {SCHEMA} ({type(error).__name__}: {error})") from error
+        if sample.id in seen:
+            raise ValueError(f"{records}, line {number}: the id {sample.id!r} stands there twice; ids must be unique")
+        seen.add(sample.id)
+        if problems := problems_of(sample):
+            dropped[problems[0]] += 1
+            first.setdefault(problems[0], sample.id)
+        else:
+            samples.append(sample)
+    if not samples:
+        raise ValueError(f"{records} holds no usable record ({dropped.total()} dropped: {dict(dropped)}, first met in {first})")
+    return samples, dropped
+
+
+def _lines(records: Path) -> Iterator[tuple[int, dict]]:
+    with records.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError) as error:  # a ValueError also covers bytes that are not UTF-8 and endless numbers
+                raise ValueError(f"{records}, line {number}: not JSON ({error}); the file holds one record per line") from error
+
+
+def _sample(record: dict, root: Path) -> Sample:
+    def chain(boxes: Sequence[Sequence[float]]) -> tuple[Box, ...]:
+        return tuple((float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in boxes)
+
+    if record["schema"] != SCHEMA:
+        raise ValueError(f"schema is {record['schema']}, this version reads {SCHEMA}")
+    for name, kind in TYPES.items():
+        if name in record and type(record[name]) is not kind:
+            raise TypeError(f"{name} is {record[name]!r}, not a {kind.__name__}")
+    options = tuple((option["key"], option["text"]) for option in record.get("options", ()))
+    if not all(isinstance(text, str) for texts in (record["answers"], *options) for text in texts):
+        raise TypeError(f"answers {record['answers']} and options {options} must be texts")
+    return Sample(
+        id=record["id"],
+        source=record["source"],
+        split=record["split"],
+        image=ImageFile(root / record["image"]),
+        width=record["width"],
+        height=record["height"],
+        question=record["question"],
+        answers=tuple(record["answers"]),
+        scorer=record.get("scorer", "exact"),
+        options=options,
+        boxes=tuple(chain(boxes) for boxes in record.get("boxes", ())),
+        group=record.get("group") or record["image"],
+        meta=record.get("meta", {}),
+    )

@@ -1,0 +1,30 @@
+"""Write embedded scenes to disk as records, in the layout that any other data set uses. `make scenes`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+from rich.progress import track
+
+from focus import config
+from focus.data.sample import write_records
+from focus.data.scenes import DIFFICULTY, Scenes
+
+
+def run(cfg: DictConfig) -> None:
+    """Write the scenes that the settings name, and say how to train on them."""
+    config.check(cfg, "export")
+    scenes = Scenes(replace(DIFFICULTY[cfg.difficulty], side_px=cfg.side_px), cfg.split, cfg.scenes, cfg.first)
+    with config.writable(cfg.output):
+        records = write_records(track(scenes, description="scenes"), Path(cfg.output))
+    print(f'records: {records}\ntrain on them: make stage1 ARGS="data=records data.records={records} evaluation.samples=0"')
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="export")
+def main(cfg: DictConfig) -> None:
+    config.guarded(run, cfg)
+
+
+if __name__ == "__main__":
+    config.start(main, "export")

@@ -1,0 +1,55 @@
+"""Group-relative policy optimisation: the advantage and the clipped surrogate.
+
+Departures from the paper, which does not report them:
+1. The mean runs over all sampled tokens of the update (not per rollout), so long answers are not down-weighted.
+2. The standard deviation is that of the population, so |A| <= sqrt(N - 1).
+3. For a negative advantage the surrogate is bounded below (dual clip), as in the DeepEyes recipe that the paper follows.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def group_advantage(reward: Float[Tensor, "question rollout"], epsilon: float = 1e-6) -> Float[Tensor, "question rollout"]:
+    """E4: the reward of each rollout relative to its siblings on the same question.
+
+    A group whose rewards are all equal gets exactly zero: it teaches nothing. A rollout that could not be graded (NaN) gets
+    zero and leaves the statistics of its group. Raises ValueError for one rollout per question, which can teach nothing.
+    """
+    if reward.shape[1] < 2:
+        raise ValueError("rollout.rollouts_per_question is 1; every advantage would be zero. Use at least 2 (the paper uses 16)")
+    mean = reward.nanmean(dim=1, keepdim=True)
+    offset = torch.where(reward.isnan(), 0.0, reward - mean)
+    count = (~reward.isnan()).sum(dim=1, keepdim=True).clamp_min(1)
+    deviation = (offset.square().sum(dim=1, keepdim=True) / count).sqrt()
+    equal = zero_variance(reward)[:, None]
+    return torch.where(equal, 0.0, offset / (deviation + epsilon))
+
+
+def zero_variance(reward: Float[Tensor, "question rollout"]) -> Tensor:
+    """Bool [question]: groups whose graded rewards are all equal."""
+    low = torch.where(reward.isnan(), torch.inf, reward).amin(dim=1)
+    high = torch.where(reward.isnan(), -torch.inf, reward).amax(dim=1)
+    return high <= low
+
+
+def policy_loss(
+    logprob: Float[Tensor, " token"],
+    old_logprob: Float[Tensor, " token"],
+    advantage: Float[Tensor, " token"],
+    update_tokens: int,
+    clip: float = 0.2,
+    dual_clip: float = 3.0,
+) -> Float[Tensor, ""]:
+    """E12: the clipped surrogate, summed over these sampled tokens and divided by the number of them in the whole update.
+
+    Micro-batches therefore add up to the same loss and gradients as one batch. Only sampled tokens may be passed: prompt and
+    observations have no place here.
+    """
+    # exp overflows in float32 above 88, and the gradient of the branch that a clip did not take is then inf * 0 = NaN; at 20 every
+    # clip was met long ago.
+    ratio = (logprob - old_logprob).clamp(-20, 20).exp()
+    surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    surrogate = torch.where(advantage < 0, torch.maximum(surrogate, dual_clip * advantage), surrogate)
+    return -surrogate.sum() / update_tokens

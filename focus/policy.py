@@ -1,0 +1,266 @@
+"""The policy as a LightningModule. `training_step` reads like the paper's algorithm box."""
+
+import math
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float
+from pytorch_lightning.strategies import ParallelStrategy
+from torch import Tensor
+
+from focus.boxes import area, coverage, iou
+from focus.checkpoint import Checkpoint, positions
+from focus.data.questions import Broken, Question
+from focus.gap import Gap
+from focus.objective import group_advantage, policy_loss, zero_variance
+from focus.rewards import Example, RewardCallback, Scores, examples, score
+from focus.rollout.engine import Engine
+from focus.rollout.loop import Rules, begin, play, seed_of
+from focus.rollout.trajectory import Status, Trajectory
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an update is made."""
+
+    rollouts_per_question: int
+    tokens_per_forward: int
+    learning_rate: float
+    weight_decay: float
+    warmup_updates: int
+    grad_clip: float
+    clip: float
+    dual_clip: float
+    advantage_epsilon: float
+    updates_per_rollout: int
+
+
+class FocusPolicy(pl.LightningModule):
+    """A multimodal policy that learns to look at what it zooms into. E1, E3, E4, E12 of the README's ledger."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        engine: Engine,
+        gap: Gap,
+        rules: Rules,
+        rewards: Sequence[RewardCallback],
+        settings: Settings,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False  # rollout, reward and update alternate within one step
+        self.checkpoint, self.engine, self.gap, self.rules, self.rewards = checkpoint, engine, gap, rules, list(rewards)
+        self.settings, self.seed = settings, seed
+        self.model = checkpoint.model
+        self.updates_done = 0
+        self.last_examples: list[Example] = []
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+
+    def training_step(self, questions: list[Question | Broken], index: int) -> None:
+        self._seconds.clear()
+        with self._timed("rollout"):
+            trajectories = self.roll_out(questions)  # E1
+        with self._timed("reward"):
+            scores = score(self.rewards, trajectories)  # E3
+            reward = scores.grouped(self.settings.rollouts_per_question)
+            advantage = group_advantage(reward, self.settings.advantage_epsilon).flatten()  # E4
+        with self._timed("update"):
+            update = self.update(trajectories, advantage)  # E12
+        self.updates_done += 1
+        self.last_examples = examples(trajectories, scores)
+        self._watch(trajectories, scores, reward, update, broken=sum(isinstance(q, Broken) for q in questions))
+
+    def roll_out(self, questions: Sequence[Question | Broken]) -> list[Trajectory]:
+        """The rollouts of every readable question, siblings side by side.
+
+        Raises ValueError if none of the questions could be read: there would be nothing to learn from.
+        """
+        readable = [q for q in questions if isinstance(q, Question)]
+        if not readable:
+            reasons = [q.reason for q in questions if isinstance(q, Broken)]
+            raise ValueError(f"none of the {len(questions)} questions of this update could be read: {reasons[:3]}")
+        opened: list[Trajectory] = []
+        for question in readable:
+            with self._timed("view"):
+                view, source = self.gap.see(question.sample, question.original)
+            seeds = [seed_of(self.seed, question.draw, k) for k in range(self.settings.rollouts_per_question)]
+            opened += begin(self.checkpoint, question.sample, view, source, seeds)
+        return play(self.checkpoint, self.engine, opened, self.rules)
+
+    def update(self, trajectories: Sequence[Trajectory], advantage: Float[Tensor, " trajectory"]) -> dict[str, float]:
+        """One or more optimiser steps on these rollouts; returns what there is to log.
+
+        A rollout with zero advantage has zero gradient and is not passed forward, but its tokens stay in the denominator.
+        Every rank makes the same number of synchronised backwards, whatever its number of micro-batches.
+        """
+        s, optimizer = self.settings, self.optimizers()
+        assert not isinstance(optimizer, list)  # there is one
+        tokens = self._total(sum(sum(t.sampled_mask) for t in trajectories))
+        teaching = [i for i in range(len(trajectories)) if advantage[i] != 0] or [0]
+        old: dict[int, Tensor] = {}
+        loss_sum, mismatch, grad_norm = 0.0, [torch.zeros(0)], 0.0
+        for _ in range(s.updates_per_rollout):
+            micro = micro_batches([len(trajectories[i].ids) for i in teaching], s.tokens_per_forward)
+            for number, members in enumerate(micro):
+                rows = [teaching[m] for m in members]
+                with nullcontext() if number + 1 == len(micro) else self._unsynchronised():
+                    logprobs = sampled_logprobs(self.checkpoint, [trajectories[i] for i in rows], self.rules.sampling.temperature)
+                    if not all(i in old for i in rows):  # the first update is strictly on-policy: old = new
+                        old |= {i: lp.detach() for i, lp in zip(rows, logprobs, strict=True)}
+                        mismatch += [
+                            (lp.detach().cpu() - torch.tensor(trajectories[i].sampler_logprobs)).abs()
+                            for i, lp in zip(rows, logprobs, strict=True)
+                        ]
+                    each = torch.cat([torch.full_like(lp, float(advantage[i])) for i, lp in zip(rows, logprobs, strict=True)])
+                    loss = policy_loss(torch.cat(logprobs), torch.cat([old[i] for i in rows]), each, tokens, s.clip, s.dual_clip)
+                    self.manual_backward(loss * self.trainer.world_size)  # ranks are averaged; the denominator is global
+                    loss_sum += float(loss.detach())
+            grad_norm = float(torch.nn.utils.clip_grad_norm_(self._trainable(), s.grad_clip))
+            if not math.isfinite(grad_norm):
+                raise ValueError(
+                    f"the gradient norm of update {self.updates_done + 1} is {grad_norm}; lower objective.learning_rate or use "
+                    "policy.dtype=float32. The last checkpoint is from before this update"
+                )
+            self._warm_up(optimizer)
+            optimizer.step()
+            optimizer.zero_grad()
+        self.engine.forget()
+        apart = torch.cat(mismatch)
+        return {
+            "objective/loss": loss_sum,
+            "objective/grad_norm": grad_norm,
+            "objective/mismatch_mean": float(apart.mean()),
+            "objective/mismatch_max": float(apart.max()),
+            "tokens/sampled": float(tokens),
+        }
+
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        """Questions hold images, not tensors; pixels move when they are packed."""
+        return batch
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self._trainable(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["focus"] = {"updates_done": self.updates_done, "gap": self._gap_identity()}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        kept = checkpoint["focus"]
+        if kept["gap"] != self._gap_identity():
+            raise ValueError(
+                f"this run was started with another gap ({kept['gap']}, now {self._gap_identity()}); resume with the same "
+                "settings, or start anew in another output folder"
+            )
+        self.updates_done = kept["updates_done"]
+
+    def _gap_identity(self) -> str:
+        return f"{self.gap.mode} {self.gap.view_tokens} {seed_of(sorted(self.gap.selected.items())):x}"
+
+    def _trainable(self) -> list[torch.nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def _warm_up(self, optimizer) -> None:
+        share = min(1.0, (self.updates_done + 1) / max(1, self.settings.warmup_updates))
+        for group in optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * share
+
+    def _unsynchronised(self):
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+
+    def _total(self, count: int) -> int:
+        """A count summed over ranks."""
+        return int(self.trainer.strategy.reduce(torch.tensor(float(count), device=self.device), reduce_op="sum"))
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._seconds[phase] += time.perf_counter() - start
+
+    def _watch(self, trajectories: Sequence[Trajectory], scores: Scores, reward: Tensor, update: dict[str, float], broken: int) -> None:
+        """Log one update: raw terms beside their sum, crops, groups, endings, tokens and seconds."""
+        n = len(trajectories)
+        boxes = [(t.crops[-1].box_px, t.sample) for t in trajectories if t.crops]
+        shares = sorted(area(box) / (sample.width * sample.height) for box, sample in boxes) or [math.nan]
+        targets = [(box, sample.boxes[0]) for box, sample in boxes if sample.boxes]
+        endings = Counter(t.status for t in trajectories)
+        values = {f"reward/{name}": _mean(terms) for name, terms in scores.raw.items()} | {
+            "reward/total": _mean(scores.total),
+            "reward/ungraded": float(scores.ungraded),
+            "crop/rate": len(boxes) / n,
+            **{f"crop/area_p{q}": shares[min(len(shares) - 1, int(q / 100 * len(shares)))] for q in (10, 50, 90)},
+            "crop/coverage": _mean([coverage(box, chain[0]) for box, chain in targets]),
+            "crop/iou": _mean([max(iou(box, level) for level in chain) for box, chain in targets]),
+            "group/zero_variance": float(zero_variance(reward).float().mean()),
+            **{f"ending/{status.value.replace(' ', '_')}": endings[status] / n for status in Status if status is not Status.OPEN},
+            "tokens/visual": float(sum(t.visual_tokens for t in trajectories)),
+            "data/broken": float(broken),
+            **{f"seconds/{phase}": float(seconds) for phase, seconds in self._seconds.items()},
+            **update,
+            "update": float(self.updates_done),
+        }
+        self.log_dict(values, sync_dist=self.trainer.world_size > 1)
+        shown = {"reward": values["reward/total"], "right": values.get("reward/accuracy", math.nan), "crops": values["crop/rate"]}
+        self.log_dict(shown, prog_bar=True, logger=False)
+
+
+def sampled_logprobs(checkpoint: Checkpoint, trajectories: Sequence[Trajectory], temperature: float) -> list[Float[Tensor, " sampled"]]:
+    """Log-probability of every sampled token, per trajectory, with gradients.
+
+    The same ban and temperature as in sampling, so that trainer and sampler speak of one distribution. Logits are computed only
+    where a sampled token stands. Raises ValueError naming the sample where pixels and placeholders disagree.
+    """
+    c, device = checkpoint, checkpoint.model.device
+    longest = max(len(t.ids) for t in trajectories)
+    ids = torch.full((len(trajectories), longest), c.pad_id)
+    place = torch.zeros((3, len(trajectories), longest), dtype=torch.long)
+    real = torch.zeros((len(trajectories), longest), dtype=torch.bool)
+    before_sampled = torch.zeros((len(trajectories), longest), dtype=torch.bool)
+    patch_px = c.token_px // c.merge
+    for row, t in enumerate(trajectories):
+        n = len(t.ids)
+        ids[row, :n] = torch.tensor(t.ids)
+        real[row, :n] = True
+        before_sampled[row, : n - 1] = torch.tensor(t.sampled_mask[1:])
+        grids = [(1, image.height // patch_px, image.width // patch_px) for image in t.images]
+        try:
+            place[:, row, :n] = torch.from_numpy(positions(t.ids, grids, c.image_pad_id, c.merge))
+        except ValueError as error:
+            raise ValueError(f"sample {t.sample.id}: {error}") from error
+    pixels = c.pack([image for t in trajectories for image in t.images])
+    hidden = c.core(
+        input_ids=ids.to(device),
+        attention_mask=real.long().to(device),
+        position_ids=place.to(device),
+        pixel_values=pixels.values.to(device),
+        image_grid_thw=pixels.grids.to(device),
+        mm_token_type_ids=(ids == c.image_pad_id).int().to(device),
+        use_cache=False,
+    ).last_hidden_state
+    logits = c.head(hidden[before_sampled.to(device)]).float().index_fill(1, torch.tensor(c.banned_ids, device=device), float("-inf"))
+    target = ids.roll(-1, dims=1)[before_sampled].to(device)
+    logprob = torch.log_softmax(logits / (temperature or 1.0), dim=-1).gather(1, target[:, None])[:, 0]
+    return list(logprob.split([sum(t.sampled_mask) for t in trajectories]))
+
+
+def micro_batches(lengths: Sequence[int], tokens_per_forward: int) -> list[list[int]]:
+    """Indices in groups of similar length whose padded size stays within the budget; a longer single row stands alone."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if groups and lengths[i] * (len(groups[-1]) + 1) <= tokens_per_forward:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def _mean(values: Sequence[float]) -> float:
+    graded = [v for v in values if v == v]
+    return sum(graded) / len(graded) if graded else math.nan

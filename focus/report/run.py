@@ -1,0 +1,161 @@
+"""What stays of a run: its history, the table of its result, the page, and its row in a sweep."""
+
+import csv
+import fcntl
+import hashlib
+import json
+import math
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback
+
+from focus.config import learned_settings
+from focus.evaluate import Outcome
+from focus.report.page import write_page
+from focus.report.table import Cell, Results, Row
+from focus.rewards import Example
+from focus.statistics import bootstrap
+
+# label, unit, metric, metric to subtract (paired by question), factor from what is stored to the unit
+ROWS = (
+    ("accuracy, own crop", "%", "own", None, 100.0),
+    ("accuracy, tool-free", "%", "tool_free", None, 100.0),
+    ("accuracy, noise crop", "%", "noise", None, 100.0),
+    ("D_noise, own - noise", "pt", "own", "noise", 100.0),
+    ("accuracy, forced crop", "%", "forced", None, 100.0),
+    ("crop rate", "%", "called", None, 100.0),
+    ("coverage of B1", "", "coverage", None, 1.0),
+    ("IoU, best of B1..B3", "", "iou", None, 1.0),
+    ("crop area / image", "%", "area", None, 100.0),
+    ("visual tokens/question", "", "visual_tokens", None, 1.0),
+    ("sampled tokens/question", "", "sampled_tokens", None, 1.0),
+)
+AT_COMMON = ("own", "tool_free", "noise", "called")
+
+
+class History(Callback):
+    """One JSON line per update, cut back to the checkpoint when a run resumes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        kept = [row for row in read_history(self.path) if row["update"] <= pl_module.updates_done]  # type: ignore[operator]
+        if trainer.is_global_zero:
+            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        row = {name: float(value) for name, value in trainer.logged_metrics.items()}
+        if trainer.is_global_zero:
+            with self.path.open("a") as out:
+                out.write(json.dumps(row) + "\n")
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Rows that `History` wrote; a line that an interruption cut is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def result_table(cfg: DictConfig, measured: Mapping[str, Outcome]) -> Results:
+    """Base beside trained, at the run's own view and at the common one; the last column is paired by question."""
+    rows: list[Row] = []
+    asked = next(iter(measured.values()))
+    for view, prefix in (("own view", ""), ("common view", f"@{cfg.evaluation.common_view_tokens} ")):
+        base, trained = measured.get(f"base {view}"), measured.get(f"trained {view}")
+        for label, unit, metric, minus, factor in ROWS:
+            if prefix and metric not in AT_COMMON:
+                continue
+            each = [None if outcome is None else _values(outcome, metric, minus) for outcome in (base, trained)]
+            before, after = each
+            each.append(None if before is None or after is None else [b - a for a, b in zip(before, after, strict=True)])
+            cells = (None if values is None else _cell(values, asked.groups, factor, cfg.evaluation.resamples) for values in each)
+            rows.append(Row(prefix + label, unit, tuple(cells)))
+        seconds = [Cell(o.seconds / len(o.groups), math.nan, math.nan) if o and o.groups else None for o in (base, trained)]
+        rows.append(Row(prefix + "seconds/question", "s", (*seconds, Cell(math.nan, math.nan, math.nan))))
+    notes = [
+        f"{len(asked.groups)} held-out questions, 95 % intervals from a bootstrap over images; temperature {cfg.evaluation.temperature}",
+        f"own view: gap={cfg.gap.mode}, at most {cfg.gap.view_tokens} tokens; @{cfg.evaluation.common_view_tokens}: the common view",
+    ]
+    if asked.broken:
+        notes.append(f"{len(asked.broken)} questions could not be read and count as wrong: {asked.broken[0]}")
+    return Results(f"{cfg.name}: base against trained", ("base", "trained", "trained - base"), tuple(rows), tuple(notes))
+
+
+def _values(outcome: Outcome, metric: str, minus: str | None) -> list[float]:
+    values = outcome.values[metric]
+    return values if minus is None else [a - b for a, b in zip(values, outcome.values[minus], strict=True)]
+
+
+def _cell(values: Sequence[float], groups: Sequence[str], factor: float, resamples: int) -> Cell:
+    mean, low, high = bootstrap(values, groups, resamples)
+    return Cell(mean * factor, low * factor, high * factor)
+
+
+def report_run(cfg: DictConfig, output: Path, measured: Mapping[str, Outcome], examples: Sequence[Example]) -> tuple[Results | None, Path]:
+    """Write `report.html` into the output folder; returns the table (None without evaluation) and the page's path."""
+    results = result_table(cfg, measured) if measured else None
+    n, graded = cfg.report.trajectories, [example for example in examples if not math.isnan(example.total)]
+    ranked = sorted(graded, key=lambda example: example.total)
+    drawn = random.Random(cfg.seed).sample(list(examples), min(n, len(examples)))
+    kinds = {"best": ranked[::-1][:n], "worst": ranked[:n], "random": drawn} if examples else {}
+    page = output / "report.html"
+    write_page(page, cfg.name, read_history(output / "history.jsonl"), results, kinds, OmegaConf.to_yaml(cfg, resolve=True))
+    return results, page
+
+
+def settings_hash(cfg: DictConfig) -> str:
+    """What identifies a point of a sweep: all settings that move the trained weights or how they are measured."""
+    kept = {**learned_settings(cfg), "evaluation": OmegaConf.to_container(cfg.evaluation)}
+    return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def measured_settings(cfg: DictConfig) -> str:
+    """What the measurement of given weights depends on: questions, views, limits, seed; not how they were trained."""
+    kept = {key: OmegaConf.to_container(cfg[key]) for key in ("data", "gap", "rollout", "evaluation")} | {"seed": cfg.seed}
+    return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def has_row(path: Path, settings: str, base: str) -> bool:
+    """Whether this point, from this base policy, stands in the results file already."""
+    if not path.is_file():
+        return False
+    with path.open() as rows:
+        return any(row["settings"] == settings and row["base"] == base for row in csv.DictReader(rows))
+
+
+def write_row(path: Path, cfg: DictConfig, base: str, measured: Mapping[str, Outcome], status: str = "finished") -> None:
+    """Append one point of a sweep. Processes side by side take turns."""
+    row: dict[str, object] = {
+        "settings": settings_hash(cfg),
+        "base": base,
+        "status": status,
+        "gap": cfg.gap.mode,
+        "view_tokens": cfg.gap.view_tokens,
+        "seed": cfg.seed,
+        "updates": cfg.objective.updates,
+        "samples": cfg.evaluation.samples,
+    }
+    for view in ("own view", "common view"):
+        outcome = measured.get(f"trained {view}")
+        for _, _, metric, minus, factor in ROWS:
+            if view == "own view" or metric in AT_COMMON:
+                cell = _cell(_values(outcome, metric, minus), outcome.groups, factor, cfg.evaluation.resamples) if outcome else None
+                name = f"{view.split()[0]} {metric}{f' minus {minus}' if minus else ''} "
+                row |= {name + part: "" if cell is None else round(getattr(cell, part), 4) for part in ("mean", "low", "high")}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", newline="") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        writer = csv.DictWriter(file, list(row))
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)

@@ -1,0 +1,115 @@
+"""Reward terms as Lightning callbacks: a name, a weight, an optional gate. `training_step` asks them, in config order.
+
+A term of your own: subclass `RewardCallback`, give it a `name`, implement `score`, and put it under `reward.terms` by
+`_target_`. It is a callback, so it may keep the policy (`on_fit_start`) or log what it likes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from pytorch_lightning import Callback
+from torch import Tensor
+
+from focus.answers import is_correct
+from focus.prompts import Malformed
+from focus.rewards import terms
+from focus.rollout.trajectory import Status, Trajectory
+
+
+class RewardCallback(Callback):
+    """One reward term. `gate` names a term that must be above 0 for this one to be paid."""
+
+    name: str
+
+    def __init__(self, weight: float, gate: str | None = None) -> None:
+        self.weight, self.gate = weight, gate
+
+    def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
+        """The raw term of each trajectory; NaN where it could not be graded."""
+        raise NotImplementedError(f"{type(self).__name__} must implement score")
+
+
+class Accuracy(RewardCallback):
+    """Is the final answer right, by the sample's own rule?"""
+
+    name = "accuracy"
+
+    def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
+        return [terms.accuracy(is_correct(t.answer, t.sample.answers, t.sample.scorer, t.sample.options)) for t in trajectories]
+
+
+class Format(RewardCallback):
+    """Could every turn be read, and did the conversation end in an answer?"""
+
+    name = "format"
+
+    def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
+        return [
+            terms.format_penalty(sum(isinstance(turn.action, Malformed) for turn in t.turns), t.status is Status.ANSWERED)
+            for t in trajectories
+        ]
+
+
+class Tool(RewardCallback):
+    """Was a crop delivered? Paid behind `gate: accuracy` in the paper."""
+
+    name = "tool"
+
+    def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
+        return [terms.tool_bonus(len(t.crops)) for t in trajectories]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Raw terms beside their weighted sum, one value per trajectory."""
+
+    raw: dict[str, list[float]]
+    total: list[float]
+
+    def grouped(self, rollouts_per_question: int) -> Float[Tensor, "question rollout"]:
+        return torch.tensor(self.total).reshape(-1, rollouts_per_question)
+
+    @property
+    def ungraded(self) -> int:
+        """Trajectories that some term could not grade."""
+        return sum(value != value for value in self.total)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One trajectory with what it was paid, as reports and dashboards show it."""
+
+    trajectory: Trajectory
+    terms: Mapping[str, float]
+    total: float
+    caption: str = ""
+
+
+def examples(trajectories: Sequence[Trajectory], scores: Scores) -> list[Example]:
+    """Trajectories beside their raw terms and totals."""
+    return [Example(t, {name: values[i] for name, values in scores.raw.items()}, scores.total[i]) for i, t in enumerate(trajectories)]
+
+
+def score(callbacks: Sequence[RewardCallback], trajectories: Sequence[Trajectory]) -> Scores:
+    """Ask every term, in order, and sum them up (E3).
+
+    Raises ValueError for two terms of one name, a gate that names no term, and a term that does not give one value per trajectory.
+    """
+    names = [callback.name for callback in callbacks]
+    raw: dict[str, list[float]] = {}
+    for callback in callbacks:
+        if callback.name in raw:
+            raise ValueError(f"two reward terms are named {callback.name!r}, and only one could be paid; give each a name of its own")
+        if callback.gate is not None and callback.gate not in names:
+            raise ValueError(f"the gate of reward term {callback.name!r} is {callback.gate!r}; choose one of {', '.join(names)}, or none")
+        raw[callback.name] = values = callback.score(trajectories)
+        if len(values) != len(trajectories):
+            raise ValueError(
+                f"reward term {callback.name!r} gave {len(values)} values for {len(trajectories)} trajectories; "
+                "its score must give one for each, NaN where it can't grade"
+            )
+    weights = {callback.name: callback.weight for callback in callbacks}
+    gates = {callback.name: callback.gate for callback in callbacks}
+    return Scores(raw, [terms.total({name: values[i] for name, values in raw.items()}, weights, gates) for i in range(len(trajectories))])

@@ -1,0 +1,1 @@
+"""The multi-turn crop loop: trajectories, the tool, and the engines that sample."""

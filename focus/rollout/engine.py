@@ -1,0 +1,52 @@
+"""What a rollout engine must answer, whatever runs behind it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. `temperature` 0 takes the most probable token."""
+
+    temperature: float
+    tokens_per_turn: int
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A sequence to continue.
+
+    `id` is unique; `parent` names what this one continues: an earlier conversation, or, for a first turn, the prompt that
+    its siblings share. An engine may keep what it computed for the parent. `seed` fixes the sampling noise of this turn, so a
+    draw depends neither on the neighbours in the batch nor on the rank.
+    """
+
+    id: str
+    parent: str
+    ids: tuple[int, ...]
+    images: tuple[Image.Image, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled turn. The last id is the stop token where `stopped`; otherwise the token limit cut the turn."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stopped: bool
+
+
+class Engine(Protocol):
+    """Anything that samples turns."""
+
+    def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Completion]:
+        """One completion for each conversation, in order."""
+        ...
+
+    def forget(self) -> None:
+        """Drop everything kept for parents; called when a batch of questions is done or weights have changed."""
+        ...

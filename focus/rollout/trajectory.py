@@ -1,0 +1,113 @@
+"""What one conversation consists of. Sampled token ids are kept as they were sampled and never encoded again."""
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from PIL import Image
+
+from focus.boxes import Box
+from focus.data.sample import Sample
+from focus.gap import View
+from focus.prompts import Answer, Malformed
+
+
+class Status(StrEnum):
+    """How a trajectory ended. Truncation is not a wrong answer, and neither is a turn that could not be read."""
+
+    OPEN = "open"
+    ANSWERED = "answered"
+    OUT_OF_TURNS = "out of turns"
+    OUT_OF_TOKENS = "out of tokens"
+    MALFORMED = "malformed"
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A crop that was delivered: what the model spoke, and the pixels of the original that it got."""
+
+    box_view: Box
+    box_px: Box
+
+
+Action = Crop | Answer | Malformed
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the tool said: token ids that nobody sampled and that carry no loss, and a crop unless it was an error."""
+
+    ids: tuple[int, ...]
+    crop: View | None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One sampled turn and what came of it."""
+
+    ids: tuple[int, ...]
+    sampler_logprobs: tuple[float, ...]  # one for each id, written down while sampling
+    text: str
+    action: Action
+    observation: Observation | None = None
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A question, the view of its image, and the turns that followed."""
+
+    sample: Sample
+    source: Image.Image = field(repr=False)  # what crops are cut from: the original, but with gap=off the view
+    view: View = field(repr=False)
+    prompt_ids: tuple[int, ...] = field(repr=False)
+    seed: int  # of its sampling noise; a pure function of run, question and rollout
+    opening: str = ""  # words put into the model's mouth at the end of the prompt (a forced crop, a forced answer)
+    turns: tuple[Turn, ...] = ()
+    status: Status = Status.OPEN
+
+    def then(self, turn: Turn, status: Status) -> "Trajectory":
+        return replace(self, turns=(*self.turns, turn), status=status)
+
+    @property
+    def ids(self) -> list[int]:
+        """The whole sequence: prompt, sampled turns and observations, in order."""
+        ids = list(self.prompt_ids)
+        for turn in self.turns:
+            ids += turn.ids
+            ids += turn.observation.ids if turn.observation else ()
+        return ids
+
+    @property
+    def sampled_mask(self) -> list[bool]:
+        """True exactly where `ids` holds a sampled token: the only places that carry loss."""
+        mask = [False] * len(self.prompt_ids)
+        for turn in self.turns:
+            mask += [True] * len(turn.ids)
+            mask += [False] * (len(turn.observation.ids) if turn.observation else 0)
+        return mask
+
+    @property
+    def sampler_logprobs(self) -> list[float]:
+        """One value for each sampled token, in order."""
+        return [value for turn in self.turns for value in turn.sampler_logprobs]
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """The view, then every delivered crop, in the order of their places in `ids`."""
+        return [self.view.image, *(turn.observation.crop.image for turn in self.turns if turn.observation and turn.observation.crop)]
+
+    @property
+    def crops(self) -> list[Crop]:
+        """The crops that were delivered; a call that returned only text is none."""
+        return [turn.action for turn in self.turns if isinstance(turn.action, Crop)]
+
+    @property
+    def answer(self) -> str | None:
+        """The final answer, or None where there is none."""
+        last = self.turns[-1].action if self.turns else None
+        return last.text if isinstance(last, Answer) else None
+
+    @property
+    def visual_tokens(self) -> int:
+        """Merged visual tokens that this conversation cost: the view and every crop."""
+        crops = (turn.observation.crop for turn in self.turns if turn.observation)
+        return self.view.tokens + sum(crop.tokens for crop in crops if crop)

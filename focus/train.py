@@ -1,0 +1,252 @@
+"""Train a policy, measure it, and draw the page. `python -m focus.train experiment=stage1`.
+
+Started again on the same output folder, a run resumes where it stopped; a finished run only shows its result again.
+"""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import hydra
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from peft import LoraConfig, get_peft_model
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import Logger
+from rich.console import Console
+
+from focus import checkpoint as checkpoints
+from focus import config, evaluate
+from focus.checkpoint import Checkpoint
+from focus.data.questions import Questions
+from focus.data.sample import Sample, read_records
+from focus.data.scenes import DIFFICULTY, Scenes
+from focus.gap import Gap, Mode, read_levels
+from focus.policy import FocusPolicy, Settings
+from focus.report.dashboard import TrajectoryTable
+from focus.report.run import History, has_row, measured_settings, report_run, settings_hash, write_row
+from focus.report.table import print_table
+from focus.rewards import Example, RewardCallback, examples, score
+from focus.rollout.engine import Sampling
+from focus.rollout.kv import KVEngine
+from focus.rollout.loop import Rules
+
+# Training scenes of the base policy lie below; RL sees others of the same split
+FIRST_TRAINING_SCENE = 100_000_000
+
+
+# Lightning's general advice that does not hold for a loop of rollout and update
+for _message in (
+    "`isinstance\\(treespec",
+    "Found \\d+ module\\(s\\) in eval mode",
+    "You have overridden `transfer_batch_to_device`",
+    "Using ModelCheckpoint with manual optimization",
+    "'set_vital' is deprecated",
+    "Checkpoint directory .* exists",
+):
+    warnings.filterwarnings("ignore", _message)
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+
+
+def load_policy(cfg: DictConfig) -> Checkpoint:
+    """The policy that `cfg.policy` names, ready to train: adapters added, frozen parts frozen.
+
+    Raises ValueError where no layer matches the LoRA targets.
+    """
+    place = checkpoints.EMBEDDED if cfg.checkpoint == "embedded" else cfg.checkpoint
+    loaded = checkpoints.load(place, cfg.dialect, cfg.dtype, cfg.attention)
+    if not cfg.train_vision:
+        loaded.model.model.visual.requires_grad_(False)
+    if cfg.lora_rank:
+        adapters = LoraConfig(r=cfg.lora_rank, lora_alpha=cfg.lora_alpha, target_modules=list(cfg.lora_targets))
+        loaded.model = get_peft_model(loaded.model, adapters)
+    return loaded
+
+
+def training_samples(cfg: DictConfig) -> Sequence[Sample]:
+    """The questions that `cfg.data` names; what was dropped from a file is said."""
+    if cfg.source == "scenes":
+        return Scenes(replace(DIFFICULTY[cfg.difficulty], side_px=cfg.side_px), "train", cfg.scenes, FIRST_TRAINING_SCENE)
+    return _records(cfg.records, cfg.root)
+
+
+def _held_out(cfg: DictConfig) -> Sequence[Sample]:
+    if cfg.evaluation.records:
+        return _records(cfg.evaluation.records, cfg.data.root)[: cfg.evaluation.samples]
+    return Scenes(replace(DIFFICULTY[cfg.data.difficulty], side_px=cfg.data.side_px), "eval", cfg.evaluation.samples)
+
+
+def _records(records: str, root: str | None) -> list[Sample]:
+    samples, dropped = read_records(Path(records), Path(root) if root else None)
+    for reason, count in dropped.items():
+        print(f"{records}: {count} records dropped: {reason}")
+    return samples
+
+
+def build_policy(cfg: DictConfig, loaded: Checkpoint) -> FocusPolicy:
+    """Put the LightningModule together from its typed sections."""
+    rewards: list[RewardCallback] = []
+    for name, term in cfg.reward.terms.items():
+        callback = instantiate(term)
+        callback.name = str(name)
+        rewards.append(callback)
+    objective = {key: cfg.objective[key] for key in Settings.__dataclass_fields__ if key in cfg.objective}
+    settings = Settings(rollouts_per_question=cfg.rollout.rollouts_per_question, **objective)
+    selected = read_levels(Path(cfg.gap.table)) if cfg.gap.mode == Mode.CALIBRATED else {}
+    gap = Gap(Mode(cfg.gap.mode), cfg.gap.view_tokens, loaded.token_px, selected)
+    return FocusPolicy(loaded, KVEngine(loaded), gap, rules(cfg, cfg.rollout.temperature), rewards, settings, cfg.seed)
+
+
+def rules(cfg: DictConfig, temperature: float) -> Rules:
+    return Rules(cfg.rollout.max_crops, cfg.rollout.crop_tokens, Sampling(temperature, cfg.rollout.tokens_per_turn))
+
+
+def start_logger(cfg: DictConfig) -> Logger:
+    """The dashboard's logger, already started. Raises ValueError if Weights & Biases can't be reached."""
+    if not cfg["_target_"].endswith("WandbLogger"):
+        return instantiate(cfg)
+    import wandb
+
+    try:
+        logger = instantiate(cfg)
+        _ = logger.experiment
+    except wandb.errors.Error as error:
+        raise ValueError(
+            f"wandb can't start ({error}); WANDB_MODE=offline needs neither account nor network, logger=csv needs no wandb"
+        ) from error
+    return logger
+
+
+def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], output: Path, logger: Logger) -> None:
+    """Train until `objective.updates`, from the last checkpoint if there is one."""
+    if policy.gap.mode is Mode.CALIBRATED:
+        samples = [sample for sample in samples if policy.gap.keeps(sample.id)]
+        if not samples:
+            raise ValueError(
+                f"gap.table {cfg.gap.table} has a level for none of these questions; calibrate on this data set: make calibrate"
+            )
+    last = output / "checkpoints" / "last.ckpt"
+    history = History(output / "history.jsonl")
+    callbacks: list[Callback] = [
+        *policy.rewards,
+        history,
+        TrajectoryTable(cfg.report.trajectories_every),
+        RichProgressBar(leave=True),
+        ModelCheckpoint(
+            last.parent,
+            filename="update-{step}",
+            every_n_train_steps=cfg.report.checkpoint_every * cfg.objective.updates_per_rollout,
+            save_last=True,
+            save_top_k=1,
+            save_on_train_epoch_end=False,
+        ),
+    ]
+    trainer = instantiate(
+        cfg.trainer,
+        callbacks=callbacks,
+        logger=logger,
+        max_epochs=1,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=str(output),
+    )
+    questions = Questions(samples, cfg.objective.updates, cfg.rollout.questions_per_update, cfg.data.workers, cfg.seed)
+    try:
+        trainer.fit(policy, questions, ckpt_path=str(last) if last.exists() else None)
+    except SystemExit:  # what Lightning makes of ctrl-C
+        raise KeyboardInterrupt from None
+
+
+def run(cfg: DictConfig) -> None:
+    """One run from settings to page."""
+    console = Console()
+    config.check(cfg, "train")
+    output, trained = Path(cfg.output), Path(cfg.output) / "policy"
+    if (output / "checkpoints").exists() or trained.exists():
+        config.refuse_other_run(cfg, output / "settings.yaml", finished=trained.exists())
+    with config.writable(cfg.output):
+        (output / "settings.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    torch.set_num_threads(cfg.threads)
+    loaded = load_policy(cfg.policy)
+    base = loaded.weights_hash()
+    if cfg.results and has_row(Path(cfg.results), settings_hash(cfg), base):
+        console.print(f"{cfg.name}: this point stands in {cfg.results} already")
+        return
+    is_trained = (trained / "config.json").is_file()
+    logger = None if is_trained else start_logger(cfg.logger)  # before anything slow: it may have no account or no network
+    samples, policy = training_samples(cfg.data), build_policy(cfg, loaded)
+    measured = _measure(cfg, policy, "base", output) if cfg.evaluation.samples else {}
+    if logger is not None:
+        fit(cfg, policy, samples, output, logger)
+        loaded.save(trained)
+    after = build_policy(cfg, checkpoints.load(trained, cfg.policy.dialect, cfg.policy.dtype, cfg.policy.attention))
+    measured |= _measure(cfg, after, "trained", output) if cfg.evaluation.samples else {}
+    results, page = report_run(cfg, output, measured, _examples(cfg, after))
+    if results:
+        print_table(results, console)
+    if cfg.results:
+        write_row(Path(cfg.results), cfg, base, measured)
+    console.print(f"page: {page}\npolicy: {trained}")
+
+
+def _examples(cfg: DictConfig, policy: FocusPolicy) -> list[Example]:
+    """Held-out trajectories for the page, scored by the run's own reward."""
+    held_out = _held_out(cfg)
+    gap, shown = _view_of_held_out(policy.gap), [held_out[i] for i in range(min(len(held_out), 8 * cfg.report.trajectories))]
+    _, trajectories = evaluate.evaluate(
+        policy.checkpoint,
+        policy.engine,
+        shown,
+        gap,
+        rules(cfg, cfg.evaluation.temperature),
+        cfg.seed,
+        cfg.evaluation.questions_per_forward,
+        "page",
+        arms=("own",),
+    )
+    return examples(trajectories, score(policy.rewards, trajectories))
+
+
+def _view_of_held_out(gap: Gap) -> Gap:
+    """Held-out questions were not calibrated: they are seen under the one budget that the settings name."""
+    return replace(gap, mode=Mode.FIXED) if gap.mode is Mode.CALIBRATED else gap
+
+
+def _measure(cfg: DictConfig, policy: FocusPolicy, label: str, output: Path) -> dict[str, evaluate.Outcome]:
+    """Outcomes of a policy at its own view and at the common one; kept, so that a second start does not repeat them."""
+    kept = output / f"evaluation_{label}_t{cfg.evaluation.temperature:g}.json"
+    identity = f"{policy.checkpoint.weights_hash()} {measured_settings(cfg)}"
+    if outcomes := evaluate.load(kept, identity):
+        return {f"{label} {name}": outcome for name, outcome in outcomes.items()}
+    held_out, e = _held_out(cfg), cfg.evaluation
+    own = _view_of_held_out(policy.gap)
+    common = replace(own, mode=Mode.FIXED, view_tokens=e.common_view_tokens)
+    for name, gap in (("own view", own), ("common view", common)):
+        arms = evaluate.ARMS if gap is own else ("own", "noise", "tool_free")
+        outcomes[name], _ = evaluate.evaluate(
+            policy.checkpoint,
+            policy.engine,
+            held_out,
+            gap,
+            rules(cfg, e.temperature),
+            cfg.seed,
+            e.questions_per_forward,
+            f"{label}, {name}",
+            arms,
+        )
+    evaluate.save(outcomes, kept, identity)
+    return {f"{label} {name}": outcome for name, outcome in outcomes.items()}
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+def main(cfg: DictConfig) -> None:
+    config.guarded(run, cfg)
+
+
+if __name__ == "__main__":
+    config.start(main, "train")

@@ -1,0 +1,459 @@
+"""What the model reads, letter by letter, and what is made of what it writes."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from focus.boxes import Frame
+from focus.prompts import (
+    CROP_CONTENT,
+    DIALECTS,
+    IMAGE_PAD,
+    STOP_TOKENS,
+    VISION_TOKENS,
+    Answer,
+    Call,
+    Fault,
+    Malformed,
+    answer_text,
+    call_text,
+    encode,
+    error_content,
+    observation_text,
+    parse,
+    question_text,
+)
+
+PROPERTY = settings(deadline=None, database=None)
+
+# ------------------------------------------------------------------------------------------------- golden transcripts
+# Written out by hand, from the layout of formats.md 3.4: turns are `<|im_start|>role\n...<|im_end|>\n`, an image is one pad
+# between vision marks, tool results come back in a user turn.
+
+
+def system_of(coordinates: str) -> str:
+    return (
+        "You are a helpful assistant.\n"
+        "\n"
+        "# Tools\n"
+        "You may call one function to look closer before you answer.\n"
+        "<tools>\n"
+        '{"type": "function", "function": {"name": "image_zoom_in_tool", "description": "Zoom in on a region of the image: '
+        'returns that region, cut from the original at full resolution.", "parameters": {"type": "object", '
+        '"required": ["bbox_2d"], "properties": {"bbox_2d": {"type": "array", "items": {"type": "number"}, "minItems": 4, '
+        '"maxItems": 4, "description": "[x1, y1, x2, y2] of the region, ' + coordinates + '."}, '
+        '"label": {"type": "string", "description": "What is in the region (optional)."}}}}}\n'
+        "</tools>\n"
+        "\n"
+        "For a call, return a JSON object with the function's name and arguments:\n"
+        '<tool_call>{"name":"image_zoom_in_tool","arguments":{"bbox_2d":[x1,y1,x2,y2]}}</tool_call>\n'
+        "\n"
+        "You may think between <think> and </think> first. Give the final answer as <answer>...</answer>."
+    )
+
+
+SYSTEMS = {
+    "qwen2_5_vl": system_of("in pixels of the image as shown"),
+    "qwen3_vl": system_of("0 to 1000 from the left and the top of the image"),
+    "tiny": "Zoom in with <tool_call>image_zoom_in_tool</tool_call> or answer in <answer></answer>.",
+}
+
+
+@pytest.mark.parametrize("family", SYSTEMS)
+def test_an_open_question_is_laid_out_letter_by_letter(family):
+    assert question_text(DIALECTS[family], "What is on the red sign?") == (
+        "<|im_start|>system\n" + SYSTEMS[family] + "<|im_end|>\n"
+        "<|im_start|>user\n"
+        "<|vision_start|><|image_pad|><|vision_end|>What is on the red sign?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize("family", SYSTEMS)
+def test_a_choice_question_lists_its_options_in_order_and_asks_for_a_letter(family):
+    text = question_text(DIALECTS[family], "What is the glove made of?", (("A", "rubber"), ("B", "cotton"), ("E", "cannot tell")))
+    assert text == (
+        "<|im_start|>system\n" + SYSTEMS[family] + "<|im_end|>\n"
+        "<|im_start|>user\n"
+        "<|vision_start|><|image_pad|><|vision_end|>What is the glove made of?\n"
+        "A. rubber\n"
+        "B. cotton\n"
+        "E. cannot tell\n"
+        "Answer with the letter of one option.<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_a_crop_comes_back_in_a_user_turn_after_the_call_is_closed():
+    assert observation_text(CROP_CONTENT, closed=False) == (
+        "<|im_end|>\n"
+        "<|im_start|>user\n"
+        "<tool_response>\n"
+        "<|vision_start|><|image_pad|><|vision_end|>\n"
+        "</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_a_turn_that_the_model_closed_itself_is_not_closed_again():
+    assert observation_text(CROP_CONTENT, closed=True) == (
+        "\n"
+        "<|im_start|>user\n"
+        "<tool_response>\n"
+        "<|vision_start|><|image_pad|><|vision_end|>\n"
+        "</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_an_error_comes_back_as_text_without_an_image():
+    assert observation_text(error_content(Fault.OUTSIDE), closed=False) == (
+        "<|im_end|>\n"
+        "<|im_start|>user\n"
+        "<tool_response>\n"
+        "Error: the box is outside the image. No image.\n"
+        "</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_a_three_turn_conversation_reads_as_one_chat_transcript():
+    spoken = call_text((100.0, 200.4, 299.6, 400.0))
+    assert question_text(DIALECTS["tiny"], "What is on the red sign?") + spoken + observation_text(
+        CROP_CONTENT, closed=False
+    ) + answer_text("42") == (
+        "<|im_start|>system\n"
+        "Zoom in with <tool_call>image_zoom_in_tool</tool_call> or answer in <answer></answer>.<|im_end|>\n"
+        "<|im_start|>user\n"
+        "<|vision_start|><|image_pad|><|vision_end|>What is on the red sign?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+        '<tool_call>{"name":"image_zoom_in_tool","arguments":{"bbox_2d":[100,200,300,400]}}</tool_call><|im_end|>\n'
+        "<|im_start|>user\n"
+        "<tool_response>\n"
+        "<|vision_start|><|image_pad|><|vision_end|>\n"
+        "</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n"
+        "<answer>42</answer><|im_end|>"
+    )
+
+
+def test_every_family_speaks_in_its_own_frame():
+    assert DIALECTS["qwen2_5_vl"].frame is Frame.VIEW_PIXELS  # absolute pixels of the resized image
+    assert DIALECTS["qwen3_vl"].frame is Frame.PER_MILLE  # 0 to 1000
+    assert DIALECTS["tiny"].frame is Frame.PER_MILLE
+
+
+def test_a_turn_stops_at_a_closed_call_or_at_the_end_of_the_turn():
+    assert set(STOP_TOKENS) == {"</tool_call>", "<|im_end|>", "<|endoftext|>"}
+
+
+def test_every_vision_token_is_named_for_the_ban_from_sampling():
+    assert set(VISION_TOKENS) == {"<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"}
+
+
+# ---------------------------------------------------------------------------------------------------------- encoding
+
+
+class Letters:
+    """A tokenizer with one id for each character; the image pad is 7."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return [1] * add_special_tokens + [ord(letter) for letter in text]
+
+    def convert_tokens_to_ids(self, tokens: str) -> int:
+        assert tokens == "<|image_pad|>"
+        return 7
+
+
+def test_each_image_place_becomes_as_many_pads_as_its_image_has_tokens():
+    ids = encode(Letters(), f"ab{IMAGE_PAD}c{IMAGE_PAD}{IMAGE_PAD}", [3, 1, 2])
+    assert ids == [97, 98, 7, 7, 7, 99, 7, 7, 7]
+
+
+def test_text_without_images_is_encoded_as_it_is_and_nothing_is_put_in_front():
+    assert encode(Letters(), "abc") == [97, 98, 99]
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "message"),
+    [
+        ("ab", [3], "0 image places for 1 images"),
+        (f"a{IMAGE_PAD}b", [], "1 image places for 0 images"),
+        (f"a{IMAGE_PAD}b{IMAGE_PAD}", [3], "2 image places for 1 images"),
+    ],
+)
+def test_a_text_with_more_or_fewer_places_than_images_is_refused(text, tokens, message):
+    with pytest.raises(ValueError, match=message):
+        encode(Letters(), text, tokens)
+
+
+@PROPERTY
+@given(st.lists(st.tuples(st.integers(1, 40), st.text("abc \n", max_size=5))))
+def test_the_number_of_pads_is_the_number_of_image_tokens(pieces):
+    ids = encode(Letters(), "".join(IMAGE_PAD + text for _, text in pieces), [count for count, _ in pieces])
+    assert ids.count(7) == sum(count for count, _ in pieces)
+
+
+# ----------------------------------------------------------------------------------------------------------- parsing
+
+
+def call(box: str, name: str = "image_zoom_in_tool") -> str:
+    return f'<tool_call>{{"name": "{name}", "arguments": {{"bbox_2d": {box}}}}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("text", "box_view"),
+    [
+        (call("[1, 2, 3, 4]"), (1, 2, 3, 4)),
+        ('<tool_call>{"name":"image_zoom_in_tool","arguments":{"bbox_2d":[1,2,3,4]}}</tool_call>', (1, 2, 3, 4)),
+        ('<tool_call>\n{"name": "image_zoom_in_tool",\n  "arguments": {"bbox_2d":\t[1, 2, 3, 4]}}\n</tool_call>', (1, 2, 3, 4)),
+        ('<tool_call>{"arguments":{"label":"a sign","bbox_2d":[1,2,3,4]},"name":"image_zoom_in_tool"}</tool_call>', (1, 2, 3, 4)),
+        ('<tool_call>{"name":"image_zoom_in_tool","arguments":{"bbox_2d":[1,2,3,4],"label":"\\u00e9 \\" }"}}</tool_call>', (1, 2, 3, 4)),
+        (call("[1.5, 2.25, 3e2, 4E1]"), (1.5, 2.25, 300, 40)),
+        (call("[-5, -0.5, 3, 4]"), (-5, -0.5, 3, 4)),  # outside is not decided here
+        (call("[9, 8, 1, 2]"), (9, 8, 1, 2)),  # neither is the order of the corners
+        (call("[1e9, 0, 3, 4]"), (1e9, 0, 3, 4)),
+        ("<think>The sign is far away.</think>\n" + call("[1, 2, 3, 4]") + "<|im_end|>", (1, 2, 3, 4)),
+        ("I look closer. " + call("[1, 2, 3, 4]"), (1, 2, 3, 4)),
+    ],
+)
+def test_a_call_is_read_whatever_its_spacing_key_order_or_number_form(text, box_view):
+    assert parse(text) == Call(box_view)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<answer>42</answer>", "42"),
+        ("<answer>\n 42 \n</answer><|im_end|>", "42"),
+        ("<think>It says 42.</think><answer>42</answer>", "42"),
+        ("So it is <answer>B) cotton</answer>", "B) cotton"),
+        ("<answer>1 < 2</answer>", "1 < 2"),
+        ("<answer>\u5341</answer>", "\u5341"),
+    ],
+)
+def test_an_answer_is_what_stands_between_its_tags_without_surrounding_space(text, answer):
+    assert parse(text) == Answer(answer)
+
+
+FAULTS = [
+    (
+        Fault.NO_ACTION,
+        [
+            "",
+            "42",
+            "the sign is red",
+            "</answer>",
+            "</tool_call>",
+            "<Answer>42</Answer>",
+            "answer: 42",
+            "<think>I never stop <answer>42</answer>",
+        ],
+    ),
+    (
+        Fault.CALL_AND_ANSWER,
+        [
+            call("[1, 2, 3, 4]") + "<answer>42</answer>",
+            "<answer>42</answer>" + call("[1, 2, 3, 4]"),
+            "<answer><tool_call></answer>",
+            "<tool_call><answer>",
+        ],
+    ),
+    (Fault.UNCLOSED, ["<answer>42", "<answer>42<|im_end|>", "<tool_call>{", "<answer>42</tool_call>", "</answer><answer>42"]),
+    (
+        Fault.REPEATED,
+        [
+            "<answer>1</answer><answer>1</answer>",
+            call("[1, 2, 3, 4]") * 2,
+            "<answer>1</answer></answer>",
+            "<answer><answer>1</answer>",
+            "<tool_call><tool_call>",
+        ],
+    ),
+    (
+        Fault.NOT_JSON,
+        [
+            "<tool_call></tool_call>",
+            "<tool_call>zoom in on the sign</tool_call>",
+            call("[1, 2, 3, 4,]"),
+            call("[1, 2, 3, +4]"),
+            call("[01, 2, 3, 4]"),
+            call("(1, 2, 3, 4)"),
+            call("[0x1, 2, 3, 4]"),
+            call("[__import__('os').getpid(), 2, 3, 4]"),
+            "<tool_call>{'name': 'image_zoom_in_tool'}</tool_call>",
+            call(f"[{10**4000}{10**4000}, 2, 3, 4]"),
+            "<tool_call>" + "[" * 200_000 + "</tool_call>",
+            "<tool_call>" + '{"a":' * 200_000 + "</tool_call>",
+        ],
+    ),
+    (
+        Fault.UNKNOWN_TOOL,
+        [
+            call("[1, 2, 3, 4]", name="zoom"),
+            call("[1, 2, 3, 4]", name="IMAGE_ZOOM_IN_TOOL"),
+            "<tool_call>{}</tool_call>",
+            '<tool_call>{"arguments": {"bbox_2d": [1, 2, 3, 4]}}</tool_call>',
+            "<tool_call>[1, 2, 3, 4]</tool_call>",
+            "<tool_call>null</tool_call>",
+            '<tool_call>{"name": ["image_zoom_in_tool"]}</tool_call>',
+        ],
+    ),
+    (
+        Fault.NO_BOX,
+        [
+            call("[1, 2, 3]"),
+            call("[1, 2, 3, 4, 5]"),
+            call("[]"),
+            call("null"),
+            call('"1, 2, 3, 4"'),
+            call('[1, 2, 3, "4"]'),
+            call("[1, 2, 3, null]"),
+            call("[1, 2, 3, true]"),
+            call("[false, 2, 3, 4]"),
+            call("[[1, 2, 3, 4]]"),
+            call("[1, 2, 3, [4]]"),
+            call("[NaN, 2, 3, 4]"),
+            call("[1, Infinity, 3, 4]"),
+            call("[1, 2, -Infinity, 4]"),
+            call("[1, 2, 3, 1e999]"),
+            call("[1, 2, 3, 1e10]"),
+            call(f"[1, 2, 3, {10**4000}]"),
+            call(f"[1, 2, 3, -{10**4000}]"),
+            call('{"x1": 1}'),
+            '<tool_call>{"name": "image_zoom_in_tool"}</tool_call>',
+            '<tool_call>{"name": "image_zoom_in_tool", "arguments": [1, 2, 3, 4]}</tool_call>',
+            '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox": [1, 2, 3, 4]}}</tool_call>',
+            '<tool_call>{"name": "image_zoom_in_tool", "arguments": "{\\"bbox_2d\\": [1, 2, 3, 4]}"}</tool_call>',
+        ],
+    ),
+    (Fault.EMPTY_ANSWER, ["<answer></answer>", "<answer> \n\t</answer>", "<answer>\u3000</answer>"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [pytest.param(fault, text, id=f"{fault.name.lower()} {i}") for fault, texts in FAULTS for i, text in enumerate(texts)],
+)
+def test_a_turn_that_cannot_be_acted_on_says_why(fault, text):
+    assert parse(text) == Malformed(fault)
+
+
+def test_every_fault_has_a_case_but_the_two_that_only_the_crop_loop_can_see():
+    assert set(Fault) - {fault for fault, _ in FAULTS} == {Fault.OUTSIDE, Fault.NO_CROPS_LEFT}
+
+
+def test_what_a_model_is_told_about_a_fault_holds_no_tag_that_it_could_mistake_for_an_action():
+    for fault in Fault:
+        assert parse(error_content(fault)) == Malformed(Fault.NO_ACTION)
+
+
+def test_a_call_or_answer_inside_a_thought_is_neither():
+    thought = "<think>I could write " + call("[1, 2, 3, 4]") + " or <answer>3</answer>.</think>"
+    assert parse(thought) == Malformed(Fault.NO_ACTION)
+    assert parse(thought + "<answer>7</answer>") == Answer("7")
+    assert parse(thought + call("[5, 6, 7, 8]")) == Call((5, 6, 7, 8))
+    assert parse(thought + "then" + thought + "<answer>7</answer>") == Answer("7")
+
+
+def test_what_stands_around_a_thought_does_not_join_into_a_tag():
+    assert parse("<ans<think>hm</think>wer>7</answer>") == Malformed(Fault.NO_ACTION)
+    assert parse("<th<think></think>ink><answer>7</answer>") == Answer("7")
+
+
+@PROPERTY
+@given(st.tuples(*[st.integers(-9999, 9999)] * 4))
+def test_a_written_call_reads_back_as_itself(box):
+    assert parse(call_text(tuple(float(value) for value in box))) == Call(box)
+
+
+@PROPERTY
+@given(st.tuples(*[st.floats(-1e9, 1e9)] * 4), st.sampled_from([None, 1, 4]), st.text(max_size=20).filter(lambda text: "<" not in text))
+def test_a_call_reads_back_whatever_its_layout_and_label(box, indent, label):
+    body = json.dumps({"name": "image_zoom_in_tool", "arguments": {"label": label, "bbox_2d": box}}, indent=indent)
+    assert parse(f"<tool_call>{body}</tool_call>") == Call(box)
+
+
+@PROPERTY
+@given(st.text(max_size=30).filter(lambda text: "<" not in text and text.strip()))
+def test_a_written_answer_reads_back_as_itself(text):
+    assert parse(answer_text(text)) == Answer(text.strip())
+
+
+PIECES = st.one_of(
+    st.sampled_from(
+        [
+            "<tool_call>",
+            "</tool_call>",
+            "<answer>",
+            "</answer>",
+            "<think>",
+            "</think>",
+            "<|im_end|>",
+            "<|image_pad|>",
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            '"',
+            "'",
+            "\\",
+            "\\u",
+            "\ud800",
+            "\ufeff",
+            "\x00",
+            "NaN",
+            "Infinity",
+            "-",
+            "true",
+            "null",
+            '"name"',
+            '"image_zoom_in_tool"',
+            '"arguments"',
+            '"bbox_2d"',
+            '"name":"image_zoom_in_tool","arguments":',
+            '{"name":"image_zoom_in_tool","arguments":{"bbox_2d":[',
+            "]}}",
+            "1e999",
+            "9" * 5000,
+            "\u0664",
+            "\u2212",
+        ]
+    ),
+    st.integers().map(str),
+    st.floats().map(str),
+    st.text(max_size=8),
+)
+
+
+@settings(PROPERTY, max_examples=500)
+@given(st.one_of(st.text(), st.lists(PIECES, max_size=25).map("".join)))
+def test_no_text_can_make_the_parser_raise_or_return_anything_else(text):
+    action = parse(text)
+    assert isinstance(action, Call | Answer | Malformed)
+    if isinstance(action, Call):
+        assert len(action.box_view) == 4 and all(type(value) is float and abs(value) <= 1e9 for value in action.box_view)
+    if isinstance(action, Answer):
+        assert action.text and action.text == action.text.strip()
+
+
+@PROPERTY
+@given(st.lists(PIECES, max_size=15).map("".join))
+def test_a_call_body_of_any_text_is_a_call_or_malformed_but_never_an_answer(body):
+    assert not isinstance(parse(f"<tool_call>{body}</tool_call>"), Answer)
+
+
+def test_text_that_would_be_a_command_is_read_and_not_run(tmp_path):
+    trace = tmp_path / "ran"
+    assert parse(call(f"[open({str(trace)!r}, 'w').fileno(), 2, 3, 4]")) == Malformed(Fault.NOT_JSON)
+    assert not trace.exists()
+
+
+@PROPERTY
+@given(st.text().filter(lambda text: "<" not in text))
+def test_text_without_tags_is_no_action(text):
+    assert parse(text) == Malformed(Fault.NO_ACTION)

@@ -1,0 +1,268 @@
+"""What a run looked like: pictures, the page, tables and what the loggers receive."""
+
+import io
+import json
+import math
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from rich.console import Console
+
+from focus.boxes import Box, Frame, to_view
+from focus.data.scenes import DIFFICULTY, Scene
+from focus.gap import cut, look
+from focus.prompts import Answer, Fault, Malformed, answer_text, call_text
+from focus.report.dashboard import TrajectoryTable, spread
+from focus.report.page import write_page
+from focus.report.picture import CROP_COLOURS, draw_trajectory, draw_view
+from focus.report.table import Cell, Results, Row, markdown_table, print_table
+from focus.rewards import Example
+from focus.rollout.trajectory import Action, Crop, Observation, Status, Trajectory, Turn
+
+TOKEN_PX = 28
+
+
+def opened(index: int = 3) -> Trajectory:
+    sample = Scene(DIFFICULTY[4], "train", index).sample()
+    image = sample.open()
+    return Trajectory(sample, image, look(image, 16, TOKEN_PX), tuple(range(30)), 1)
+
+
+def said(trajectory: Trajectory, text: str, action: Action, status: Status, observation: Observation | None = None) -> Trajectory:
+    return trajectory.then(Turn((1, 2, 3), (-0.1, -0.2, -0.3), text, action, observation), status)
+
+
+def zoomed(trajectory: Trajectory, box_px: Box) -> Trajectory:
+    size = trajectory.sample.size
+    box_view = to_view(box_px, Frame.PER_MILLE, trajectory.view.size, size)
+    crop = cut(trajectory.source, box_px, size, 64, TOKEN_PX)
+    return said(trajectory, call_text(box_view), Crop(box_view, box_px), Status.OPEN, Observation((4, 5), crop))
+
+
+def answered(trajectory: Trajectory, answer: str) -> Trajectory:
+    return said(trajectory, answer_text(answer), Answer(answer), Status.ANSWERED)
+
+
+def right(index: int = 3) -> Example:
+    trajectory = zoomed(opened(index), (112.0, 112.0, 224.0, 224.0))
+    return Example(answered(trajectory, trajectory.sample.answers[0]), {"accuracy": 1.0, "tool": 1.0}, 1.2, "update 7")
+
+
+def wrong(text: str = "<script>alert(1)</script>") -> Example:
+    trajectory = said(opened(5), text, Malformed(Fault.NO_ACTION), Status.MALFORMED)
+    return Example(trajectory, {"accuracy": 0.0, "grounding": math.nan}, math.nan)
+
+
+def page(folder: Path, history=(), results=None, examples=None, settings: str = "gap:\n  view_tokens: 16") -> str:
+    write_page(folder / "report.html", "a run", history, results, examples or {}, settings)
+    return (folder / "report.html").read_text()
+
+
+RESULTS = Results(
+    "held-out questions",
+    ("base", "stage 1"),
+    (Row("accuracy", "%", (Cell(71.2, 67.4, 75.0), None)), Row("iou", "", (Cell(math.nan, math.nan, math.nan), Cell(0.5, 0.45, 0.55)))),
+)
+
+
+def is_coloured(pixel: tuple[int, ...], colour: str) -> bool:
+    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return all(abs(seen - value) < 40 for seen, value in zip(pixel, wanted, strict=True))
+
+
+def test_the_box_of_a_crop_is_drawn_where_it_lies_in_the_original():
+    view = draw_view(right().trajectory, side_px=448)  # the original is 448 wide, so its pixels are those of the picture
+    assert all(is_coloured(view.getpixel(point), CROP_COLOURS[0]) for point in ((110, 160), (225, 160), (160, 110), (160, 225)))
+    assert not is_coloured(view.getpixel((60, 160)), CROP_COLOURS[0])
+
+
+def test_the_box_stays_there_where_crops_are_cut_from_the_view():
+    trajectory = replace(right().trajectory, source=right().trajectory.view.image)  # gap=off
+    assert np.array_equal(np.asarray(draw_view(trajectory)), np.asarray(draw_view(right().trajectory)))
+
+
+def test_the_view_is_enlarged_without_smoothing():
+    trajectory = replace(opened(), sample=replace(opened().sample, boxes=()))
+    seen = {tuple(pixel) for pixel in np.asarray(trajectory.view.image).reshape(-1, 3)}
+    assert {tuple(pixel) for pixel in np.asarray(draw_view(trajectory, side_px=448)).reshape(-1, 3)} == seen
+
+
+def test_a_long_turn_takes_one_line_of_the_picture_as_a_short_one_does():
+    rambling = wrong("I\tsee\n\n" + "a very long thought, " * 5000 + "\ud800 \x00 <answer>")
+    assert draw_trajectory(rambling).size == draw_trajectory(wrong("short")).size
+
+
+def test_a_picture_holds_any_number_of_crops_and_terms_and_any_shape_of_view():
+    trajectory = opened()
+    for shift in range(6):
+        trajectory = zoomed(trajectory, (10.0 * shift, 0.0, 10.0 * shift + 28, 300.0))
+    strip = replace(trajectory, view=look(trajectory.source.resize((448, 28)), 16, TOKEN_PX))
+    for shown in (trajectory, strip, replace(strip, turns=())):
+        assert draw_trajectory(Example(shown, {f"term {i}": i / 7 for i in range(20)}, 1.0), width_px=640).width == 640
+
+
+def test_a_picture_too_narrow_for_its_text_is_refused():
+    with pytest.raises(ValueError, match="at least 400 px"):
+        draw_trajectory(right(), width_px=100)
+
+
+def test_the_page_asks_the_network_for_nothing(tmp_path):
+    history = [{"update": u, "reward/total": u / 10, "crop/area_p10": 0.1, "crop/area_p50": 0.2, "crop/area_p90": 0.3} for u in (1.0, 2.0)]
+    html = page(tmp_path, history, RESULTS, {"best": [right()]})
+    assert not re.search(r"""(src|href|action|url)\s*[=(]\s*["']?\s*(https?:)?//""", html)
+    assert not re.search(r"<(script|link|iframe|object|embed)\b|@import", html)
+    assert html.count("<svg") == 2  # the total, and one chart for the three quantiles
+    assert "data:image/jpeg;base64," in html
+
+
+def test_text_of_models_data_and_settings_is_escaped(tmp_path):
+    hostile = '<script>alert(1)</script><img src=x onerror=alert(2)>"'
+    example = wrong(hostile)
+    sample = replace(example.trajectory.sample, question=hostile, answers=(hostile,), options=((hostile, hostile),))
+    example = replace(example, trajectory=replace(example.trajectory, sample=sample), terms={hostile: 1.0}, caption=hostile)
+    results = Results(hostile, (hostile,), (Row(hostile, hostile, (None,)),), (hostile,))
+    html = page(tmp_path, [{f"a/{hostile}": 1.0, hostile: 2.0}], results, {hostile: [example]}, hostile)
+    assert "<script" not in html and "<img src=x" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+
+
+def test_sampled_text_stands_apart_from_what_the_tool_and_the_opening_put_there(tmp_path):
+    forced = replace(opened(), opening="<tool_call>")
+    trajectory = said(forced, "<tool_call>{}", Malformed(Fault.NOT_JSON), Status.OPEN, Observation((1,), None))
+    html = page(tmp_path, examples={"random": [Example(trajectory, {}, 0.0)]})
+    sampled, tool = html.split('<div class="sampled">')[1].split('<div class="tool">')
+    assert re.search(r'class="given"[^>]*>&lt;tool_call&gt;</span>{}</pre>', sampled)
+    assert "Error: the call is not JSON. No image." in tool and "Error" not in sampled
+
+
+def test_missing_keys_and_values_that_are_no_numbers_survive(tmp_path):
+    history = [{"update": 1.0, "reward/total": math.nan}, {"crop/rate": 0.5, "loss": math.inf}, {"update": 3.0, "reward/total": 0.5}]
+    html = page(tmp_path, history)
+    assert html.count("<svg") == 2
+    assert "no value" in html  # the loss was never finite
+
+
+def test_a_run_without_updates_results_and_trajectories_has_a_page(tmp_path):
+    html = page(tmp_path, examples={"best": []})
+    assert "0 updates" in html and "Nothing was logged" in html and "not evaluated" in html and "There is none" in html
+
+
+def test_half_of_a_surrogate_pair_does_not_stop_the_page(tmp_path):
+    assert "odd" in page(tmp_path, examples={"worst": [wrong("odd \ud800 text")]})
+
+
+def test_an_interrupted_write_leaves_no_page_and_keeps_an_older_one(tmp_path, monkeypatch):
+    def interrupted(*_: object) -> Iterator[Example]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        page(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+    (tmp_path / "report.html").write_text("older")
+    with pytest.raises(KeyboardInterrupt):
+        page(tmp_path)
+    assert (tmp_path / "report.html").read_text() == "older"
+
+
+def test_a_missing_cell_prints_not_run_everywhere(tmp_path):
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_table(RESULTS, console)
+    shown = {"terminal": console.export_text(), "markdown": markdown_table(RESULTS), "page": page(tmp_path, results=RESULTS)}
+    assert [place for place, text in shown.items() if "not run" not in text or "n/a" not in text] == []
+
+
+def test_a_cell_prints_its_mean_its_interval_and_its_unit():
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_table(RESULTS, console)
+    for text in (console.export_text(), markdown_table(RESULTS)):
+        assert "71.2 [67.4, 75.0] %" in text and "0.500 [0.450, 0.550]" in text
+
+
+def test_a_bar_in_a_name_does_not_break_a_markdown_row():
+    assert "a \\| b" in markdown_table(Results("t", ("a | b",), (Row("m", "", (None,)),)))
+
+
+def test_a_row_needs_a_cell_for_every_column():
+    with pytest.raises(ValueError, match="'iou' has 1 cells for 2 columns"):
+        Results("t", ("base", "stage 1"), (Row("iou", "", (None,)),))
+
+
+def trained(callback: TrajectoryTable, loggers: list, updates: int, rank_zero: bool = True, batches_per_update: int = 1) -> None:
+    trainer = SimpleNamespace(is_global_zero=rank_zero, loggers=loggers)
+    for update in range(1, updates + 1):
+        module = SimpleNamespace(updates_done=update, last_examples=[right(), wrong(), right(4)])
+        for batch in range(batches_per_update):
+            callback.on_train_batch_end(trainer, module, None, None, batch)  # type: ignore[arg-type]
+
+
+class Board(TensorBoardLogger):
+    """A TensorBoard that writes down the pictures that it was given."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.pictures: list[tuple[str, int, tuple[int, ...]]] = []
+
+    @property
+    def experiment(self):  # type: ignore[override]
+        return SimpleNamespace(add_image=lambda tag, image, global_step, dataformats: self.pictures.append((tag, global_step, image.shape)))
+
+
+def test_tensorboard_gets_pictures_every_few_updates_from_rank_zero_alone(tmp_path):
+    board = Board(tmp_path)
+    trained(TrajectoryTable(every_updates=2, rows=2), [board], updates=5, batches_per_update=2)
+    trained(TrajectoryTable(every_updates=2, rows=2), [board], updates=5, rank_zero=False)
+    assert [(tag, step) for tag, step, _ in board.pictures] == [(f"trajectories/{i}", step) for step in (2, 4) for i in (0, 1)]
+    assert all(shape[1:] == (1000, 3) for _, _, shape in board.pictures)
+
+
+def test_without_a_wandb_logger_wandb_is_never_imported(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # an import would now raise
+    trained(TrajectoryTable(every_updates=1, rows=1), [CSVLogger(tmp_path), Board(tmp_path)], updates=1)
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_rows_are_spread_over_the_update():
+    examples = [replace(right(), total=float(i)) for i in range(8)]
+    assert [example.total for example in spread(examples, 4)] == [0.0, 2.0, 4.0, 6.0]
+    assert [example.total for example in spread(examples[:3], 4)] == [0.0, 1.0, 2.0]
+
+
+def test_a_table_of_no_rows_is_refused():
+    with pytest.raises(ValueError, match="rows of TrajectoryTable is 0"):
+        TrajectoryTable(rows=0)
+
+
+def test_wandb_offline_writes_a_table(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    for key, value in {
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+        "WANDB_CONSOLE": "off",
+        "WANDB_ERROR_REPORTING": "false",
+        "WANDB_CACHE_DIR": str(tmp_path),
+        "WANDB_CONFIG_DIR": str(tmp_path),
+        "WANDB_DATA_DIR": str(tmp_path),
+    }.items():
+        monkeypatch.setenv(key, value)
+    try:
+        trained(TrajectoryTable(every_updates=2, rows=3), [WandbLogger(project="focus", save_dir=tmp_path)], updates=2)
+    finally:
+        wandb.finish()
+    (preview,) = tmp_path.glob("wandb/offline-run-*/files/media/table/trajectories_*.table.json")
+    table = json.loads(preview.read_text())
+    described = ["update", "question", "view", "crops", "text", "answer", "accepted"]
+    assert table["columns"] == [*described, "accuracy", "tool", "grounding", "total"]
+    assert len(table["data"]) == 3
+    first, second, _ = (dict(zip(table["columns"], row, strict=True)) for row in table["data"])
+    assert first["update"] == 2 and first["answer"] == first["accepted"] and first["crops"] is not None
+    assert second["crops"] is None and second["answer"] is None and "<script>" in second["text"]
+    staged = [file.read_bytes() for file in tmp_path.glob("artifacts/staging/*")]  # what `wandb sync` would upload
+    assert sum(content.startswith(b"\x89PNG") for content in staged) == 5  # three views, two strips of crops

@@ -1,0 +1,251 @@
+"""The update: what must not change it, on both families, in one process and in two."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from focus.checkpoint import Checkpoint
+from focus.data.questions import Broken, Question, Questions
+from focus.data.scenes import DIFFICULTY, Scenes
+from focus.gap import Gap, Mode
+from focus.objective import group_advantage, policy_loss
+from focus.policy import FocusPolicy, Settings, micro_batches, sampled_logprobs
+from focus.rewards import RewardCallback
+from focus.rollout.engine import Sampling
+from focus.rollout.kv import KVEngine
+from focus.rollout.loop import Rules
+from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
+from tests.scripted import call, playing
+
+BLUE = "<answer>blue</answer><|im_end|>"
+SETTINGS = Settings(
+    rollouts_per_question=4,
+    tokens_per_forward=600,
+    learning_rate=1e-3,
+    weight_decay=0.0,
+    warmup_updates=1,
+    grad_clip=1e9,
+    clip=0.2,
+    dual_clip=3.0,
+    advantage_epsilon=1e-6,
+    updates_per_rollout=1,
+)
+
+
+class Parity(RewardCallback):
+    """A reward that a random policy earns sometimes: the sum of its sampled ids is even."""
+
+    name = "parity"
+
+    def score(self, trajectories):
+        return [float(sum(i for turn in t.turns for i in turn.ids) % 2) for t in trajectories]
+
+
+def policy_of(checkpoint: Checkpoint, **changes) -> FocusPolicy:
+    rules = Rules(1, 64, Sampling(1.0, 6))
+    return FocusPolicy(
+        checkpoint,
+        KVEngine(checkpoint),
+        Gap(Mode.FIXED, 16, checkpoint.token_px),
+        rules,
+        [Parity(1.0)],
+        replace(SETTINGS, **changes),
+        seed=3,
+    )
+
+
+def trainer(**more) -> pl.Trainer:
+    return pl.Trainer(
+        **{
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_epochs": 1,
+            "logger": False,
+            "enable_checkpointing": False,
+            "barebones": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+            **more,
+        }
+    )
+
+
+def questions(updates: int = 1, per_update: int = 4) -> Questions:
+    return Questions(Scenes(replace(DIFFICULTY[1], side_px=224), "train", 12), updates, per_update, workers=0, seed=5)
+
+
+def weights(policy: FocusPolicy) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in policy.model.state_dict().items()}
+
+
+def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float) -> None:
+    """Point by point and on the mean of the differences: a one-sided drift is a normaliser counted twice."""
+    assert a.keys() == b.keys()
+    apart = torch.cat([(a[name] - b[name]).flatten() for name in a])
+    assert apart.abs().max() < tolerance
+    assert apart.mean().abs() < tolerance / 20
+
+
+def gradients_of(checkpoint: Checkpoint, trajectories, advantage, tokens_per_forward: int) -> dict[str, torch.Tensor]:
+    checkpoint.model.zero_grad()
+    tokens = sum(sum(t.sampled_mask) for t in trajectories)
+    for rows in micro_batches([len(t.ids) for t in trajectories], tokens_per_forward):
+        logprobs = sampled_logprobs(checkpoint, [trajectories[i] for i in rows], 1.0)
+        each = torch.cat([torch.full_like(lp, advantage[i]) for i, lp in zip(rows, logprobs, strict=True)])
+        flat = torch.cat(logprobs)
+        policy_loss(flat, flat.detach(), each, tokens).backward()
+    return {name: p.grad.clone() for name, p in checkpoint.model.named_parameters() if p.grad is not None}
+
+
+def trajectories_of(checkpoint: Checkpoint):
+    return [
+        playing(checkpoint, call(0, 0, 20 * k, 30), BLUE, index=k) if k % 2 else playing(checkpoint, BLUE, index=k) for k in range(1, 7)
+    ]
+
+
+def test_accumulated_micro_batches_have_the_gradients_of_one_batch(policy):
+    trajectories, advantage = trajectories_of(policy), [1.0, -0.5, 2.0, -2.0, 0.3, 0.7]
+    whole = gradients_of(policy, trajectories, advantage, 10**6)
+    parts = gradients_of(policy, trajectories, advantage, 1)
+    assert_close(whole, parts, 1e-5)
+
+
+def test_the_order_of_rollouts_makes_no_difference(policy):
+    trajectories, advantage = trajectories_of(policy), [1.0, -0.5, 2.0, -2.0, 0.3, 0.7]
+    assert_close(gradients_of(policy, trajectories, advantage, 500), gradients_of(policy, trajectories[::-1], advantage[::-1], 500), 1e-5)
+
+
+def test_only_sampled_tokens_have_a_log_probability(policy):
+    trajectories = trajectories_of(policy)
+    for t, logprob in zip(trajectories, sampled_logprobs(policy, trajectories, 1.0), strict=True):
+        assert len(logprob) == sum(len(turn.ids) for turn in t.turns)
+
+
+def test_micro_batches_respect_the_budget_and_lose_no_row():
+    groups = micro_batches([30, 100, 10, 900, 30, 50], 120)
+    assert sorted(i for group in groups for i in group) == [0, 1, 2, 3, 4, 5]
+    lengths = [30, 100, 10, 900, 30, 50]
+    assert all(len(g) == 1 or len(g) * max(lengths[i] for i in g) <= 120 for g in groups)
+    assert [3] in groups  # longer than the budget, so alone
+
+
+def test_the_sampler_and_the_trainer_agree_on_every_token(qwen3_vl):
+    policy = policy_of(random_qwen3_vl(seed=1))
+    seen = {}
+    policy._watch = lambda *args, **_: seen.update(args[3])
+    trainer().fit(policy, questions())
+    assert seen["objective/mismatch_max"] < 2e-5
+
+
+def test_a_rollout_without_advantage_is_not_passed_forward_but_stays_in_the_denominator(monkeypatch):
+    passed = []
+    monkeypatch.setattr("focus.policy.sampled_logprobs", lambda c, ts, T: passed.extend(ts) or sampled_logprobs(c, ts, T))
+
+    class FirstRollout(RewardCallback):
+        name = "first"
+
+        def score(self, trajectories):  # only the first question's siblings differ
+            return [float(i == 0) for i in range(len(trajectories))]
+
+    policy = policy_of(random_qwen3_vl(seed=1))
+    policy.rewards = [FirstRollout(1.0)]
+    rolled = {}
+    update = policy.update
+    policy.update = lambda ts, a: rolled.update(all=ts) or rolled.update(made=update(ts, a)) or rolled["made"]
+    trainer().fit(policy, questions())
+    assert len(passed) == 4 and len(rolled["all"]) == 16
+    assert rolled["made"]["tokens/sampled"] == sum(sum(t.sampled_mask) for t in rolled["all"])
+
+
+def test_a_broken_image_costs_one_question_and_not_the_run():
+    policy = policy_of(random_qwen3_vl(seed=1))
+    policy.trainer = trainer()
+    [first] = next(iter(questions(per_update=1).train_dataloader()))
+    assert isinstance(first, Question)
+    assert len(policy.roll_out([first, Broken(1, "b", "it is cut off")])) == 4
+    with pytest.raises(ValueError, match=r"none of the 1 questions .* could be read.*it is cut off"):
+        policy.roll_out([Broken(1, "b", "it is cut off")])
+
+
+def test_resuming_gives_the_same_next_steps_and_the_same_sampled_tokens(tmp_path):
+    """Killed after 2 of 4 updates, at an epoch border of the data (12 scenes, 4 per update: update 3 ends the epoch)."""
+
+    def run(updates: int, resume: Path | None, keep: bool):
+        policy = policy_of(random_qwen3_vl(seed=2))
+        sampled = []
+        policy._watch = lambda trajectories, *_, **__: sampled.append([t.ids for t in trajectories])
+        save = pl.callbacks.ModelCheckpoint(
+            tmp_path, filename="at-{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False
+        )
+        trainer(enable_checkpointing=keep, callbacks=[save] if keep else []).fit(policy, questions(updates), ckpt_path=resume)
+        return policy, sampled
+
+    straight, tokens = run(5, None, keep=True)
+    for stopped in (1, 2, 3):
+        resumed, later = run(5, tmp_path / f"at-step={stopped}.ckpt", keep=False)
+        assert later == tokens[stopped:]
+        assert resumed.updates_done == 5
+        assert all(torch.equal(a, b) for a, b in zip(weights(straight).values(), weights(resumed).values(), strict=True))
+
+
+def test_resuming_with_another_gap_is_refused(tmp_path):
+    policy = policy_of(random_qwen3_vl(seed=2))
+    save = pl.callbacks.ModelCheckpoint(tmp_path, filename="at", every_n_train_steps=1, save_on_train_epoch_end=False)
+    trainer(enable_checkpointing=True, callbacks=[save]).fit(policy, questions(1))
+    other = policy_of(random_qwen3_vl(seed=2))
+    other.gap = replace(other.gap, view_tokens=9)
+    with pytest.raises(ValueError, match="started with another gap"):
+        trainer().fit(other, questions(2), ckpt_path=tmp_path / "at.ckpt")
+
+
+WORKER = """
+import sys, torch
+from tests.test_update import *
+from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
+torch.set_num_threads(1)
+policy = policy_of({"qwen3_vl": random_qwen3_vl, "qwen2_5_vl": random_qwen2_5_vl}[sys.argv[1]](seed=4), tokens_per_forward=int(sys.argv[3]))
+policy._watch = lambda *args, **_: None
+trainer(devices=2, strategy="ddp", accelerator="cpu").fit(policy, questions(2))
+if policy.global_rank == 0:
+    torch.save(weights(policy), sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
+def test_two_processes_make_the_step_of_one(family, tmp_path):
+    """Ranks have unequal numbers of micro-batches (one row per forward), and rollouts with and without a crop."""
+    one = policy_of({"qwen3_vl": random_qwen3_vl, "qwen2_5_vl": random_qwen2_5_vl}[family](seed=4))
+    one._watch = lambda *args, **_: None
+    trainer().fit(one, questions(2))
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script), family, str(tmp_path / "two.pt"), "1"], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    # AdamW turns rounding of a near-zero gradient into a visible step, hence the tolerance of a tenth of one step
+    assert_close(weights(one), torch.load(tmp_path / "two.pt"), 1e-4)
+
+
+def test_equal_rewards_leave_the_weights_alone():
+    class Equal(RewardCallback):
+        name = "equal"
+
+        def score(self, trajectories):
+            return [1.0] * len(trajectories)
+
+    policy = policy_of(random_qwen3_vl(seed=1))
+    policy.rewards = [Equal(1.0)]
+    before = weights(policy)
+    trainer().fit(policy, questions())
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), weights(policy).values(), strict=True))
+    assert group_advantage(torch.ones(2, 4)).eq(0).all()
