@@ -1,0 +1,49 @@
+"""Recorded results are fresh: of the shipped base policy, and the same numbers everywhere."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from focus import checkpoint
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def stage1() -> dict:
+    return json.loads((ROOT / "experiments/stage1/results.json").read_text())
+
+
+def test_recorded_results_are_those_of_the_shipped_base(stage1):
+    shipped = checkpoint.load(checkpoint.EMBEDDED, "tiny").weights_hash()
+    assert stage1["base"] == shipped
+    assert json.loads((ROOT / "experiments/base/results.json").read_text())["weights"] == shipped
+
+
+def test_the_numbers_of_the_readmes_stand_in_the_record(stage1):
+    gap, no_gap = (stage1["arms"][name]["rows"] for name in ("stage1", "stage1_no_gap"))
+    front, record = (ROOT / "README.md").read_text(), (ROOT / "experiments/stage1/README.md").read_text()
+
+    def cell(row: dict, column: str) -> str:
+        mean, low, high = row[column]
+        return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+
+    for rows in (gap, no_gap):
+        for metric in (
+            "accuracy, own crop",
+            "accuracy, forced crop",
+            "accuracy, tool-free",
+            "accuracy, noise crop",
+            "D_noise, own - noise",
+        ):
+            for column in ("base", "trained"):
+                assert cell(rows[f"t1 {metric}"], column) in record, (metric, column)
+    for row, column in ((gap["t1 accuracy, own crop"], "change"), (gap["t1 accuracy, forced crop"], "base"),
+                        (gap["t1 D_noise, own - noise"], "trained"), (no_gap["t1 D_noise, own - noise"], "trained")):  # fmt: skip
+        assert all(f"{value:.1f}" in front for value in row[column]), row
+
+
+def test_the_training_record_of_the_base_reaches_the_end_of_its_recipe():
+    rows = (ROOT / "experiments/base/record.csv").read_text().splitlines()
+    assert rows[0].startswith("samples,seconds,kind") and rows[-1].startswith("200000,")
