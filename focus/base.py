@@ -457,13 +457,14 @@ def train(cfg: DictConfig, output: Path) -> Checkpoint:
     model.set_attn_implementation({"": "sdpa", "text_config": "eager", "vision_config": "sdpa"})  # eager gives attention weights
     optimizers = optimisers(checkpoint, head, cfg.learning_rate)
     steps, start, kept, record = sum(p.samples for p in phases) // cfg.rows, 0, output / "base.pt", output / "record.csv"
+    spent = 0.0  # seconds before an interruption
     if kept.exists():
         state = torch.load(kept)
         model.load_state_dict(state["model"])
         head.load_state_dict(state["head"])
         for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(values)
-        start = state["step"]
+        start, spent = state["step"], state["seconds"]
     else:
         record.write_text("samples,seconds,kind,batches,answer_loss,look_loss,name_loss,hit\n")
     data = Transcripts(checkpoint, tuple(DIFFICULTY[d] for d in cfg.difficulties), phases, cfg.rows, start)
@@ -495,12 +496,13 @@ def train(cfg: DictConfig, output: Path) -> Checkpoint:
                 optimizer.zero_grad()
             seen.setdefault(batch.kind, []).append({name: value.detach() for name, value in parts.items()})
             if (step + 1) % 250 == 0 or step + 1 == steps:
-                _record(record, (step + 1) * cfg.rows, time.perf_counter() - began, seen)
+                _record(record, (step + 1) * cfg.rows, spent + time.perf_counter() - began, seen)
                 state = {
                     "model": model.state_dict(),
                     "head": head.state_dict(),
                     "optimizers": [o.state_dict() for o in optimizers],
                     "step": step + 1,
+                    "seconds": spent + time.perf_counter() - began,
                 }
                 torch.save(state, kept.with_suffix(".partial"))
                 kept.with_suffix(".partial").rename(kept)
