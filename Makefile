@@ -36,8 +36,8 @@ scenes: env ## write embedded scenes to disk as records
 base: env ## rebuild the embedded base policy from nothing (hours)
 	$(BIN)/python -m focus.base $(ARGS)
 
-speed: env ## seconds per phase, and our rollout against transformers.generate (keep the machine quiet)
-	$(BIN)/python -m experiments.speed.measure
+speed: env ## one table of experiments/speed (TABLE=update; keep the machine quiet)
+	$(BIN)/python -m experiments.speed.$(or $(TABLE),step) $(ARGS)
 
 test: env ## all tests
 	$(BIN)/python -m pytest -q tests

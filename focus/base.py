@@ -30,6 +30,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from focus import config
 from focus.boxes import Box, Size, area, intersection, settle, to_view
 from focus.checkpoint import Checkpoint, Pixels, positions
+from focus.data.original import Original
 from focus.data.scenes import COLOURS, DIFFICULTY, Scene, SceneSpec, Sign, _descriptions
 from focus.gap import View, cut, look
 from focus.prompts import (
@@ -311,7 +312,7 @@ class Transcripts(IterableDataset):
     def _row(
         self,
         scene: Scene,
-        original: Image.Image,
+        original: Original,
         view: View,
         description: str,
         sign: Sign,

@@ -1,14 +1,20 @@
 """Offline resolution selection (E2): per question, the first view whose answer leaves the native one. `make calibrate`.
 
-The policy about to be trained answers without the tool, at the native size and then level by level. A question leaves as soon as its
-level is found, so coarse levels are asked for few. An interrupted calibration goes on where it stopped.
+The policy about to be trained answers without the tool. How many levels it is asked for is the search's affair; what is chosen is
+E2's. An interrupted calibration goes on where it stopped.
+
+Ours, where the paper is silent: the ladder of budgets, the early exit, and the count of the forward tokens that selection spends.
 """
 
 import hashlib
 import json
+import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import hydra
 import matplotlib
@@ -21,54 +27,162 @@ from focus import config
 from focus.answers import is_correct
 from focus.checkpoint import Checkpoint
 from focus.data.sample import Sample
-from focus.gap import diverges, ladder, levels_identity, look, write_levels
+from focus.gap import Search, diverges, fit, ladder, levels_identity, look, select_level, write_levels
 from focus.prompts import ANSWER_OPEN
 from focus.rollout.engine import Engine, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import Rules, begin, play, seed_of
+from focus.statistics import bootstrap
 from focus.train import load_policy, training_samples
 
 DROPPED_NATIVE, DROPPED_NEVER = "wrong at native", "never diverges"
+Outcome = int | str  # the level k* of E2, from 1, or why there is none
+Asking = Generator[int, list[str], Outcome]  # yields the level to ask next, is sent its answers, returns what it found
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a search must know of one question."""
+
+    levels: int  # of its ladder, native included
+    agree_below: float
+    enters: Callable[[list[str]], bool]  # whether these native answers let it in
+
+    def found(self, answers: Sequence[list[str]]) -> Outcome:
+        """E2 on the answers of levels 0, 1, 2, ..., as many as were asked."""
+        return (select_level(answers, self.agree_below) or DROPPED_NEVER) if self.enters(answers[0]) else DROPPED_NATIVE
+
+
+def walk(rule: Rule) -> Asking:
+    """Exact, from sharp to coarse until the outcome is known.
+
+    No exact search asks less: level k is E2's only if native, every level before k and k itself are known to be so, and a question
+    that never diverges needs them all. A question that is wrong at native is settled by native alone.
+    """
+    answers = []
+    for level in range(rule.levels):
+        answers.append((yield level))
+        if (found := rule.found(answers)) != DROPPED_NEVER:
+            return found
+    return DROPPED_NEVER
+
+
+def ask_all(rule: Rule) -> Asking:
+    """Exact, every level of the ladder: what a walk is compared with."""
+    answers = []
+    for level in range(rule.levels):
+        answers.append((yield level))
+    return rule.found(answers)
+
+
+def bisect(rule: Rule) -> Asking:
+    """Approximate: takes for granted that an answer which has left native stays away.
+
+    Wrong exactly where a level it asks agrees with native although a sharper one does not; what it finds is then coarser than E2's.
+    """
+    native = yield 0
+    if not rule.enters(native):
+        return DROPPED_NATIVE
+    agrees, left = 0, rule.levels
+    while left - agrees > 1:
+        middle = (agrees + left) // 2
+        if diverges((yield middle), native, rule.agree_below):
+            left = middle
+        else:
+            agrees = middle
+    return left if left < rule.levels else DROPPED_NEVER
+
+
+SEARCHES: dict[Search, Callable[[Rule], Asking]] = {Search.LADDER: walk, Search.EXHAUSTIVE: ask_all, Search.BISECTION: bisect}
+
+
+class Tokens(NamedTuple):
+    """Forward tokens: a prompt's, once per question and level however many votes share it, and those that follow it in every vote."""
+
+    visual: int  # merged tokens of views
+    text: int  # of prompts, openings and answers
+
+
+def total(tokens: Iterable[Tokens]) -> Tokens:
+    """The sum, visual and text apart."""
+    counted = list(tokens)
+    return Tokens(sum(t.visual for t in counted), sum(t.text for t in counted))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a search found for one question, and what it spent."""
+
+    sample: str
+    group: str  # what stands or falls together when intervals are drawn (usually the image)
+    outcome: Outcome
+    view_tokens: int | None  # the chosen budget; None where the question is dropped
+    asked: dict[int, Tokens]  # by level, in the order of asking
+    exhaustive: Tokens  # what all levels would have spent; a level that was not asked counts an answer as long as the native one
+
+    @property
+    def label(self) -> str:
+        """What is counted: the chosen budget, or why there is none."""
+        return str(self.view_tokens or self.outcome)
 
 
 def choose(
-    checkpoint: Checkpoint, engine: Engine, samples: Sequence[Sample], settings: DictConfig, tokens_per_turn: int, seed: int
-) -> dict[str, int | str]:
-    """For each sample id the chosen view tokens, or why it is dropped. Levels are asked in turn, each for the open questions only."""
+    checkpoint: Checkpoint,
+    engine: Engine,
+    samples: Sequence[Sample],
+    search: Search,
+    settings: DictConfig,
+    tokens_per_turn: int,
+    seed: int,
+) -> list[Choice]:
+    """Search the level of each sample, all samples side by side: a round asks every open question its own next level.
+
+    `settings` is the section `calibration`; `tokens_per_turn` bounds one answer. Draws depend on seed, sample, level and vote alone, so
+    searches that ask the same are answered the same, up to how sums of another batch are rounded. Raises ValueError if an image can't
+    be read.
+    """
     votes, temperature = (settings.votes, settings.vote_temperature) if settings.decoding == "vote" else (1, 0.0)
     rules = Rules(0, 1, Sampling(temperature, tokens_per_turn))
-    originals = {sample.id: sample.open() for sample in samples}
+    originals = {s.id: s.open() for s in samples}
     ladders = {s.id: ladder(s.size, checkpoint.token_px, settings.floor_tokens) for s in samples}
 
-    def ask(open_samples: Sequence[Sample], level: int) -> dict[str, list[str]]:
-        opened = []
-        for s in open_samples:
-            view = look(originals[s.id], ladders[s.id][level], checkpoint.token_px)
-            opened += begin(checkpoint, s, view, originals[s.id], [seed_of(seed, s.id, level, v) for v in range(votes)], ANSWER_OPEN)
-        played = play(checkpoint, engine, opened, rules)
-        return {s.id: [t.answer or "" for t in played[i * votes : (i + 1) * votes]] for i, s in enumerate(open_samples)}
+    def enters(sample: Sample, native: list[str]) -> bool:
+        majority = Counter(native).most_common(1)[0][0] or None
+        return not settings.require_correct_at_native or is_correct(majority, sample.answers, sample.scorer, sample.options)
 
-    native = ask(samples, 0)
-    chosen: dict[str, int | str] = {}
-    open_samples = []
-    for s in samples:
-        right = is_correct(Counter(native[s.id]).most_common(1)[0][0] or None, s.answers, s.scorer, s.options)
-        if settings.require_correct_at_native and not right:
-            chosen[s.id] = DROPPED_NATIVE
-        else:
-            open_samples.append(s)
-    level = 1
-    while open_samples := [s for s in open_samples if level < len(ladders[s.id])]:
-        answers = ask(open_samples, level)
-        for s in open_samples:
-            if diverges(answers[s.id], native[s.id], settings.agree_below):
-                chosen[s.id] = ladders[s.id][level]
-        open_samples = [s for s in open_samples if s.id not in chosen]
-        level += 1
-    for s in samples:
-        if s.id not in chosen:
-            chosen[s.id] = ladders[s.id][-1] if settings.never_diverges == "floor" else DROPPED_NEVER
-    return chosen
+    def ask(levels: Mapping[str, int]) -> Iterator[tuple[str, list[str], Tokens]]:
+        opened = []
+        for s in (s for s in samples if s.id in levels):
+            view = look(originals[s.id], ladders[s.id][levels[s.id]], checkpoint.token_px)
+            seeds = [seed_of(seed, s.id, levels[s.id], vote) for vote in range(votes)]
+            opened += begin(checkpoint, s, view, originals[s.id], seeds, ANSWER_OPEN)
+        played = play(checkpoint, engine, opened, rules)
+        for said in (played[i : i + votes] for i in range(0, len(played), votes)):
+            prompt, view_tokens = len(said[0].prompt_ids), said[0].view.tokens
+            spent = Tokens(view_tokens, prompt - view_tokens + sum(len(t.ids) - prompt for t in said))
+            yield said[0].sample.id, [t.answer or "" for t in said], spent
+
+    searches = {s.id: SEARCHES[search](Rule(len(ladders[s.id]), settings.agree_below, partial(enters, s))) for s in samples}
+    levels = {name: next(asking) for name, asking in searches.items()}
+    asked: dict[str, dict[int, Tokens]] = {s.id: {} for s in samples}
+    outcomes: dict[str, Outcome] = {}
+    while levels:
+        for name, answers, spent in list(ask(levels)):
+            asked[name][levels[name]] = spent
+            try:
+                levels[name] = searches[name].send(answers)
+            except StopIteration as found:
+                outcomes[name] = found.value
+                del levels[name]
+
+    def choice(s: Sample) -> Choice:
+        budgets, spent, outcome = ladders[s.id], asked[s.id], outcomes[s.id]
+        sizes = [fit(s.size, budget, checkpoint.token_px) for budget in budgets]
+        every = [spent.get(k, Tokens(w * h // checkpoint.token_px**2, spent[0].text)) for k, (w, h) in enumerate(sizes)]
+        floored = budgets[-1] if outcome == DROPPED_NEVER and settings.never_diverges == "floor" else None
+        return Choice(s.id, s.group, outcome, budgets[outcome] if isinstance(outcome, int) else floored, spent, total(every))
+
+    return [choice(s) for s in samples]
 
 
 def identity(cfg: DictConfig, checkpoint: Checkpoint, samples: Sequence[Sample]) -> str:
@@ -79,12 +193,91 @@ def identity(cfg: DictConfig, checkpoint: Checkpoint, samples: Sequence[Sample])
     return digest.hexdigest()
 
 
+Found = tuple[Choice, Choice | None]  # what the search chose, and what an audit's exact walk chose
+
+
+def keep(found: Found) -> str:
+    """One line of the file that an interrupted calibration goes on from."""
+    return json.dumps([each and asdict(each) for each in found]) + "\n"
+
+
+def kept_before(path: Path) -> dict[str, Found]:
+    """What an interrupted calibration had found, by sample id; nothing if there was none."""
+
+    def choice(row: dict[str, Any]) -> Choice:
+        asked = {int(level): Tokens(*tokens) for level, tokens in row["asked"].items()}
+        return Choice(**row | {"asked": asked, "exhaustive": Tokens(*row["exhaustive"])})
+
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return {row["sample"]: (choice(row), choice(exact) if exact else None) for row, exact in rows}
+
+
+def summary(found: Sequence[Found], search: Search) -> dict[str, Any]:
+    """What is kept beside the table: forward tokens, their ratio to all levels of all questions, outcomes, and the audit of a bisection.
+
+    The audit's own forward tokens are not in `spent`.
+    """
+    choices = [choice for choice, _ in found]
+    spent, exhaustive = total(t for c in choices for t in c.asked.values()), total(c.exhaustive for c in choices)
+    record: dict[str, Any] = {
+        "search": str(search),
+        "questions": len(choices),
+        "spent": spent._asdict(),
+        "exhaustive": exhaustive._asdict(),
+        "ratio": sum(spent) / sum(exhaustive),
+        "outcomes": dict(sorted(Counter(str(c.outcome) for c in choices).items())),
+    }
+    audited = [(choice, exact) for choice, exact in found if exact]
+    if search is Search.BISECTION:
+        record["audit"] = audit(audited) if audited else "not audited"
+    return record
+
+
+def audit(pairs: Sequence[tuple[Choice, Choice]]) -> dict[str, Any]:
+    """How often a bisection found another level than the exact walk of the same question: share and 95 % interval, and which."""
+    wrong = [choice.outcome != exact.outcome for choice, exact in pairs]
+    return {
+        "questions": len(pairs),
+        "groups": len({exact.group for _, exact in pairs}),
+        "mismatches": sum(wrong),
+        "share": bootstrap([float(w) for w in wrong], [exact.group for _, exact in pairs]),
+        "spent": total(t for _, exact in pairs for t in exact.asked.values())._asdict(),
+        "differ": [{"sample": c.sample, "bisection": c.outcome, "exact": e.outcome} for c, e in pairs if c.outcome != e.outcome],
+    }
+
+
+def show(record: dict[str, Any], console: Console) -> None:
+    """Print what selection cost, and what an audit saw."""
+
+    def told(tokens: dict[str, int]) -> str:
+        return f"{sum(tokens.values()):,} (visual {tokens['visual']:,}, text {tokens['text']:,})"
+
+    console.print(
+        f"forward tokens, {record['search']}: {told(record['spent'])}\n"
+        f"every level of every question: {told(record['exhaustive'])}; ratio {record['ratio']:.3f}"
+    )
+    seen = record.get("audit")
+    if seen == "not audited":
+        console.print("bisection is approximate and was not audited: set calibration.audit to the number of questions to walk exactly")
+    elif seen:
+        share, low, high = (100 * value for value in seen["share"])
+        console.print(
+            f"audit: {seen['mismatches']} of {seen['questions']} questions have another level than the exact walk's: "
+            f"{share:.1f} % [{low:.1f}, {high:.1f}]; the audit's own forward tokens: {told(seen['spent'])}"
+        )
+        if not seen["mismatches"]:
+            at_most = 100 * (1 - 0.05 ** (1 / seen["groups"]))  # resampling nothing but matches can't widen the interval
+            console.print(f"no mismatch among {seen['groups']} independent questions: the share is below {at_most:.1f} % (95 %, one-sided)")
+        for each in seen["differ"]:
+            console.print(f"  {each['sample']}: bisection {each['bisection']}, exact {each['exact']}", markup=False)
+
+
 def run(cfg: DictConfig) -> None:
-    """Calibrate, or say that this table stands already; write the table, the curve and the histogram."""
+    """Calibrate, or say that this table stands already; write the table, what it cost, the curve and the histogram."""
     console = Console()
     config.check(cfg, "calibrate")
     torch.set_num_threads(cfg.threads)
-    output = Path(cfg.output)
+    output, search = Path(cfg.output), Search(cfg.calibration.search)
     samples = training_samples(cfg.data)
     checkpoint = load_policy(cfg.policy)
     table, key = output / "levels.parquet", identity(cfg, checkpoint, samples)
@@ -93,7 +286,9 @@ def run(cfg: DictConfig) -> None:
         return
     with config.writable(cfg.output):
         kept = output / f"levels-{key}.jsonl"
-        done: dict[str, int | str] = dict(json.loads(line) for line in kept.read_text().splitlines()) if kept.exists() else {}
+        done = kept_before(kept)
+        names = [s.id for s in samples] if search is Search.BISECTION else []
+        audited = set(random.Random(cfg.seed).sample(names, min(cfg.calibration.audit, len(names))))
         engine = KVEngine(checkpoint)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console) as progress, kept.open("a") as out:
@@ -101,38 +296,45 @@ def run(cfg: DictConfig) -> None:
             todo = [i for i in range(len(samples)) if not done or samples[i].id not in done]
             for start in range(0, len(todo), cfg.questions_per_forward):
                 chunk = [samples[i] for i in todo[start : start + cfg.questions_per_forward]]
-                found = choose(checkpoint, engine, chunk, cfg.calibration, cfg.tokens_per_turn, cfg.seed)
-                out.writelines(json.dumps(item) + "\n" for item in found.items())
+                shared = (cfg.calibration, cfg.tokens_per_turn, cfg.seed)
+                choices = choose(checkpoint, engine, chunk, search, *shared)
+                again = [s for s in chunk if s.id in audited]
+                exact = {c.sample: c for c in choose(checkpoint, engine, again, Search.LADDER, *shared)} if again else {}
+                found = {c.sample: (c, exact.get(c.sample)) for c in choices}
+                out.writelines(map(keep, found.values()))
                 out.flush()
                 done |= found
                 progress.advance(task, len(chunk))
-        levels = {sample: level for sample, level in done.items() if isinstance(level, int)}
+        counts = Counter(choice.label for choice, _ in done.values())
+        levels = {name: choice.view_tokens for name, (choice, _) in done.items() if choice.view_tokens}
         if not levels:
             raise ValueError(
-                f"no question was given a level ({Counter(map(str, done.values()))}); a policy that is wrong at native has no gap to "
+                f"no question was given a level ({counts}); a policy that is wrong at native has no gap to "
                 "choose. Train the base further, or set calibration.require_correct_at_native=false"
             )
+        record = summary(list(done.values()), search)
+        (output / "levels.json").write_text(json.dumps({"identity": key, **record}, indent=1) + "\n")
+        draw([choice for choice, _ in done.values()], output / "levels.png")
         write_levels(table, levels, key)
-        draw(done, output / "levels.png")
         kept.unlink()
-    counts = Counter(done.values())
-    for level in sorted(levels_seen := {v for v in counts if isinstance(v, int)}, reverse=True):
-        console.print(f"{level:>6} tokens  {counts[level]:>6} questions")
-    for reason in sorted(v for v in counts if v not in levels_seen):
+    for level in sorted(set(levels.values()), reverse=True):
+        console.print(f"{level:>6} tokens  {counts[str(level)]:>6} questions")
+    for reason in sorted({DROPPED_NATIVE, DROPPED_NEVER} & set(counts)):
         console.print(f"dropped: {reason:<16} {counts[reason]:>6} questions")
+    show(record, console)
     console.print(
-        f"table: {table}   picture: {output / 'levels.png'}\n"
+        f"table: {table}   cost: {output / 'levels.json'}   picture: {output / 'levels.png'}\n"
         f"train on it: python -m focus.train experiment=stage1_calibrated gap.table={table}"
     )
 
 
-def draw(chosen: dict[str, int | str], path: Path) -> None:
+def draw(choices: Sequence[Choice], path: Path) -> None:
     """The histogram of chosen budgets, and the curve tokens -> share of questions that still agree with native."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    levels = sorted((v for v in chosen.values() if isinstance(v, int)), reverse=True)
-    entered = len(levels) + sum(v == DROPPED_NEVER for v in chosen.values())
+    levels = sorted((c.view_tokens for c in choices if c.view_tokens), reverse=True)
+    entered = sum(c.outcome != DROPPED_NATIVE for c in choices)
     ticks = sorted(set(levels), reverse=True)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     left.bar([str(t) for t in ticks], [levels.count(t) for t in ticks], color="#3b6ea5")

@@ -7,9 +7,11 @@ import copy
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -18,16 +20,19 @@ from jaxtyping import Float, Int
 from peft import PeftModel
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
+from focus.attention import NO_MASK, Layout, share_prompts
 from focus.prompts import DIALECTS, STOP_TOKENS, VISION_TOKENS, Dialect
 
 transformers_logging.disable_progress_bar()  # loading and saving a policy is one line of ours, not three bars
 
 EMBEDDED = Path(__file__).parent / "tiny"
 FAMILIES = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
+KEPT_BYTES = 2**31  # of patches that are remembered; beyond, an image is cut again when it is needed
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -39,6 +44,29 @@ class Pixels:
     grids: Int[Tensor, "image 3"]  # frames, rows, columns, in patches (not merged)
 
 
+@dataclass(frozen=True)
+class Features:
+    """One image as the language model takes it: its merged tokens, and what Qwen3-VL adds to the first layers (deepstack)."""
+
+    tokens: Float[Tensor, "visual_token width"]
+    deep: tuple[Float[Tensor, "visual_token width"], ...]
+
+
+@dataclass
+class _Memory:
+    """What is kept of images, by identity; the images are held too, so that no identity is given away twice."""
+
+    images: dict[int, Image.Image] = field(default_factory=dict)
+    patches: dict[int, Pixels] = field(default_factory=dict)
+    features: dict[int, Features] = field(default_factory=dict)
+    room: int = KEPT_BYTES
+
+
+def _embed_patches(self: torch.nn.Conv3d, patches: Tensor) -> Tensor:
+    """What a convolution computes whose kernel is the whole patch: a matrix product, which is several times faster as one."""
+    return functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)
+
+
 @dataclass
 class Checkpoint:
     """A loaded policy: the model, its tokenizer, how it takes images and how it is spoken to."""
@@ -47,6 +75,12 @@ class Checkpoint:
     tokenizer: Any  # transformers' own types of these two are wider than what we ask of them
     image_processor: Any
     dialect: Dialect
+    _memory: _Memory | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        share_prompts(self._bare)
+        embedding = self.core.visual.patch_embed.proj
+        embedding.forward = MethodType(_embed_patches, embedding)
 
     @property
     def merge(self) -> int:
@@ -81,8 +115,8 @@ class Checkpoint:
         return self.ids_of(STOP_TOKENS)
 
     @property
-    def core(self) -> torch.nn.Module:
-        """The model without its head: ids and pixels in, hidden states out."""
+    def core(self) -> Any:
+        """The model without its head: the vision tower (`visual`) and the text layers (`language_model`)."""
         return self._bare.model
 
     def head(self, hidden: Float[Tensor, "*place width"]) -> Float[Tensor, "*place word"]:
@@ -95,12 +129,89 @@ class Checkpoint:
         assert isinstance(model, PreTrainedModel)
         return model
 
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Within the block every image is cut into patches once, and seen once where the vision tower does not learn from it.
+
+        Images are told apart by identity: siblings share one view object. Blocks may be nested; the outermost forgets.
+        """
+        outer = self._memory
+        self._memory = outer or _Memory()
+        try:
+            yield
+        finally:
+            self._memory = outer
+
     def pack(self, images: Sequence[Image.Image]) -> Pixels:
         """Patches of images whose sides are already multiples of `token_px`; they are not resized again."""
-        for image in images:
-            assert image.width % self.token_px == 0 and image.height % self.token_px == 0, image.size
-        packed = self.image_processor(list(images), do_resize=False, return_tensors="pt")
-        return Pixels(packed["pixel_values"], packed["image_grid_thw"])
+        packed = [self._patches(image) for image in images]
+        return Pixels(torch.cat([p.values for p in packed]), torch.cat([p.grids for p in packed]))
+
+    def prepare(self, image: Image.Image) -> None:
+        """Cut an image into patches ahead of time; worker threads may."""
+        self._patches(image)
+
+    def _patches(self, image: Image.Image) -> Pixels:
+        memory = self._memory
+        if memory and (kept := memory.patches.get(id(image))):
+            return kept
+        assert image.width % self.token_px == 0 and image.height % self.token_px == 0, image.size
+        packed = self.image_processor([image], do_resize=False, return_tensors="pt")
+        pixels = Pixels(packed["pixel_values"], packed["image_grid_thw"])
+        if memory and memory.room >= pixels.values.nbytes:
+            memory.room -= pixels.values.nbytes
+            memory.images[id(image)], memory.patches[id(image)] = image, pixels
+        return pixels
+
+    def see(self, images: Sequence[Image.Image]) -> list[Features]:
+        """Features of each image; one that stands there several times passes through the tower once."""
+        tower = self.core.visual
+        learns = torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())
+        known: dict[int, Features] = {} if learns or self._memory is None else self._memory.features
+        new = [image for key, image in {id(image): image for image in images}.items() if key not in known]
+        if new:
+            pixels = self.pack(new)
+            values = pixels.values.to(self.model.device, next(tower.parameters()).dtype)
+            with torch.set_grad_enabled(learns):
+                out = tower(values, grid_thw=pixels.grids.to(self.model.device), return_dict=True)
+            counts = (pixels.grids.prod(1) // self.merge**2).tolist()
+            deep = [each.split(counts) for each in getattr(out, "deepstack_features", ())]
+            for i, (image, tokens) in enumerate(zip(new, out.pooler_output.split(counts), strict=True)):
+                known[id(image)] = Features(tokens, tuple(each[i] for each in deep))
+                if self._memory:
+                    self._memory.images[id(image)] = image
+        return [known[id(image)] for image in images]
+
+    def hidden(
+        self, ids: Int[Tensor, " token"], place: Int[Tensor, "3 token"], seen: Sequence[Features], layout: Layout
+    ) -> Float[Tensor, "token width"]:
+        """Hidden states of tokens packed side by side, the features of `seen` standing where `ids` holds image placeholders, in order.
+
+        Raises ValueError where features and placeholders do not agree in number.
+        """
+        device = self.model.device
+        visual = (ids == self.image_pad_id).to(device)
+        features = sum(len(each.tokens) for each in seen)
+        if int(visual.sum()) != features:
+            raise ValueError(f"{int(visual.sum())} image placeholders stand for {features} visual tokens; they must agree")
+        text = self.core.language_model
+        embedded = text.get_input_embeddings()(ids.to(device))
+        deep = {}
+        if seen:
+            tokens = torch.cat([each.tokens for each in seen]).to(embedded.dtype)
+            embedded = embedded.masked_scatter(visual[:, None], tokens)
+            if seen[0].deep:
+                levels = [torch.cat(level) for level in zip(*(each.deep for each in seen), strict=True)]
+                deep = {"visual_pos_masks": visual[None], "deepstack_visual_embeds": levels}
+        out = text(
+            inputs_embeds=embedded[None],
+            position_ids=place[:, None].to(device),
+            attention_mask=NO_MASK,
+            use_cache=False,
+            layout=layout,
+            **deep,
+        )
+        return out.last_hidden_state[0]
 
     def weights_hash(self) -> str:
         """Names these weights: equal policies have equal hashes, whatever folder they came from."""

@@ -22,7 +22,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from focus.data.scenes import DIFFICULTY, SPLITS
-from focus.gap import Mode
+from focus.gap import Mode, Search
 from focus.prompts import DIALECTS
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -35,6 +35,7 @@ class PolicyConfig:
     dtype: str = MISSING
     attention: str = MISSING
     train_vision: bool = MISSING
+    activation_checkpointing: bool = MISSING
     lora_rank: int = MISSING
     lora_alpha: int = MISSING
     lora_targets: list[str] = MISSING
@@ -107,6 +108,8 @@ class ReportConfig:
 
 @dataclass
 class CalibrationConfig:
+    search: str = MISSING
+    audit: int = MISSING
     floor_tokens: int = MISSING
     decoding: str = MISSING
     votes: int = MISSING
@@ -306,6 +309,8 @@ def problems_of(cfg: DictConfig) -> list[str]:
         problems += _policy_problems(cfg.policy) + _data_problems(cfg.data)
     if "rollout" in cfg:
         problems += _training_problems(cfg)
+    if "calibration" in cfg:
+        problems += _calibration_problems(cfg)
     if "split" in cfg:
         problems += scene_problems(cfg)
         if cfg.split not in SPLITS:
@@ -388,6 +393,31 @@ def _training_problems(cfg: DictConfig) -> list[str]:
     problems += _term_problems(cfg.reward.terms)
     for section in ("trainer", "logger"):
         problems += _call_problems(section, cfg[section])
+    return problems
+
+
+def _calibration_problems(cfg: DictConfig) -> list[str]:
+    problems = []
+    calibration = cfg.calibration
+    for key, choices in (("search", tuple(Search)), ("decoding", ("greedy", "vote")), ("never_diverges", ("drop", "floor"))):
+        if calibration[key] not in choices:
+            near = difflib.get_close_matches(calibration[key], choices, n=1)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            problems.append(f"calibration.{key} is {calibration[key]!r}. {hint}There are: {', '.join(choices)}")
+    for key, least in (("floor_tokens", 1), ("votes", 1), ("audit", 0)):
+        if calibration[key] < least:
+            problems.append(f"calibration.{key} is {calibration[key]}; use at least {least}")
+    for key in ("questions_per_forward", "tokens_per_turn"):
+        if cfg[key] < 1:
+            problems.append(f"{key} is {cfg[key]}; use at least 1")
+    if calibration.decoding == "vote" and calibration.vote_temperature <= 0:
+        problems.append(
+            f"calibration.vote_temperature is {calibration.vote_temperature}; votes drawn at 0 are all equal. Use 1.0, or decoding=greedy"
+        )
+    if not 0 < calibration.agree_below <= 1:
+        problems.append(
+            f"calibration.agree_below is {calibration.agree_below}, a share in (0, 1]: at 0 no level diverges, above 1 every level does"
+        )
     return problems
 
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from focus.data.sample import Sample
 from focus.gap import Gap, View
 from focus.prompts import ANSWER_OPEN, CALL_OPEN
 from focus.rollout.engine import Engine
-from focus.rollout.loop import Rules, begin, play, reopen, seed_of
+from focus.rollout.loop import Rules, begin, opened, play, reopen, seed_of
 from focus.rollout.trajectory import Trajectory
 
 ARMS = ("own", "noise", "tool_free", "forced")
@@ -94,23 +95,23 @@ def _measure(
             for metric in METRICS:
                 outcome.values[metric].append(0.0 if metric in arms else math.nan)
 
-    def run(opening: str) -> list[Trajectory]:
-        opened = [
-            begin(checkpoint, sample, view, source, [seed_of(seed, sample.id)], opening)[0]
+    with checkpoint.remembering():
+        start = time.perf_counter()
+        asked = [
+            begin(checkpoint, sample, view, source, [seed_of(seed, sample.id)])[0]
             for sample, (view, source) in zip(readable, seen, strict=True)
         ]
-        return play(checkpoint, engine, opened, rules)
-
-    start = time.perf_counter()
-    own = run("")
-    outcome.seconds += time.perf_counter() - start
-    played = {"own": own}
-    if "noise" in arms:
-        cropped = [i for i, t in enumerate(own) if t.crops]
-        replayed = play(checkpoint, engine, [reopen(own[i], noise_crop) for i in cropped], rules, alter=noise_crop)
-        noised = dict(zip(cropped, replayed, strict=True))
-        played["noise"] = [noised.get(i, t) for i, t in enumerate(own)]  # without a crop there is nothing to replace
-    played |= {arm: run(opening) for arm, opening in (("tool_free", ANSWER_OPEN), ("forced", CALL_OPEN)) if arm in arms}
+        own = play(checkpoint, engine, asked, rules)
+        outcome.seconds += time.perf_counter() - start
+        # The other arms go together: they share the prompt
+        others: dict[str, list[Trajectory]] = {}
+        if "noise" in arms:
+            others["noise"] = [reopen(t, noise_crop) if t.crops else t for t in own]  # without a crop there is nothing to replace
+        for arm, opening in (("tool_free", ANSWER_OPEN), ("forced", CALL_OPEN)):
+            if arm in arms:
+                others[arm] = [opened(checkpoint, t, opening) for t in asked]
+        together = iter(play(checkpoint, engine, [t for each in others.values() for t in each], rules))
+        played = {"own": own} | {arm: list(islice(together, len(own))) for arm in others}
     for i, (sample, t) in enumerate(zip(readable, own, strict=True)):
         outcome.groups.append(sample.group or sample.id)
         row = {arm: float(is_correct(each[i].answer, sample.answers, sample.scorer, sample.options)) for arm, each in played.items()}

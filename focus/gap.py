@@ -19,6 +19,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 from focus.answers import normalise
 from focus.boxes import Box, Size
+from focus.data.original import Decoded, Original
 from focus.data.sample import Sample
 
 LADDER_RATIO = 2**-0.5  # side of one level against the level above it: the pixels halve
@@ -56,17 +57,19 @@ def fit(size: Size, max_tokens: int, token_px: int) -> Size:
     return fitted_width, fitted_height
 
 
-def look(image: Image.Image, max_tokens: int, token_px: int) -> View:
-    """The view of an image under a budget in merged visual tokens. It never exceeds the budget."""
-    return _shown(image, fit(image.size, max_tokens, token_px), token_px)
+def look(original: Original, max_tokens: int, token_px: int) -> View:
+    """The view of an image under a budget in merged visual tokens. It never exceeds the budget.
+
+    Raises ValueError if no view fits (see `fit`) or the image can't be decoded.
+    """
+    return _shown(original, fit(original.size, max_tokens, token_px), token_px)
 
 
-def _shown(image: Image.Image, size: Size, token_px: int) -> View:
-    resized = image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
-    return View(resized, size[0] * size[1] // token_px**2, image.size)
+def _shown(original: Original, size: Size, token_px: int) -> View:
+    return View(original.reduced(size), size[0] * size[1] // token_px**2, original.size)
 
 
-def cut(source: Image.Image, box_px: Box, original_size: Size, max_tokens: int, token_px: int) -> View:
+def cut(source: Original, box_px: Box, original_size: Size, max_tokens: int, token_px: int) -> View:
     """A crop at native pixels, rounded to whole tokens; larger than its own budget, it shrinks to it.
 
     `box_px` holds whole pixels of the original, as `boxes.settle` yields them; where the source is not of the original's size
@@ -75,7 +78,7 @@ def cut(source: Image.Image, box_px: Box, original_size: Size, max_tokens: int, 
     its long side.
     """
     (width, height), (w, h) = source.size, original_size  # multiplied before divided: whole pixels stay exact, none lies outside
-    crop = source.crop(
+    crop = source.region(
         (
             math.floor(box_px[0] * width / w),
             math.floor(box_px[1] * height / h),
@@ -84,7 +87,7 @@ def cut(source: Image.Image, box_px: Box, original_size: Size, max_tokens: int, 
         )
     )
     longest = min(200, max_tokens) * min(crop.size)
-    return _shown(crop, fit((min(crop.width, longest), min(crop.height, longest)), max_tokens, token_px), token_px)
+    return _shown(Decoded(crop), fit((min(crop.width, longest), min(crop.height, longest)), max_tokens, token_px), token_px)
 
 
 class Mode(StrEnum):
@@ -112,27 +115,36 @@ class Gap:
         """Whether this sample is trained on."""
         return self.mode is not Mode.CALIBRATED or sample_id in self.selected
 
-    def see(self, sample: Sample, original: Image.Image) -> tuple[View, Image.Image]:
+    def see(self, sample: Sample, original: Original) -> tuple[View, Original]:
         """The view of a sample, and the image that its crops are cut from.
 
-        That is the original, except with `off`, where both have one resolution by definition.
+        That is the original, except with `off`, where both have one resolution by definition. Raises ValueError like `look`.
         """
         budget = self.selected[sample.id] if self.mode is Mode.CALIBRATED else self.view_tokens
         view = look(original, budget, self.token_px)
-        return view, view.image if self.mode is Mode.OFF else original
+        return view, Decoded(view.image) if self.mode is Mode.OFF else original
 
 
 def ladder(size: Size, token_px: int, floor_tokens: int = FLOOR_TOKENS) -> list[int]:
     """Budgets of E2 in merged tokens, from the native one down: the pixels halve at every level until the floor.
 
-    The first entry is the native size itself (level 0); the last is not below `floor_tokens`.
+    The first entry is the native size itself (level 0); the last is not below `floor_tokens`, nor so small that the shape is lost.
     """
     width, height = fit(size, 16384, token_px)
     native = width * height // token_px**2
+    floor = max(floor_tokens, math.ceil(max(size) / min(size)))  # a strip keeps a token of height
     budgets = [native]
-    while budgets[-1] // 2 >= floor_tokens:
+    while budgets[-1] // 2 >= floor:
         budgets.append(budgets[-1] // 2)
     return budgets
+
+
+class Search(StrEnum):
+    """How calibration looks for the level of E2."""
+
+    LADDER = "ladder"  # exact: from sharp to coarse, until the answer has left native
+    EXHAUSTIVE = "exhaustive"  # exact: every level of every question, the reference
+    BISECTION = "bisection"  # approximate: takes for granted that an answer which has left native stays away
 
 
 def diverges(answers: Sequence[str], native: Sequence[str], agree_below: float) -> bool:

@@ -4,6 +4,7 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -14,13 +15,15 @@ from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor
 
 from focus.boxes import area, coverage, iou
-from focus.checkpoint import Checkpoint, positions
+from focus.checkpoint import Checkpoint
+from focus.data.original import Original
 from focus.data.questions import Broken, Question
-from focus.gap import Gap
+from focus.gap import Gap, View
+from focus.logprobs import micro_batches, sampled_logprobs
 from focus.objective import group_advantage, policy_loss, zero_variance
 from focus.rewards import Example, RewardCallback, Scores, examples, score
 from focus.rollout.engine import Engine
-from focus.rollout.loop import Rules, begin, play, seed_of
+from focus.rollout.loop import WORKERS, Rules, begin, play, seed_of
 from focus.rollout.trajectory import Status, Trajectory
 
 
@@ -64,34 +67,46 @@ class FocusPolicy(pl.LightningModule):
 
     def training_step(self, questions: list[Question | Broken], index: int) -> None:
         self._seconds.clear()
-        with self._timed("rollout"):
-            trajectories = self.roll_out(questions)  # E1
-        with self._timed("reward"):
-            scores = score(self.rewards, trajectories)  # E3
-            reward = scores.grouped(self.settings.rollouts_per_question)
-            advantage = group_advantage(reward, self.settings.advantage_epsilon).flatten()  # E4
-        with self._timed("update"):
-            update = self.update(trajectories, advantage)  # E12
+        with self.checkpoint.remembering():
+            with self._timed("rollout"):
+                trajectories = self.roll_out(questions)  # E1
+            with self._timed("reward"):
+                scores = score(self.rewards, trajectories)  # E3
+                reward = scores.grouped(self.settings.rollouts_per_question)
+                advantage = group_advantage(reward, self.settings.advantage_epsilon).flatten()  # E4
+            with self._timed("update"):
+                update = self.update(trajectories, advantage)  # E12
         self.updates_done += 1
         self.last_examples = examples(trajectories, scores)
-        self._watch(trajectories, scores, reward, update, broken=sum(isinstance(q, Broken) for q in questions))
+        self._watch(trajectories, scores, reward, update, broken=len(questions) - len(trajectories) // self.settings.rollouts_per_question)
 
     def roll_out(self, questions: Sequence[Question | Broken]) -> list[Trajectory]:
         """The rollouts of every readable question, siblings side by side.
 
         Raises ValueError if none of the questions could be read: there would be nothing to learn from.
         """
-        readable = [q for q in questions if isinstance(q, Question)]
-        if not readable:
-            reasons = [q.reason for q in questions if isinstance(q, Broken)]
-            raise ValueError(f"none of the {len(questions)} questions of this update could be read: {reasons[:3]}")
+        with self._timed("view"), ThreadPoolExecutor(WORKERS) as workers:
+            seen = list(workers.map(self._see, questions))
         opened: list[Trajectory] = []
-        for question in readable:
-            with self._timed("view"):
-                view, source = self.gap.see(question.sample, question.original)
-            seeds = [seed_of(self.seed, question.draw, k) for k in range(self.settings.rollouts_per_question)]
-            opened += begin(self.checkpoint, question.sample, view, source, seeds)
+        for question, view in zip(questions, seen, strict=True):
+            if isinstance(question, Question) and not isinstance(view, str):
+                seeds = [seed_of(self.seed, question.draw, k) for k in range(self.settings.rollouts_per_question)]
+                opened += begin(self.checkpoint, question.sample, *view, seeds)
+        if not opened:
+            reasons = [reason for reason in seen if isinstance(reason, str)]
+            raise ValueError(f"none of the {len(questions)} questions of this update could be read: {reasons[:3]}")
         return play(self.checkpoint, self.engine, opened, self.rules)
+
+    def _see(self, question: Question | Broken) -> tuple[View, Original] | str:
+        """The view of a question and the source of its crops, or why there is none. Worker threads ask it."""
+        if isinstance(question, Broken):
+            return question.reason
+        try:
+            view, source = self.gap.see(question.sample, question.original)
+        except ValueError as error:
+            return f"sample {question.sample.id}: {error}"
+        self.checkpoint.prepare(view.image)
+        return view, source
 
     def update(self, trajectories: Sequence[Trajectory], advantage: Float[Tensor, " trajectory"]) -> dict[str, float]:
         """One or more optimiser steps on these rollouts; returns what there is to log.
@@ -106,7 +121,7 @@ class FocusPolicy(pl.LightningModule):
         old: dict[int, Tensor] = {}
         loss_sum, mismatch, grad_norm = 0.0, [torch.zeros(0)], 0.0
         for _ in range(s.updates_per_rollout):
-            micro = micro_batches([len(trajectories[i].ids) for i in teaching], s.tokens_per_forward)
+            micro = micro_batches([trajectories[i] for i in teaching], s.tokens_per_forward)
             for number, members in enumerate(micro):
                 rows = [teaching[m] for m in members]
                 with nullcontext() if number + 1 == len(micro) else self._unsynchronised():
@@ -209,56 +224,6 @@ class FocusPolicy(pl.LightningModule):
         self.log_dict(values, sync_dist=self.trainer.world_size > 1)
         shown = {"reward": values["reward/total"], "right": values.get("reward/accuracy", math.nan), "crops": values["crop/rate"]}
         self.log_dict(shown, prog_bar=True, logger=False)
-
-
-def sampled_logprobs(checkpoint: Checkpoint, trajectories: Sequence[Trajectory], temperature: float) -> list[Float[Tensor, " sampled"]]:
-    """Log-probability of every sampled token, per trajectory, with gradients.
-
-    The same ban and temperature as in sampling, so that trainer and sampler speak of one distribution. Logits are computed only
-    where a sampled token stands. Raises ValueError naming the sample where pixels and placeholders disagree.
-    """
-    c, device = checkpoint, checkpoint.model.device
-    longest = max(len(t.ids) for t in trajectories)
-    ids = torch.full((len(trajectories), longest), c.pad_id)
-    place = torch.zeros((3, len(trajectories), longest), dtype=torch.long)
-    real = torch.zeros((len(trajectories), longest), dtype=torch.bool)
-    before_sampled = torch.zeros((len(trajectories), longest), dtype=torch.bool)
-    patch_px = c.token_px // c.merge
-    for row, t in enumerate(trajectories):
-        n = len(t.ids)
-        ids[row, :n] = torch.tensor(t.ids)
-        real[row, :n] = True
-        before_sampled[row, : n - 1] = torch.tensor(t.sampled_mask[1:])
-        grids = [(1, image.height // patch_px, image.width // patch_px) for image in t.images]
-        try:
-            place[:, row, :n] = torch.from_numpy(positions(t.ids, grids, c.image_pad_id, c.merge))
-        except ValueError as error:
-            raise ValueError(f"sample {t.sample.id}: {error}") from error
-    pixels = c.pack([image for t in trajectories for image in t.images])
-    hidden = c.core(
-        input_ids=ids.to(device),
-        attention_mask=real.long().to(device),
-        position_ids=place.to(device),
-        pixel_values=pixels.values.to(device),
-        image_grid_thw=pixels.grids.to(device),
-        mm_token_type_ids=(ids == c.image_pad_id).int().to(device),
-        use_cache=False,
-    ).last_hidden_state
-    logits = c.head(hidden[before_sampled.to(device)]).float().index_fill(1, torch.tensor(c.banned_ids, device=device), float("-inf"))
-    target = ids.roll(-1, dims=1)[before_sampled].to(device)
-    logprob = torch.log_softmax(logits / (temperature or 1.0), dim=-1).gather(1, target[:, None])[:, 0]
-    return list(logprob.split([sum(t.sampled_mask) for t in trajectories]))
-
-
-def micro_batches(lengths: Sequence[int], tokens_per_forward: int) -> list[list[int]]:
-    """Indices in groups of similar length whose padded size stays within the budget; a longer single row stands alone."""
-    groups: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if groups and lengths[i] * (len(groups[-1]) + 1) <= tokens_per_forward:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return groups
 
 
 def _mean(values: Sequence[float]) -> float:

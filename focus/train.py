@@ -60,6 +60,8 @@ def load_policy(cfg: DictConfig) -> Checkpoint:
     loaded = checkpoints.load(place, cfg.dialect, cfg.dtype, cfg.attention)
     if not cfg.train_vision:
         loaded.model.model.visual.requires_grad_(False)
+    if cfg.activation_checkpointing:
+        loaded.model.activation_checkpointing_enable()
     if cfg.lora_rank:
         adapters = LoraConfig(r=cfg.lora_rank, lora_alpha=cfg.lora_alpha, target_modules=list(cfg.lora_targets))
         loaded.model = get_peft_model(loaded.model, adapters)
@@ -79,7 +81,7 @@ def _held_out(cfg: DictConfig) -> Sequence[Sample]:
     return Scenes(replace(DIFFICULTY[cfg.data.difficulty], side_px=cfg.data.side_px), "eval", cfg.evaluation.samples)
 
 
-def _records(records: str, root: str | None) -> list[Sample]:
+def _records(records: str, root: str | None) -> Sequence[Sample]:
     samples, dropped = read_records(Path(records), Path(root) if root else None)
     for reason, count in dropped.items():
         print(f"{records}: {count} records dropped: {reason}")

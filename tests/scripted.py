@@ -17,13 +17,11 @@ class Scripted:
         self.checkpoint, self.script = checkpoint, script
 
     def generate(self, conversations, sampling):
-        done = []
-        for conversation in conversations:
+        for i, conversation in enumerate(conversations):
             text = self.script[int(conversation.id.rsplit(" ", 1)[1])]
             ids = tuple(self.checkpoint.tokenizer.encode(text, add_special_tokens=False))
             cut = ids[: sampling.tokens_per_turn]
-            done.append(Completion(cut, (-0.5,) * len(cut), stopped=cut == ids))
-        return done
+            yield i, Completion(cut, (-0.5,) * len(cut), stopped=cut == ids)
 
     def forget(self) -> None:
         pass

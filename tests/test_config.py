@@ -81,6 +81,40 @@ def test_added_typos_and_all_other_problems_are_reported_together():
         assert part in str(error.value), part
 
 
+def test_every_bad_value_of_a_calibration_is_reported_with_what_exists():
+    assert problems_of(composed(name="calibrate")) == []
+    cfg = composed(
+        "calibration.search=bisektion",
+        "calibration.decoding=greed",
+        "calibration.never_diverges=keep",
+        "calibration.audit=-1",
+        "calibration.votes=0",
+        "calibration.floor_tokens=0",
+        "calibration.agree_below=0",
+        "questions_per_forward=0",
+        "tokens_per_turn=0",
+        "data.difficulty=9",
+        name="calibrate",
+    )
+    with pytest.raises(ConfigError) as error:
+        check(cfg, "calibrate")
+    for part in (
+        "calibration.search is 'bisektion'. Did you mean bisection? There are: ladder, exhaustive, bisection",
+        "calibration.decoding is 'greed'. Did you mean greedy? There are: greedy, vote",
+        "calibration.never_diverges is 'keep'. There are: drop, floor",
+        "calibration.audit is -1; use at least 0",
+        "calibration.votes is 0; use at least 1",
+        "calibration.floor_tokens is 0; use at least 1",
+        "calibration.agree_below is 0.0, a share in (0, 1]",
+        "questions_per_forward is 0; use at least 1",
+        "tokens_per_turn is 0; use at least 1",
+        "difficulty is 9",
+    ):
+        assert part in str(error.value), part
+    cold = composed("calibration.decoding=vote", "calibration.vote_temperature=0", name="calibrate")
+    assert "calibration.vote_temperature is 0.0; votes drawn at 0 are all equal" in problems_of(cold)[0]
+
+
 def test_a_reward_term_of_ones_own_joins_by_its_target():
     cfg = composed("experiment=smoke", "+reward.terms.mine={_target_: tests.test_update.Parity, weight: 0.5}")
     assert problems_of(cfg) == []

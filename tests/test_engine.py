@@ -9,46 +9,35 @@ from focus.boxes import Frame
 from focus.checkpoint import Checkpoint, positions
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.gap import look
-from focus.policy import sampled_logprobs
 from focus.prompts import call_text
-from focus.rollout.engine import Completion, Sampling
+from focus.rollout.engine import Sampling
 from focus.rollout.kv import KVEngine, draw
 from focus.rollout.loop import Rules, begin, play, reopen
+from focus.rollout.loop import opened as force
 from focus.rollout.trajectory import Trajectory
+from tests.reference import plain_logprobs, towers
 
 
 def steer(checkpoint: Checkpoint, boxes, calls: int):
     """A KV engine that samples a call with these boxes in its first `calls` turns, whatever the weights say."""
 
     class Engine(KVEngine):
-        def _decode(self, conversations, hidden, sampling):
-            turn = int(conversations[0].id.rsplit(" ", 1)[1])
-            if turn >= calls:
-                return super()._decode(conversations, hidden, sampling)
-            scripts = [
-                self.checkpoint.tokenizer.encode(call_text(boxes[(i + turn) % len(boxes)]), add_special_tokens=False)
+        def _decode(self, conversations, rows, hidden, sampling):
+            self.turn = int(conversations[0].id.rsplit(" ", 1)[1])
+            self.scripts = [
+                self.checkpoint.tokenizer.encode(call_text(boxes[(i + self.turn) % len(boxes)]), add_special_tokens=False)
                 for i in range(len(conversations))
             ]
-            return self._force(conversations, hidden, scripts)
+            return super()._decode(conversations, rows, hidden, sampling)
 
-        def _force(self, conversations, hidden, scripts):
-            c = self.checkpoint
-            place = torch.tensor([int(self._positions(conv)[:, -1].max()) for conv in conversations])
-            logprobs = [[] for _ in scripts]
-            banned = torch.tensor(c.banned_ids)
-            for step in range(max(map(len, scripts))):
-                scores = torch.log_softmax(c.head(hidden).float().index_fill(1, banned, float("-inf")), -1)
-                for row, script in enumerate(scripts):
-                    if step < len(script):
-                        logprobs[row].append(float(scores[row, script[step]]))
-                active = torch.tensor([step + 1 < len(script) for script in scripts])
-                if not bool(active.any()):
-                    break
-                place = place + active
-                fed = torch.tensor([s[step] if step + 1 < len(s) else c.pad_id for s in scripts])[:, None]
-                hidden = self._forward(fed, place.expand(3, len(scripts))[:, :, None], active[:, None])[:, -1]
-            self._rows = {conv.id: (row, len(conv.ids) + len(scripts[row]) - 1, len(conv.images)) for row, conv in enumerate(conversations)}
-            return [Completion(tuple(s), tuple(lp), True) for s, lp in zip(scripts, logprobs, strict=True)]
+        def _draw(self, hidden, noise, temperature, here, at):
+            if self.turn >= calls:
+                return super()._draw(hidden, noise, temperature, here, at)
+            scripts = [self.scripts[i] for i in here.tolist()]
+            token = torch.tensor([script[min(at, len(script) - 1)] for script in scripts])
+            banned = torch.tensor(self.checkpoint.banned_ids)
+            scores = torch.log_softmax(self.checkpoint.head(hidden).float().index_fill(1, banned, float("-inf")), -1)
+            return token, scores.gather(1, token[:, None])[:, 0]
 
     return Engine(checkpoint)
 
@@ -75,10 +64,9 @@ def test_the_cached_rollout_equals_a_full_forward_at_every_sampled_position(poli
     rules = Rules(crops, 64, Sampling(1.0, 120 if crops == 0 else 60))
     played = play(policy, engine, opened(policy), rules)
     assert [len(t.crops) for t in played] == [crops] * len(played)
-    with torch.no_grad():
-        full = sampled_logprobs(policy, played, temperature=1.0)
-    for t, logprob in zip(played, full, strict=True):
-        apart = logprob - torch.tensor(t.sampler_logprobs)
+    for t in played:
+        with torch.no_grad():
+            apart = plain_logprobs(policy, t) - torch.tensor(t.sampler_logprobs)
         assert apart.abs().max() < 2e-5
         assert abs(float(apart.mean())) < 5e-6
 
@@ -90,28 +78,64 @@ def test_a_draw_depends_neither_on_its_neighbours_nor_on_their_number(policy):
     assert [t.ids for t in together] == [t.ids for t in alone]
 
 
+def forwards(checkpoint: Checkpoint, monkeypatch) -> list[int]:
+    """Tokens of every forward from here on."""
+    tokens: list[int] = []
+    hidden = checkpoint.hidden
+    monkeypatch.setattr(checkpoint, "hidden", lambda ids, *rest: tokens.append(len(ids)) or hidden(ids, *rest))
+    return tokens
+
+
 def test_siblings_share_one_encoding_of_their_prompt(policy, monkeypatch):
-    rows = []
-    engine = KVEngine(policy)
-    feed = engine._feed
-    monkeypatch.setattr(engine, "_feed", lambda chunks, *rest: rows.append(len(chunks)) or feed(chunks, *rest))
-    play(policy, engine, opened(policy, questions=2, siblings=5), Rules(0, 64, Sampling(1.0, 4)))
-    assert rows == [2]
+    asked = opened(policy, questions=2, siblings=5)
+    tokens = forwards(policy, monkeypatch)
+    play(policy, KVEngine(policy), asked, Rules(0, 64, Sampling(1.0, 4)))
+    assert tokens[0] == len(asked[0].prompt_ids) - 1 + len(asked[5].prompt_ids) - 1
+    assert tokens[1:] == [10] * 4  # the prompt's last token, then three of the four that were drawn; the fourth is never fed
+
+
+def test_siblings_with_different_openings_still_share_their_prompt(policy, monkeypatch):
+    [plain] = opened(policy, questions=1, siblings=1)
+    forced = force(policy, plain, "<tool_call>")
+    alone = play(policy, KVEngine(policy), [forced], Rules(0, 64, Sampling(1.0, 4)))[0]
+    tokens = forwards(policy, monkeypatch)
+    _, beside = play(policy, KVEngine(policy), [plain, forced], Rules(0, 64, Sampling(1.0, 4)))
+    assert tokens[:2] == [len(plain.prompt_ids) - 1, 2 + len(forced.opening_ids)]
+    assert beside.ids == alone.ids
+    assert not any(beside.sampled_mask[: len(plain.prompt_ids) + len(forced.opening_ids)])
 
 
 def test_a_later_turn_feeds_only_its_new_tokens(policy, monkeypatch):
     engine = steer(policy, boxes_of(policy), 1)
-    lengths = []
-    feed = engine._feed
-    monkeypatch.setattr(engine, "_feed", lambda chunks, *rest: lengths.append([len(c) for c in chunks]) or feed(chunks, *rest))
-    played = play(policy, engine, opened(policy, questions=1), Rules(1, 64, Sampling(1.0, 8)))
-    observed = [len(t.turns[0].observation.ids) for t in played]
-    assert lengths[1] == [n + 1 for n in observed]  # and the one sampled token that was not fed yet
+    asked = opened(policy, questions=1)
+    tokens = forwards(policy, monkeypatch)
+    played = play(policy, engine, asked, Rules(1, 64, Sampling(1.0, 60)))
+    observed = sum(len(t.turns[0].observation.ids) for t in played)
+    assert observed + len(played) in tokens  # and of each row the one sampled token that was not fed yet
+
+
+def test_finished_rows_leave_the_batch(policy, monkeypatch):
+    scripts = ((0, 0, 9, 9), (0, 0, 9, 9), (0, 0, 9, 9), (100, 100, 1000, 1000))  # the last call is longer
+    engine = steer(policy, scripts, 1)
+    tokens = forwards(policy, monkeypatch)
+    play(policy, engine, opened(policy, questions=1, siblings=4), Rules(0, 64, Sampling(1.0, 100)))
+    assert tokens[2] == 4 and tokens[-1] == 1
+
+
+def test_frozen_pixels_pass_through_the_tower_once_however_many_arms_ask(policy, monkeypatch):
+    asked = opened(policy, questions=2)
+    images = towers(policy, monkeypatch)
+    with policy.remembering(), torch.no_grad():
+        play(policy, KVEngine(policy), asked, Rules(0, 64, Sampling(1.0, 2)))
+        play(policy, KVEngine(policy), [force(policy, t, "<answer>") for t in asked], Rules(0, 64, Sampling(1.0, 2)))
+    assert sum(images) == 2
+    play(policy, KVEngine(policy), asked, Rules(0, 64, Sampling(1.0, 2)))
+    assert sum(images) == 4  # outside nothing is remembered
 
 
 def test_replayed_turns_keep_the_words_and_change_only_pixels(policy):
     engine = steer(policy, boxes_of(policy), 1)
-    rules = Rules(1, 64, Sampling(1.0, 8))
+    rules = Rules(1, 64, Sampling(1.0, 60))
     played = play(policy, engine, opened(policy, questions=1), rules)
     blank = [reopen(t, lambda crop, _: replace(crop, image=crop.image.point(lambda _: 128))) for t in played]
     again = play(policy, KVEngine(policy), blank, rules)
@@ -149,7 +173,7 @@ def test_a_lower_temperature_sharpens_and_zero_takes_the_best():
 
 
 def test_positions_equal_those_of_transformers_for_both_families(policy):
-    played = play(policy, steer(policy, boxes_of(policy), 2), opened(policy), Rules(2, 64, Sampling(1.0, 8)))
+    played = play(policy, steer(policy, boxes_of(policy), 2), opened(policy), Rules(2, 64, Sampling(1.0, 60)))
     for t in played:
         pixels = policy.pack(t.images)
         ids = torch.tensor([t.ids])

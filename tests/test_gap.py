@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from focus.boxes import Box, settle
+from focus.data.original import Decoded
 from focus.gap import View, cut, fit, look
 
 PROPERTY = settings(deadline=None, database=None)
@@ -15,11 +16,11 @@ token_sides = st.sampled_from([28, 32])
 sides = st.one_of(st.integers(1, 100), st.integers(100, 8200))
 
 
-def noise(width: int, height: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+def noise(width: int, height: int) -> Decoded:
+    return Decoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)))
 
 
-def crop_of(original: Image.Image, box_px: Box, max_tokens: int, token_px: int) -> View:
+def crop_of(original: Decoded, box_px: Box, max_tokens: int, token_px: int) -> View:
     """A crop of the original itself, as it is with a gap."""
     return cut(original, box_px, original.size, max_tokens, token_px)
 
@@ -120,9 +121,9 @@ def test_a_view_knows_its_size_its_tokens_and_its_original():
 
 
 def test_without_a_gap_the_view_has_every_pixel_of_an_image_of_whole_tokens():
-    image = noise(448, 448)
-    view = look(image, 256, 28)
-    assert view.size == view.original_size and np.array_equal(view.image, image)
+    original = noise(448, 448)
+    view = look(original, 256, 28)
+    assert view.size == view.original_size and np.array_equal(view.image, original.image)
 
 
 @PROPERTY
@@ -130,12 +131,13 @@ def test_without_a_gap_the_view_has_every_pixel_of_an_image_of_whole_tokens():
 def test_the_tokens_of_a_view_are_those_of_its_pixels(width, height, budget, token_px):
     if max(width, height) > budget * min(width, height) or max(width, height) > 200 * min(width, height):
         return
-    view = look(Image.new("RGB", (width, height)), budget, token_px)
+    view = look(Decoded(Image.new("RGB", (width, height))), budget, token_px)
     assert view.tokens == (view.image.width // token_px) * (view.image.height // token_px) <= budget
 
 
 def test_a_coarse_view_does_not_show_what_a_crop_shows():
-    chequered = Image.fromarray(np.indices((448, 448)).sum(0).astype(np.uint8) % 2 * 255).convert("RGB")  # one-pixel chequers
+    chequers = np.indices((448, 448)).sum(0).astype(np.uint8) % 2 * 255  # of one pixel
+    chequered = Decoded(Image.fromarray(chequers).convert("RGB"))
     assert np.ptp(np.asarray(look(chequered, 16, 28).image)[4:-4, 4:-4]) < 40  # grey, seen from afar
     assert np.ptp(np.asarray(crop_of(chequered, (56, 56, 112, 112), 64, 28).image)) == 255
 
@@ -156,7 +158,7 @@ def test_a_crop_of_whole_tokens_is_the_pixels_of_the_original(box_px, token_px, 
     original = noise(640, 480)
     crop = crop_of(original, box_px, 64, token_px)
     x1, y1, x2, y2 = box_px
-    assert np.array_equal(crop.image, np.asarray(original)[y1:y2, x1:x2])
+    assert np.array_equal(crop.image, np.asarray(original.image)[y1:y2, x1:x2])
     assert crop.tokens == tokens
 
 
@@ -173,7 +175,7 @@ def test_a_crop_costs_what_its_area_is_worth():
 @PROPERTY
 @given(st.data(), token_sides)
 def test_a_box_that_holds_another_never_costs_fewer_tokens(data, token_px):
-    original = Image.new("RGB", (640, 480))
+    original = Decoded(Image.new("RGB", (640, 480)))
     width, height = data.draw(st.integers(token_px, 640)), data.draw(st.integers(token_px, 480))
     inner = (0, 0, data.draw(st.integers(token_px, width)), data.draw(st.integers(token_px, height)))
     assert crop_of(original, inner, 1_024, token_px).tokens <= crop_of(original, (0, 0, width, height), 1_024, token_px).tokens
@@ -192,21 +194,21 @@ def test_a_crop_over_its_budget_shrinks_to_it():
 
 def test_without_a_gap_a_box_in_original_pixels_is_cut_from_the_same_place_of_the_view():
     view = look(noise(896, 896), 256, 28)  # half of each side
-    crop = cut(view.image, (224, 112, 448, 224), (896, 896), 64, 28)
+    crop = cut(Decoded(view.image), (224, 112, 448, 224), (896, 896), 64, 28)
     assert (crop.size, crop.tokens) == ((112, 56), 8)
     assert np.array_equal(crop.image, np.asarray(view.image)[56:112, 112:224])
 
 
 def test_without_a_gap_a_box_between_two_view_pixels_takes_both():
     view = look(noise(896, 896), 256, 28)
-    crop = cut(view.image, (1, 0, 113, 56), (896, 896), 64, 28)  # 0.5 to 56.5 view pixels: 0 to 57
+    crop = cut(Decoded(view.image), (1, 0, 113, 56), (896, 896), 64, 28)  # 0.5 to 56.5 view pixels: 0 to 57
     assert crop.original_size == (57, 28)
 
 
 def test_without_a_gap_a_crop_of_everything_is_the_view():
-    white = look(Image.new("RGB", (2000, 1500), "white"), 128, 28)  # 71.4 x 53.6 tokens by sqrt(3827/128) = 5.47: 13.06 x 9.8
+    white = look(Decoded(Image.new("RGB", (2000, 1500), "white")), 128, 28)  # 71.4 x 53.6 tokens by sqrt(3827/128) = 5.47: 13.06 x 9.8
     assert white.size == (364, 252)
-    crop = cut(white.image, (0, 0, 2000, 1500), (2000, 1500), 128, 28)
+    crop = cut(Decoded(white.image), (0, 0, 2000, 1500), (2000, 1500), 128, 28)
     assert crop.original_size == white.size
     assert np.asarray(crop.image).min() == 255
 
@@ -226,4 +228,4 @@ def test_without_a_gap_a_crop_of_everything_is_the_view():
 def test_every_box_that_settles_can_be_cut(size, spoken_px, crop_tokens, token_px):
     box_px = settle(spoken_px, size, token_px)
     assert box_px is not None
-    assert crop_of(Image.new("RGB", size), box_px, crop_tokens, token_px).tokens <= crop_tokens
+    assert crop_of(Decoded(Image.new("RGB", size)), box_px, crop_tokens, token_px).tokens <= crop_tokens

@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from rich.console import Console
 
 from focus.boxes import Box, Frame, to_view
+from focus.data.original import Decoded
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.gap import cut, look
 from focus.prompts import Answer, Fault, Malformed, answer_text, call_text
@@ -31,8 +32,8 @@ TOKEN_PX = 28
 
 def opened(index: int = 3) -> Trajectory:
     sample = Scene(DIFFICULTY[4], "train", index).sample()
-    image = sample.open()
-    return Trajectory(sample, image, look(image, 16, TOKEN_PX), tuple(range(30)), 1)
+    original = sample.open()
+    return Trajectory(sample, original, look(original, 16, TOKEN_PX), tuple(range(30)), 1)
 
 
 def said(trajectory: Trajectory, text: str, action: Action, status: Status, observation: Observation | None = None) -> Trajectory:
@@ -84,7 +85,7 @@ def test_the_box_of_a_crop_is_drawn_where_it_lies_in_the_original():
 
 
 def test_the_box_stays_there_where_crops_are_cut_from_the_view():
-    trajectory = replace(right().trajectory, source=right().trajectory.view.image)  # gap=off
+    trajectory = replace(right().trajectory, source=Decoded(right().trajectory.view.image))  # gap=off
     assert np.array_equal(np.asarray(draw_view(trajectory)), np.asarray(draw_view(right().trajectory)))
 
 
@@ -103,7 +104,7 @@ def test_a_picture_holds_any_number_of_crops_and_terms_and_any_shape_of_view():
     trajectory = opened()
     for shift in range(6):
         trajectory = zoomed(trajectory, (10.0 * shift, 0.0, 10.0 * shift + 28, 300.0))
-    strip = replace(trajectory, view=look(trajectory.source.resize((448, 28)), 16, TOKEN_PX))
+    strip = replace(trajectory, view=look(Decoded(trajectory.source.reduced((448, 28))), 16, TOKEN_PX))
     for shown in (trajectory, strip, replace(strip, turns=())):
         assert draw_trajectory(Example(shown, {f"term {i}": i / 7 for i in range(20)}, 1.0), width_px=640).width == 640
 

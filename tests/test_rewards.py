@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from focus.data.original import Decoded
 from focus.data.sample import Sample
 from focus.gap import View
 from focus.objective import group_advantage
@@ -33,7 +34,7 @@ PIXELS = View(Image.new("RGB", (56, 56)), 4, (56, 56))
 def trajectory(*turns: Turn, status: Status = Status.ANSWERED, sample: Sample = SAMPLE) -> Trajectory:
     return Trajectory(
         sample=sample,
-        source=IMAGE,
+        source=Decoded(IMAGE),
         view=View(IMAGE.resize((112, 112)), 16, IMAGE.size),
         prompt_ids=(1, 2, 3),
         seed=0,

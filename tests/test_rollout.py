@@ -17,7 +17,7 @@ def test_a_call_is_answered_with_a_crop_of_the_original_at_native_pixels(qwen3_v
     assert t.turns[0].action == Crop((250, 500, 500, 750), (112, 224, 224, 336))
     crop = t.turns[0].observation.crop
     assert crop.size == (112, 112) and crop.tokens == 16
-    assert ImageChops.difference(crop.image, t.sample.open().crop((112, 224, 224, 336))).getbbox() is None
+    assert ImageChops.difference(crop.image, t.sample.open().region((112, 224, 224, 336))).getbbox() is None
     assert t.status is Status.ANSWERED and t.answer == "blue"
 
 

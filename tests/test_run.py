@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText
 from focus import calibrate, checkpoint, export, train
 from focus.config import CONF
 from focus.data.sample import read_records
-from focus.gap import ladder, levels_identity, read_levels, select_level
+from focus.gap import levels_identity, read_levels
 from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
 
 SMALL = (
@@ -226,23 +226,6 @@ def test_a_policy_folder_without_a_policy_is_said_at_once(tmp_path):
 # ------------------------------------------------------------------------------------------------------ calibration (E2)
 
 
-def test_the_first_level_that_leaves_the_native_answer_is_chosen():
-    assert select_level([["42"], ["42"], ["47"], ["42"], ["11"]]) == 2
-    assert select_level([["42"], ["17"], ["42"]]) == 1
-    assert select_level([["Blue"], ["blue."], ["the blue"]]) is None  # alike after normalisation
-
-
-def test_a_vote_diverges_when_fewer_than_half_of_it_agree():
-    native = ["42"] * 6 + ["47"] * 2
-    assert select_level([native, ["42"] * 4 + ["x"] * 4, ["42"] * 3 + ["x"] * 5]) == 2
-
-
-def test_the_ladder_halves_the_pixels_down_to_its_floor():
-    assert ladder((448, 448), 28) == [256, 128, 64, 32, 16]
-    assert ladder((3584, 3584), 28) == [16384, 8192, 4096, 2048, 1024, 512, 256, 128, 64, 32, 16]
-    assert ladder((100, 100), 28, floor_tokens=4) == [16, 8, 4]
-
-
 def test_calibration_writes_a_table_and_a_picture_and_a_second_start_finds_them(tmp_path, random_policy, capsys):
     overrides = (
         "data.scenes=5",
@@ -296,28 +279,3 @@ def test_an_interrupted_calibration_goes_on_where_it_stopped(tmp_path, random_po
     assert [len(chunk) for chunk in asked] == [2, 2, 2] and len({i for chunk in asked for i in chunk}) == 6
     calibrate.run(settings(tmp_path / "straight", random_policy, *overrides, name="calibrate"))
     assert read_levels(tmp_path / "stopped/levels.parquet") == read_levels(tmp_path / "straight/levels.parquet")
-
-
-def test_coarse_levels_are_asked_only_for_questions_that_are_still_open(random_policy, monkeypatch):
-    """Three questions; the first diverges at level 1, the second at level 2, the third never."""
-    policy = checkpoint.load(random_policy, "tiny")
-    samples = [train.Scenes(train.DIFFICULTY[1], "eval", 3)[i] for i in range(3)]
-    says = {samples[0].id: ["a", "x"], samples[1].id: ["a", "a", "x"], samples[2].id: ["a"] * 5}
-    asked = []
-
-    def played(checkpoint, engine, opened, rules):
-        level = len(asked)
-        asked.append([t.sample.id for t in opened])
-
-        class Said:
-            def __init__(self, answer):
-                self.answer = answer
-
-        return [Said(says[t.sample.id][level]) for t in opened]
-
-    monkeypatch.setattr(calibrate, "play", played)
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        rule = compose("calibrate", ["calibration.require_correct_at_native=false"]).calibration
-    chosen = calibrate.choose(policy, None, samples, rule, 6, 0)
-    assert list(chosen.values()) == [128, 64, "never diverges"]
-    assert [len(ids) for ids in asked] == [3, 3, 2, 1, 1]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from focus.data.original import Decoded, Original
 from focus.data.sample import ImageFile, Sample, problems_of, read_records, write_records
 from focus.data.scenes import DIFFICULTY, Scenes
 
@@ -21,9 +23,13 @@ class Painted:
     height: int
     seed: int = 0
 
-    def open(self) -> Image.Image:
+    def open(self) -> Decoded:
         pixels = np.random.default_rng(self.seed).integers(0, 256, (self.height, self.width, 3), dtype=np.uint8)
-        return Image.fromarray(pixels)
+        return Decoded(Image.fromarray(pixels))
+
+
+def pixels(original: Original) -> Image.Image:
+    return original.reduced(original.size)
 
 
 def sample(name: str = "a", **changes) -> Sample:
@@ -82,7 +88,7 @@ def test_records_that_are_written_and_read_again_are_the_same(tmp_path):
     assert [replace(back, image=old.image) for back, old in zip(read, written, strict=True)] == written
     for back, old in zip(read, written, strict=True):
         assert back.size == old.size
-        assert np.array_equal(back.open(), old.open())
+        assert np.array_equal(pixels(back.open()), pixels(old.open()))
 
 
 def test_the_embedded_scenes_survive_the_way_through_records(tmp_path):
@@ -96,7 +102,7 @@ def test_the_embedded_scenes_survive_the_way_through_records(tmp_path):
             scene.boxes,
             (448, 448),
         )
-        assert np.array_equal(back.open(), scene.open())
+        assert np.array_equal(pixels(back.open()), pixels(scene.open()))
 
 
 def test_two_questions_about_one_image_keep_one_file(tmp_path):
@@ -281,7 +287,7 @@ def test_an_image_that_is_gone_is_named_with_what_to_check(tmp_path):
 
 def test_a_truncated_jpeg_is_named_with_what_to_do(tmp_path):
     whole = io.BytesIO()
-    Painted(64, 48).open().save(whole, "JPEG")
+    Painted(64, 48).open().image.save(whole, "JPEG")
     (tmp_path / "cut.jpg").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
     with pytest.raises(ValueError, match=r"cut\.jpg cannot be decoded .*replace the file or remove its record"):
         ImageFile(tmp_path / "cut.jpg").open()
@@ -302,20 +308,21 @@ def test_a_decompression_bomb_is_named_with_what_to_do(tmp_path, monkeypatch):
 
 
 def test_an_image_is_recognised_by_its_content_and_not_by_its_name(tmp_path):
-    Painted(64, 48).open().save(tmp_path / "a.png")
-    assert np.array_equal(ImageFile((tmp_path / "a.png").rename(tmp_path / "a.jpg")).open(), Painted(64, 48).open())
+    Painted(64, 48).open().image.save(tmp_path / "a.png")
+    renamed = ImageFile((tmp_path / "a.png").rename(tmp_path / "a.jpg"))
+    assert np.array_equal(pixels(renamed.open()), pixels(Painted(64, 48).open()))
 
 
 def test_an_image_with_an_alpha_channel_stands_on_white(tmp_path):
     half = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
     half.putpixel((1, 0), (255, 0, 0, 0))
-    image = on_disk(tmp_path / "half.png", half).open()
+    image = pixels(on_disk(tmp_path / "half.png", half).open())
     assert image.mode == "RGB"
     assert [image.getpixel((x, 0)) for x in (0, 1)] == [(255, 0, 0), (255, 255, 255)]
 
 
 def test_a_half_transparent_pixel_is_half_white(tmp_path):
-    image = on_disk(tmp_path / "veil.png", Image.new("RGBA", (1, 1), (0, 0, 0, 51))).open()
+    image = pixels(on_disk(tmp_path / "veil.png", Image.new("RGBA", (1, 1), (0, 0, 0, 51))).open())
     assert image.getpixel((0, 0)) == (204, 204, 204)  # 51/255 = 1/5 black, 4/5 of 255 white
 
 
@@ -327,17 +334,17 @@ def test_a_png_with_a_transparent_colour_stands_on_white(tmp_path, mode):
         image = Image.new("P", (1, 1), 0)
         image.putpalette([255, 0, 0] + [0, 0, 0] * 255)
         key = 0
-    assert on_disk(tmp_path / "key.png", image, transparency=key).open().getpixel((0, 0)) == (255, 255, 255)
+    assert pixels(on_disk(tmp_path / "key.png", image, transparency=key).open()).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_a_16_bit_image_keeps_its_greys(tmp_path):
-    image = on_disk(tmp_path / "grey.png", Image.fromarray(np.full((1, 1), 0x8000, np.uint16))).open()
+    image = pixels(on_disk(tmp_path / "grey.png", Image.fromarray(np.full((1, 1), 0x8000, np.uint16))).open())
     assert image.getpixel((0, 0)) == (128, 128, 128)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "CMYK", "P"])
 def test_every_other_mode_becomes_rgb(tmp_path, mode):
-    assert on_disk(tmp_path / "image.tiff", Image.new(mode, (3, 2))).open().mode == "RGB"
+    assert pixels(on_disk(tmp_path / "image.tiff", Image.new(mode, (3, 2))).open()).mode == "RGB"
 
 
 def test_a_rotated_photograph_is_upright_and_its_size_is_that_after_rotation(tmp_path):
@@ -345,7 +352,7 @@ def test_a_rotated_photograph_is_upright_and_its_size_is_that_after_rotation(tmp
     lying.paste("white", (0, 0, 64, 8))  # a white stripe along the stored top
     exif = Image.Exif()
     exif[0x0112] = 6  # the stored top is the right side of the scene
-    image = on_disk(tmp_path / "phone.jpg", lying, exif=exif, quality=95).open()
+    image = pixels(on_disk(tmp_path / "phone.jpg", lying, exif=exif, quality=95).open())
     assert image.size == (48, 64)
     assert min(image.getpixel((46, 32))) > 240 and max(image.getpixel((2, 32))) < 15
 
@@ -361,7 +368,20 @@ def test_a_record_that_states_the_size_before_rotation_is_told_so(tmp_path):
 
 def test_an_image_that_changed_its_size_on_disk_is_named_by_its_sample(tmp_path):
     read, _ = read_records(write_records([sample("kept"), sample("changed", image=Painted(64, 48, 1))], tmp_path))
-    Painted(32, 24).open().save(read[1].image.path)
+    Painted(32, 24).open().image.save(read[1].image.path)
     assert read[0].open().size == (64, 48)
     with pytest.raises(ValueError, match="synthetic/train/changed: the image is 32x24 px but the record says 64x48"):
         read[1].open()
+
+
+def test_records_are_parsed_when_asked_for_and_slices_are_records(tmp_path):
+    path = write_lines(tmp_path, record(id="a"), "", record(id="b"), record(id="bad", answers=[]), record(id="c"))
+    read, _ = read_records(path)
+    assert [s.id for s in read] == ["a", "b", "c"] and read[-1].id == "c"
+    assert [s.id for s in read[1:]] == ["b", "c"] and len(read[:2]) == 2
+    assert len(pickle.dumps(read)) < 1000  # a worker process gets places in the file, no samples
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0].replace('"a"', '"z"'), *lines[1:]]))
+    assert read[0].id == "z"
+    with pytest.raises(IndexError):
+        read[3]

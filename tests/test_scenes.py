@@ -19,7 +19,7 @@ def scenes_of(level: int, split: str, count: int) -> list[Scene]:
 
 
 def pixels(scene: Scene) -> np.ndarray:
-    return np.asarray(scene.open())
+    return np.asarray(scene.open().reduced(scene.sample().size))
 
 
 def within(inner, outer) -> bool:

@@ -9,19 +9,23 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 
 from focus.checkpoint import Checkpoint
 from focus.data.questions import Broken, Question, Questions
 from focus.data.scenes import DIFFICULTY, Scenes
 from focus.gap import Gap, Mode
+from focus.logprobs import micro_batches, sampled_logprobs
 from focus.objective import group_advantage, policy_loss
-from focus.policy import FocusPolicy, Settings, micro_batches, sampled_logprobs
+from focus.policy import FocusPolicy, Settings
 from focus.rewards import RewardCallback
 from focus.rollout.engine import Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import Rules
 from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
+from tests.reference import towers
 from tests.scripted import call, playing
+from tests.test_engine import boxes_of, steer
 
 BLUE = "<answer>blue</answer><|im_end|>"
 SETTINGS = Settings(
@@ -97,7 +101,7 @@ def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], toleran
 def gradients_of(checkpoint: Checkpoint, trajectories, advantage, tokens_per_forward: int) -> dict[str, torch.Tensor]:
     checkpoint.model.zero_grad()
     tokens = sum(sum(t.sampled_mask) for t in trajectories)
-    for rows in micro_batches([len(t.ids) for t in trajectories], tokens_per_forward):
+    for rows in micro_batches(trajectories, tokens_per_forward):
         logprobs = sampled_logprobs(checkpoint, [trajectories[i] for i in rows], 1.0)
         each = torch.cat([torch.full_like(lp, advantage[i]) for i, lp in zip(rows, logprobs, strict=True)])
         flat = torch.cat(logprobs)
@@ -127,14 +131,6 @@ def test_only_sampled_tokens_have_a_log_probability(policy):
     trajectories = trajectories_of(policy)
     for t, logprob in zip(trajectories, sampled_logprobs(policy, trajectories, 1.0), strict=True):
         assert len(logprob) == sum(len(turn.ids) for turn in t.turns)
-
-
-def test_micro_batches_respect_the_budget_and_lose_no_row():
-    groups = micro_batches([30, 100, 10, 900, 30, 50], 120)
-    assert sorted(i for group in groups for i in group) == [0, 1, 2, 3, 4, 5]
-    lengths = [30, 100, 10, 900, 30, 50]
-    assert all(len(g) == 1 or len(g) * max(lengths[i] for i in g) <= 120 for g in groups)
-    assert [3] in groups  # longer than the budget, so alone
 
 
 def test_the_sampler_and_the_trainer_agree_on_every_token(qwen3_vl):
@@ -173,6 +169,37 @@ def test_a_broken_image_costs_one_question_and_not_the_run():
     assert len(policy.roll_out([first, Broken(1, "b", "it is cut off")])) == 4
     with pytest.raises(ValueError, match=r"none of the 1 questions .* could be read.*it is cut off"):
         policy.roll_out([Broken(1, "b", "it is cut off")])
+
+
+def test_an_image_that_no_view_can_hold_costs_one_question_and_not_the_run(monkeypatch):
+    policy = policy_of(random_qwen3_vl(seed=1))
+    policy.trainer = trainer()
+    first, second = next(iter(questions(per_update=2).train_dataloader()))
+    strip = replace(second.sample, width=5600, height=28)
+    narrow = replace(second, sample=strip, original=type(second.original)(Image.new("RGB", strip.size)))
+    rolled = policy.roll_out([first, narrow])
+    assert len(rolled) == 4 and {t.sample.id for t in rolled} == {first.sample.id}
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_tower_sees_every_image_once_in_a_whole_step(frozen, monkeypatch):
+    """Views once per question, crops once per rollout; a tower that learns passes them once more, with gradients."""
+    checkpoint = random_qwen3_vl(seed=1)
+    checkpoint.core.visual.requires_grad_(not frozen)
+    policy = policy_of(checkpoint)
+    policy.engine = steer(checkpoint, boxes_of(checkpoint), 1)
+    policy.rules = Rules(1, 64, Sampling(1.0, 60))
+
+    class First(RewardCallback):
+        name = "first"
+
+        def score(self, trajectories):
+            return [float(i % 4 == 0) for i in range(len(trajectories))]
+
+    policy.rewards = [First(1.0)]
+    images = towers(checkpoint, monkeypatch)
+    trainer().fit(policy, questions())
+    assert sum(images) == (4 + 16) * (1 if frozen else 2)
 
 
 def test_resuming_gives_the_same_next_steps_and_the_same_sampled_tokens(tmp_path):

@@ -5,20 +5,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytorch_lightning as pl
-from PIL import Image
 from torch.utils.data import Dataset, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from focus.data.original import Original
 from focus.data.sample import Sample
 
 
 @dataclass(frozen=True)
 class Question:
-    """A sample with its original pixels. `draw` counts the questions of the whole run, over all ranks."""
+    """A sample with its opened original. `draw` counts the questions of the whole run, over all ranks."""
 
     draw: int
     sample: Sample
-    original: Image.Image
+    original: Original
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,18 @@
 
 import hashlib
 import json
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, overload
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from focus.boxes import Box, area, intersection
+from focus.data.original import Original, read
 
 SCHEMA = 1
 SCORERS = ("letter", "exact", "number")
@@ -37,8 +38,8 @@ TYPES = {
 class ImageSource(Protocol):
     """Where a sample's pixels come from. Opened lazily, once per group of rollouts."""
 
-    def open(self) -> Image.Image:
-        """The original image, RGB, upright. Raises ValueError, with the place and the remedy, if it cannot be read."""
+    def open(self) -> Original:
+        """The original image. Raises ValueError, with the place and the remedy, if it cannot be read."""
         ...
 
 
@@ -48,21 +49,8 @@ class ImageFile:
 
     path: Path
 
-    def open(self) -> Image.Image:
-        try:
-            with Image.open(self.path) as image:
-                image.load()
-                upright = ImageOps.exif_transpose(image)
-                if upright.mode.startswith("I;16"):  # convert would cut off at 255
-                    return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8)).convert("RGB")
-                if upright.has_transparency_data:
-                    ground = Image.new("RGBA", upright.size, "white")
-                    upright = Image.alpha_composite(ground, upright.convert("RGBA"))
-                return upright.convert("RGB")
-        except FileNotFoundError:
-            raise ValueError(f"image {self.path} does not exist; check data.root, which image paths are relative to") from None
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"image {self.path} cannot be decoded ({error}); replace the file or remove its record") from error
+    def open(self) -> Original:
+        return read(self.path)
 
 
 @dataclass(frozen=True)
@@ -97,15 +85,15 @@ class Sample:
         """B1 of the first target: the least region that answers; None where nobody annotated it."""
         return self.boxes[0][0] if self.boxes else None
 
-    def open(self) -> Image.Image:
-        """The original pixels. Raises ValueError if they cannot be read or are not of the stated size."""
-        image = self.image.open()
-        if image.size != self.size:
+    def open(self) -> Original:
+        """The original. Raises ValueError if it cannot be read or is not of the stated size."""
+        original = self.image.open()
+        if original.size != self.size:
             raise ValueError(
-                f"sample {self.id}: the image is {image.size[0]}x{image.size[1]} px but the record says "
+                f"sample {self.id}: the image is {original.size[0]}x{original.size[1]} px but the record says "
                 f"{self.width}x{self.height}; sizes are those after EXIF rotation: rewrite the record"
             )
-        return image
+        return original
 
 
 def problems_of(sample: Sample) -> list[str]:
@@ -138,9 +126,9 @@ def write_records(samples: Iterable[Sample], folder: Path) -> Path:
     partial = folder / "records.jsonl.partial"
     with partial.open("w") as out:
         for sample in samples:
-            image = sample.open()
+            original = sample.open()
             scratch = folder / "image.png.partial"
-            image.save(scratch, format="PNG")
+            original.reduced(original.size).save(scratch, format="PNG")
             digest = hashlib.sha256(scratch.read_bytes()).hexdigest()
             name = f"{digest}.png"
             scratch.rename(folder / name)
@@ -155,8 +143,31 @@ def write_records(samples: Iterable[Sample], folder: Path) -> Path:
     return records
 
 
-def read_records(records: Path, root: Path | None = None) -> tuple[list[Sample], Counter[str]]:
-    """Samples of a `records.jsonl`, and the count of dropped records by reason (the first reason of each).
+class Records(Sequence[Sample]):
+    """Records of a JSON-lines file, parsed when asked for: in memory is only where each usable line begins (8 bytes)."""
+
+    def __init__(self, path: Path, root: Path, starts: np.ndarray) -> None:
+        self.path, self.root, self.starts = path, root, starts
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Records": ...
+
+    def __getitem__(self, index: int | slice) -> "Sample | Records":
+        if isinstance(index, slice):
+            return Records(self.path, self.root, self.starts[index])
+        with self.path.open("rb") as lines:
+            lines.seek(int(self.starts[index]))
+            return _sample(json.loads(lines.readline()), self.root)
+
+
+def read_records(records: Path, root: Path | None = None) -> tuple[Records, Counter[str]]:
+    """Samples of a `records.jsonl`, every one of them checked, and the count of dropped records by reason (the first reason of each).
 
     Images are not opened here. `root` is what image paths are relative to (default: the folder of the file).
     Raises ValueError if the file is missing, is not JSON lines, repeats an id, or leaves nothing to train on.
@@ -164,37 +175,40 @@ def read_records(records: Path, root: Path | None = None) -> tuple[list[Sample],
     if not records.is_file():
         raise ValueError(f"data file {records} does not exist; write one with `make scenes`, or set data.records")
     root = root or records.parent
-    samples: list[Sample] = []
+    starts = array("q")
     dropped: Counter[str] = Counter()
     first: dict[str, str] = {}  # of each reason, the id that it was first met in
-    seen: set[str] = set()
-    for number, record in _lines(records):
+    seen: set[bytes] = set()  # digests of ids, which may be long
+    for number, start, record in _lines(records):
         try:
             sample = _sample(record, root)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{records}, line {number}: not a record of schema {SCHEMA} ({type(error).__name__}: {error})") from error
-        if sample.id in seen:
+        digest = hashlib.blake2b(sample.id.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+        if digest in seen:
             raise ValueError(f"{records}, line {number}: the id {sample.id!r} stands there twice; ids must be unique")
-        seen.add(sample.id)
+        seen.add(digest)
         if problems := problems_of(sample):
             dropped[problems[0]] += 1
             first.setdefault(problems[0], sample.id)
         else:
-            samples.append(sample)
-    if not samples:
+            starts.append(start)
+    if not starts:
         raise ValueError(f"{records} holds no usable record ({dropped.total()} dropped: {dict(dropped)}, first met in {first})")
-    return samples, dropped
+    return Records(records, root, np.array(starts)), dropped
 
 
-def _lines(records: Path) -> Iterator[tuple[int, dict]]:
+def _lines(records: Path) -> Iterator[tuple[int, int, dict]]:
+    """Number (from 1), first byte and content of every line that is not blank."""
     with records.open("rb") as lines:
+        start = 0
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError) as error:  # a ValueError also covers bytes that are not UTF-8 and endless numbers
-                raise ValueError(f"{records}, line {number}: not JSON ({error}); the file holds one record per line") from error
+            if line.strip():
+                try:
+                    yield number, start, json.loads(line)
+                except (ValueError, RecursionError) as error:  # a ValueError also covers bytes that are not UTF-8 and endless numbers
+                    raise ValueError(f"{records}, line {number}: not JSON ({error}); the file holds one record per line") from error
+            start += len(line)
 
 
 def _sample(record: dict, root: Path) -> Sample:

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from focus.boxes import Box, intersection
+from focus.data.original import Decoded, Original
 from focus.data.sample import Sample
 
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -247,8 +248,8 @@ class Scene:
         """Whether the ground is somebody's photograph; a procedural one is ours to show anywhere."""
         return _is_photograph(self._random(2))
 
-    def open(self) -> Image.Image:
-        """The scene's pixels."""
+    def open(self) -> Original:
+        """The scene, drawn now."""
         random = self._random(2)
         image = _ground(random, SPLITS[self.split], self.spec.side_px)
         draw = ImageDraw.Draw(image)
@@ -258,7 +259,7 @@ class Scene:
             draw.rectangle((x, y, x + side, y + side), fill=tuple(int(v) for v in random.integers(40, 215, 3)))
         for sign in self.signs:
             _draw(draw, sign)
-        return image
+        return Decoded(image)
 
 
 @lru_cache(maxsize=64)

@@ -1,6 +1,6 @@
 """What a rollout engine must answer, whatever runs behind it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,13 +19,15 @@ class Sampling:
 class Conversation:
     """A sequence to continue.
 
-    `id` is unique; `parent` names what this one continues: an earlier conversation, or, for a first turn, the prompt that
-    its siblings share. An engine may keep what it computed for the parent. `seed` fixes the sampling noise of this turn, so a
-    draw depends neither on the neighbours in the batch nor on the rank.
+    `id` is unique; `parent` names the earlier conversation that this one continues, if any. `prompt` names the prompt that siblings
+    share: the first `prompt_tokens` of `ids`, and the first of `images` (the view). An engine may keep what it computed for both.
+    `seed` fixes the sampling noise of this turn, so a draw depends neither on the neighbours in the batch nor on the rank.
     """
 
     id: str
-    parent: str
+    parent: str | None
+    prompt: str
+    prompt_tokens: int
     ids: tuple[int, ...]
     images: tuple[Image.Image, ...]
     seed: int
@@ -43,10 +45,10 @@ class Completion:
 class Engine(Protocol):
     """Anything that samples turns."""
 
-    def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Completion]:
-        """One completion for each conversation, in order."""
+    def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+        """The completion of every conversation beside its index, each as soon as it is known, in any order."""
         ...
 
     def forget(self) -> None:
-        """Drop everything kept for parents; called when a batch of questions is done or weights have changed."""
+        """Drop everything kept for parents and prompts; called when a batch of questions is done or weights have changed."""
         ...

@@ -1,64 +1,95 @@
 """The default engine: an own decode loop over the transformers model, on CPU or one GPU.
 
-A prompt that several conversations share is encoded once and its cache repeated; a later turn appends only its new tokens
-and its crop's pixels. The result equals a full re-forward at every position (tested in fp32).
+A prompt that several conversations share is encoded once, and its keys and values are held and read once for all of them; a later
+turn appends only its new tokens and its crop's pixels. Rows that have finished leave the batch. The result equals a full
+re-forward at every position (tested in fp32).
 
 Positions are always passed explicitly: transformers' own handling of a new image over an old cache is silently wrong in some
 versions, and its remembered rope deltas leak from one batch into the next.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import DynamicCache
 
+from focus.attention import Append, Prompts, Rows, Step
 from focus.checkpoint import Checkpoint, positions
 from focus.rollout.engine import Completion, Conversation, Sampling
 
+LEAVE_AT = 0.8  # finished rows leave the batch once the living are fewer than this share of it (experiments/speed)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Where an earlier conversation stands: its row, and how many of its tokens and images the cache holds."""
+
+    rows: Rows
+    row: int
+    tokens: int
+    images: int
+
 
 class KVEngine:
-    """Implements `Engine` with one key-value cache whose rows are the living conversations."""
+    """Implements `Engine`. Of every prompt all but the last token is held in common: each row feeds at least that one itself."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.forget()
 
     def forget(self) -> None:
-        self._cache: DynamicCache | None = None
-        self._mask: Bool[Tensor, "row slot"] = torch.zeros((0, 0), dtype=torch.bool)
-        self._rows: dict[str, tuple[int, int, int]] = {}  # conversation -> row, tokens in cache, images in cache
+        self._prompts: Prompts | None = None
+        self._order: dict[str, int] = {}  # prompt -> its place in `_prompts`
+        self._kept: dict[str, _Kept] = {}
 
     @torch.no_grad()
-    def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Completion]:
+    def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         if not conversations:
-            return []
-        was_training = self.checkpoint.model.training
-        self.checkpoint.model.eval()  # activation checkpointing in train mode would switch the cache off
-        try:
-            if all(c.parent in self._rows for c in conversations):
-                kept = [self._rows[c.parent] for c in conversations]
-                self._select([row for row, _, _ in kept])
-                hidden = self._feed(
-                    [c.ids[cached:] for c, (_, cached, _) in zip(conversations, kept, strict=True)],
-                    [self._positions(c)[:, cached:] for c, (_, cached, _) in zip(conversations, kept, strict=True)],
-                    [image for c, (_, _, n) in zip(conversations, kept, strict=True) for image in c.images[n:]],
-                )
-            else:
-                self.forget()
-                prompts = {c.parent: c for c in conversations}
-                order = {parent: row for row, parent in enumerate(prompts)}
-                assert all(c.ids == prompts[c.parent].ids for c in conversations), "siblings of a first turn share one prompt"
-                first = list(prompts.values())
-                hidden = self._feed([c.ids for c in first], [self._positions(c) for c in first], [i for c in first for i in c.images])
-                expand = [order[c.parent] for c in conversations]
-                self._select(expand)
-                hidden = hidden[expand]
-            return self._decode(conversations, hidden, sampling)
-        finally:
-            self.checkpoint.model.train(was_training)
+            return
+        if any(c.prompt not in self._order for c in conversations):
+            self._read_prompts({c.prompt: c for c in conversations})
+        order = sorted(range(len(conversations)), key=lambda i: self._order[conversations[i].prompt])
+        rows, hidden = self._append([conversations[i] for i in order], sampling.tokens_per_turn)
+        for row, completion in self._decode([conversations[i] for i in order], rows, hidden, sampling):
+            yield order[row], completion
+
+    def _read_prompts(self, prompts: dict[str, Conversation]) -> None:
+        self.forget()
+        chunks = {name: c.ids[: c.prompt_tokens - 1] for name, c in prompts.items()}
+        self._order = {name: i for i, name in enumerate(chunks)}
+        self._prompts = Prompts.empty([len(chunk) for chunk in chunks.values()], self.checkpoint.model.device)
+        self.checkpoint.hidden(
+            torch.tensor([i for chunk in chunks.values() for i in chunk]),
+            _side_by_side([self._positions(c)[:, : c.prompt_tokens - 1] for c in prompts.values()]),
+            self.checkpoint.see([c.images[0] for c in prompts.values()]),
+            self._prompts,
+        )
+
+    def _append(self, conversations: Sequence[Conversation], slots: int) -> tuple[Rows, Float[Tensor, "row width"]]:
+        """Feed to every row what it has not seen yet; returns the rows and the hidden state of each row's last token."""
+        assert self._prompts is not None
+        kept = [self._kept.get(c.parent) if c.parent else None for c in conversations]
+        starts = [k.tokens if k else c.prompt_tokens - 1 for c, k in zip(conversations, kept, strict=True)]
+        longest = max(len(c.ids) - c.prompt_tokens + 1 for c in conversations)
+        rows = Rows.gather(
+            self._prompts,
+            [self._order[c.prompt] for c in conversations],
+            [(k.rows, k.row) if k else None for k in kept],
+            longest + slots,
+        )
+        lengths = [len(c.ids) - start for c, start in zip(conversations, starts, strict=True)]
+        images = [image for c, k in zip(conversations, kept, strict=True) for image in c.images[k.images if k else 1 :]]
+        hidden = self.checkpoint.hidden(
+            torch.tensor([i for c, start in zip(conversations, starts, strict=True) for i in c.ids[start:]]),
+            _side_by_side([self._positions(c)[:, start:] for c, start in zip(conversations, starts, strict=True)]),
+            self.checkpoint.see(images),
+            Append(rows, lengths),
+        )
+        rows.lengths += torch.tensor(lengths, device=rows.lengths.device)
+        return rows, hidden[torch.tensor(lengths, device=hidden.device).cumsum(0) - 1]
 
     def _positions(self, conversation: Conversation) -> np.ndarray:
         c = self.checkpoint
@@ -66,84 +97,63 @@ class KVEngine:
         grids = [(1, image.height // patch_px, image.width // patch_px) for image in conversation.images]
         return positions(conversation.ids, grids, c.image_pad_id, c.merge)
 
-    def _select(self, rows: Sequence[int]) -> None:
-        assert self._cache is not None
-        index = torch.tensor(rows)
-        if not torch.equal(index, torch.arange(len(self._mask))):
-            self._cache.batch_select_indices(index.to(self.checkpoint.model.device))
-            self._mask = self._mask[index]
-
-    def _feed(self, chunks: Sequence[Sequence[int]], places: Sequence[np.ndarray], images: Sequence) -> Float[Tensor, "row width"]:
-        """Append one ragged chunk to every row (left-padded) and return the hidden state of each row's last token."""
-        c = self.checkpoint
-        rows, longest = len(chunks), max(len(chunk) for chunk in chunks)
-        ids = torch.full((rows, longest), c.pad_id)
-        place = torch.zeros((3, rows, longest), dtype=torch.long)
-        mask = torch.zeros((rows, longest), dtype=torch.bool)
-        for row, (chunk, positions_) in enumerate(zip(chunks, places, strict=True)):
-            ids[row, longest - len(chunk) :] = torch.tensor(chunk)
-            place[:, row, longest - len(chunk) :] = torch.from_numpy(np.ascontiguousarray(positions_))
-            mask[row, longest - len(chunk) :] = True
-        return self._forward(ids, place, mask, images)[:, -1]
-
-    def _forward(
-        self, ids: Int[Tensor, "row new"], place: Int[Tensor, "3 row new"], mask: Bool[Tensor, "row new"], images: Sequence = ()
-    ) -> Float[Tensor, "row new width"]:
-        c, device = self.checkpoint, self.checkpoint.model.device
-        if self._cache is None:
-            self._cache = DynamicCache(config=c.model.config.get_text_config())
-            self._mask = mask
-        else:
-            self._mask = torch.cat([self._mask, mask], dim=1)
-        vision = {}
-        if images:
-            pixels = c.pack(images)
-            vision = {"pixel_values": pixels.values.to(device), "image_grid_thw": pixels.grids.to(device)}
-        out = c.core(
-            input_ids=ids.to(device),
-            position_ids=place.to(device),
-            attention_mask=self._mask.long().to(device),
-            mm_token_type_ids=(ids == c.image_pad_id).int().to(device),
-            past_key_values=self._cache,
-            use_cache=True,
-            **vision,
-        )
-        return out.last_hidden_state
-
-    def _decode(self, conversations: Sequence[Conversation], hidden: Float[Tensor, "row width"], sampling: Sampling) -> list[Completion]:
-        c = self.checkpoint
-        rows = len(conversations)
-        noise = torch.stack(
-            [torch.rand(sampling.tokens_per_turn, generator=torch.Generator().manual_seed(conv.seed)) for conv in conversations]
-        )
-        place = torch.tensor([int(self._positions(conv)[:, -1].max()) for conv in conversations])
-        stop = torch.zeros(c.model.config.get_text_config().vocab_size, dtype=torch.bool)
+    def _decode(
+        self, conversations: Sequence[Conversation], rows: Rows, hidden: Float[Tensor, "row width"], sampling: Sampling
+    ) -> Iterator[tuple[int, Completion]]:
+        c, device = self.checkpoint, hidden.device
+        limit = sampling.tokens_per_turn
+        generators = [torch.Generator().manual_seed(conversation.seed) for conversation in conversations]
+        noise = torch.stack([torch.rand(limit, generator=generator) for generator in generators]).to(device)
+        place = torch.tensor([int(self._positions(conversation)[:, -1].max()) for conversation in conversations], device=device)
+        stop = torch.zeros(c.model.config.get_text_config().vocab_size, dtype=torch.bool, device=device)
         stop[c.stop_ids] = True
-        banned = torch.tensor(c.banned_ids)
-        ids = torch.zeros((rows, sampling.tokens_per_turn), dtype=torch.long)
-        logprobs = torch.zeros((rows, sampling.tokens_per_turn))
-        active = torch.ones(rows, dtype=torch.bool)
-        length = torch.zeros(rows, dtype=torch.long)
-        for step in range(sampling.tokens_per_turn):
-            token, logprob = draw(c.head(hidden).float().cpu(), banned, sampling.temperature, noise[:, step])
-            ids[:, step] = token
-            logprobs[:, step] = logprob
-            length += active
+        ids = torch.zeros((len(conversations), limit), dtype=torch.long, device=device)
+        logprobs = torch.zeros((len(conversations), limit), device=device)
+        here = torch.arange(len(conversations), device=device)  # the conversation of each row of the batch
+        active = torch.ones(len(conversations), dtype=torch.bool, device=device)
+        drawn = torch.zeros(len(conversations), dtype=torch.long, device=device)  # by each row of the batch
+        step = Step(rows)
+
+        def finish(done: Tensor) -> Iterator[tuple[int, Completion]]:
+            left = rows.take(done)
+            gone, counts = here[done].tolist(), drawn[done].tolist()
+            said, weighed = ids[here[done]].tolist(), logprobs[here[done]].tolist()
+            ended = stop[ids[here[done], drawn[done] - 1]].tolist()
+            for row, (i, n) in enumerate(zip(gone, counts, strict=True)):
+                conversation = conversations[i]
+                self._kept[conversation.id] = _Kept(left, row, len(conversation.ids) + n - 1, len(conversation.images))
+                yield i, Completion(tuple(said[row][:n]), tuple(weighed[row][:n]), ended[row])
+
+        for at in range(limit):
+            token, logprob = self._draw(hidden, noise, sampling.temperature, here, at)
+            ids[here, at] = token
+            logprobs[here, at] = logprob
+            drawn += active
             active = active & ~stop[token]
-            if step + 1 == sampling.tokens_per_turn or not bool(active.any()):
+            living = int(active.sum())
+            if living == 0 or at + 1 == limit:
                 break
+            if living < LEAVE_AT * len(here):
+                yield from finish((~active).nonzero()[:, 0])
+                kept = active.nonzero()[:, 0]
+                rows, token, place, here, drawn = rows.take(kept), token[kept], place[kept], here[kept], drawn[kept]
+                active, step = active[kept], Step(rows)
             place += active
-            fed = torch.where(active, token, c.pad_id)[:, None]
-            hidden = self._forward(fed, place.expand(3, rows)[:, :, None], active[:, None])[:, -1]
-        self._rows = {
-            conv.id: (row, len(conv.ids) + int(n) - 1, len(conv.images))
-            for row, (conv, n) in enumerate(zip(conversations, length, strict=True))
-        }
-        stopped = stop[ids[torch.arange(rows), length - 1]]
-        return [
-            Completion(tuple(ids[row, :n].tolist()), tuple(logprobs[row, :n].tolist()), bool(stopped[row]))
-            for row, n in enumerate(length.tolist())
-        ]
+            step.advance()
+            hidden = c.hidden(torch.where(active, token, c.pad_id), place.expand(3, -1), (), step)
+            rows.lengths += active
+        yield from finish(torch.arange(len(here), device=device))
+
+    def _draw(
+        self, hidden: Float[Tensor, "row width"], noise: Float[Tensor, "conversation token"], temperature: float, here: Tensor, at: int
+    ) -> tuple[Int[Tensor, " row"], Float[Tensor, " row"]]:
+        """Token number `at` of the conversations `here`, and its log-probability."""
+        banned = torch.tensor(self.checkpoint.banned_ids, device=hidden.device)
+        return draw(self.checkpoint.head(hidden).float(), banned, temperature, noise[here, at])
+
+
+def _side_by_side(places: Sequence[np.ndarray]) -> Int[Tensor, "3 token"]:
+    return torch.from_numpy(np.concatenate(places, axis=1))
 
 
 def draw(

@@ -4,13 +4,14 @@ Turn limit: `max_turns = max_crops + 1`; the answer turn counts.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from PIL import Image
-
-from focus.boxes import settle, to_original
+from focus.boxes import Box, settle, to_original
 from focus.checkpoint import Checkpoint
+from focus.data.original import Original
 from focus.data.sample import Sample
 from focus.gap import View, cut
 from focus.prompts import (
@@ -27,9 +28,9 @@ from focus.prompts import (
     question_text,
 )
 from focus.rollout.engine import Completion, Conversation, Engine, Sampling
-from focus.rollout.trajectory import Action, Crop, Observation, Status, Trajectory, Turn
+from focus.rollout.trajectory import Action, Alter, Crop, Observation, Status, Trajectory, Turn
 
-Alter = Callable[[View, Trajectory], View]  # replaces the pixels of a delivered crop, keeping their size
+WORKERS = min(8, os.cpu_count() or 1)  # threads that cut crops while the model speaks
 
 
 @dataclass(frozen=True)
@@ -51,97 +52,118 @@ def seed_of(*parts: object) -> int:
 
 
 def begin(
-    checkpoint: Checkpoint, sample: Sample, view: View, source: Image.Image, seeds: Sequence[int], opening: str = ""
+    checkpoint: Checkpoint, sample: Sample, view: View, source: Original, seeds: Sequence[int], opening: str = ""
 ) -> list[Trajectory]:
-    """Sibling conversations before their first turn, one for each seed; they share one prompt.
-
-    `opening` is put into the model's mouth: `<tool_call>` forces a crop, `<answer>` an answer without one.
-    """
-    text = question_text(checkpoint.dialect, sample.question, sample.options) + opening
+    """Sibling conversations before their first turn, one for each seed; they share one prompt object."""
+    text = question_text(checkpoint.dialect, sample.question, sample.options)
     prompt = tuple(encode(checkpoint.tokenizer, text, [view.tokens]))
-    return [Trajectory(sample, source, view, prompt, seed, opening) for seed in seeds]
+    return [opened(checkpoint, Trajectory(sample, source, view, prompt, seed), opening) for seed in seeds]
 
 
-def play(
-    checkpoint: Checkpoint, engine: Engine, trajectories: Sequence[Trajectory], rules: Rules, alter: Alter | None = None
-) -> list[Trajectory]:
+def opened(checkpoint: Checkpoint, trajectory: Trajectory, opening: str) -> Trajectory:
+    """A sibling into whose mouth `opening` is put: `<tool_call>` forces a crop, `<answer>` an answer without one."""
+    return replace(trajectory, opening=opening, opening_ids=tuple(encode(checkpoint.tokenizer, opening)))
+
+
+def play(checkpoint: Checkpoint, engine: Engine, trajectories: Sequence[Trajectory], rules: Rules) -> list[Trajectory]:
     """Continue every open trajectory until it ends; the order is kept.
 
-    Trajectories that share a prompt object share its encoding. With `alter`, every crop delivered from here on has its pixels
-    replaced; ids and boxes stay.
+    Trajectories that share a prompt object share its encoding. Crops are cut by worker threads while others still speak.
     """
     done = list(trajectories)
-    names = {i: f"reopened {i}" if t.turns else f"prompt {id(t.prompt_ids)}" for i, t in enumerate(done)}
-    while live := [i for i, t in enumerate(done) if t.status is Status.OPEN]:
-        asked = [
-            Conversation(
-                f"{i} turn {len(done[i].turns)}",
-                names[i],
-                tuple(done[i].ids),
-                tuple(done[i].images),
-                seed_of(done[i].seed, len(done[i].turns)),
-            )
-            for i in live
-        ]
-        for i, conversation, completion in zip(live, asked, engine.generate(asked, rules.sampling), strict=True):
-            done[i] = _advance(checkpoint, done[i], completion, rules, alter)
-            names[i] = conversation.id
+    parents: dict[int, str] = {}
+    with ThreadPoolExecutor(WORKERS) as workers, checkpoint.remembering():
+        while live := [i for i, t in enumerate(done) if t.status is Status.OPEN]:
+            asked = [_asked(i, done[i], parents.get(i)) for i in live]
+            spoken = {}
+            for place, completion in engine.generate(asked, rules.sampling):
+                spoken[live[place]] = _listen(checkpoint, done[live[place]], completion, rules, workers)
+            for i, conversation in zip(live, asked, strict=True):
+                done[i] = spoken[i].heard(checkpoint, done[i])
+                parents[i] = conversation.id
     engine.forget()
     return done
 
 
+def _asked(number: int, t: Trajectory, parent: str | None) -> Conversation:
+    return Conversation(
+        f"{number} turn {len(t.turns)}",
+        parent,
+        f"prompt {id(t.prompt_ids)}",
+        len(t.prompt_ids),
+        tuple(t.ids),
+        tuple(t.images),
+        seed_of(t.seed, len(t.turns)),
+    )
+
+
 def reopen(trajectory: Trajectory, alter: Alter) -> Trajectory:
-    """The same conversation up to its last observation, its crops replaced: the model's own words stay, only pixels change."""
+    """The same conversation up to its last observation, its crops replaced: the model's own words stay, only pixels change.
+
+    Crops that it may still ask for are replaced too.
+    """
     turns = []
     for turn in trajectory.turns:
         if turn.observation is None:
             break
         crop = turn.observation.crop
         turns.append(replace(turn, observation=replace(turn.observation, crop=alter(crop, trajectory) if crop else None)))
-    return replace(trajectory, turns=tuple(turns), status=Status.OPEN)
+    return replace(trajectory, turns=tuple(turns), status=Status.OPEN, alter=alter)
 
 
-def _advance(checkpoint: Checkpoint, trajectory: Trajectory, completion: Completion, rules: Rules, alter: Alter | None) -> Trajectory:
+@dataclass(frozen=True)
+class _Spoken:
+    """A turn that was spoken and understood, its crop perhaps still being cut. `reply` is what the tool says, None if nothing."""
+
+    completion: Completion
+    text: str
+    action: Action
+    status: Status
+    reply: str | None = None
+    crop: Future[View] | None = None
+
+    def heard(self, checkpoint: Checkpoint, trajectory: Trajectory) -> Trajectory:
+        """The trajectory with this turn and the tool's answer to it."""
+        observation = None
+        if self.reply is not None:
+            crop = self.crop.result() if self.crop else None
+            text = observation_text(self.reply, closed=self.text.endswith("<|im_end|>"))
+            observation = Observation(tuple(encode(checkpoint.tokenizer, text, [crop.tokens] if crop else [])), crop)
+        turn = Turn(self.completion.ids, self.completion.logprobs, self.text, self.action, observation)
+        return trajectory.then(turn, self.status)
+
+
+def _listen(checkpoint: Checkpoint, trajectory: Trajectory, completion: Completion, rules: Rules, workers: ThreadPoolExecutor) -> _Spoken:
+    """Understand a turn, and set a worker to cut the crop it asks for.
+
+    A box that does not touch the image is an invalid call and gets an error text, no crop.
+    """
     opening = trajectory.opening if not trajectory.turns else ""
     text = opening + checkpoint.tokenizer.decode(completion.ids)
     last = len(trajectory.turns) + 1 >= rules.max_turns
-    action: Action
-    observation, status = None, Status.OPEN
     spoken = parse(text)
     if isinstance(spoken, Answer):
-        action, status = spoken, Status.ANSWERED
-    elif isinstance(spoken, Call) and not last:
-        action, observation = _zoom(checkpoint, trajectory, spoken, rules, closed=_closed(text), alter=alter)
-    elif isinstance(spoken, Call):
-        action, status = Malformed(Fault.NO_CROPS_LEFT), Status.OUT_OF_TURNS
-    else:
-        action, status = spoken, Status.MALFORMED
-        if not completion.stopped:
-            status = Status.OUT_OF_TOKENS
-        elif CALL_OPEN in text and not last:  # a call that can't be read is answered, so that the model may mend it
-            observation = _say(checkpoint, error_content(spoken.fault), closed=_closed(text))
-            status = Status.OPEN
-    return trajectory.then(Turn(completion.ids, completion.logprobs, text, action, observation), status)
+        return _Spoken(completion, text, spoken, Status.ANSWERED)
+    if isinstance(spoken, Call):
+        if last:
+            return _Spoken(completion, text, Malformed(Fault.NO_CROPS_LEFT), Status.OUT_OF_TURNS)
+        size = trajectory.sample.size
+        place = to_original(spoken.box_view, checkpoint.dialect.frame, trajectory.view.size, size)
+        box_px = settle(place, size, checkpoint.token_px)
+        if box_px is None:
+            return _Spoken(completion, text, Malformed(Fault.OUTSIDE), Status.OPEN, error_content(Fault.OUTSIDE))
+        crop = workers.submit(_zoom, checkpoint, trajectory, box_px, rules)
+        return _Spoken(completion, text, Crop(spoken.box_view, box_px), Status.OPEN, CROP_CONTENT, crop)
+    if not completion.stopped:
+        return _Spoken(completion, text, spoken, Status.OUT_OF_TOKENS)
+    if CALL_OPEN in text and not last:  # a call that can't be read is answered, so that the model may mend it
+        return _Spoken(completion, text, spoken, Status.OPEN, error_content(spoken.fault))
+    return _Spoken(completion, text, spoken, Status.MALFORMED)
 
 
-def _closed(text: str) -> bool:
-    return text.endswith("<|im_end|>")
-
-
-def _say(checkpoint: Checkpoint, content: str, closed: bool, crop: View | None = None) -> Observation:
-    text = observation_text(content, closed)
-    return Observation(tuple(encode(checkpoint.tokenizer, text, [crop.tokens] if crop else [])), crop)
-
-
-def _zoom(
-    checkpoint: Checkpoint, trajectory: Trajectory, call: Call, rules: Rules, closed: bool, alter: Alter | None
-) -> tuple[Action, Observation]:
-    """Execute a call. A box that does not touch the image is an invalid call and gets an error text, no crop."""
-    size = trajectory.sample.size
-    box_px = settle(to_original(call.box_view, checkpoint.dialect.frame, trajectory.view.size, size), size, checkpoint.token_px)
-    if box_px is None:
-        return Malformed(Fault.OUTSIDE), _say(checkpoint, error_content(Fault.OUTSIDE), closed)
-    crop = cut(trajectory.source, box_px, size, rules.crop_tokens, checkpoint.token_px)
-    if alter:
-        crop = alter(crop, trajectory)
-    return Crop(call.box_view, box_px), _say(checkpoint, CROP_CONTENT, closed, crop)
+def _zoom(checkpoint: Checkpoint, trajectory: Trajectory, box_px: Box, rules: Rules) -> View:
+    crop = cut(trajectory.source, box_px, trajectory.sample.size, rules.crop_tokens, checkpoint.token_px)
+    if trajectory.alter:
+        crop = trajectory.alter(crop, trajectory)
+    checkpoint.prepare(crop.image)
+    return crop

@@ -1,11 +1,13 @@
 """What one conversation consists of. Sampled token ids are kept as they were sampled and never encoded again."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from PIL import Image
 
 from focus.boxes import Box
+from focus.data.original import Original
 from focus.data.sample import Sample
 from focus.gap import View
 from focus.prompts import Answer, Malformed
@@ -30,6 +32,7 @@ class Crop:
 
 
 Action = Crop | Answer | Malformed
+Alter = Callable[[View, "Trajectory"], View]  # replaces the pixels of a delivered crop, keeping their size
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,13 @@ class Trajectory:
     """A question, the view of its image, and the turns that followed."""
 
     sample: Sample
-    source: Image.Image = field(repr=False)  # what crops are cut from: the original, but with gap=off the view
+    source: Original = field(repr=False)  # what crops are cut from: the original, but with gap=off the view
     view: View = field(repr=False)
     prompt_ids: tuple[int, ...] = field(repr=False)
     seed: int  # of its sampling noise; a pure function of run, question and rollout
-    opening: str = ""  # words put into the model's mouth at the end of the prompt (a forced crop, a forced answer)
+    opening: str = ""  # words put into the model's mouth before its first turn (a forced crop, a forced answer)
+    opening_ids: tuple[int, ...] = ()
+    alter: "Alter | None" = field(default=None, repr=False)
     turns: tuple[Turn, ...] = ()
     status: Status = Status.OPEN
 
@@ -70,7 +75,12 @@ class Trajectory:
     @property
     def ids(self) -> list[int]:
         """The whole sequence: prompt, sampled turns and observations, in order."""
-        ids = list(self.prompt_ids)
+        return [*self.prompt_ids, *self.suffix_ids]
+
+    @property
+    def suffix_ids(self) -> list[int]:
+        """What follows the prompt that siblings share."""
+        ids = list(self.opening_ids)
         for turn in self.turns:
             ids += turn.ids
             ids += turn.observation.ids if turn.observation else ()
@@ -79,7 +89,7 @@ class Trajectory:
     @property
     def sampled_mask(self) -> list[bool]:
         """True exactly where `ids` holds a sampled token: the only places that carry loss."""
-        mask = [False] * len(self.prompt_ids)
+        mask = [False] * (len(self.prompt_ids) + len(self.opening_ids))
         for turn in self.turns:
             mask += [True] * len(turn.ids)
             mask += [False] * (len(turn.observation.ids) if turn.observation else 0)

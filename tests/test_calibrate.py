@@ -1,0 +1,372 @@
+"""Offline resolution selection (E2): the rule, the searches, what they spend, and what an audit of the approximate one sees."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.speed.selection import certificate, least
+from focus import calibrate
+from focus.calibrate import DROPPED_NATIVE, DROPPED_NEVER, SEARCHES, Rule, Tokens, choose, total
+from focus.config import CONF
+from focus.data.scenes import DIFFICULTY, Scenes
+from focus.gap import Search, fit, ladder, levels_identity, read_levels, select_level
+from focus.rollout.engine import Completion, Sampling
+from focus.rollout.kv import KVEngine
+from tests.conftest import random_qwen3_vl
+
+PROPERTY = settings(deadline=None, database=None)
+EXACT = [Search.LADDER, Search.EXHAUSTIVE]
+WIDTHS_PX = [448, 308, 224, 140, 112]  # of the views of a 448 px scene: 256, 128, 64, 32 and 16 tokens are 16, 11, 8, 5 and 4 squared
+
+# ------------------------------------------------------------------------------------------------------------ the rule
+
+
+def test_the_first_level_that_leaves_the_native_answer_is_chosen():
+    assert select_level([["42"], ["42"], ["47"], ["42"], ["11"]]) == 2
+    assert select_level([["42"], ["17"], ["42"]]) == 1
+    assert select_level([["Blue"], ["blue."], ["the blue"]]) is None  # alike after normalisation
+
+
+def test_a_vote_diverges_when_fewer_than_half_of_it_agree():
+    native = ["42"] * 6 + ["47"] * 2
+    assert select_level([native, ["42"] * 4 + ["x"] * 4, ["42"] * 3 + ["x"] * 5]) == 2
+
+
+def test_the_ladder_halves_the_pixels_down_to_its_floor():
+    assert ladder((448, 448), 28) == [256, 128, 64, 32, 16]
+    assert ladder((3584, 3584), 28) == [16384, 8192, 4096, 2048, 1024, 512, 256, 128, 64, 32, 16]
+    assert ladder((100, 100), 28, floor_tokens=4) == [16, 8, 4]
+
+
+def test_the_ladder_of_a_strip_ends_where_its_shape_would_be_lost():
+    assert ladder((2000, 100), 28) == [284, 142, 71, 35]  # 20 times longer than wide: 17 tokens can't hold it
+    assert ladder((1200, 28), 28) == [43]
+    assert all(fit((2000, 100), budget, 28) for budget in ladder((2000, 100), 28))
+
+
+# ------------------------------------------------------------------------------------------ searches over known answers
+
+
+def search(kind: Search, answers: str, enters: str = "ab") -> tuple[int | str, list[int]]:
+    """What a search finds where level k answers with the k-th letter, and the levels it asked. `enters`: native answers let in."""
+    asking = SEARCHES[kind](Rule(len(answers), 0.5, lambda native: native[0] in enters))
+    asked = [next(asking)]
+    while True:
+        try:
+            asked.append(asking.send([answers[asked[-1]]]))
+        except StopIteration as found:
+            return found.value, asked
+
+
+patterns = st.text("ab", min_size=1, max_size=9)
+
+
+def leaves_for_good(answers: str) -> bool:
+    """Whether an answer that has left native stays away."""
+    return answers[len(answers) - len(answers.lstrip(answers[0])) :].find(answers[0]) < 0
+
+
+@pytest.mark.parametrize(
+    ("answers", "found", "asked"),
+    [
+        ("abbbb", 1, [0, 1]),
+        ("aaabb", 3, [0, 1, 2, 3]),
+        ("aabab", 2, [0, 1, 2]),
+        ("aaaaa", DROPPED_NEVER, [0, 1, 2, 3, 4]),
+        ("baaaa", 1, [0, 1]),
+        ("a", DROPPED_NEVER, [0]),
+    ],
+)
+def test_the_ladder_stops_at_the_first_level_that_diverges(answers, found, asked):
+    assert search(Search.LADDER, answers) == (found, asked)
+
+
+@pytest.mark.parametrize(
+    ("answers", "found", "asked"),
+    [
+        ("abbbb", 1, [0, 2, 1]),
+        ("aabbb", 2, [0, 2, 1]),
+        ("aaabb", 3, [0, 2, 3]),
+        ("aaaab", 4, [0, 2, 3, 4]),
+        ("aaaaa", DROPPED_NEVER, [0, 2, 3, 4]),
+        ("ababb", 3, [0, 2, 3]),  # E2 says 1: level 2 came back to the native answer
+        ("abaaa", DROPPED_NEVER, [0, 2, 3, 4]),  # E2 says 1
+        ("aabab", 2, [0, 2, 1]),  # level 3 came back, but it was not asked
+        ("a", DROPPED_NEVER, [0]),
+    ],
+)
+def test_bisection_halves_the_levels_that_are_left(answers, found, asked):
+    assert search(Search.BISECTION, answers) == (found, asked)
+
+
+@pytest.mark.parametrize("kind", [Search.LADDER, Search.BISECTION])
+def test_a_question_that_is_wrong_at_native_is_settled_by_native_alone(kind):
+    assert search(kind, "aabbb", enters="b") == (DROPPED_NATIVE, [0])
+
+
+def test_the_exhaustive_ladder_asks_every_level_of_every_question():
+    assert search(Search.EXHAUSTIVE, "aabbb", enters="b") == (DROPPED_NATIVE, [0, 1, 2, 3, 4])
+    assert search(Search.EXHAUSTIVE, "aabbb") == (2, [0, 1, 2, 3, 4])
+
+
+@PROPERTY
+@given(patterns, st.sampled_from(["ab", "b"]))
+def test_the_ladder_chooses_as_the_exhaustive_one_and_asks_exactly_its_certificate(answers, enters):
+    found, asked = search(Search.LADDER, answers, enters)
+    assert found == search(Search.EXHAUSTIVE, answers, enters)[0]
+    assert asked == list(certificate(found, len(answers)))
+
+
+@PROPERTY
+@given(st.text("ab", min_size=1, max_size=7), st.sampled_from(["ab", "b"]))
+def test_every_level_of_a_certificate_is_needed(answers, enters):
+    """Were one of its levels answered otherwise, E2 could say something else: a search that did not ask it can't know."""
+    found, _ = search(Search.EXHAUSTIVE, answers, enters)
+    for level in certificate(found, len(answers)):
+        other = answers[:level] + ("a" if answers[level] == "b" else "b") + answers[level + 1 :]
+        assert level == 0 or search(Search.EXHAUSTIVE, other, enters)[0] != found
+    if found == DROPPED_NATIVE:
+        assert search(Search.EXHAUSTIVE, "b" + answers[1:], enters)[0] != found
+
+
+@PROPERTY
+@given(patterns)
+def test_bisection_finds_e2_wherever_an_answer_leaves_native_for_good(answers):
+    exact, (found, asked) = search(Search.LADDER, answers)[0], search(Search.BISECTION, answers)
+    came_back = [k for k in asked if isinstance(exact, int) and k > exact and answers[k] == answers[0]]
+    assert (found != exact) == bool(came_back)
+    if leaves_for_good(answers):
+        assert found == exact
+    if found != exact:
+        assert found == DROPPED_NEVER or found > exact  # never a sharper view than E2's
+    assert len(asked) <= 2 + (len(answers) - 1).bit_length()
+
+
+# ------------------------------------------------------------------------------------------------ searches over a policy
+
+
+class ByLevel:
+    """An engine that answers each question by the width of the view it is shown: `says[question]` holds a letter for each level."""
+
+    def __init__(self, checkpoint, says: dict[str, str]) -> None:
+        self.checkpoint, self.says = checkpoint, says
+        self.asked: list[list[int]] = []  # the levels of each round
+
+    def generate(self, conversations, sampling):
+        self.asked.append([WIDTHS_PX.index(conversation.images[0].width) for conversation in conversations])
+        for i, (conversation, level) in enumerate(zip(conversations, self.asked[-1], strict=True)):
+            prompt = self.checkpoint.tokenizer.decode(list(conversation.ids))
+            letter = next(letters[level] for question, letters in self.says.items() if question in prompt)
+            ids = tuple(self.checkpoint.tokenizer.encode(f"{letter}</answer><|im_end|>", add_special_tokens=False))
+            yield i, Completion(ids, (-0.5,) * len(ids), stopped=True)
+
+    def forget(self) -> None:
+        pass
+
+
+def rule(*overrides: str):
+    """The section `calibration` as it is composed."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return compose("calibrate", [f"calibration.{override}" for override in overrides]).calibration
+
+
+def asking(checkpoint, kind: Search, *letters: str, rules=(), engine=ByLevel):
+    """Choices for one scene per pattern of letters, whose right answer is `a`, and the engine that gave the answers."""
+    scenes = Scenes(DIFFICULTY[1], "eval", len(letters))
+    samples = [replace(scenes[i], question=f"Sign {i}?", answers=("a",)) for i in range(len(letters))]
+    answering = engine(checkpoint, {s.question: pattern for s, pattern in zip(samples, letters, strict=True)})
+    return choose(checkpoint, answering, samples, kind, rule(*rules), 6, 0), answering
+
+
+def test_coarse_levels_are_asked_only_for_questions_that_are_still_open(qwen3_vl):
+    """The first leaves native at level 1, the second at level 2, the third never; the fourth is wrong at native."""
+    choices, engine = asking(qwen3_vl, Search.LADDER, "abbbb", "aabbb", "aaaaa", "baaaa")
+    assert [c.view_tokens for c in choices] == [128, 64, None, None]
+    assert [c.label for c in choices] == ["128", "64", "never diverges", "wrong at native"]
+    assert engine.asked == [[0, 0, 0, 0], [1, 1, 1], [2, 2], [3], [4]]
+
+
+def test_each_round_of_a_bisection_asks_every_open_question_its_own_next_level(qwen3_vl):
+    choices, engine = asking(qwen3_vl, Search.BISECTION, "abbbb", "aaabb", "aaaaa", "baaaa")
+    assert [c.outcome for c in choices] == [1, 3, DROPPED_NEVER, DROPPED_NATIVE]
+    assert engine.asked == [[0, 0, 0, 0], [2, 2, 2], [1, 3, 3], [4]]
+
+
+def test_questions_that_never_diverge_get_the_coarsest_view_if_that_is_asked_for(qwen3_vl):
+    choices, _ = asking(qwen3_vl, Search.LADDER, "aaaaa", rules=["never_diverges=floor"])
+    assert (choices[0].outcome, choices[0].view_tokens) == (DROPPED_NEVER, 16)
+
+
+# Beside its view a prompt here has TEXT tokens; what follows it has 4: <answer>, the letter, </answer> and <|im_end|>
+TEXT = 37
+
+
+def test_forward_tokens_are_those_of_every_prompt_that_was_asked_and_of_its_answer(qwen3_vl):
+    (first, wrong), _ = asking(qwen3_vl, Search.LADDER, "aabbb", "baaaa")
+    assert first.asked == {0: Tokens(256, TEXT + 4), 1: Tokens(121, TEXT + 4), 2: Tokens(64, TEXT + 4)}
+    assert wrong.asked == {0: Tokens(256, TEXT + 4)}
+    assert first.exhaustive == wrong.exhaustive == Tokens(256 + 121 + 64 + 25 + 16, 5 * (TEXT + 4))
+
+
+def test_votes_share_one_prompt(qwen3_vl):
+    (voted,), engine = asking(qwen3_vl, Search.LADDER, "abbbb", rules=["decoding=vote", "votes=8"])
+    assert engine.asked == [[0] * 8, [1] * 8]
+    assert voted.asked == {0: Tokens(256, TEXT + 8 * 4), 1: Tokens(121, TEXT + 8 * 4)}
+
+
+PATTERNS = ["abbbb", "aabbb", "aaabb", "aaaab", "aaaaa", "baaaa", "bbbbb", "ababa", "aabaa", "abaaa"]
+
+
+def test_the_ladder_chooses_as_the_exhaustive_one_for_exactly_the_least_that_an_exact_search_can_spend(qwen3_vl):
+    walked, every = (asking(qwen3_vl, kind, *PATTERNS)[0] for kind in EXACT)
+    assert [c.outcome for c in walked] == [c.outcome for c in every]
+    assert [c.view_tokens for c in walked] == [c.view_tokens for c in every]
+    assert [total(c.asked.values()) for c in walked] == [least(c) for c in every]
+    assert [c.exhaustive for c in walked] == [total(c.asked.values()) for c in every]  # all answers are equally long here
+
+
+class Closed(ByLevel):
+    """The policy's own first two tokens, closed as an answer: a random policy hardly ever closes one itself."""
+
+    def __init__(self, checkpoint, says: dict[str, str]) -> None:
+        super().__init__(checkpoint, says)
+        self.engine = KVEngine(checkpoint)
+
+    def generate(self, conversations, sampling):
+        close = tuple(self.checkpoint.tokenizer.encode("</answer><|im_end|>", add_special_tokens=False))
+        for i, own in self.engine.generate(conversations, Sampling(sampling.temperature, 2)):
+            yield i, Completion(own.ids + close, own.logprobs + (-0.5,) * len(close), stopped=True)
+
+    def forget(self) -> None:
+        self.engine.forget()
+
+
+@pytest.mark.parametrize("decoding", ["greedy", "vote"])
+def test_a_real_policy_gets_the_same_choices_from_the_ladder_and_the_exhaustive_one(qwen3_vl, decoding):
+    rules = ["require_correct_at_native=false", f"decoding={decoding}", "votes=4", "vote_temperature=0.1"]
+    walked, every = (asking(qwen3_vl, kind, *["-"] * 12, rules=rules, engine=Closed)[0] for kind in EXACT)
+    assert [(c.outcome, c.view_tokens) for c in walked] == [(c.outcome, c.view_tokens) for c in every]
+    assert len({c.outcome for c in every}) > 1
+    assert [total(c.asked.values()) for c in walked] == [least(c) for c in every]
+
+
+# ---------------------------------------------------------------------------------------------------------- whole runs
+
+
+@pytest.fixture(scope="module")
+def random_policy(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("random") / "policy"
+    random_qwen3_vl(seed=7).save(folder)
+    return folder
+
+
+def run(output: Path, policy: Path, *overrides: str) -> dict:
+    """Calibrate six scenes, two side by side, right or not; returns what is kept beside the table."""
+    small = ("data.scenes=6", "questions_per_forward=2", "tokens_per_turn=6", "threads=1", "calibration.require_correct_at_native=false")
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        calibrate.run(compose("calibrate", [*small, f"output={output}", f"policy.checkpoint={policy}", *overrides]))
+    return json.loads((output / "levels.json").read_text())
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """Let every question of a run be answered by one pattern of letters."""
+
+    def answered(letters: str) -> None:
+        monkeypatch.setattr(calibrate, "KVEngine", lambda checkpoint: ByLevel(checkpoint, {"": letters}))
+
+    return answered
+
+
+def test_a_run_says_and_keeps_what_it_spent_and_what_all_levels_would_have(tmp_path, random_policy, answers, capsys):
+    answers("aabbb")
+    record = run(tmp_path / "ladder", random_policy)
+    assert record["identity"] == levels_identity(tmp_path / "ladder/levels.parquet")
+    assert record["spent"]["visual"] == 6 * (256 + 121 + 64) and record["exhaustive"]["visual"] == 6 * 482
+    assert record["exhaustive"]["text"] * 3 == record["spent"]["text"] * 5  # three levels of five, the same words each time
+    assert record["ratio"] == sum(record["spent"].values()) / sum(record["exhaustive"].values())
+    assert record["outcomes"] == {"2": 6} and "audit" not in record
+    said = capsys.readouterr().out
+    assert f"forward tokens, ladder: {sum(record['spent'].values()):,}" in said and f"ratio {record['ratio']:.3f}" in said
+
+
+def test_every_search_writes_the_same_table_where_answers_leave_native_for_good(tmp_path, random_policy, answers):
+    answers("aaabb")
+    ratios = {kind: run(tmp_path / kind, random_policy, f"calibration.search={kind}")["ratio"] for kind in Search}
+    tables = [read_levels(tmp_path / kind / "levels.parquet") for kind in Search]
+    assert tables[0] == tables[1] == tables[2] and set(tables[0].values()) == {32}
+    assert ratios["exhaustive"] == 1 > ratios["ladder"] > ratios["bisection"]
+
+
+def test_an_audit_counts_names_and_keeps_the_mismatches_of_a_bisection(tmp_path, random_policy, answers, capsys):
+    answers("ababb")  # E2 says level 1; bisection finds 3
+    record = run(tmp_path / "run", random_policy, "calibration.search=bisection", "calibration.audit=4")
+    audit = record["audit"]
+    assert (audit["questions"], audit["groups"], audit["mismatches"], audit["share"]) == (4, 4, 4, [1.0, 1.0, 1.0])
+    assert [(each["bisection"], each["exact"]) for each in audit["differ"]] == [(3, 1)] * 4
+    assert record["spent"]["visual"] == 6 * (256 + 64 + 25)  # the audit's own cost stands apart
+    assert audit["spent"]["visual"] == 4 * (256 + 121)
+    assert set(read_levels(tmp_path / "run/levels.parquet").values()) == {32}  # the table is the bisection's
+    said = " ".join(capsys.readouterr().out.split())
+    assert "audit: 4 of 4 questions have another level" in said and f"{audit['differ'][0]['sample']}: bisection 3, exact 1" in said
+
+
+def test_an_audit_without_mismatches_says_how_many_there_may_be(tmp_path, random_policy, answers, capsys):
+    answers("abbbb")
+    audit = run(tmp_path / "run", random_policy, "calibration.search=bisection", "calibration.audit=100")["audit"]
+    assert (audit["questions"], audit["mismatches"], audit["differ"]) == (6, 0, [])
+    assert "the share is below 39.3 %" in " ".join(capsys.readouterr().out.split())  # 1 - 0.05 ** (1/6)
+
+
+def test_a_bisection_that_nobody_audited_says_so(tmp_path, random_policy, answers, capsys):
+    answers("abbbb")
+    record = run(tmp_path / "run", random_policy, "calibration.search=bisection", "calibration.audit=0")
+    assert record["audit"] == "not audited" and "was not audited" in capsys.readouterr().out
+
+
+def test_an_interrupted_bisection_goes_on_with_its_audit(tmp_path, random_policy, answers, monkeypatch):
+    answers("ababb")
+    overrides = ("calibration.search=bisection", "calibration.audit=3", "seed=1")
+    straight = run(tmp_path / "straight", random_policy, *overrides)
+    choosing, asked = calibrate.choose, []
+
+    def interrupted(checkpoint, engine, samples, kind, *rest):
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        asked.append(kind)
+        return choosing(checkpoint, engine, samples, kind, *rest)
+
+    monkeypatch.setattr(calibrate, "choose", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", random_policy, *overrides)
+    assert not (tmp_path / "stopped/levels.parquet").exists()
+    monkeypatch.setattr(calibrate, "choose", choosing)
+    assert run(tmp_path / "stopped", random_policy, *overrides) == straight
+    assert not list((tmp_path / "stopped").glob("*.jsonl"))
+
+
+def test_what_an_interrupted_calibration_kept_is_read_back_as_it_was(qwen3_vl, tmp_path):
+    first, second = asking(qwen3_vl, Search.BISECTION, "aabbb", "baaaa")[0]
+    (exact,), _ = asking(qwen3_vl, Search.LADDER, "aabbb")
+    (tmp_path / "kept.jsonl").write_text(calibrate.keep((first, exact)) + calibrate.keep((second, None)))
+    assert calibrate.kept_before(tmp_path / "kept.jsonl") == {first.sample: (first, exact), second.sample: (second, None)}
+
+
+def test_the_seed_draws_which_questions_are_audited(tmp_path, random_policy, answers):
+    answers("ababb")
+    overrides = ("calibration.search=bisection", "calibration.audit=2")
+    drawn = [run(tmp_path / f"{seed}", random_policy, *overrides, f"seed={seed}")["audit"]["differ"] for seed in (0, 1, 2)]
+    assert all(len(each) == 2 for each in drawn)
+    assert len({tuple(row["sample"] for row in each) for each in drawn}) > 1
+
+
+def test_another_search_is_another_calibration(tmp_path, random_policy, answers):
+    answers("ababb")
+    identities = [run(tmp_path / "run", random_policy, *more)["identity"] for more in ((), ("calibration.search=bisection",))]
+    assert identities[0] != identities[1]
+    assert set(read_levels(tmp_path / "run/levels.parquet").values()) == {32}
