@@ -30,10 +30,10 @@ from tests.test_engine import steer
 
 MIDDLE = {"questions": 4, "rollouts": 8, "visual": 64, "crops": 1, "side_px": 896, "ranks": 1}
 AXES: dict[str, tuple[int, ...]] = {
-    "rollouts": (4, 8, 16, 32),
-    "visual": (16, 64, 256, 1024),
-    "crops": (0, 1, 2, 4),
-    "side_px": (448, 896, 1792, 3584),
+    "rollouts": (4, 8, 16),
+    "visual": (16, 64, 256),
+    "crops": (0, 1, 2),
+    "side_px": (448, 896, 1792),
     "ranks": (1, 2),
 }
 RECORDS = (1_000, 10_000, 100_000)

@@ -46,12 +46,13 @@ from focus.rollout.trajectory import Trajectory
 from focus.train import build_policy
 
 CELLS = tuple((visual, group) for visual in (64, 256, 1024) for group in (8, 16))
-QUESTIONS = 4  # of one optimiser step
+QUESTIONS = {64: 4, 256: 4, 1024: 1}  # of one optimiser step, by visual tokens: TRL's step at 1,024 takes a minute as it is
 TURN_TOKENS = 32
 ORIGINAL_PX = 1120
 BOX = (250, 250, 375, 375)  # per mille: 140 x 140 px of the original, 25 visual tokens
 SPLITS = (4, 8, 16)  # rollouts per forward and backward that TRL is tried with
 TOLERANCE = 0.02
+THREADS = 2
 # What TRL's qwen3_vl.jinja makes of the tool below the system line; the digest of the prompts shows whether it still does
 TOOL_SYSTEM = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided with function signatures within "
@@ -108,10 +109,10 @@ class InMemory:
         return Decoded(self.image)
 
 
-def questions() -> list[Question]:
+def questions(count: int) -> list[Question]:
     """Noise: what is in an image does not change what it costs. Every question has the same number of tokens."""
     asked = []
-    for i in range(QUESTIONS):
+    for i in range(count):
         pixels = np.random.default_rng(i).integers(0, 256, (ORIGINAL_PX, ORIGINAL_PX, 3), dtype=np.uint8)
         image = InMemory(Image.fromarray(pixels))
         text = f"What is on sign {i}, the small red one in the lower left corner?"
@@ -120,7 +121,7 @@ def questions() -> list[Question]:
 
 
 def policy(visual: int, group: int, asked: Sequence[Question]) -> FocusPolicy:
-    """The default trainer on a random policy, whose vocabulary gives the prompt the length that Qwen's own gives it (225 against 229)."""
+    """The default trainer on a random policy, whose vocabulary gives the prompt the length that Qwen's own gives it (226 against 233)."""
     texts = [question_text(DIALECT, q.sample.question).replace(IMAGE_PAD, "") for q in asked]
     tokenizer = build_tokenizer().train_new_from_iterator(texts * 20, vocab_size=512, show_progress=False)
     built = build(tokenizer)
@@ -194,7 +195,7 @@ class InTurns(pl.Callback):
 def measure(visual: int, group: int, python: Path, threads: int, tick: Callable[[], None]) -> dict[str, Any]:
     """One row of the table."""
     torch.set_num_threads(threads)
-    asked = questions()
+    asked = questions(QUESTIONS[visual])
     ours = policy(visual, group, asked)
     played: list[Trajectory] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -243,11 +244,11 @@ def measure(visual: int, group: int, python: Path, threads: int, tick: Callable[
             trainer.fit(ours, DataLoader([asked] * (1 + REPEATS), batch_size=None, collate_fn=list))
     mine, theirs = counts(played, group, ours.checkpoint.token_px), clock.theirs[-1]
     void = differing(mine, theirs["counts"])
-    short = 2 * TURN_TOKENS * QUESTIONS * group - mine["trained_tokens"]
+    short = 2 * TURN_TOKENS * len(asked) * group - mine["trained_tokens"]
     return {
         "visual_tokens": visual,
         "group": group,
-        "questions": QUESTIONS,
+        "questions": len(asked),
         "threads": threads,
         **compared(clock.ours[1:], [line["seconds"] for line in clock.theirs[1:]]),  # the first of each warms up
         "void": void + ([f"{short} tokens were not sampled"] if short else []),
@@ -275,7 +276,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", nargs="+", choices=names, help="visual tokens x rollouts per question; default: those not yet recorded")
     parser.add_argument("--trl-venv", type=Path, default=Path("outputs/trl-venv"), help="TRL's environment; made where it is missing")
-    parser.add_argument("--threads", type=int, default=2, help="of both sides; with 2, anything else that runs ruins the figures")
+    parser.add_argument("--threads", type=int, default=THREADS, help="of both sides; with 2, anything else that runs ruins the figures")
     asked = parser.parse_args()
     python = environment(asked.trl_venv, "requirements-trl.txt")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from rich.progress import track
 
-from experiments.speed.grpo_step import BOX, ORIGINAL_PX, THREADS, TURN_TOKENS, Forced, counts, differing, policy, questions
+from experiments.speed.grpo_step import BOX, ORIGINAL_PX, QUESTIONS, THREADS, TURN_TOKENS, Forced, counts, differing, policy, questions
 from experiments.speed.peer import Peer, environment
 from experiments.speed.timing import REPEATS, compared, seconds, write
 from experiments.speed.vllm_peer import Job, prepare
@@ -27,7 +27,7 @@ from focus.rollout import loop
 from focus.rollout.engine import Completion, Conversation, Sampling
 from focus.rollout.trajectory import Trajectory
 
-CELLS = tuple((visual, group) for visual in (64, 256, 1024) for group in (8, 16))
+CELLS = ((64, 8), (256, 8), (256, 16), (1024, 8))
 
 
 class Generate(Forced):
@@ -102,7 +102,7 @@ def job(ours: FocusPolicy, asked: Sequence[Question], sample: Sequence[Trajector
 
 def measure(visual: int, group: int, vllm: Path | None) -> list[dict[str, Any]]:
     """A row for each peer."""
-    asked = questions()
+    asked = questions(QUESTIONS[visual])
     ours = policy(visual, group, asked)
     kv, generate = Forced(ours.checkpoint), Generate(ours.checkpoint)
     cell = {"cell": f"{visual}x{group}", "visual_tokens": visual, "group": group, "questions": len(asked)}

@@ -21,8 +21,8 @@ from tests.reference import Shape, made
 
 THREADS = 2
 SIBLINGS = 16
-WIDTHS = {128: 4, 512: 4}  # width -> layers; 128 is the embedded policy's
-VIEWS = (64, 256, 1024)
+LAYERS = 4
+CELLS = ((128, 64), (128, 256), (128, 1024), (512, 64), (512, 256))  # width (128 is the embedded policy's), visual tokens of the view
 TOKENS_PER_FORWARD = 16_384
 
 
@@ -85,7 +85,7 @@ def _padded_logprobs(c: Checkpoint, trajectories: Sequence[Trajectory]) -> list[
 
 
 def measure(width: int, visual: int) -> dict[str, object]:
-    checkpoint = build(build_tokenizer(), width=width, layers=WIDTHS[width])
+    checkpoint = build(build_tokenizer(), width=width, layers=LAYERS)
     trajectories = group(checkpoint, visual)
     with torch.no_grad():
         apart = torch.cat(sampled_logprobs(checkpoint, trajectories, 1.0)) - torch.cat(_padded_logprobs(checkpoint, trajectories))
@@ -109,7 +109,7 @@ def measure(width: int, visual: int) -> dict[str, object]:
 
 def main() -> None:
     torch.set_num_threads(THREADS)
-    write("update", [measure(width, visual) for width, visual in track([(w, v) for w in WIDTHS for v in VIEWS], "update")])
+    write("update", [measure(width, visual) for width, visual in track(CELLS, "update")])
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def settings(job: Job) -> dict[str, tuple[Any, str]]:
         "block_size": (job.block_size, "the least that the CPU backend takes, so that the prefix cache keeps short prompts too"),
         "enable_prefix_caching": (True, "the first turn is not encoded again, vLLM's best"),
         "max_num_seqs": (len(job.prompt_ids) * job.group, "all rollouts in one batch, as ours"),
-        "max_num_batched_tokens": (4096, "a prefill of several whole prompts at a time"),
+        "max_num_batched_tokens": (16384, "a prefill of several whole prompts at a time"),
         "max_model_len": (4096, "above every conversation of the table"),
         "limit_mm_per_prompt": ({"image": 2, "video": 0}, "a view and a crop"),
         "skip_mm_profiling": (True, "only shortens the start"),
@@ -125,29 +125,40 @@ class Rollouts:
         job = self.job
         first = self.llm.generate(
             [
-                {"prompt_token_ids": ids, "multi_modal_data": {"image": [view]}}
-                for ids, view in zip(job.prompt_ids, self.views, strict=True)
+                {"prompt_token_ids": ids, "multi_modal_data": {"image": [view]}, "multi_modal_uuids": {"image": [f"view {q}"]}}
+                for q, (ids, view) in enumerate(zip(job.prompt_ids, self.views, strict=True))
             ],
             self.siblings,
             use_tqdm=False,
         )
         conversations = []
-        for ids, view, original, answers in zip(job.prompt_ids, self.views, self.originals, first, strict=True):
-            for answer in answers.outputs:
-                crop = original.crop(tuple(job.box_px))
-                said = [*ids, *answer.token_ids, *job.observation_ids]
-                conversations.append({"prompt_token_ids": said, "multi_modal_data": {"image": [view, crop]}})
+        for q, answers in enumerate(first):
+            for k, answer in enumerate(answers.outputs):
+                conversations.append(
+                    {
+                        "prompt_token_ids": [*job.prompt_ids[q], *answer.token_ids, *job.observation_ids],
+                        "multi_modal_data": {"image": [self.views[q], self.originals[q].crop(tuple(job.box_px))]},
+                        # names spare vLLM the hashing of pixels, and keep it from taking the equal crops of siblings for one image
+                        "multi_modal_uuids": {"image": [f"view {q}", f"crop {q} {k}"]},
+                    }
+                )
         return [first, self.llm.generate(conversations, self.single, use_tqdm=False)]
 
 
 def counted(first: Sequence[Any], second: Sequence[Any], pad: int) -> dict[str, int]:
-    """What a batch consisted of."""
+    """What a batch consisted of; names that grpo_step.counts also has mean the same."""
+    view_tokens = sum(o.prompt_token_ids.count(pad) for o in first)
+    second_turn_tokens = sum(len(answer.token_ids) for o in second for answer in o.outputs)
+    second_prompt_tokens = sum(len(o.prompt_token_ids) for o in second)
     return {
         "prompt_tokens": sum(len(o.prompt_token_ids) for o in first),
-        "view_tokens": sum(o.prompt_token_ids.count(pad) for o in first),
+        "view_tokens": view_tokens,
         "first_turn_tokens": sum(len(answer.token_ids) for o in first for answer in o.outputs),
-        "second_turn_tokens": sum(len(answer.token_ids) for o in second for answer in o.outputs),
-        "second_prompt_tokens": sum(len(o.prompt_token_ids) for o in second),
+        "second_turn_tokens": second_turn_tokens,
+        "crop_tokens": sum(o.prompt_token_ids.count(pad) for o in second) - view_tokens * len(second) // len(first),
+        "images": len(first) + len(second),
+        "sequence_tokens": second_prompt_tokens + second_turn_tokens,
+        "second_prompt_tokens": second_prompt_tokens,
         "second_prompt_tokens_cached": sum(o.num_cached_tokens or 0 for o in second),
     }
 
