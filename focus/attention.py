@@ -234,9 +234,12 @@ class Rows:
                     a[here, :, :filled] = b[there, :, :filled]
         return rows
 
-    def take(self, index: Int[Tensor, " kept"]) -> "Rows":
-        """Some of the rows."""
-        return Rows(self.prompts, self.owner[index], self.lengths[index], [k[index] for k in self.keys], [v[index] for v in self.values])
+    def take(self, index: Int[Tensor, " kept"], more: int = 0) -> "Rows":
+        """Some of the rows, with room for as many `more` tokens."""
+        lengths = self.lengths[index]
+        slots = int(lengths.max()) + more
+        keys, values = ([x[:, :, :slots].index_select(0, index) for x in store] for store in (self.keys, self.values))
+        return Rows(self.prompts, self.owner[index], lengths, keys, values)
 
 
 class Append:

@@ -220,7 +220,7 @@ def measure(visual: int, group: int, python: Path, threads: int, tick: Callable[
             temperature=ours.rules.sampling.temperature,
             threads=threads,
             steps=1 + REPEATS,
-            splits=list(SPLITS),
+            splits=[split for split in SPLITS if len(asked) * group % split == 0],
         )
         with Peer(python, "trl_peer.py", asdict(job), threads, Path("outputs/trl_peer.log")) as peer:
             clock = InTurns(peer, ours, tick)

@@ -20,7 +20,7 @@ from focus.attention import Append, Prompts, Rows, Step
 from focus.checkpoint import Checkpoint, positions
 from focus.rollout.engine import Completion, Conversation, Sampling
 
-LEAVE_AT = 0.8  # finished rows leave the batch once the living are fewer than this share of it (experiments/speed)
+LEAVE_AT = 0.5  # finished rows leave the batch once the living are fewer than this share of it (experiments/speed)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class KVEngine:
             if living < LEAVE_AT * len(here):
                 yield from finish((~active).nonzero()[:, 0])
                 kept = active.nonzero()[:, 0]
-                rows, token, place, here, drawn = rows.take(kept), token[kept], place[kept], here[kept], drawn[kept]
+                rows, token, place, here, drawn = rows.take(kept, limit - at), token[kept], place[kept], here[kept], drawn[kept]
                 active, step = active[kept], Step(rows)
             place += active
             step.advance()

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from focus.boxes import Box, settle, to_original
+import torch
+
+from focus.boxes import settle, to_original
 from focus.checkpoint import Checkpoint
 from focus.data.original import Original
 from focus.data.sample import Sample
@@ -30,7 +32,7 @@ from focus.prompts import (
 from focus.rollout.engine import Completion, Conversation, Engine, Sampling
 from focus.rollout.trajectory import Action, Alter, Crop, Observation, Status, Trajectory, Turn
 
-WORKERS = min(8, os.cpu_count() or 1)  # threads that cut crops while the model speaks
+WORKERS = min(8, os.cpu_count() or 1)  # threads that cut crops
 
 
 @dataclass(frozen=True)
@@ -68,18 +70,28 @@ def opened(checkpoint: Checkpoint, trajectory: Trajectory, opening: str) -> Traj
 def play(checkpoint: Checkpoint, engine: Engine, trajectories: Sequence[Trajectory], rules: Rules) -> list[Trajectory]:
     """Continue every open trajectory until it ends; the order is kept.
 
-    Trajectories that share a prompt object share its encoding. Crops are cut by worker threads while others still speak.
+    Trajectories that share a prompt object share its encoding. Crops are cut by worker threads: while others still speak, where
+    processors are left over from the arithmetic, else when all have spoken.
     """
     done = list(trajectories)
     parents: dict[int, str] = {}
+    ahead = checkpoint.model.device.type != "cpu" or torch.get_num_threads() < (os.cpu_count() or 1)
     with ThreadPoolExecutor(WORKERS) as workers, checkpoint.remembering():
         while live := [i for i, t in enumerate(done) if t.status is Status.OPEN]:
             asked = [_asked(i, done[i], parents.get(i)) for i in live]
-            spoken = {}
+            spoken: dict[int, _Spoken] = {}
+            crops: dict[int, Future[View] | None] = {}
             for place, completion in engine.generate(asked, rules.sampling):
-                spoken[live[place]] = _listen(checkpoint, done[live[place]], completion, rules, workers)
+                i = live[place]
+                spoken[i] = _listen(checkpoint, done[i], completion, rules)
+                if ahead:
+                    crops[i] = _cutting(workers, checkpoint, done[i], spoken[i].action, rules)
+            for i in live:
+                if i not in crops:
+                    crops[i] = _cutting(workers, checkpoint, done[i], spoken[i].action, rules)
             for i, conversation in zip(live, asked, strict=True):
-                done[i] = spoken[i].heard(checkpoint, done[i])
+                crop = crops[i]
+                done[i] = _heard(checkpoint, done[i], spoken[i], crop.result() if crop else None)
                 parents[i] = conversation.id
     engine.forget()
     return done
@@ -113,31 +125,27 @@ def reopen(trajectory: Trajectory, alter: Alter) -> Trajectory:
 
 @dataclass(frozen=True)
 class _Spoken:
-    """A turn that was spoken and understood, its crop perhaps still being cut. `reply` is what the tool says, None if nothing."""
+    """A turn that was spoken and understood. `reply` is what the tool says, None if nothing."""
 
     completion: Completion
     text: str
     action: Action
     status: Status
     reply: str | None = None
-    crop: Future[View] | None = None
-
-    def heard(self, checkpoint: Checkpoint, trajectory: Trajectory) -> Trajectory:
-        """The trajectory with this turn and the tool's answer to it."""
-        observation = None
-        if self.reply is not None:
-            crop = self.crop.result() if self.crop else None
-            text = observation_text(self.reply, closed=self.text.endswith("<|im_end|>"))
-            observation = Observation(tuple(encode(checkpoint.tokenizer, text, [crop.tokens] if crop else [])), crop)
-        turn = Turn(self.completion.ids, self.completion.logprobs, self.text, self.action, observation)
-        return trajectory.then(turn, self.status)
 
 
-def _listen(checkpoint: Checkpoint, trajectory: Trajectory, completion: Completion, rules: Rules, workers: ThreadPoolExecutor) -> _Spoken:
-    """Understand a turn, and set a worker to cut the crop it asks for.
+def _heard(checkpoint: Checkpoint, trajectory: Trajectory, spoken: _Spoken, crop: View | None) -> Trajectory:
+    """The trajectory with this turn and the tool's answer to it."""
+    observation = None
+    if spoken.reply is not None:
+        text = observation_text(spoken.reply, closed=spoken.text.endswith("<|im_end|>"))
+        observation = Observation(tuple(encode(checkpoint.tokenizer, text, [crop.tokens] if crop else [])), crop)
+    turn = Turn(spoken.completion.ids, spoken.completion.logprobs, spoken.text, spoken.action, observation)
+    return trajectory.then(turn, spoken.status)
 
-    A box that does not touch the image is an invalid call and gets an error text, no crop.
-    """
+
+def _listen(checkpoint: Checkpoint, trajectory: Trajectory, completion: Completion, rules: Rules) -> _Spoken:
+    """Understand a turn. A box that does not touch the image is an invalid call and gets an error text, no crop."""
     opening = trajectory.opening if not trajectory.turns else ""
     text = opening + checkpoint.tokenizer.decode(completion.ids)
     last = len(trajectory.turns) + 1 >= rules.max_turns
@@ -152,8 +160,7 @@ def _listen(checkpoint: Checkpoint, trajectory: Trajectory, completion: Completi
         box_px = settle(place, size, checkpoint.token_px)
         if box_px is None:
             return _Spoken(completion, text, Malformed(Fault.OUTSIDE), Status.OPEN, error_content(Fault.OUTSIDE))
-        crop = workers.submit(_zoom, checkpoint, trajectory, box_px, rules)
-        return _Spoken(completion, text, Crop(spoken.box_view, box_px), Status.OPEN, CROP_CONTENT, crop)
+        return _Spoken(completion, text, Crop(spoken.box_view, box_px), Status.OPEN, CROP_CONTENT)
     if not completion.stopped:
         return _Spoken(completion, text, spoken, Status.OUT_OF_TOKENS)
     if CALL_OPEN in text and not last:  # a call that can't be read is answered, so that the model may mend it
@@ -161,8 +168,12 @@ def _listen(checkpoint: Checkpoint, trajectory: Trajectory, completion: Completi
     return _Spoken(completion, text, spoken, Status.MALFORMED)
 
 
-def _zoom(checkpoint: Checkpoint, trajectory: Trajectory, box_px: Box, rules: Rules) -> View:
-    crop = cut(trajectory.source, box_px, trajectory.sample.size, rules.crop_tokens, checkpoint.token_px)
+def _cutting(workers: ThreadPoolExecutor, checkpoint: Checkpoint, t: Trajectory, action: Action, rules: Rules) -> Future[View] | None:
+    return workers.submit(_zoom, checkpoint, t, action, rules) if isinstance(action, Crop) else None
+
+
+def _zoom(checkpoint: Checkpoint, trajectory: Trajectory, asked: Crop, rules: Rules) -> View:
+    crop = cut(trajectory.source, asked.box_px, trajectory.sample.size, rules.crop_tokens, checkpoint.token_px)
     if trajectory.alter:
         crop = trajectory.alter(crop, trajectory)
     checkpoint.prepare(crop.image)
