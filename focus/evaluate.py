@@ -112,6 +112,8 @@ def _measure(
                 others[arm] = [opened(checkpoint, t, opening) for t in asked]
         together = iter(play(checkpoint, engine, [t for each in others.values() for t in each], rules))
         played = {"own": own} | {arm: list(islice(together, len(own))) for arm in others}
+    for t in own:
+        t.source.release()
     for i, (sample, t) in enumerate(zip(readable, own, strict=True)):
         outcome.groups.append(sample.group or sample.id)
         row = {arm: float(is_correct(each[i].answer, sample.answers, sample.scorer, sample.options)) for arm, each in played.items()}

@@ -77,6 +77,8 @@ class FocusPolicy(pl.LightningModule):
             with self._timed("update"):
                 update = self.update(trajectories, advantage)  # E12
         self.updates_done += 1
+        for trajectory in trajectories:
+            trajectory.source.release()  # the examples that are kept for display hold on to it
         self.last_examples = examples(trajectories, scores)
         self._watch(trajectories, scores, reward, update, broken=len(questions) - len(trajectories) // self.settings.rollouts_per_question)
 

@@ -45,6 +45,7 @@ for _message in (
     "You have overridden `transfer_batch_to_device`",
     "Using ModelCheckpoint with manual optimization",
     "'set_vital' is deprecated",
+    "`gradient_checkpointing_enable` is deprecated",
     "Checkpoint directory .* exists",
 ):
     warnings.filterwarnings("ignore", _message)
@@ -61,7 +62,7 @@ def load_policy(cfg: DictConfig) -> Checkpoint:
     if not cfg.train_vision:
         loaded.model.model.visual.requires_grad_(False)
     if cfg.activation_checkpointing:
-        loaded.model.activation_checkpointing_enable()
+        loaded.model.gradient_checkpointing_enable()  # its name in transformers 5.16 to 5.23; the newest has a second one
     if cfg.lora_rank:
         adapters = LoraConfig(r=cfg.lora_rank, lora_alpha=cfg.lora_alpha, target_modules=list(cfg.lora_targets))
         loaded.model = get_peft_model(loaded.model, adapters)

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from focus.config import CONF, ConfigError, check, problems_of
+from focus.train import load_policy
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
@@ -152,3 +153,12 @@ def test_a_sweep_composes_its_points_and_its_launchers():
     assert local.hydra.launcher._target_.endswith("JoblibLauncher") and local.hydra.launcher.n_jobs == 2
     assert slurm.hydra.launcher._target_.endswith("SlurmLauncher")
     assert set(local.hydra.sweeper.params) == {"gap.view_tokens", "seed"}
+
+
+def test_the_policy_section_says_what_learns_and_what_is_recomputed():
+    cfg = composed("experiment=smoke", "policy.train_vision=false", "policy.activation_checkpointing=true", "policy.lora_rank=4")
+    loaded = load_policy(cfg.policy)
+    learns = {name for name, p in loaded.model.named_parameters() if p.requires_grad}
+    assert learns and all("lora_" in name for name in learns)
+    assert loaded.core.language_model.gradient_checkpointing
+    assert not load_policy(composed("experiment=smoke").policy).core.language_model.gradient_checkpointing

@@ -210,6 +210,15 @@ def test_many_crops_from_many_threads_cost_one_decode(tmp_path, monkeypatch):
     assert decodes == [(600, 400)]
 
 
+def test_released_pixels_are_gone_and_are_decoded_again_when_asked_for(tmp_path):
+    original = read(jpeg(tmp_path, photograph()))
+    before = original.region((10, 20, 90, 80))
+    assert original._pixels is not None
+    original.release()
+    assert original._pixels is None
+    assert same(original.region((10, 20, 90, 80)), before)
+
+
 def test_a_pickle_holds_the_path_and_not_the_pixels(tmp_path):
     original = read(jpeg(tmp_path, photograph(), orientation=6))
     crop = original.region((10, 20, 300, 200))

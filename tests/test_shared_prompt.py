@@ -100,7 +100,7 @@ def test_activation_checkpointing_changes_nothing(family):
     advantage = [1.0, -2.0, 0.5, 1.5, -1.0]
     _, straight = loss_and_gradients(checkpoint, sampled_logprobs(checkpoint, trajectories, 1.0), advantage)
     checkpoint.model.train()
-    checkpoint.model.activation_checkpointing_enable()
+    checkpoint.model.gradient_checkpointing_enable()
     passes = []
     layer = checkpoint.core.language_model.layers[0].self_attn
     layer.register_forward_hook(lambda *_: passes.append(1))

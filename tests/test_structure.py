@@ -68,7 +68,11 @@ LEDGER = {
     "E3": focus.rewards.terms.total,
     "E4": focus.objective.group_advantage,
     "E5": boxes.coverage,
+    "E6": focus.rewards.terms.conditional_iou,
+    "E7": focus.rewards.terms.l1_reward,
+    "E8": focus.rewards.terms.grounding,
     "E10": evaluate,
+    "E11": focus.rewards.Grounding,
     "E12": focus.objective.policy_loss,
 }
 

@@ -42,6 +42,10 @@ class Original(Protocol):
         """Exactly the original's pixels inside a box of whole pixels within the image. Raises ValueError like `reduced`."""
         ...
 
+    def release(self) -> None:
+        """Let go of pixels that can be decoded again; to be called when the rollouts of its question are done."""
+        ...
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -58,6 +62,9 @@ class Decoded:
 
     def region(self, box_px: Box) -> Image.Image:
         return self.image.crop(box_px)
+
+    def release(self) -> None:
+        pass  # it has no file to go back to
 
 
 class LargeJpeg:
@@ -89,6 +96,9 @@ class LargeJpeg:
 
     def region(self, box_px: Box) -> Image.Image:
         return self._decoded().region(box_px)
+
+    def release(self) -> None:
+        self._pixels = None
 
     def _decoded(self) -> Decoded:
         with self._lock:

@@ -4,8 +4,10 @@ A term of your own: subclass `RewardCallback`, give it a `name`, implement `scor
 `_target_`. It is a callback, so it may keep the policy (`on_fit_start`) or log what it likes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 from jaxtyping import Float
@@ -59,6 +61,58 @@ class Tool(RewardCallback):
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
         return [terms.tool_bonus(len(t.crops)) for t in trajectories]
+
+
+class Crops(StrEnum):
+    """Which of several crops is paid."""
+
+    LAST = "last"  # the default: a crop that was corrected counts as corrected
+    BEST = "best"  # invites spam: every further crop is another draw
+    MEAN = "mean"
+    UNION = "union"  # the smallest box that holds all of them
+
+
+class Grounding(RewardCallback):
+    """Is the crop tight about what answers? E8, added to E3 by its weight (E11).
+
+    The mean over a question's targets; 0 without a crop, NaN where nothing is annotated.
+
+    `omega` weighs the conditional IoU against L1, `tau` is the coverage that opens the gate (None: always open). The paper does not
+    gate it on a right answer (`gate: accuracy` does): L1 is there for hard questions, which are answered wrongly.
+    """
+
+    name = "grounding"
+
+    def __init__(self, weight: float, omega: float = 0.5, tau: float | None = 0.9, crops: str = "last", gate: str | None = None) -> None:
+        super().__init__(weight, gate)
+        if not 0 <= omega <= 1:
+            raise ValueError(f"omega of the grounding reward is {omega}; it must be in [0, 1]")
+        if tau is not None and not 0 <= tau < 1:
+            raise ValueError(f"tau of the grounding reward is {tau}; it must be in [0, 1), or null for no gate (coverage has to exceed it)")
+        if crops not in list(Crops):
+            raise ValueError(f"crops of the grounding reward is {crops!r}; choose one of {', '.join(Crops)}")
+        self.omega, self.tau, self.crops = omega, tau, Crops(crops)
+
+    def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
+        return [self._of(t) for t in trajectories]
+
+    def _of(self, t: Trajectory) -> float:
+        if not t.sample.boxes:
+            return math.nan
+        boxes = [crop.box_px for crop in t.crops]
+        if not boxes:
+            return 0.0
+        if self.crops is Crops.LAST:
+            boxes = boxes[-1:]
+        elif self.crops is Crops.UNION:
+            x1, y1, x2, y2 = zip(*boxes, strict=True)
+            boxes = [(min(x1), min(y1), max(x2), max(y2))]
+        best = self.crops is Crops.BEST
+        values = []
+        for chain in t.sample.boxes:
+            each = [terms.grounding(box, chain, t.sample.size, self.omega, self.tau) for box in boxes]
+            values.append(max(each) if best else sum(each) / len(each))
+        return sum(values) / len(values)
 
 
 @dataclass(frozen=True)

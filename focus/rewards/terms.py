@@ -1,7 +1,9 @@
 """The reward equations as pure functions, numbers in and numbers out."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from focus.boxes import Box, Size, coverage, iou
 
 
 def accuracy(correct: bool) -> float:
@@ -17,6 +19,30 @@ def format_penalty(malformed_turns: int, answered: bool) -> float:
 def tool_bonus(delivered_crops: int) -> float:
     """r_tool of E3: 1 if at least one crop was DELIVERED, else 0. The text of a call earns nothing."""
     return float(delivered_crops > 0)
+
+
+def conditional_iou(box_px: Box, chain: Sequence[Box], tau: float | None) -> float:
+    """r_IoU of E6: the best IoU with any box of the nested chain, if the crop covers more than `tau` of the smallest (E5), else 0.
+
+    `tau` None leaves the gate open (plain best IoU, for the ablation). In [0, 1].
+    """
+    covered = tau is None or coverage(box_px, chain[0]) > tau
+    return max(iou(box_px, level) for level in chain) if covered else 0.0
+
+
+def l1_reward(box_px: Box, chain: Sequence[Box], original_size: Size) -> float:
+    """r_l1 of E7: 1 minus the distance to the nearest box of the chain.
+
+    The distance is the mean of the four coordinates' differences, each as a share of the original's width or height.
+    """
+    width, height = original_size
+    extent = (width, height, width, height)
+    return 1 - min(sum(abs(a - b) / n for a, b, n in zip(box_px, level, extent, strict=True)) / 4 for level in chain)
+
+
+def grounding(box_px: Box, chain: Sequence[Box], original_size: Size, omega: float, tau: float | None) -> float:
+    """r_geo of E8 for one crop and one target: omega r_IoU + (1 - omega) r_l1. In [0, 1]."""
+    return omega * conditional_iou(box_px, chain, tau) + (1 - omega) * l1_reward(box_px, chain, original_size)
 
 
 def total(raw: Mapping[str, float], weights: Mapping[str, float], gates: Mapping[str, str | None]) -> float:

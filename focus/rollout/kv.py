@@ -20,7 +20,7 @@ from focus.attention import Append, Prompts, Rows, Step
 from focus.checkpoint import Checkpoint, positions
 from focus.rollout.engine import Completion, Conversation, Sampling
 
-LEAVE_AT = 0.5  # finished rows leave the batch once the living are fewer than this share of it (experiments/speed)
+LEAVE_AT = 0.5  # finished rows leave the batch once the living are fewer than this share of it
 
 
 @dataclass(frozen=True)
