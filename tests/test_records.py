@@ -47,3 +47,25 @@ def test_the_numbers_of_the_readmes_stand_in_the_record(stage1):
 def test_the_training_record_of_the_base_reaches_the_end_of_its_recipe():
     rows = (ROOT / "experiments/base/record.csv").read_text().splitlines()
     assert rows[0].startswith("samples,seconds,kind") and rows[-1].startswith("200000,")
+
+
+TABLES = {
+    "update": lambda rows: [f"{row['ours_over_peer']:.2f}" for row in rows],
+    "grpo_step": lambda rows: [f"{row['peer_over_ours']['median']:.3g}" for row in rows["cells"].values()],
+    "rollout": lambda rows: [f"{row['peer_over_ours']['median']:.3g}" for row in rows],
+    "images": lambda rows: [f"{row['peer']['peer_over_ours']['median']:.3g}" for row in rows["group"]],
+    "selection": lambda rows: [f"{rows['searches'][search]['all']:,}" for search in ("exhaustive", "ladder", "bisection")],
+    "step": lambda rows: [f"{row['rollout_s']['median']:.3g}" for row in rows["shipped"]],
+    "peak": lambda rows: [f"{100 * row['share_of_peak']['median']:.0f} %" for row in rows],
+    "growth": lambda rows: [f"{row['step_s']['median']:.3g}" for row in rows["visual"]],
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_the_numbers_of_the_speed_tables_stand_in_their_records_and_no_row_is_void(table):
+    record = json.loads((ROOT / f"experiments/speed/{table}.json").read_text())
+    shown = (ROOT / "experiments/speed/README.md").read_text()
+    assert record["commit"] and record["cores"] == 2
+    for number in TABLES[table](record["rows"]):
+        assert number in shown, number
+    assert '"void": ["' not in json.dumps(record)
