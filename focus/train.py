@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hydra
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from peft import LoraConfig, get_peft_model
@@ -93,7 +94,10 @@ def build_policy(cfg: DictConfig, loaded: Checkpoint) -> FocusPolicy:
     """Put the LightningModule together from its typed sections."""
     rewards: list[RewardCallback] = []
     for name, term in cfg.reward.terms.items():
-        callback = instantiate(term)
+        try:
+            callback = instantiate(term)
+        except InstantiationException as error:
+            raise ValueError(f"reward.terms.{name} can't be constructed: {error.__cause__ or error}") from error
         callback.name = str(name)
         rewards.append(callback)
     objective = {key: cfg.objective[key] for key in Settings.__dataclass_fields__ if key in cfg.objective}

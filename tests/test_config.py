@@ -162,3 +162,8 @@ def test_the_policy_section_says_what_learns_and_what_is_recomputed():
     assert learns and all("lora_" in name for name in learns)
     assert loaded.core.language_model.gradient_checkpointing
     assert not load_policy(composed("experiment=smoke").policy).core.language_model.gradient_checkpointing
+
+
+def test_a_reward_term_that_refuses_its_settings_is_named_before_anything_is_trained(tmp_path):
+    said = entry("experiment=smoke", "reward=stage2", "reward.terms.grounding.omega=2", f"output={tmp_path}")
+    assert "reward.terms.grounding can't be constructed: omega of the grounding reward is 2; it must be in [0, 1]" in said
