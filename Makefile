@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help env stage1 smoke sweep-gap calibrate scenes base speed test check clean
+.PHONY: help env stage1 stage2 smoke sweep-gap sweep-reward probe calibrate scenes base claim speed test check clean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -21,11 +21,20 @@ env: $(VENV)/ready ## create the Python environment in .venv
 stage1: env ## learn to focus: train, measure, draw the page (EXPERIMENT=stage1_no_gap for the baseline)
 	$(BIN)/python -m focus.train experiment=$(or $(EXPERIMENT),stage1) $(ARGS)
 
+stage2: env ## crop precisely: from the policy of stage 1, with the grounding reward
+	$(BIN)/python -m focus.train experiment=$(or $(EXPERIMENT),stage2) $(ARGS)
+
 smoke: env ## the same road in under a minute, too short to learn anything
 	$(BIN)/python -m focus.train experiment=smoke $(ARGS)
 
 sweep-gap: env ## gap granularity x seed, two processes side by side; finished points are skipped
 	OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=gap_sweep $(ARGS)
+
+sweep-reward: env ## weights of the rewards, omega and tau, two processes side by side (after make stage1)
+	OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=reward_sweep $(ARGS)
+
+probe: env ## does a policy look at its crops? all arms (CHECKPOINT=outputs/stage1/policy)
+	$(BIN)/python -m focus.probe policy.checkpoint=$(or $(CHECKPOINT),outputs/stage1/policy) $(ARGS)
 
 calibrate: env ## choose each question's view by its answers (E2)
 	$(BIN)/python -m focus.calibrate $(ARGS)
@@ -35,6 +44,10 @@ scenes: env ## write embedded scenes to disk as records
 
 base: env ## rebuild the embedded base policy from nothing (hours)
 	$(BIN)/python -m focus.base $(ARGS)
+
+claim: env ## the runs of one claim, then its verdict (CLAIM=gap_and_bonus; experiments/claims)
+	OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=claims_$(CLAIM) $(ARGS)
+	$(BIN)/python -m experiments.claims.verdict
 
 speed: env ## one table of experiments/speed (TABLE=update; keep the machine quiet)
 	$(BIN)/python -m experiments.speed.$(or $(TABLE),step) $(ARGS)

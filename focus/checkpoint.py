@@ -240,6 +240,11 @@ class Checkpoint:
         partial.rename(folder)
 
 
+def place(name: str) -> str | Path:
+    """Where a policy lies that settings name: `embedded` is the one in the package."""
+    return EMBEDDED if name == "embedded" else name
+
+
 def load(folder: str | Path, dialect: str, dtype: str = "float32", attention: str = "auto") -> Checkpoint:
     """A policy from a folder or a hub name.
 

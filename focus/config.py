@@ -46,6 +46,7 @@ class DataConfig:
     source: str = MISSING
     difficulty: int = MISSING
     side_px: int = MISSING
+    letter_px: list[int] | None = MISSING
     scenes: int = MISSING
     records: str | None = MISSING
     root: str | None = MISSING
@@ -66,6 +67,8 @@ class RolloutConfig:
     rollouts_per_question: int = MISSING
     max_crops: int = MISSING
     crop_tokens: int = MISSING
+    fixed_crops: bool = MISSING
+    force_first_crop: bool = MISSING
     tokens_per_turn: int = MISSING
     temperature: float = MISSING
 
@@ -87,16 +90,34 @@ class ObjectiveConfig:
     dual_clip: float = MISSING
     advantage_epsilon: float = MISSING
     tokens_per_forward: int = MISSING
+    mask_overturn: bool = MISSING
 
 
 @dataclass
 class EvaluationConfig:
     samples: int = MISSING
     records: str | None = MISSING
+    difficulty: int | None = MISSING
+    letter_px: list[int] | None = MISSING
+    arms: list[str] = MISSING
+    base: bool = MISSING
+    probe_every: int = MISSING
+    probe_samples: int = MISSING
+    sigma: float = MISSING
     questions_per_forward: int = MISSING
     temperature: float = MISSING
     common_view_tokens: int = MISSING
     resamples: int = MISSING
+
+
+@dataclass
+class AlarmsConfig:
+    window: int = MISSING
+    crop_rate: float = MISSING
+    zero_variance: float = MISSING
+    truncated: float = MISSING
+    area_drift: float = MISSING
+    stop: bool = MISSING
 
 
 @dataclass
@@ -134,6 +155,7 @@ class TrainConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    alarms: AlarmsConfig = field(default_factory=AlarmsConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     trainer: dict[str, Any] = MISSING
     logger: dict[str, Any] = MISSING
@@ -169,6 +191,20 @@ class BaseConfig:
 
 
 @dataclass
+class ProbeConfig:
+    """Everything that `probe.py` reads."""
+
+    output: str | None = MISSING
+    seed: int = MISSING
+    threads: int = MISSING
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    views: list[int] = MISSING
+
+
+@dataclass
 class ExportConfig:
     """Everything that `export.py` reads."""
 
@@ -180,7 +216,13 @@ class ExportConfig:
     first: int = MISSING
 
 
-SCHEMAS: dict[str, type] = {"train": TrainConfig, "calibrate": CalibrateConfig, "base": BaseConfig, "export": ExportConfig}
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "probe": ProbeConfig,
+    "calibrate": CalibrateConfig,
+    "base": BaseConfig,
+    "export": ExportConfig,
+}
 for _name, _node in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_node)
 
@@ -265,7 +307,7 @@ def check(cfg: DictConfig, schema: str) -> None:
 
 
 # Settings that change where a run writes, how fast it is or how it is measured, but not what is learned
-NOT_LEARNED = ("name", "output", "results", "threads", "trainer", "logger", "report", "evaluation")
+NOT_LEARNED = ("name", "output", "results", "threads", "trainer", "logger", "report", "evaluation", "alarms")
 
 
 def learned_settings(cfg: DictConfig) -> dict[str, Any]:
@@ -280,6 +322,8 @@ def learned_settings(cfg: DictConfig) -> dict[str, Any]:
             flat[place] = node
 
     walk(OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key not in NOT_LEARNED]), resolve=True), "")
+    if cfg.alarms.stop:  # it may end the training early; without it alarms only speak
+        walk(OmegaConf.to_container(cfg.alarms), "alarms")
     return flat
 
 
@@ -308,7 +352,11 @@ def problems_of(cfg: DictConfig) -> list[str]:
     if "policy" in cfg:
         problems += _policy_problems(cfg.policy) + _data_problems(cfg.data)
     if "rollout" in cfg:
+        problems += _rollout_problems(cfg.rollout) + _evaluation_problems(cfg.evaluation, cfg.data)
+    if "objective" in cfg:
         problems += _training_problems(cfg)
+    if "views" in cfg and (not cfg.views or min(cfg.views) < 1):
+        problems.append(f"views is {list(cfg.views)}; name at least one budget, each of at least 1 token, e.g. views=[16,256]")
     if "calibration" in cfg:
         problems += _calibration_problems(cfg)
     if "split" in cfg:
@@ -324,6 +372,11 @@ def _policy_problems(policy: DictConfig) -> list[str]:
         problems.append(f"policy.dialect is {policy.dialect!r}; choose one of {', '.join(DIALECTS)}")
     if policy.dtype not in ("float32", "bfloat16"):
         problems.append(f"policy.dtype is {policy.dtype!r}; choose float32 or bfloat16")
+    if policy.checkpoint.startswith("outputs/") and not Path(policy.checkpoint, "config.json").is_file():
+        maker = {"outputs/stage1/policy": "make stage1", "outputs/stage2/policy": "make stage2"}.get(
+            policy.checkpoint, "its run, when it is done,"
+        )
+        problems.append(f"policy.checkpoint is {policy.checkpoint}, where no policy lies yet; {maker} leaves it there. Or name another")
     if policy.lora_rank < 0:
         problems.append(f"policy.lora_rank is {policy.lora_rank}; 0 trains all weights, 8 to 64 are usual")
     return problems
@@ -335,9 +388,16 @@ def _data_problems(data: DictConfig) -> list[str]:
         problems.append(f"data.source is {data.source!r}; choose scenes (embedded) or records (a records.jsonl)")
     if data.source == "records" and not data.records:
         problems.append("data.source is records but data.records names no file; `make scenes` writes one, or give your own")
+    problems += _letter_problems("data", data.letter_px)
     if data.records and not Path(data.records).is_file():
         problems.append(f"data.records is {data.records}, which does not exist")
     return problems + scene_problems(data)
+
+
+def _letter_problems(section: str, letter_px: Sequence[int] | None) -> list[str]:
+    if not letter_px or (len(letter_px) == 2 and 6 <= letter_px[0] <= letter_px[1]):
+        return []
+    return [f"{section}.letter_px is {list(letter_px)}; give [least, most] native pixels, from 6 up, or null"]
 
 
 def scene_problems(data: DictConfig) -> list[str]:
@@ -354,13 +414,31 @@ def scene_problems(data: DictConfig) -> list[str]:
 
 def _training_problems(cfg: DictConfig) -> list[str]:
     problems = []
-    gap, rollout, objective, evaluation = cfg.gap, cfg.rollout, cfg.objective, cfg.evaluation
+    gap, objective = cfg.gap, cfg.objective
     if gap.mode not in [mode.value for mode in Mode]:
         problems.append(f"gap.mode is {gap.mode!r}; choose one of {', '.join(Mode)}")
     if gap.view_tokens < 1:
         problems.append(f"gap.view_tokens is {gap.view_tokens}; a view has at least 1 token. To switch the gap off write gap=off")
     if gap.mode == "calibrated" and not (gap.table and Path(gap.table).is_file()):
         problems.append(f"gap.mode is calibrated but gap.table ({gap.table}) does not exist; `make calibrate` writes it")
+    for key in ("updates", "updates_per_rollout", "tokens_per_forward"):
+        if objective[key] < 1:
+            problems.append(f"objective.{key} is {objective[key]}; use at least 1")
+    for key in ("learning_rate", "clip", "grad_clip"):
+        if objective[key] <= 0:
+            problems.append(f"objective.{key} is {objective[key]}; it must be above 0")
+    if objective.dual_clip <= 1:
+        problems.append(
+            f"objective.dual_clip is {objective.dual_clip}; it bounds the ratio of bad tokens and must be above 1 (3.0 is usual)"
+        )
+    problems += _term_problems(cfg.reward.terms) + _alarm_problems(cfg.alarms)
+    for section in ("trainer", "logger"):
+        problems += _call_problems(section, cfg[section])
+    return problems
+
+
+def _rollout_problems(rollout: DictConfig) -> list[str]:
+    problems = []
     if rollout.engine != "kv":
         problems.append(f"rollout.engine is {rollout.engine!r}; this version has kv")
     for key, least in (
@@ -374,25 +452,36 @@ def _training_problems(cfg: DictConfig) -> list[str]:
             problems.append(f"rollout.{key} is {rollout[key]}; use at least {least}")
     if rollout.temperature <= 0:
         problems.append(f"rollout.temperature is {rollout.temperature}; siblings sampled at 0 are all equal and teach nothing. Use 1.0")
-    for key in ("updates", "updates_per_rollout", "tokens_per_forward"):
-        if objective[key] < 1:
-            problems.append(f"objective.{key} is {objective[key]}; use at least 1")
-    for key in ("learning_rate", "clip", "grad_clip"):
-        if objective[key] <= 0:
-            problems.append(f"objective.{key} is {objective[key]}; it must be above 0")
-    if objective.dual_clip <= 1:
-        problems.append(
-            f"objective.dual_clip is {objective.dual_clip}; it bounds the ratio of bad tokens and must be above 1 (3.0 is usual)"
-        )
+    return problems
+
+
+def _evaluation_problems(evaluation: DictConfig, data: DictConfig) -> list[str]:
+    problems = []
     if evaluation.samples < 0 or evaluation.questions_per_forward < 1:
         problems.append("evaluation.samples must be 0 (no evaluation) or more, evaluation.questions_per_forward at least 1")
+    if evaluation.difficulty is not None and evaluation.difficulty not in DIFFICULTY:
+        problems.append(f"evaluation.difficulty is {evaluation.difficulty}; choose {min(DIFFICULTY)} to {max(DIFFICULTY)}, or null")
+    problems += _letter_problems("evaluation", evaluation.letter_px)
+    if evaluation.probe_every < 0 or evaluation.probe_samples < 1:
+        problems.append("evaluation.probe_every must be 0 (no probe inside training) or more, evaluation.probe_samples at least 1")
+    if evaluation.sigma < 0:
+        problems.append(f"evaluation.sigma is {evaluation.sigma}; a standard deviation is 0 or more (of 255)")
     if evaluation.records and not Path(evaluation.records).is_file():
         problems.append(f"evaluation.records is {evaluation.records}, which does not exist")
-    if evaluation.samples and cfg.data.source == "records" and not evaluation.records:
+    if evaluation.samples and data.source == "records" and not evaluation.records:
         problems.append("data.source is records, so evaluation needs records of its own: set evaluation.records, or evaluation.samples=0")
-    problems += _term_problems(cfg.reward.terms)
-    for section in ("trainer", "logger"):
-        problems += _call_problems(section, cfg[section])
+    return problems
+
+
+def _alarm_problems(alarms: DictConfig) -> list[str]:
+    problems = []
+    if alarms.window < 1:
+        problems.append(f"alarms.window is {alarms.window}; use at least 1 update")
+    for key in ("crop_rate", "zero_variance", "truncated"):
+        if not 0 <= alarms[key] <= 1:
+            problems.append(f"alarms.{key} is {alarms[key]}; it is a share in [0, 1]")
+    if alarms.area_drift <= 1:
+        problems.append(f"alarms.area_drift is {alarms.area_drift}; it is a factor above 1 (.inf: never)")
     return problems
 
 

@@ -69,8 +69,10 @@ def _shown(original: Original, size: Size, token_px: int) -> View:
     return View(original.reduced(size), size[0] * size[1] // token_px**2, original.size)
 
 
-def cut(source: Original, box_px: Box, original_size: Size, max_tokens: int, token_px: int) -> View:
+def cut(source: Original, box_px: Box, original_size: Size, max_tokens: int, token_px: int, fixed: bool = False) -> View:
     """A crop at native pixels, rounded to whole tokens; larger than its own budget, it shrinks to it.
+
+    `fixed` brings every crop to about `max_tokens`, smaller ones enlarged: growth then has no price, and no gain (claim C4).
 
     `box_px` holds whole pixels of the original, as `boxes.settle` yields them; where the source is not of the original's size
     (gap=off with a resized view) it is scaled to it. The number of tokens grows with the box's area: growth has its real price.
@@ -87,7 +89,11 @@ def cut(source: Original, box_px: Box, original_size: Size, max_tokens: int, tok
         )
     )
     longest = min(200, max_tokens) * min(crop.size)
-    return _shown(Decoded(crop), fit((min(crop.width, longest), min(crop.height, longest)), max_tokens, token_px), token_px)
+    width, height = min(crop.width, longest), min(crop.height, longest)
+    if fixed:
+        scale = token_px * math.sqrt(max_tokens / (width * height))
+        width, height = max(1, round(width * scale)), max(1, round(height * scale))
+    return _shown(Decoded(crop), fit((width, height), max_tokens, token_px), token_px)
 
 
 class Mode(StrEnum):

@@ -21,10 +21,11 @@ from focus.data.questions import Broken, Question
 from focus.gap import Gap, View
 from focus.logprobs import micro_batches, sampled_logprobs
 from focus.objective import group_advantage, policy_loss, zero_variance
+from focus.prompts import CALL_OPEN
 from focus.rewards import Example, RewardCallback, Scores, examples, score
 from focus.rollout.engine import Engine
 from focus.rollout.loop import WORKERS, Rules, begin, play, seed_of
-from focus.rollout.trajectory import Status, Trajectory
+from focus.rollout.trajectory import TRUNCATED, Status, Trajectory
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Settings:
     dual_clip: float
     advantage_epsilon: float
     updates_per_rollout: int
+    mask_overturn: bool
 
 
 class FocusPolicy(pl.LightningModule):
@@ -63,6 +65,8 @@ class FocusPolicy(pl.LightningModule):
         self.model = checkpoint.model
         self.updates_done = 0
         self.last_examples: list[Example] = []
+        for reward in self.rewards:
+            reward.attach(checkpoint, engine, rules)
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
     def training_step(self, questions: list[Question | Broken], index: int) -> None:
@@ -72,6 +76,7 @@ class FocusPolicy(pl.LightningModule):
                 trajectories = self.roll_out(questions)  # E1
             with self._timed("reward"):
                 scores = score(self.rewards, trajectories)  # E3
+                self.engine.forget()  # its caches were kept for terms that weigh answers
                 reward = scores.grouped(self.settings.rollouts_per_question)
                 advantage = group_advantage(reward, self.settings.advantage_epsilon).flatten()  # E4
             with self._timed("update"):
@@ -93,7 +98,7 @@ class FocusPolicy(pl.LightningModule):
         for question, view in zip(questions, seen, strict=True):
             if isinstance(question, Question) and not isinstance(view, str):
                 seeds = [seed_of(self.seed, question.draw, k) for k in range(self.settings.rollouts_per_question)]
-                opened += begin(self.checkpoint, question.sample, *view, seeds)
+                opened += begin(self.checkpoint, question.sample, *view, seeds, CALL_OPEN if self.rules.force_first_crop else "")
         if not opened:
             reasons = [reason for reason in seen if isinstance(reason, str)]
             raise ValueError(f"none of the {len(questions)} questions of this update could be read: {reasons[:3]}")
@@ -113,12 +118,15 @@ class FocusPolicy(pl.LightningModule):
     def update(self, trajectories: Sequence[Trajectory], advantage: Float[Tensor, " trajectory"]) -> dict[str, float]:
         """One or more optimiser steps on these rollouts; returns what there is to log.
 
-        A rollout with zero advantage has zero gradient and is not passed forward, but its tokens stay in the denominator.
+        A rollout with zero advantage has zero gradient and is not passed forward, but its tokens stay in the denominator; with
+        `mask_overturn` a truncated one leaves both.
         Every rank makes the same number of synchronised backwards, whatever its number of micro-batches.
         """
         s, optimizer = self.settings, self.optimizers()
         assert not isinstance(optimizer, list)  # there is one
-        tokens = self._total(sum(sum(t.sampled_mask) for t in trajectories))
+        masked = torch.tensor([s.mask_overturn and t.status in TRUNCATED for t in trajectories])
+        advantage = advantage.masked_fill(masked, 0.0)
+        tokens = max(1, self._total(sum(sum(t.sampled_mask) for t, out in zip(trajectories, masked, strict=True) if not out)))
         teaching = [i for i in range(len(trajectories)) if advantage[i] != 0] or [0]
         old: dict[int, Tensor] = {}
         loss_sum, mismatch, grad_norm = 0.0, [torch.zeros(0)], 0.0
@@ -147,7 +155,6 @@ class FocusPolicy(pl.LightningModule):
             self._warm_up(optimizer)
             optimizer.step()
             optimizer.zero_grad()
-        self.engine.forget()
         apart = torch.cat(mismatch)
         return {
             "objective/loss": loss_sum,

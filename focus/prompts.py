@@ -147,6 +147,7 @@ class Fault(StrEnum):
     EMPTY_ANSWER = "the answer is empty"
     OUTSIDE = "the box is outside the image"
     NO_CROPS_LEFT = "no crops are left, answer now"
+    UNAVAILABLE = "the tool is unavailable"
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,13 @@ from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
 from focus import checkpoint as checkpoints
-from focus import config, evaluate
+from focus import config, dependence
+from focus.alarms import CollapseAlarms
 from focus.checkpoint import Checkpoint
 from focus.data.questions import Questions
 from focus.data.sample import Sample, read_records
-from focus.data.scenes import DIFFICULTY, Scenes
+from focus.data.scenes import DIFFICULTY, Scenes, SceneSpec
+from focus.dependence import Outcome, Probe, measure
 from focus.gap import Gap, Mode, read_levels
 from focus.policy import FocusPolicy, Settings
 from focus.report.dashboard import TrajectoryTable
@@ -58,8 +60,7 @@ def load_policy(cfg: DictConfig) -> Checkpoint:
 
     Raises ValueError where no layer matches the LoRA targets.
     """
-    place = checkpoints.EMBEDDED if cfg.checkpoint == "embedded" else cfg.checkpoint
-    loaded = checkpoints.load(place, cfg.dialect, cfg.dtype, cfg.attention)
+    loaded = checkpoints.load(checkpoints.place(cfg.checkpoint), cfg.dialect, cfg.dtype, cfg.attention)
     if not cfg.train_vision:
         loaded.model.model.visual.requires_grad_(False)
     if cfg.activation_checkpointing:
@@ -71,27 +72,55 @@ def load_policy(cfg: DictConfig) -> Checkpoint:
 
 
 def training_samples(cfg: DictConfig) -> Sequence[Sample]:
-    """The questions that `cfg.data` names; what was dropped from a file is said."""
+    """The questions that `cfg.data` names; what is dropped from a file is said, with the first id of every reason."""
     if cfg.source == "scenes":
-        return Scenes(replace(DIFFICULTY[cfg.difficulty], side_px=cfg.side_px), "train", cfg.scenes, FIRST_TRAINING_SCENE)
+        return Scenes(scene_spec(cfg.difficulty, cfg.letter_px, cfg.side_px), "train", cfg.scenes, FIRST_TRAINING_SCENE)
     return _records(cfg.records, cfg.root)
 
 
-def _held_out(cfg: DictConfig) -> Sequence[Sample]:
+def scene_spec(difficulty: int, letter_px: Sequence[int] | None, side_px: int) -> SceneSpec:
+    """How scenes are made: the dial's level, with other letters where they are given."""
+    spec = replace(DIFFICULTY[difficulty], side_px=side_px)
+    return replace(spec, letter_px=(letter_px[0], letter_px[1])) if letter_px else spec
+
+
+def held_out_samples(cfg: DictConfig) -> Sequence[Sample]:
+    """The questions that `cfg.evaluation` and `cfg.data` name: never trained on."""
     if cfg.evaluation.records:
         return _records(cfg.evaluation.records, cfg.data.root)[: cfg.evaluation.samples]
-    return Scenes(replace(DIFFICULTY[cfg.data.difficulty], side_px=cfg.data.side_px), "eval", cfg.evaluation.samples)
+    e = cfg.evaluation
+    spec = scene_spec(e.difficulty or cfg.data.difficulty, e.letter_px or cfg.data.letter_px, cfg.data.side_px)
+    return Scenes(spec, "eval", e.samples)
 
 
 def _records(records: str, root: str | None) -> Sequence[Sample]:
     samples, dropped = read_records(Path(records), Path(root) if root else None)
     for reason, count in dropped.items():
-        print(f"{records}: {count} records dropped: {reason}")
+        print(f"{records}: {count} records dropped: {reason} (first: {samples.first_dropped[reason]})")
     return samples
 
 
-def build_policy(cfg: DictConfig, loaded: Checkpoint) -> FocusPolicy:
-    """Put the LightningModule together from its typed sections."""
+def with_boxes(samples: Sequence[Sample], rewards: Sequence[RewardCallback]) -> Sequence[Sample]:
+    """The samples that these rewards can grade: with a term that needs boxes, those that are annotated; the others are counted.
+
+    Raises ValueError where none is left.
+    """
+    needy = [reward.name for reward in rewards if reward.needs_boxes and reward.weight != 0]
+    if not needy or isinstance(samples, Scenes):
+        return samples
+    bare = [sample.id for sample in samples if not sample.boxes]
+    if len(bare) == len(samples):
+        raise ValueError(
+            f"reward term {needy[0]} grades crops by annotated boxes, but none of the {len(samples)} training questions has one (first: "
+            f"{bare[0]}); annotate them, use data=scenes, or set reward.terms.{needy[0]}.weight=0"
+        )
+    if bare:
+        print(f"{len(bare)} of {len(samples)} training questions have no boxes and are left out (first: {bare[0]})")
+    return [sample for sample in samples if sample.boxes] if bare else samples
+
+
+def build_rewards(cfg: DictConfig) -> list[RewardCallback]:
+    """The terms of `cfg.reward`, in config order. Raises ValueError for one that refuses its settings."""
     rewards: list[RewardCallback] = []
     for name, term in cfg.reward.terms.items():
         try:
@@ -100,15 +129,21 @@ def build_policy(cfg: DictConfig, loaded: Checkpoint) -> FocusPolicy:
             raise ValueError(f"reward.terms.{name} can't be constructed: {error.__cause__ or error}") from error
         callback.name = str(name)
         rewards.append(callback)
+    return rewards
+
+
+def build_policy(cfg: DictConfig, loaded: Checkpoint) -> FocusPolicy:
+    """Put the LightningModule together from its typed sections."""
     objective = {key: cfg.objective[key] for key in Settings.__dataclass_fields__ if key in cfg.objective}
     settings = Settings(rollouts_per_question=cfg.rollout.rollouts_per_question, **objective)
     selected = read_levels(Path(cfg.gap.table)) if cfg.gap.mode == Mode.CALIBRATED else {}
     gap = Gap(Mode(cfg.gap.mode), cfg.gap.view_tokens, loaded.token_px, selected)
-    return FocusPolicy(loaded, KVEngine(loaded), gap, rules(cfg, cfg.rollout.temperature), rewards, settings, cfg.seed)
+    return FocusPolicy(loaded, KVEngine(loaded), gap, rules(cfg, cfg.rollout.temperature), build_rewards(cfg), settings, cfg.seed)
 
 
 def rules(cfg: DictConfig, temperature: float) -> Rules:
-    return Rules(cfg.rollout.max_crops, cfg.rollout.crop_tokens, Sampling(temperature, cfg.rollout.tokens_per_turn))
+    r = cfg.rollout
+    return Rules(r.max_crops, r.crop_tokens, Sampling(temperature, r.tokens_per_turn), r.fixed_crops, r.force_first_crop)
 
 
 def start_logger(cfg: DictConfig) -> Logger:
@@ -137,8 +172,16 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], output:
             )
     last = output / "checkpoints" / "last.ckpt"
     history = History(output / "history.jsonl")
+    e = cfg.evaluation
+    probes = []
+    if e.samples and e.probe_every:
+        held_out = held_out_samples(cfg)
+        shown = [held_out[i] for i in range(min(len(held_out), e.probe_samples))]
+        probes.append(Probe(shown, _view_of_held_out(policy.gap), e.probe_every, e.questions_per_forward))
     callbacks: list[Callback] = [
         *policy.rewards,
+        *probes,
+        CollapseAlarms(**cfg.alarms),
         history,
         TrajectoryTable(cfg.report.trajectories_every),
         RichProgressBar(leave=True),
@@ -170,15 +213,26 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], output:
 
 
 def run(cfg: DictConfig) -> None:
-    """One run from settings to page."""
-    console = Console()
+    """One run from settings to page. In a sweep a run that crashes leaves its row too."""
     config.check(cfg, "train")
+    try:
+        _run(cfg)
+    except Exception as error:
+        if cfg.results:
+            write_row(Path(cfg.results), cfg, "", {}, status=f"crashed: {type(error).__name__}: {error}")
+        raise
+
+
+def _run(cfg: DictConfig) -> None:
+    console = Console()
     output, trained = Path(cfg.output), Path(cfg.output) / "policy"
     if (output / "checkpoints").exists() or trained.exists():
         config.refuse_other_run(cfg, output / "settings.yaml", finished=trained.exists())
     with config.writable(cfg.output):
         (output / "settings.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     torch.set_num_threads(cfg.threads)
+    dependence.check_arms(cfg.evaluation.arms)
+    samples = with_boxes(training_samples(cfg.data), build_rewards(cfg))
     loaded = load_policy(cfg.policy)
     base = loaded.weights_hash()
     if cfg.results and has_row(Path(cfg.results), settings_hash(cfg), base):
@@ -186,8 +240,8 @@ def run(cfg: DictConfig) -> None:
         return
     is_trained = (trained / "config.json").is_file()
     logger = None if is_trained else start_logger(cfg.logger)  # before anything slow: it may have no account or no network
-    samples, policy = training_samples(cfg.data), build_policy(cfg, loaded)
-    measured = _measure(cfg, policy, "base", output) if cfg.evaluation.samples else {}
+    policy = build_policy(cfg, loaded)
+    measured = _measure(cfg, policy, "base", output) if cfg.evaluation.samples and cfg.evaluation.base else {}
     if logger is not None:
         fit(cfg, policy, samples, output, logger)
         loaded.save(trained)
@@ -203,18 +257,18 @@ def run(cfg: DictConfig) -> None:
 
 def _examples(cfg: DictConfig, policy: FocusPolicy) -> list[Example]:
     """Held-out trajectories for the page, scored by the run's own reward."""
-    held_out = _held_out(cfg)
+    held_out = held_out_samples(cfg)
     gap, shown = _view_of_held_out(policy.gap), [held_out[i] for i in range(min(len(held_out), 8 * cfg.report.trajectories))]
-    _, trajectories = evaluate.evaluate(
+    _, trajectories = measure(
         policy.checkpoint,
         policy.engine,
         shown,
         gap,
         rules(cfg, cfg.evaluation.temperature),
         cfg.seed,
+        ("own",),
         cfg.evaluation.questions_per_forward,
         "page",
-        arms=("own",),
     )
     return examples(trajectories, score(policy.rewards, trajectories))
 
@@ -224,29 +278,31 @@ def _view_of_held_out(gap: Gap) -> Gap:
     return replace(gap, mode=Mode.FIXED) if gap.mode is Mode.CALIBRATED else gap
 
 
-def _measure(cfg: DictConfig, policy: FocusPolicy, label: str, output: Path) -> dict[str, evaluate.Outcome]:
+def _measure(cfg: DictConfig, policy: FocusPolicy, label: str, output: Path) -> dict[str, Outcome]:
     """Outcomes of a policy at its own view and at the common one; kept, so that a second start does not repeat them."""
     kept = output / f"evaluation_{label}_t{cfg.evaluation.temperature:g}.json"
     identity = f"{policy.checkpoint.weights_hash()} {measured_settings(cfg)}"
-    if outcomes := evaluate.load(kept, identity):
+    if outcomes := dependence.load(kept, identity):
         return {f"{label} {name}": outcome for name, outcome in outcomes.items()}
-    held_out, e = _held_out(cfg), cfg.evaluation
+    held_out, e = held_out_samples(cfg), cfg.evaluation
     own = _view_of_held_out(policy.gap)
     common = replace(own, mode=Mode.FIXED, view_tokens=e.common_view_tokens)
-    for name, gap in (("own view", own), ("common view", common)):
-        arms = evaluate.ARMS if gap is own else ("own", "noise", "tool_free")
-        outcomes[name], _ = evaluate.evaluate(
+    for name, gap in {"own view": own, "common view": common}.items():
+        if name == "common view" and common == own:
+            continue  # it is the same one
+        outcomes[name], _ = measure(
             policy.checkpoint,
             policy.engine,
             held_out,
             gap,
             rules(cfg, e.temperature),
             cfg.seed,
+            e.arms,
             e.questions_per_forward,
             f"{label}, {name}",
-            arms,
+            e.sigma,
         )
-    evaluate.save(outcomes, kept, identity)
+    dependence.save(outcomes, kept, identity)
     return {f"{label} {name}": outcome for name, outcome in outcomes.items()}
 
 

@@ -137,14 +137,14 @@ def test_replayed_turns_keep_the_words_and_change_only_pixels(policy):
     engine = steer(policy, boxes_of(policy), 1)
     rules = Rules(1, 64, Sampling(1.0, 60))
     played = play(policy, engine, opened(policy, questions=1), rules)
-    blank = [reopen(t, lambda crop, _: replace(crop, image=crop.image.point(lambda _: 128))) for t in played]
+    blank = [reopen(policy, t, lambda crop, *_: replace(crop, image=crop.image.point(lambda _: 128))) for t in played]
     again = play(policy, KVEngine(policy), blank, rules)
     for before, after in zip(played, again, strict=True):
         assert after.turns[0].ids == before.turns[0].ids
         assert after.turns[0].observation.ids == before.turns[0].observation.ids
         assert after.images[0] is before.images[0]
         assert set(after.images[1].getdata()) == {(128, 128, 128)}
-    same = play(policy, KVEngine(policy), [reopen(t, lambda crop, _: crop) for t in played], rules)
+    same = play(policy, KVEngine(policy), [reopen(policy, t, lambda crop, *_: crop) for t in played], rules)
     assert [t.ids for t in same] == [t.ids for t in played]
 
 

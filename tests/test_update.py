@@ -39,6 +39,7 @@ SETTINGS = Settings(
     dual_clip=3.0,
     advantage_epsilon=1e-6,
     updates_per_rollout=1,
+    mask_overturn=False,
 )
 
 

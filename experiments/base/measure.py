@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from focus import checkpoint as checkpoints
+from focus import dependence
 from focus.answers import is_correct
 from focus.boxes import Box, area, coverage, intersection, settle, to_view
 from focus.checkpoint import Checkpoint
 from focus.data.scenes import DIFFICULTY, Scene
-from focus.evaluate import evaluate
 from focus.gap import Gap, Mode, ladder
 from focus.prompts import call_text
 from focus.rollout.engine import Completion, Conversation, Sampling
@@ -82,21 +82,21 @@ def measure(folder: Path, difficulty: int) -> dict[str, object]:
     keep("reads a crop of the sign", reading(checkpoint, scenes, lambda scene: scene.signs[scene.question[1]].sign_px))
     for tokens in ladder((448, 448), checkpoint.token_px):
         gap = Gap(Mode.FIXED, tokens, checkpoint.token_px)
-        outcome, _ = evaluate(
-            checkpoint, KVEngine(checkpoint), samples, gap, Rules(1, 64, Sampling(0.0, 40)), 0, 50, f"{tokens}", ("tool_free",)
+        outcome, _ = dependence.measure(
+            checkpoint, KVEngine(checkpoint), samples, gap, Rules(1, 64, Sampling(0.0, 40)), 0, ("tool_free",), 50, f"{tokens}"
         )
         keep(f"tool-free accuracy at {tokens} tokens", outcome.values["tool_free"])
         if tokens in (16, 256):
-            sampled, played = evaluate(
+            sampled, played = dependence.measure(
                 checkpoint,
                 KVEngine(checkpoint),
                 samples,
                 gap,
                 Rules(1, 64, Sampling(1.0, 40)),
                 0,
+                ("own", "forced"),
                 50,
                 f"{tokens}, sampled",
-                ("own", "forced"),
             )
             keep(f"format-valid at {tokens} tokens", sampled.values["answered"])
             keep(f"crop rate at {tokens} tokens", sampled.values["called"])

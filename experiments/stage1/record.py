@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from focus import checkpoint as checkpoints
 from focus.data.scenes import DIFFICULTY, Scene
-from focus.evaluate import load
+from focus.dependence import load
 from focus.gap import Gap, Mode
 from focus.report.picture import draw_trajectory
 from focus.report.run import read_history, result_table

@@ -4,10 +4,11 @@ import hashlib
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol, overload
 
 import numpy as np
@@ -146,8 +147,9 @@ def write_records(samples: Iterable[Sample], folder: Path) -> Path:
 class Records(Sequence[Sample]):
     """Records of a JSON-lines file, parsed when asked for: in memory is only where each usable line begins (8 bytes)."""
 
-    def __init__(self, path: Path, root: Path, starts: np.ndarray) -> None:
+    def __init__(self, path: Path, root: Path, starts: np.ndarray, first_dropped: Mapping[str, str] = MappingProxyType({})) -> None:
         self.path, self.root, self.starts = path, root, starts
+        self.first_dropped = first_dropped  # of every reason for dropping a record, the id that it was first met in
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -195,7 +197,7 @@ def read_records(records: Path, root: Path | None = None) -> tuple[Records, Coun
             starts.append(start)
     if not starts:
         raise ValueError(f"{records} holds no usable record ({dropped.total()} dropped: {dict(dropped)}, first met in {first})")
-    return Records(records, root, np.array(starts)), dropped
+    return Records(records, root, np.array(starts), first), dropped
 
 
 def _lines(records: Path) -> Iterator[tuple[int, int, dict]]:

@@ -14,27 +14,39 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 
 from focus.config import learned_settings
-from focus.evaluate import Outcome
+from focus.dependence import Outcome
 from focus.report.page import write_page
 from focus.report.table import Cell, Results, Row
 from focus.rewards import Example
 from focus.statistics import bootstrap
 
-# label, unit, metric, metric to subtract (paired by question), factor from what is stored to the unit
+# label, unit, metric of an Outcome, factor from what is stored to the unit
 ROWS = (
-    ("accuracy, own crop", "%", "own", None, 100.0),
-    ("accuracy, tool-free", "%", "tool_free", None, 100.0),
-    ("accuracy, noise crop", "%", "noise", None, 100.0),
-    ("D_noise, own - noise", "pt", "own", "noise", 100.0),
-    ("accuracy, forced crop", "%", "forced", None, 100.0),
-    ("crop rate", "%", "called", None, 100.0),
-    ("coverage of B1", "", "coverage", None, 1.0),
-    ("IoU, best of B1..B3", "", "iou", None, 1.0),
-    ("crop area / image", "%", "area", None, 100.0),
-    ("visual tokens/question", "", "visual_tokens", None, 1.0),
-    ("sampled tokens/question", "", "sampled_tokens", None, 1.0),
+    ("accuracy, own crop", "%", "own", 100.0),
+    ("accuracy, annotated crop", "%", "gt", 100.0),
+    ("accuracy, noise crop", "%", "noise", 100.0),
+    ("accuracy, blank crop", "%", "blank", 100.0),
+    ("accuracy, mean-colour crop", "%", "mean_colour", 100.0),
+    ("accuracy, crop from elsewhere", "%", "elsewhere", 100.0),
+    ("accuracy, crop plus noise", "%", "additive", 100.0),
+    ("accuracy, call without image", "%", "format_only", 100.0),
+    ("accuracy, tool-free", "%", "tool_free", 100.0),
+    ("accuracy, forced crop", "%", "forced", 100.0),
+    ("D_noise, own - noise", "pt", "D_noise", 100.0),
+    ("U_GT, annotated - own", "pt", "U_GT", 100.0),
+    ("S, annotated - noise", "pt", "S", 100.0),
+    ("gain, right only with the tool", "%", "gain", 100.0),
+    ("harm, right only without", "%", "harm", 100.0),
+    ("answers before looking", "%", "agrees", 100.0),
+    ("crop rate", "%", "called", 100.0),
+    ("coverage of B1", "", "coverage", 1.0),
+    ("IoU, best of B1..B3", "", "iou", 1.0),
+    ("crop area / image", "%", "area", 100.0),
+    ("visual tokens/question", "", "visual_tokens", 1.0),
+    ("sampled tokens/question", "", "sampled_tokens", 1.0),
 )
-AT_COMMON = ("own", "tool_free", "noise", "called")
+FINISHED = "finished"
+AT_COMMON = ("own", "gt", "noise", "tool_free", "D_noise", "U_GT", "called")
 
 
 class History(Callback):
@@ -72,13 +84,13 @@ def result_table(cfg: DictConfig, measured: Mapping[str, Outcome]) -> Results:
     asked = next(iter(measured.values()))
     for view, prefix in (("own view", ""), ("common view", f"@{cfg.evaluation.common_view_tokens} ")):
         base, trained = measured.get(f"base {view}"), measured.get(f"trained {view}")
-        for label, unit, metric, minus, factor in ROWS:
-            if prefix and metric not in AT_COMMON:
+        for label, unit, metric, factor in ROWS:
+            if (prefix and metric not in AT_COMMON) or not played(metric, base, trained):
                 continue
-            each = [None if outcome is None else _values(outcome, metric, minus) for outcome in (base, trained)]
-            before, after = each
-            each.append(None if before is None or after is None else [b - a for a, b in zip(before, after, strict=True)])
-            cells = (None if values is None else _cell(values, asked.groups, factor, cfg.evaluation.resamples) for values in each)
+            before, after = (None if outcome is None else outcome.of(metric) for outcome in (base, trained))
+            change = None if before is None or after is None else [b - a for a, b in zip(before, after, strict=True)]
+            each = (before, after, change)
+            cells = (None if values is None else cell(values, asked.groups, factor, cfg.evaluation.resamples) for values in each)
             rows.append(Row(prefix + label, unit, tuple(cells)))
         seconds = [Cell(o.seconds / len(o.groups), math.nan, math.nan) if o and o.groups else None for o in (base, trained)]
         rows.append(Row(prefix + "seconds/question", "s", (*seconds, Cell(math.nan, math.nan, math.nan))))
@@ -91,12 +103,13 @@ def result_table(cfg: DictConfig, measured: Mapping[str, Outcome]) -> Results:
     return Results(f"{cfg.name}: base against trained", ("base", "trained", "trained - base"), tuple(rows), tuple(notes))
 
 
-def _values(outcome: Outcome, metric: str, minus: str | None) -> list[float]:
-    values = outcome.values[metric]
-    return values if minus is None else [a - b for a, b in zip(values, outcome.values[minus], strict=True)]
+def played(metric: str, *outcomes: Outcome | None) -> bool:
+    """Whether some outcome has a number for this metric: arms that were not played have none."""
+    return any(value == value for outcome in outcomes if outcome for value in outcome.of(metric))
 
 
-def _cell(values: Sequence[float], groups: Sequence[str], factor: float, resamples: int) -> Cell:
+def cell(values: Sequence[float], groups: Sequence[str], factor: float, resamples: int) -> Cell:
+    """Mean and interval, in the unit of a row."""
     mean, low, high = bootstrap(values, groups, resamples)
     return Cell(mean * factor, low * factor, high * factor)
 
@@ -130,12 +143,13 @@ def has_row(path: Path, settings: str, base: str) -> bool:
     if not path.is_file():
         return False
     with path.open() as rows:
-        return any(row["settings"] == settings and row["base"] == base for row in csv.DictReader(rows))
+        return any(row["settings"] == settings and row["base"] == base and row["status"] == FINISHED for row in csv.DictReader(rows))
 
 
-def write_row(path: Path, cfg: DictConfig, base: str, measured: Mapping[str, Outcome], status: str = "finished") -> None:
-    """Append one point of a sweep. Processes side by side take turns."""
+def write_row(path: Path, cfg: DictConfig, base: str, measured: Mapping[str, Outcome], status: str = FINISHED) -> None:
+    """Append one point of a sweep, a crashed one too (its numbers are empty). Processes side by side take turns."""
     row: dict[str, object] = {
+        "run": Path(cfg.output).name,
         "settings": settings_hash(cfg),
         "base": base,
         "status": status,
@@ -147,11 +161,11 @@ def write_row(path: Path, cfg: DictConfig, base: str, measured: Mapping[str, Out
     }
     for view in ("own view", "common view"):
         outcome = measured.get(f"trained {view}")
-        for _, _, metric, minus, factor in ROWS:
-            if view == "own view" or metric in AT_COMMON:
-                cell = _cell(_values(outcome, metric, minus), outcome.groups, factor, cfg.evaluation.resamples) if outcome else None
-                name = f"{view.split()[0]} {metric}{f' minus {minus}' if minus else ''} "
-                row |= {name + part: "" if cell is None else round(getattr(cell, part), 4) for part in ("mean", "low", "high")}
+        for _, _, metric, factor in ROWS:
+            found = cell(outcome.of(metric), outcome.groups, factor, cfg.evaluation.resamples) if outcome else None
+            known = found is not None and found.mean == found.mean
+            name = f"{view.split()[0]} {metric} "
+            row |= {name + part: round(getattr(found, part), 4) if known else "" for part in ("mean", "low", "high")}
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", newline="") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,5 +1,18 @@
 """Rewards: one pure function per equation, one Lightning callback per term."""
 
-from focus.rewards.callbacks import Accuracy, Example, Format, Grounding, RewardCallback, Scores, Tool, examples, score
+from focus.rewards.callbacks import Accuracy, CallFloor, Example, Format, Grounding, RewardCallback, Scores, Tool, examples, score
+from focus.rewards.information import InformationGain
 
-__all__ = ["Accuracy", "Example", "Format", "Grounding", "RewardCallback", "Scores", "Tool", "examples", "score"]
+__all__ = [
+    "Accuracy",
+    "CallFloor",
+    "Example",
+    "Format",
+    "Grounding",
+    "InformationGain",
+    "RewardCallback",
+    "Scores",
+    "Tool",
+    "examples",
+    "score",
+]

@@ -5,6 +5,7 @@ A term of your own: subclass `RewardCallback`, give it a `name`, implement `scor
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,8 +16,11 @@ from pytorch_lightning import Callback
 from torch import Tensor
 
 from focus.answers import is_correct
+from focus.checkpoint import Checkpoint
 from focus.prompts import Malformed
 from focus.rewards import terms
+from focus.rollout.engine import Engine
+from focus.rollout.loop import Rules
 from focus.rollout.trajectory import Status, Trajectory
 
 
@@ -24,9 +28,13 @@ class RewardCallback(Callback):
     """One reward term. `gate` names a term that must be above 0 for this one to be paid."""
 
     name: str
+    needs_boxes = False  # whether a sample without annotated boxes can't be graded
 
     def __init__(self, weight: float, gate: str | None = None) -> None:
         self.weight, self.gate = weight, gate
+
+    def attach(self, checkpoint: Checkpoint, engine: Engine, rules: Rules) -> None:
+        """Get to know the policy that is trained and the engine that rolled it out; for terms that ask the model."""
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
         """The raw term of each trajectory; NaN where it could not be graded."""
@@ -63,6 +71,28 @@ class Tool(RewardCallback):
         return [terms.tool_bonus(len(t.crops)) for t in trajectories]
 
 
+class CallFloor(RewardCallback):
+    """Keeps calls alive where few siblings make one, and one call from becoming many. Pixel-Reasoner's, beyond the paper.
+
+    `floor` is the call rate of a group below which its callers are paid; a group without a caller earns nothing.
+    """
+
+    name = "call_floor"
+
+    def __init__(self, weight: float, floor: float = 0.3, gate: str | None = None) -> None:
+        super().__init__(weight, gate)
+        if not 0 < floor <= 1:
+            raise ValueError(f"floor of the call-floor reward is {floor}; it is a call rate in (0, 1]")
+        self.floor = floor
+
+    def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
+        groups: dict[int, list[bool]] = defaultdict(list)
+        for t in trajectories:
+            groups[id(t.prompt_ids)].append(bool(t.crops))
+        rates = {group: sum(called) / len(called) for group, called in groups.items()}
+        return [terms.call_floor(len(t.crops), rates[id(t.prompt_ids)], self.floor) for t in trajectories]
+
+
 class Crops(StrEnum):
     """Which of several crops is paid."""
 
@@ -82,6 +112,7 @@ class Grounding(RewardCallback):
     """
 
     name = "grounding"
+    needs_boxes = True
 
     def __init__(self, weight: float, omega: float = 0.5, tau: float | None = 0.9, crops: str = "last", gate: str | None = None) -> None:
         super().__init__(weight, gate)

@@ -45,13 +45,34 @@ def grounding(box_px: Box, chain: Sequence[Box], original_size: Size, omega: flo
     return omega * conditional_iou(box_px, chain, tau) + (1 - omega) * l1_reward(box_px, chain, original_size)
 
 
+def call_floor(delivered_crops: int, group_rate: float, floor: float) -> float:
+    """Pixel-Reasoner's bonus for callers of a group whose call rate R lies below `floor`, minus 0.05 for every further call.
+
+    0.25 max(floor - R, 0) / (2 R): the rarer, the more. 0 without a call.
+    """
+    return 0.25 * max(floor - group_rate, 0.0) / 2 / group_rate - 0.05 * (delivered_crops - 1) if delivered_crops else 0.0
+
+
+def information_gain(own: float, placebos: Sequence[float], logp: bool, floor: float = -5.0) -> float:
+    """r_ig of E9': how much better the label is predicted with the rollout's own crop than with placebo crops, not below 0.
+
+    `own` and `placebos` are mean log-probabilities (nats) of the label's tokens. With `logp` False they are compared as probabilities
+    exp(.), so the gain lies in [0, 1]; with `logp` True as they are, none below `floor`, so it lies in [0, -floor].
+    """
+    seen = [max(value, floor) if logp else math.exp(value) for value in (own, *placebos)]
+    return max(0.0, seen[0] - sum(seen[1:]) / len(placebos))
+
+
 def total(raw: Mapping[str, float], weights: Mapping[str, float], gates: Mapping[str, str | None]) -> float:
     """E3: the weighted sum of raw terms; a gated term counts only where its gate term is above 0.
 
-    A term or a gate that could not be graded is NaN, and so is then the total: such a rollout teaches nothing, it is not a zero.
+    A term or a gate that could not be graded is NaN, and so is then the total: such a rollout teaches nothing, it is not a zero. A term
+    of weight 0 is only looked at, and may be NaN.
     """
     value = 0.0
     for name, weight in weights.items():
+        if weight == 0:
+            continue
         gate = gates.get(name)
         opened = 1.0 if gate is None else raw[gate]
         value += math.nan if math.isnan(opened) else weight * raw[name] if opened > 0 else 0.0

@@ -49,12 +49,32 @@ class KVEngine:
     def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         if not conversations:
             return
+        order = self._by_prompt(conversations)
+        rows, hidden, lengths = self._append([conversations[i] for i in order], sampling.tokens_per_turn)
+        last = hidden[torch.tensor(lengths, device=hidden.device).cumsum(0) - 1]
+        for row, completion in self._decode([conversations[i] for i in order], rows, last, sampling):
+            yield order[row], completion
+
+    @torch.no_grad()
+    def weigh(self, conversations: Sequence[Conversation], tails: Sequence[int]) -> list[list[float]]:
+        if not conversations:
+            return []
+        order = self._by_prompt(conversations)
+        _, hidden, lengths = self._append([conversations[i] for i in order], 0)
+        ends = np.cumsum(lengths)
+        before = torch.tensor([at for i, end in zip(order, ends, strict=True) for at in range(end - 1 - tails[i], end - 1)])
+        words = torch.tensor([word for i in order for word in conversations[i].ids[len(conversations[i].ids) - tails[i] :]])
+        banned = torch.tensor(self.checkpoint.banned_ids, device=hidden.device)
+        logits = self.checkpoint.head(hidden[before.to(hidden.device)]).float().index_fill(1, banned, float("-inf"))
+        weighed = torch.log_softmax(logits, dim=-1).gather(1, words[:, None].to(hidden.device))[:, 0]
+        each = weighed.split([tails[i] for i in order])
+        return [value.tolist() for _, value in sorted(zip(order, each, strict=True), key=lambda pair: pair[0])]
+
+    def _by_prompt(self, conversations: Sequence[Conversation]) -> list[int]:
+        """Their order by prompt; prompts are read first where one of them is not held yet."""
         if any(c.prompt not in self._order for c in conversations):
             self._read_prompts({c.prompt: c for c in conversations})
-        order = sorted(range(len(conversations)), key=lambda i: self._order[conversations[i].prompt])
-        rows, hidden = self._append([conversations[i] for i in order], sampling.tokens_per_turn)
-        for row, completion in self._decode([conversations[i] for i in order], rows, hidden, sampling):
-            yield order[row], completion
+        return sorted(range(len(conversations)), key=lambda i: self._order[conversations[i].prompt])
 
     def _read_prompts(self, prompts: dict[str, Conversation]) -> None:
         self.forget()
@@ -68,8 +88,8 @@ class KVEngine:
             self._prompts,
         )
 
-    def _append(self, conversations: Sequence[Conversation], slots: int) -> tuple[Rows, Float[Tensor, "row width"]]:
-        """Feed to every row what it has not seen yet; returns the rows and the hidden state of each row's last token."""
+    def _append(self, conversations: Sequence[Conversation], slots: int) -> tuple[Rows, Float[Tensor, "token width"], list[int]]:
+        """Feed to every row what it has not seen yet; returns the rows, the hidden states of what was fed, and its length in each row."""
         assert self._prompts is not None
         kept = [self._kept.get(c.parent) if c.parent else None for c in conversations]
         starts = [k.tokens if k else c.prompt_tokens - 1 for c, k in zip(conversations, kept, strict=True)]
@@ -89,7 +109,7 @@ class KVEngine:
             Append(rows, lengths),
         )
         rows.lengths += torch.tensor(lengths, device=rows.lengths.device)
-        return rows, hidden[torch.tensor(lengths, device=hidden.device).cumsum(0) - 1]
+        return rows, hidden, lengths
 
     def _positions(self, conversation: Conversation) -> np.ndarray:
         c = self.checkpoint

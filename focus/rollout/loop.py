@@ -8,10 +8,11 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import count
 
 import torch
 
-from focus.boxes import settle, to_original
+from focus.boxes import Box, settle, to_original
 from focus.checkpoint import Checkpoint
 from focus.data.original import Original
 from focus.data.sample import Sample
@@ -37,15 +38,24 @@ WORKERS = min(8, os.cpu_count() or 1)  # threads that cut crops
 
 @dataclass(frozen=True)
 class Rules:
-    """What a conversation may cost. `crop_tokens` bounds one crop, in merged tokens."""
+    """What a conversation may cost. `crop_tokens` bounds one crop, in merged tokens; every crop has that size with `fixed_crops`.
+
+    `force_first_crop` opens every training rollout with a call (MGPO).
+    """
 
     max_crops: int
     crop_tokens: int
     sampling: Sampling
+    fixed_crops: bool = False
+    force_first_crop: bool = False
 
     @property
     def max_turns(self) -> int:
         return self.max_crops + 1
+
+    def cut(self, trajectory: Trajectory, box_px: Box, token_px: int) -> View:
+        """What the tool delivers for a settled box of this conversation's image."""
+        return cut(trajectory.source, box_px, trajectory.sample.size, self.crop_tokens, token_px, self.fixed_crops)
 
 
 def seed_of(*parts: object) -> int:
@@ -71,16 +81,17 @@ def play(checkpoint: Checkpoint, engine: Engine, trajectories: Sequence[Trajecto
     """Continue every open trajectory until it ends; the order is kept.
 
     Trajectories that share a prompt object share its encoding. Crops are cut by worker threads: while others still speak, where
-    processors are left over from the arithmetic, else when all have spoken.
+    processors are left over from the arithmetic, else when all have spoken. The engine keeps what it computed until the next `play`,
+    or until it is told to forget.
     """
+    engine.forget()
     done = list(trajectories)
-    parents: dict[int, str] = {}
     ahead = checkpoint.model.device.type != "cpu" or torch.get_num_threads() < (os.cpu_count() or 1)
     with ThreadPoolExecutor(WORKERS) as workers, checkpoint.remembering():
         while live := [i for i, t in enumerate(done) if t.status is Status.OPEN]:
-            asked = [_asked(i, done[i], parents.get(i)) for i in live]
+            asked = [asking(done[i], len(done[i].turns) - 1) for i in live]
             spoken: dict[int, _Spoken] = {}
-            crops: dict[int, Future[View] | None] = {}
+            crops: dict[int, Future[View | None] | None] = {}
             for place, completion in engine.generate(asked, rules.sampling):
                 i = live[place]
                 spoken[i] = _listen(checkpoint, done[i], completion, rules)
@@ -91,56 +102,73 @@ def play(checkpoint: Checkpoint, engine: Engine, trajectories: Sequence[Trajecto
                     crops[i] = _cutting(workers, checkpoint, done[i], spoken[i].action, rules)
             for i, conversation in zip(live, asked, strict=True):
                 crop = crops[i]
-                done[i] = _heard(checkpoint, done[i], spoken[i], crop.result() if crop else None)
-                parents[i] = conversation.id
-    engine.forget()
+                done[i] = _heard(checkpoint, done[i], spoken[i], crop.result() if crop else None, conversation.id)
     return done
 
 
-def _asked(number: int, t: Trajectory, parent: str | None) -> Conversation:
+_numbers = count()  # no two conversations of a process have one name, so an engine never takes one for another
+
+
+def asking(t: Trajectory, kept_turn: int, words: Sequence[int] = ()) -> Conversation:
+    """What an engine is asked to continue, or to weigh with `words` at its end.
+
+    Up to `kept_turn` (-1: none) it is what the engine has read already, observation of that turn excluded.
+    """
     return Conversation(
-        f"{number} turn {len(t.turns)}",
-        parent,
+        f"{next(_numbers)} turn {len(t.turns)}",
+        t.turns[kept_turn].conversation if kept_turn >= 0 else None,
         f"prompt {id(t.prompt_ids)}",
         len(t.prompt_ids),
-        tuple(t.ids),
+        (*t.ids, *words),
         tuple(t.images),
         seed_of(t.seed, len(t.turns)),
     )
 
 
-def reopen(trajectory: Trajectory, alter: Alter) -> Trajectory:
+def reopen(checkpoint: Checkpoint, trajectory: Trajectory, alter: Alter) -> Trajectory:
     """The same conversation up to its last observation, its crops replaced: the model's own words stay, only pixels change.
 
     Crops that it may still ask for are replaced too.
     """
-    turns = []
+    again = replace(trajectory, turns=(), status=Status.OPEN, alter=alter)
     for turn in trajectory.turns:
         if turn.observation is None:
             break
-        crop = turn.observation.crop
-        turns.append(replace(turn, observation=replace(turn.observation, crop=alter(crop, trajectory) if crop else None)))
-    return replace(trajectory, turns=tuple(turns), status=Status.OPEN, alter=alter)
+        if turn.observation.crop and isinstance(turn.action, Crop):
+            turn = replace(turn, observation=_shown(checkpoint, turn.text, alter(turn.observation.crop, turn.action, again)))
+        again = again.then(turn, Status.OPEN)
+    return again
+
+
+def _shown(checkpoint: Checkpoint, said: str, crop: View | None) -> Observation:
+    """The tool's answer to a call that it could follow."""
+    return _told(checkpoint, said, CROP_CONTENT if crop else error_content(Fault.UNAVAILABLE), crop)
+
+
+def _told(checkpoint: Checkpoint, said: str, reply: str, crop: View | None = None) -> Observation:
+    text = observation_text(reply, closed=said.endswith("<|im_end|>"))
+    return Observation(tuple(encode(checkpoint.tokenizer, text, [crop.tokens] if crop else [])), crop)
 
 
 @dataclass(frozen=True)
 class _Spoken:
-    """A turn that was spoken and understood. `reply` is what the tool says, None if nothing."""
+    """A turn that was spoken and understood. `error` is what the tool says instead of a crop."""
 
     completion: Completion
     text: str
     action: Action
     status: Status
-    reply: str | None = None
+    error: str | None = None
 
 
-def _heard(checkpoint: Checkpoint, trajectory: Trajectory, spoken: _Spoken, crop: View | None) -> Trajectory:
+def _heard(checkpoint: Checkpoint, trajectory: Trajectory, spoken: _Spoken, crop: View | None, conversation: str) -> Trajectory:
     """The trajectory with this turn and the tool's answer to it."""
     observation = None
-    if spoken.reply is not None:
-        text = observation_text(spoken.reply, closed=spoken.text.endswith("<|im_end|>"))
-        observation = Observation(tuple(encode(checkpoint.tokenizer, text, [crop.tokens] if crop else [])), crop)
-    turn = Turn(spoken.completion.ids, spoken.completion.logprobs, spoken.text, spoken.action, observation)
+    if isinstance(spoken.action, Crop):
+        observation = _shown(checkpoint, spoken.text, crop)
+    elif spoken.error is not None:
+        observation = _told(checkpoint, spoken.text, spoken.error)
+    turn = Turn(spoken.completion.ids, spoken.completion.logprobs, spoken.text, spoken.action, observation, conversation)
     return trajectory.then(turn, spoken.status)
 
 
@@ -160,7 +188,7 @@ def _listen(checkpoint: Checkpoint, trajectory: Trajectory, completion: Completi
         box_px = settle(place, size, checkpoint.token_px)
         if box_px is None:
             return _Spoken(completion, text, Malformed(Fault.OUTSIDE), Status.OPEN, error_content(Fault.OUTSIDE))
-        return _Spoken(completion, text, Crop(spoken.box_view, box_px), Status.OPEN, CROP_CONTENT)
+        return _Spoken(completion, text, Crop(spoken.box_view, box_px), Status.OPEN)
     if not completion.stopped:
         return _Spoken(completion, text, spoken, Status.OUT_OF_TOKENS)
     if CALL_OPEN in text and not last:  # a call that can't be read is answered, so that the model may mend it
@@ -168,13 +196,16 @@ def _listen(checkpoint: Checkpoint, trajectory: Trajectory, completion: Completi
     return _Spoken(completion, text, spoken, Status.MALFORMED)
 
 
-def _cutting(workers: ThreadPoolExecutor, checkpoint: Checkpoint, t: Trajectory, action: Action, rules: Rules) -> Future[View] | None:
+def _cutting(
+    workers: ThreadPoolExecutor, checkpoint: Checkpoint, t: Trajectory, action: Action, rules: Rules
+) -> Future[View | None] | None:
     return workers.submit(_zoom, checkpoint, t, action, rules) if isinstance(action, Crop) else None
 
 
-def _zoom(checkpoint: Checkpoint, trajectory: Trajectory, asked: Crop, rules: Rules) -> View:
-    crop = cut(trajectory.source, asked.box_px, trajectory.sample.size, rules.crop_tokens, checkpoint.token_px)
-    if trajectory.alter:
-        crop = trajectory.alter(crop, trajectory)
-    checkpoint.prepare(crop.image)
+def _zoom(checkpoint: Checkpoint, trajectory: Trajectory, asked: Crop, rules: Rules) -> View | None:
+    crop: View | None = rules.cut(trajectory, asked.box_px, checkpoint.token_px)
+    if crop and trajectory.alter:
+        crop = trajectory.alter(crop, asked, trajectory)
+    if crop:
+        checkpoint.prepare(crop.image)
     return crop

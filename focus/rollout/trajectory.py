@@ -31,13 +31,15 @@ class Crop:
     box_px: Box
 
 
+TRUNCATED = (Status.OUT_OF_TURNS, Status.OUT_OF_TOKENS)
 Action = Crop | Answer | Malformed
-Alter = Callable[[View, "Trajectory"], View]  # replaces the pixels of a delivered crop, keeping their size
+# What is shown in place of a crop (None: no image), given the crop, what was asked for and the conversation before that turn
+Alter = Callable[[View, Crop, "Trajectory"], View | None]
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What the tool said: token ids that nobody sampled and that carry no loss, and a crop unless it was an error."""
+    """What the tool said: token ids that nobody sampled and that carry no loss, and a crop unless there was none to show."""
 
     ids: tuple[int, ...]
     crop: View | None
@@ -52,6 +54,7 @@ class Turn:
     text: str
     action: Action
     observation: Observation | None = None
+    conversation: str = field(default="", repr=False, compare=False)  # under which the engine may still hold what it computed
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,262 @@
+"""Does a policy look at what it zooms into, and how good is it? Measured on held-out questions, paired by question. E10.
+
+Every arm sees the same questions with the same noise. Arms of `substitutes` replay the policy's own turns and replace only what its crops
+show; `tool_free` and `forced` put the first words into its mouth. Whatever can't be read or is never answered is wrong and stays in the
+denominator.
+"""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import pytorch_lightning as pl
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from focus.answers import is_correct, normalise
+from focus.boxes import area, coverage, iou
+from focus.checkpoint import Checkpoint
+from focus.data.sample import Sample
+from focus.gap import Gap
+from focus.policy import FocusPolicy
+from focus.prompts import ANSWER_OPEN, CALL_OPEN
+from focus.rollout.engine import Engine
+from focus.rollout.loop import Rules, begin, opened, play, reopen, seed_of
+from focus.rollout.trajectory import Trajectory
+from focus.statistics import bootstrap
+from focus.substitutes import SUBSTITUTES
+
+OPENINGS = {"tool_free": ANSWER_OPEN, "forced": CALL_OPEN}
+ARMS = ("own", *SUBSTITUTES, *OPENINGS)
+# Accuracy of `first` minus accuracy of `second`. D_noise, U_GT and S are E10's; `tool_effect` is gain minus harm
+DIFFERENCES = {
+    "D_noise": ("own", "noise"),
+    "U_GT": ("gt", "own"),
+    "S": ("gt", "noise"),
+    "D_blank": ("own", "blank"),
+    "D_mean_colour": ("own", "mean_colour"),
+    "D_elsewhere": ("own", "elsewhere"),
+    "D_additive": ("own", "additive"),
+    "D_format_only": ("own", "format_only"),
+    "tool_effect": ("own", "tool_free"),
+}
+# Beside the accuracy of each arm. `agrees`: the answer forced before any crop equals the final one (claim C11). `gain` and `harm` (MED,
+# arXiv 2602.01334): right with the tool and wrong without it, and the reverse. Boxes are those of the last crop
+OTHERS = ("called", "answered", "agrees", "gain", "harm", "coverage", "iou", "area", "visual_tokens", "sampled_tokens")
+METRICS = (*ARMS, *OTHERS)
+
+
+@dataclass
+class Outcome:
+    """One policy at one view: per metric, a value for every question (NaN where it does not apply)."""
+
+    view_tokens: int
+    groups: list[str] = field(default_factory=list)
+    values: dict[str, list[float]] = field(default_factory=lambda: {metric: [] for metric in METRICS})
+    seconds: float = 0.0  # of the `own` arm alone
+    broken: list[str] = field(default_factory=list)  # what could not be read, one message each
+    unannotated: list[str] = field(default_factory=list)  # ids of questions without boxes: the arm `gt` does not apply to them
+
+    def of(self, metric: str) -> list[float]:
+        """The values of a metric or of one of `DIFFERENCES`, one for each question."""
+        if metric not in DIFFERENCES:
+            return self.values[metric]
+        first, second = (self.values[arm] for arm in DIFFERENCES[metric])
+        return [a - b for a, b in zip(first, second, strict=True)]
+
+    def interval(self, metric: str, resamples: int = 2000) -> tuple[float, float, float]:
+        """Mean and 95 % interval, resampled by image."""
+        return bootstrap(self.of(metric), self.groups, resamples)
+
+
+def check_arms(arms: Sequence[str]) -> None:
+    """Raises ValueError for an arm that does not exist."""
+    if unknown := [arm for arm in arms if arm not in ARMS]:
+        raise ValueError(f"evaluation.arms names {', '.join(unknown)}; there are {', '.join(ARMS)}")
+
+
+def measure(
+    checkpoint: Checkpoint,
+    engine: Engine,
+    samples: Sequence[Sample],
+    gap: Gap,
+    rules: Rules,
+    seed: int,
+    arms: Sequence[str],
+    questions_per_forward: int,
+    label: str | None,
+    sigma: float = 64.0,
+) -> tuple[Outcome, list[Trajectory]]:
+    """Measure one policy at one view in these arms (`own` is always played); `label` names the progress bar, None shows none.
+
+    `sigma` is that of the arm `additive`, of 255. Also returns the trajectories of the `own` arm, in the order of the samples.
+    Raises ValueError for an arm that does not exist.
+    """
+    check_arms(arms)
+    outcome = Outcome(gap.view_tokens)
+    shown: list[Trajectory] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=label is None) as progress:
+        task = progress.add_task(label or "", total=len(samples))
+        for start in range(0, len(samples), questions_per_forward):
+            chunk = [samples[i] for i in range(start, min(len(samples), start + questions_per_forward))]
+            shown += _measure(checkpoint, engine, chunk, gap, rules, seed, outcome, arms, sigma)
+            progress.advance(task, len(chunk))
+    return outcome, shown
+
+
+def _measure(
+    checkpoint: Checkpoint,
+    engine: Engine,
+    chunk: Sequence[Sample],
+    gap: Gap,
+    rules: Rules,
+    seed: int,
+    outcome: Outcome,
+    arms: Sequence[str],
+    sigma: float,
+) -> list[Trajectory]:
+    seen, readable = [], []
+    outcome.unannotated += [sample.id for sample in chunk if not sample.boxes]
+    for sample in chunk:
+        try:
+            seen.append(gap.see(sample, sample.open()))
+            readable.append(sample)
+        except ValueError as error:
+            outcome.broken.append(str(error))
+            _add(outcome, sample, {arm: 0.0 for arm in ("own", *arms) if arm != "gt" or sample.boxes})
+
+    with checkpoint.remembering():
+        start = time.perf_counter()
+        asked = [
+            begin(checkpoint, sample, view, source, [seed_of(seed, sample.id)])[0]
+            for sample, (view, source) in zip(readable, seen, strict=True)
+        ]
+        own = play(checkpoint, engine, asked, rules)
+        outcome.seconds += time.perf_counter() - start
+        # The other arms go together: they share the prompt. Without a crop there is nothing to replace
+        others: dict[str, list[Trajectory]] = {}
+        for arm in arms:
+            if arm in SUBSTITUTES:
+                alter = SUBSTITUTES[arm](rules, checkpoint.token_px, sigma)
+                applies = [bool(t.crops) and (arm != "gt" or bool(t.sample.boxes)) for t in own]
+                others[arm] = [reopen(checkpoint, t, alter) if a else t for t, a in zip(own, applies, strict=True)]
+            elif arm in OPENINGS:
+                others[arm] = [opened(checkpoint, t, OPENINGS[arm]) for t in asked]
+        together = iter(play(checkpoint, engine, [t for each in others.values() for t in each], rules))
+        played = {"own": own} | {arm: list(islice(together, len(own))) for arm in others}
+    for t in own:
+        t.source.release()
+    for i, sample in enumerate(readable):
+        _add(outcome, sample, _values(sample, {arm: each[i] for arm, each in played.items()}))
+    return own
+
+
+def _values(sample: Sample, played: dict[str, Trajectory]) -> dict[str, float]:
+    """Every metric that applies to one question."""
+    t = played["own"]
+    row = {arm: float(is_correct(each.answer, sample.answers, sample.scorer, sample.options)) for arm, each in played.items()}
+    if not sample.boxes:
+        row.pop("gt", None)
+    row |= {
+        "called": float(bool(t.crops)),
+        "answered": float(t.answer is not None),
+        "visual_tokens": float(t.visual_tokens),
+        "sampled_tokens": float(sum(t.sampled_mask)),
+    }
+    if "tool_free" in played:
+        first, right, right_without = played["tool_free"].answer, row["own"], row["tool_free"]
+        row["agrees"] = float(first is not None and t.answer is not None and normalise(first) == normalise(t.answer))
+        row |= {"gain": right * (1 - right_without), "harm": (1 - right) * right_without}
+    if t.crops:
+        box = t.crops[-1].box_px
+        row["area"] = area(box) / (sample.width * sample.height)
+        if sample.boxes:
+            chains = sample.boxes
+            row["coverage"] = sum(coverage(box, chain[0]) for chain in chains) / len(chains)
+            row["iou"] = sum(max(iou(box, level) for level in chain) for chain in chains) / len(chains)
+    return row
+
+
+def _add(outcome: Outcome, sample: Sample, row: dict[str, float]) -> None:
+    outcome.groups.append(sample.group or sample.id)
+    for metric in METRICS:
+        outcome.values[metric].append(row.get(metric, math.nan))
+
+
+def decompose(outcome: Outcome) -> dict[str, dict[str, float]]:
+    """MED's gain and harm as shares of all questions, each the product of what it consists of.
+
+    gain = mass (wrong without the tool) x policy (calls it there) x quality (is then right); `schema` is what becomes right without
+    a call, by the mere offer of the tool. harm likewise, from right to wrong. NaN where a factor has no question to be seen on.
+    """
+    without, own, called = (outcome.values[metric] for metric in ("tool_free", "own", "called"))
+    rows = [row for row in zip(without, own, called, strict=True) if not any(map(math.isnan, row))]
+    found = {}
+    for name, before in (("gain", 0.0), ("harm", 1.0)):
+        start = [row for row in rows if row[0] == before]
+        calls = [row for row in start if row[2]]
+        changed, schema = ([row[1] != before for row in part] for part in (calls, [row for row in start if not row[2]]))
+        found[name] = {
+            "total": _share(sum(changed) + sum(schema), len(rows)),
+            "mass": _share(len(start), len(rows)),
+            "policy": _share(len(calls), len(start)),
+            "quality": _share(sum(changed), len(calls)),
+            "schema": _share(sum(schema), len(rows)),
+        }
+    return found
+
+
+def _share(part: float, whole: int) -> float:
+    return part / whole if whole else math.nan
+
+
+class Probe(pl.Callback):
+    """The probe inside training: every `every` updates, on the same held-out questions; the curves are `probe/...`.
+
+    `samples` are divided among the ranks, the remainder is left out. Between two probes the values are NaN. 0 switches it off.
+    """
+
+    ARMS = ("own", "gt", "noise", "tool_free")
+    SHOWN = ("own", "D_noise", "U_GT", "tool_free", "called", "agrees")
+
+    def __init__(self, samples: Sequence[Sample], gap: Gap, every: int, questions_per_forward: int) -> None:
+        self.samples, self.gap, self.every, self.questions_per_forward = samples, gap, every, questions_per_forward
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: object) -> None:
+        assert isinstance(pl_module, FocusPolicy)
+        if not self.every:
+            return
+        values = dict.fromkeys(self.SHOWN, math.nan)
+        if pl_module.updates_done % self.every == 0:
+            ranks = trainer.world_size
+            mine = [self.samples[i] for i in range(trainer.global_rank, len(self.samples) // ranks * ranks, ranks)]
+            outcome, _ = measure(
+                pl_module.checkpoint,
+                pl_module.engine,
+                mine,
+                self.gap,
+                pl_module.rules,
+                pl_module.seed,
+                self.ARMS,
+                self.questions_per_forward,
+                None,
+            )
+            values = {metric: bootstrap(outcome.of(metric), outcome.groups, resamples=1)[0] for metric in self.SHOWN}
+        pl_module.log_dict({f"probe/{metric}": value for metric, value in values.items()}, sync_dist=trainer.world_size > 1)
+
+
+def save(outcomes: dict[str, Outcome], path: Path, identity: str) -> None:
+    """Keep per-question outcomes as JSON; the file appears whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"identity": identity, "outcomes": {name: asdict(outcome) for name, outcome in outcomes.items()}}))
+    partial.rename(path)
+
+
+def load(path: Path, identity: str | None = None) -> dict[str, Outcome]:
+    """What `save` wrote; nothing if there is no file, or if it was measured for another `identity` (None takes any)."""
+    kept = json.loads(path.read_text()) if path.is_file() else {"identity": identity, "outcomes": {}}
+    return {name: Outcome(**values) for name, values in kept["outcomes"].items()} if identity in (None, kept["identity"]) else {}

@@ -1,0 +1,97 @@
+"""Does this policy look at what it zooms into? All arms of the probe (E10) on any checkpoint. `make probe CHECKPOINT=...`.
+
+A probe that is interrupted goes on with the next view; one that is finished only shows its result again.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from focus import config, dependence
+from focus.dependence import Outcome, decompose, measure
+from focus.gap import Gap, Mode
+from focus.report.probe import draw_probe, probe_table
+from focus.report.table import markdown_table, print_table
+from focus.rollout.kv import KVEngine
+from focus.train import held_out_samples, load_policy, rules
+
+
+def run(cfg: DictConfig) -> None:
+    """Play every arm at every view; write `probe.json`, `probe.md` and `probe.png`."""
+    console = Console()
+    config.check(cfg, "probe")
+    torch.set_num_threads(cfg.threads)
+    dependence.check_arms(cfg.evaluation.arms)
+    samples, e = held_out_samples(cfg), cfg.evaluation
+    if "gt" in e.arms and not any(sample.boxes for sample in samples):
+        raise ValueError(
+            f"the arm gt shows the annotated crop, but none of the {len(samples)} questions has a box (first: {samples[0].id}); "
+            "annotate them, or leave gt out of evaluation.arms"
+        )
+    checkpoint = load_policy(cfg.policy)
+    output = Path(cfg.output) if cfg.output else _beside(cfg.policy.checkpoint)
+    kept = output / "outcomes.json"
+    identity = f"{checkpoint.weights_hash()} {_settings_hash(cfg)}"
+    with config.writable(str(output)):
+        outcomes = dependence.load(kept, identity)
+        for tokens in cfg.views:
+            if str(tokens) not in outcomes:
+                outcomes[str(tokens)], _ = measure(
+                    checkpoint,
+                    KVEngine(checkpoint),
+                    samples,
+                    Gap(Mode.FIXED, tokens, checkpoint.token_px),
+                    rules(cfg, e.temperature),
+                    cfg.seed,
+                    e.arms,
+                    e.questions_per_forward,
+                    f"{tokens} tokens",
+                    e.sigma,
+                )
+                dependence.save(outcomes, kept, identity)
+        table = probe_table(str(cfg.policy.checkpoint), outcomes, e.resamples, e.temperature)
+        (output / "probe.json").write_text(json.dumps(_record(cfg, checkpoint.weights_hash(), outcomes), indent=1) + "\n")
+        (output / "probe.md").write_text(markdown_table(table))
+        draw_probe(outcomes, output / "probe.png", e.resamples)
+    print_table(table, console)
+    for ids in [outcome.unannotated for outcome in outcomes.values() if outcome.unannotated][:1]:
+        console.print(f"{len(ids)} of {len(samples)} questions have no box and are left out of the arm gt (first: {ids[0]})")
+    console.print(f"table: {output / 'probe.md'}   figure: {output / 'probe.png'}\nprobe: {output / 'probe.json'}")
+
+
+def _record(cfg: DictConfig, weights: str, outcomes: dict[str, Outcome]) -> dict[str, object]:
+    """Every metric with its interval, and MED's decomposition, per view."""
+    views = {}
+    for view, outcome in outcomes.items():
+        metrics = {m: outcome.interval(m, cfg.evaluation.resamples) for m in (*dependence.METRICS, *dependence.DIFFERENCES)}
+        views[view] = {
+            "metrics": {name: [round(value, 5) for value in found] for name, found in metrics.items() if found[0] == found[0]},
+            "med": decompose(outcome),
+            "broken": outcome.broken,
+            "unannotated": outcome.unannotated,
+        }
+    return {"checkpoint": cfg.policy.checkpoint, "weights": weights, "seed": cfg.seed, "samples": cfg.evaluation.samples, "views": views}
+
+
+def _beside(checkpoint: str) -> Path:
+    folder = Path(checkpoint)
+    return folder.parent / "probe" if folder.is_dir() else Path("outputs/probe") / folder.name
+
+
+def _settings_hash(cfg: DictConfig) -> str:
+    kept = {key: OmegaConf.to_container(cfg[key]) for key in ("data", "rollout", "evaluation")} | {"seed": cfg.seed}
+    return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="probe")
+def main(cfg: DictConfig) -> None:
+    config.guarded(run, cfg)
+
+
+if __name__ == "__main__":
+    config.start(main, "probe")

@@ -1,0 +1,70 @@
+"""The probe as a table and as a figure: what the policy gets right when its crops are its own, and when they are something else."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from focus.dependence import Outcome, decompose
+from focus.report.run import ROWS, cell, played
+from focus.report.table import Cell, Results, Row
+
+COLOURS = ("#1f6f8b", "#c06c3e", "#6b4f9a", "#3f7d4a", "#8a8a8a")
+
+
+def probe_table(title: str, outcomes: Mapping[str, Outcome], resamples: int, temperature: float) -> Results:
+    """One column for each view; arms that were not played have no row."""
+    rows = [
+        Row(label, unit, tuple(cell(outcome.of(metric), outcome.groups, factor, resamples) for outcome in outcomes.values()))
+        for label, unit, metric, factor in ROWS
+        if played(metric, *outcomes.values())
+    ]
+    if played("tool_free", *outcomes.values()):
+        parts = [decompose(outcome) for outcome in outcomes.values()]
+        for name in parts[0]:
+            for factor_name in ("mass", "policy", "quality", "schema"):
+                values = (Cell(100 * part[name][factor_name], math.nan, math.nan) for part in parts)
+                rows.append(Row(f"MED {name}: {factor_name}", "%", tuple(values)))
+    asked = next(iter(outcomes.values()))
+    notes = [f"{len(asked.groups)} held-out questions, 95 % intervals from a bootstrap over images; temperature {temperature:g}"]
+    if asked.broken:
+        notes.append(f"{len(asked.broken)} questions could not be read and count as wrong: {asked.broken[0]}")
+    return Results(f"crop dependence of {title}", tuple(f"{view} tokens" for view in outcomes), tuple(rows), tuple(notes))
+
+
+def draw_probe(outcomes: Mapping[str, Outcome], path: Path, resamples: int) -> None:
+    """Accuracy of every arm at every view, with intervals, and beside it what the substitutes cost."""
+    shown = [row for row in ROWS if played(row[2], *outcomes.values())]
+    panels = (
+        ("accuracy, %", [row for row in shown if row[0].startswith("accuracy")]),
+        (
+            "paired differences and shares, points",
+            [row for row in shown if row[2] in ("D_noise", "U_GT", "S", "gain", "harm", "agrees", "called")],
+        ),
+    )
+    height = 0.9 + 0.36 * max(len(rows) for _, rows in panels)
+    figure = Figure(figsize=(11, height), layout="constrained")
+    for axis, (title, rows) in zip(figure.subplots(1, 2), panels, strict=True):
+        for number, (view, outcome) in enumerate(outcomes.items()):
+            cells = [cell(outcome.of(metric), outcome.groups, factor, resamples) for _, _, metric, factor in rows]
+            places = [i + 0.16 * (number - (len(outcomes) - 1) / 2) for i in range(len(rows))]
+            spread = [[c.mean - c.low for c in cells], [c.high - c.mean for c in cells]]
+            axis.errorbar(
+                [c.mean for c in cells],
+                places,
+                xerr=spread,
+                fmt="o",
+                ms=4,
+                lw=1.3,
+                color=COLOURS[number % len(COLOURS)],
+                label=f"{view} tokens",
+            )
+        axis.set_yticks(range(len(rows)), [label.removeprefix("accuracy, ") for label, *_ in rows])
+        axis.invert_yaxis()
+        axis.axvline(0, color="#8a8a8a", lw=0.6)
+        axis.grid(axis="x", alpha=0.25, lw=0.5)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_title(title, fontsize=10)
+    figure.axes[0].legend(frameon=False, title="view", fontsize=8)
+    figure.savefig(path, dpi=110)

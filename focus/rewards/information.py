@@ -1,0 +1,99 @@
+"""Information gain: what did the crop tell about the answer? E9, beyond the paper.
+
+The label is put into the policy's mouth after its own words, once with its own crop and once with placebos of equal size; the gain is
+how much better it is predicted with its own. A reward of this kind can also be raised by predicting WORSE with a placebo, so a policy
+trained on it must be judged by a substitute that the reward never used (`noise`), beside its tool-free accuracy.
+"""
+
+import math
+from collections.abc import Sequence
+
+import pytorch_lightning as pl
+
+from focus import checkpoint as checkpoints
+from focus.checkpoint import Checkpoint
+from focus.prompts import ANSWER_OPEN, encode
+from focus.rewards import terms
+from focus.rewards.callbacks import RewardCallback
+from focus.rollout.engine import Conversation, Engine
+from focus.rollout.kv import KVEngine
+from focus.rollout.loop import Rules, asking, opened, reopen
+from focus.rollout.trajectory import Alter, Crop, Trajectory
+from focus.substitutes import elsewhere
+
+FORMS = ("p", "logp")
+
+
+class InformationGain(RewardCallback):
+    """E9': the label's probability after the rollout's own crop minus its mean over `placebos` crops from elsewhere, not below 0.
+
+    `placebos` 0 compares with the answer before any crop instead: the same number for all siblings, which E4 cancels apart from where the
+    clip at 0 bites. `form` is `p` or `logp` (see `terms.information_gain`). `reader` names a frozen policy that is asked in place of the
+    one that trains (a folder, or `embedded`). At weight 0 it is computed every `every` updates for the log (0: never) and NaN between.
+    0 without a crop.
+    """
+
+    name = "information_gain"
+
+    def __init__(
+        self, weight: float, form: str = "p", placebos: int = 1, every: int = 20, reader: str | None = None, gate: str | None = None
+    ) -> None:
+        super().__init__(weight, gate)
+        if form not in FORMS:
+            raise ValueError(f"form of the information gain is {form!r}; choose one of {', '.join(FORMS)}")
+        if placebos < 0 or every < 0:
+            raise ValueError(f"the information gain has placebos={placebos} and every={every}; both are counts, 0 or more")
+        self.form, self.placebos, self.every, self.reader = form, placebos, every, reader
+        self._due = weight != 0 or every > 0
+
+    def attach(self, checkpoint: Checkpoint, engine: Engine, rules: Rules) -> None:
+        self._policy, self._rules = checkpoint, rules
+        self._reader, self._engine = checkpoint, engine
+        if self.reader is not None:
+            self._reader = checkpoints.load(checkpoints.place(self.reader), checkpoint.dialect.name)
+            self._engine = KVEngine(self._reader)
+            if self._reader.tokenizer.get_vocab() != checkpoint.tokenizer.get_vocab() or self._reader.token_px != checkpoint.token_px:
+                raise ValueError(
+                    f"the reader {self.reader} has other tokens or another patch size than the policy; choose one of its family"
+                )
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
+        self._due = self.weight != 0 or (self.every > 0 and int(pl_module.updates_done) % self.every == 0)  # type: ignore[arg-type]
+
+    def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
+        if not self._due:
+            return [math.nan] * len(trajectories)
+        asked = [t for t in trajectories if t.crops]
+        own, against = self._weigh([self._own(t) for t in asked]), self._counterfactuals(asked)
+        gains = [terms.information_gain(a, b, self.form == "logp") for a, b in zip(own, against, strict=True)]
+        found = dict(zip(map(id, asked), gains, strict=True))
+        return [found.get(id(t), 0.0) for t in trajectories]
+
+    def _counterfactuals(self, asked: Sequence[Trajectory]) -> list[list[float]]:
+        """For each trajectory the mean log-probability of its label with every placebo, or before any crop."""
+        if not self.placebos:
+            firsts = {id(t.prompt_ids): t for t in asked}
+            before = self._weigh([self._words(opened(self._policy, t, ""), -1) for t in firsts.values()])
+            found = dict(zip(firsts, before, strict=True))
+            return [[found[id(t.prompt_ids)]] for t in asked]
+        alters = [elsewhere(self._rules, self._policy.token_px, draw) for draw in range(self.placebos)]
+        each = self._weigh([self._placebo(t, alter) for t in asked for alter in alters])
+        return [each[i : i + self.placebos] for i in range(0, len(each), self.placebos)]
+
+    def _own(self, t: Trajectory) -> tuple[Conversation, int]:
+        history = reopen(self._policy, t, lambda crop, asked, before: crop)
+        return self._words(history, len(history.turns) - 1)
+
+    def _placebo(self, t: Trajectory, alter: Alter) -> tuple[Conversation, int]:
+        first = next(i for i, turn in enumerate(t.turns) if isinstance(turn.action, Crop))
+        return self._words(reopen(self._policy, t, alter), first)
+
+    def _words(self, history: Trajectory, kept_turn: int) -> tuple[Conversation, int]:
+        """The conversation that ends in the label, and the label's number of tokens."""
+        label = encode(self._policy.tokenizer, history.sample.answers[0])
+        return asking(history, kept_turn, [*encode(self._policy.tokenizer, ANSWER_OPEN), *label]), len(label)
+
+    def _weigh(self, asked: Sequence[tuple[Conversation, int]]) -> list[float]:
+        with self._reader.remembering():
+            each = self._engine.weigh([conversation for conversation, _ in asked], [words for _, words in asked])
+        return [sum(values) / len(values) for values in each]
