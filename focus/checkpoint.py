@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from peft import PeftModel
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
@@ -26,12 +27,14 @@ from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
 from focus.attention import NO_MASK, Layout, share_prompts
+from focus.boxes import Frame
 from focus.prompts import DIALECTS, STOP_TOKENS, VISION_TOKENS, Dialect
 
 transformers_logging.disable_progress_bar()  # loading and saving a policy is one line of ours, not three bars
 
 EMBEDDED = Path(__file__).parent / "tiny"
 FAMILIES = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
+SPEAKS = {"qwen2_5_vl": Frame.VIEW_PIXELS, "qwen3_vl": Frame.PER_MILLE}  # how each family was taught to name a place
 KEPT_BYTES = 2**31  # of patches that are remembered; beyond, an image is cut again when it is needed
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -269,7 +272,24 @@ def load(folder: str | Path, dialect: str, dtype: str = "float32", attention: st
         raise ValueError(f"{place} is a {config.model_type!r} model; this version trains {', '.join(FAMILIES)}")
     if attention == "auto":
         attention = "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
-    model = AutoModelForImageTextToText.from_pretrained(place, dtype=DTYPES[dtype], attn_implementation=attention)
+    if DIALECTS[dialect].frame is not SPEAKS[config.model_type]:
+        fitting = [d.name for d in DIALECTS.values() if d.frame is SPEAKS[config.model_type]]
+        raise ValueError(
+            f"{place} is a {config.model_type} model, which names places in {SPEAKS[config.model_type]}, but policy.dialect={dialect} "
+            f"reads {DIALECTS[dialect].frame}: every box would be wrong. Use policy.dialect={' or '.join(fitting)}"
+        )
+    try:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            place, dtype=DTYPES[dtype], attn_implementation=attention, output_loading_info=True
+        )
+    except (RuntimeError, SafetensorError) as error:  # of another shape, or a file that was cut
+        raise ValueError(f"the weights in {place} can't be read as those of its config.json ({error}); copy the folder again") from error
+    model, loading = loaded
+    if lacking := sorted(loading["missing_keys"]):
+        raise ValueError(
+            f"{place} lacks {len(lacking)} weights that its config.json names (first: {lacking[0]}); they would be random. "
+            "Copy the folder again, or take the config.json that belongs to these weights"
+        )
     return Checkpoint(model, tokenizer, image_processor, DIALECTS[dialect])
 
 

@@ -23,6 +23,7 @@ from focus.data.sample import Sample
 from focus.gap import Gap
 from focus.policy import FocusPolicy
 from focus.prompts import ANSWER_OPEN, CALL_OPEN
+from focus.rewards.terms import l1_reward
 from focus.rollout.engine import Engine
 from focus.rollout.loop import Rules, begin, opened, play, reopen, seed_of
 from focus.rollout.trajectory import Trajectory
@@ -45,7 +46,7 @@ DIFFERENCES = {
 }
 # Beside the accuracy of each arm. `agrees`: the answer forced before any crop equals the final one (claim C11). `gain` and `harm` (MED,
 # arXiv 2602.01334): right with the tool and wrong without it, and the reverse. Boxes are those of the last crop
-OTHERS = ("called", "answered", "agrees", "gain", "harm", "coverage", "iou", "area", "visual_tokens", "sampled_tokens")
+OTHERS = ("called", "answered", "agrees", "gain", "harm", "coverage", "iou", "l1", "area", "visual_tokens", "sampled_tokens")
 METRICS = (*ARMS, *OTHERS)
 
 
@@ -178,6 +179,7 @@ def _values(sample: Sample, played: dict[str, Trajectory]) -> dict[str, float]:
             chains = sample.boxes
             row["coverage"] = sum(coverage(box, chain[0]) for chain in chains) / len(chains)
             row["iou"] = sum(max(iou(box, level) for level in chain) for chain in chains) / len(chains)
+            row["l1"] = sum(l1_reward(box, chain, sample.size) for chain in chains) / len(chains)
     return row
 
 

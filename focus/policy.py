@@ -223,6 +223,7 @@ class FocusPolicy(pl.LightningModule):
             "crop/coverage": _mean([coverage(box, chain[0]) for box, chain in targets]),
             "crop/iou": _mean([max(iou(box, level) for level in chain) for box, chain in targets]),
             "group/zero_variance": float(zero_variance(reward).float().mean()),
+            "group/all_unpaid": float((reward.nan_to_num().amax(1) <= 0).float().mean()),
             **{f"ending/{status.value.replace(' ', '_')}": endings[status] / n for status in Status if status is not Status.OPEN},
             "tokens/visual": float(sum(t.visual_tokens for t in trajectories)),
             "data/broken": float(broken),

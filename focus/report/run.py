@@ -41,6 +41,7 @@ ROWS = (
     ("crop rate", "%", "called", 100.0),
     ("coverage of B1", "", "coverage", 1.0),
     ("IoU, best of B1..B3", "", "iou", 1.0),
+    ("L1 reward, r_l1", "", "l1", 1.0),
     ("crop area / image", "%", "area", 100.0),
     ("visual tokens/question", "", "visual_tokens", 1.0),
     ("sampled tokens/question", "", "sampled_tokens", 1.0),
