@@ -24,7 +24,7 @@ from focus.rewards import Example
 from focus.rollout.trajectory import Trajectory, Turn
 
 QUANTILE = re.compile(r"(.+)_p(\d+)$")
-GROUPS = ("reward", "crop", "ending", "objective", "seconds", "tokens", "group", "data")  # in this order, then all others
+GROUPS = ("reward", "crop", "ending", "objective", "seconds", "tokens", "group", "probe", "alarm", "data")  # in this order, then all others
 INK, LINE = "#010203", "#f76707"  # INK becomes the text colour of the page, light or dark
 STYLE = """
 :root { color-scheme: light dark; --paper: #fafafa; --card: #fff; --mat: #f3f4f6; --ink: #1f2328; --muted: #6b7280; --rule: #e3e5e8;
@@ -155,11 +155,13 @@ def _chart(name: str, keys: Sequence[str], update: np.ndarray, history: Sequence
     keys = sorted(keys, key=lambda key: quantiles.get(key, 0))
     values = np.array([[row.get(key, math.nan) for row in history] for key in keys], dtype=float)
     values[~np.isfinite(values)] = math.nan
+    measured = ~np.isnan(values).all(0)  # what is probed every so many updates is drawn where it was
+    values, update = values[:, measured], update[measured]
+    label = escape(name) + (f" <small>{', '.join(f'p{q}' for q in sorted(quantiles.values()))}</small>" if quantiles else "")
+    if not measured.any():
+        return f'<figure><figcaption>{label}</figcaption><p class="none">no value</p></figure>'
     smooth = np.stack([_running_mean(row) for row in values])
     middle = smooth[len(smooth) // 2]
-    label = escape(name) + (f" <small>{', '.join(f'p{q}' for q in sorted(quantiles.values()))}</small>" if quantiles else "")
-    if np.isnan(middle).all():
-        return f'<figure><figcaption>{label}</figcaption><p class="none">no value</p></figure>'
     last = middle[~np.isnan(middle)][-1]
     return f"<figure><figcaption>{label}<output>{_brief(last)}</output></figcaption>{_svg(values, smooth, update)}</figure>"
 
