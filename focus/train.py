@@ -215,19 +215,19 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], output:
 def run(cfg: DictConfig) -> None:
     """One run from settings to page. In a sweep a run that crashes leaves its row too."""
     config.check(cfg, "train")
+    output, trained = Path(cfg.output), Path(cfg.output) / "policy"
+    if (output / "checkpoints").exists() or trained.exists():
+        config.refuse_other_run(cfg, output / "settings.yaml", finished=trained.exists())
     try:
-        _run(cfg)
+        _run(cfg, output, trained)
     except Exception as error:
         if cfg.results:
             write_row(Path(cfg.results), cfg, "", {}, status=f"crashed: {type(error).__name__}: {error}")
         raise
 
 
-def _run(cfg: DictConfig) -> None:
+def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
     console = Console()
-    output, trained = Path(cfg.output), Path(cfg.output) / "policy"
-    if (output / "checkpoints").exists() or trained.exists():
-        config.refuse_other_run(cfg, output / "settings.yaml", finished=trained.exists())
     with config.writable(cfg.output):
         (output / "settings.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     torch.set_num_threads(cfg.threads)

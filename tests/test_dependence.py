@@ -1,5 +1,6 @@
 """The probe (E10): what stands in for a crop, what stays when it does, what is measured, and what is left of an interruption."""
 
+import copy
 import json
 import math
 from collections import Counter
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from focus import dependence, probe
+from focus import probe
 from focus.boxes import Box, Frame, area, intersection, settle, to_view
 from focus.checkpoint import Checkpoint
 from focus.config import ConfigError
@@ -26,7 +27,7 @@ from focus.data.sample import ImageFile, Sample, write_records
 from focus.data.scenes import DIFFICULTY, Scenes
 from focus.dependence import ARMS, DIFFERENCES, METRICS, Outcome, Probe, decompose, load, measure, save
 from focus.gap import Gap, Mode, View, cut
-from focus.prompts import ANSWER_OPEN, CALL_OPEN, Fault, Malformed, call_text
+from focus.prompts import ANSWER_OPEN, CALL_OPEN, DIALECTS, Fault, Malformed, call_text
 from focus.report import probe as report
 from focus.report.probe import draw_probe, probe_table
 from focus.rollout.engine import Completion, Sampling
@@ -45,7 +46,7 @@ BLUE = "<answer>blue</answer><|im_end|>"
 OUTSIDE = call(1100, 1100, 1200, 1200)
 RULES = Rules(1, 64, Sampling(1.0, 60))
 SIDE = 224  # of hand-made images: a pixel is a whole number of neither frame, but 28 px are (125 per mille)
-RED, BLUE_INK, GROUND = (255, 0, 0), (0, 0, 255), (90, 90, 90)
+RED, BLUE_INK, GROUND = (200, 40, 60), (50, 60, 210), (90, 90, 90)  # no value at an end, where noise is clipped
 B1: Box = (28.0, 28.0, 56.0, 56.0)  # left half red, right half blue
 OFF: Box = (140.0, 140.0, 168.0, 168.0)  # shows nothing but ground
 
@@ -544,13 +545,28 @@ def test_a_forced_answer_is_compared_with_the_final_one_as_answers_are_compared(
     assert outcome.of("agrees") == [1, 0, 0]  # that neither answers at all is no agreement
 
 
-def test_every_arm_of_a_sampling_policy_is_paired_by_its_noise(policy: Checkpoint):
-    """A random policy that samples freely: where the substitute changes nothing it says the same, token by token."""
+def test_every_arm_draws_with_the_noise_of_its_question_and_turn(qwen3_vl: Checkpoint):
+    heard: dict[str, list[int]] = {"0": [], "1": []}
+
+    class Listening(Scripted):
+        def generate(self, conversations, sampling):
+            for c in conversations:
+                heard[c.id.rsplit(" ", 1)[1]].append(c.seed)
+            return super().generate(conversations, sampling)
+
+    # forced to answer it speaks of a call instead, is told so, and answers in its second turn like all others
+    measured(qwen3_vl, Listening(qwen3_vl, call(0, 0, 500, 500), BLUE), MADE[:3])
+    first, second = (Counter(heard[turn]) for turn in ("0", "1"))
+    assert sorted(first.values()) == [3] * 3  # own, tool_free, forced: of the substitutes the first turn is replayed
+    assert sorted(second.values()) == [len(ARMS)] * 3 and not first.keys() & second.keys()
+
+
+def test_what_a_sampling_policy_says_does_not_depend_on_the_questions_beside_it(policy: Checkpoint):
     rules = Rules(1, 64, Sampling(1.0, 8))
     samples = Scenes(replace(DIFFICULTY[1], side_px=SIDE), "eval", 2)
-    first, again = (measured(policy, KVEngine(policy), samples, ("own", "noise", "forced"), per, rules)[1] for per in (2, 1))
-    assert [t.ids for t in first] == [t.ids for t in again]
-    assert len({t.seed for t in first}) == 2
+    together, alone = (measured(policy, KVEngine(policy), samples, ("noise", "forced"), per, rules)[1] for per in (2, 1))
+    assert [t.ids for t in together] == [t.ids for t in alone]
+    assert len({t.seed for t in together}) == 2
 
 
 def test_an_image_that_cannot_be_read_is_wrong_in_every_played_arm_and_stays_in_the_denominator(qwen3_vl: Checkpoint, tmp_path):
@@ -734,6 +750,7 @@ class Logged(pl.Callback):
 
 
 def training(checkpoint: Checkpoint, every: int, updates: int = 3) -> list[dict[str, float]]:
+    checkpoint = copy.deepcopy(checkpoint)  # the original is shared with other tests and stays as it is
     policy = policy_of(checkpoint)
     policy.engine = Minded(checkpoint, MINDS)
     policy.roll_out = lambda _: [playing(checkpoint, call(0, 0, 50, 50), BLUE) for _ in range(4)]
@@ -889,3 +906,84 @@ def test_an_arm_that_does_not_exist_is_refused_before_a_policy_is_loaded(tmp_pat
 def test_a_probe_without_a_view_or_with_one_of_nothing_is_refused(tmp_path, views):
     with pytest.raises(ConfigError, match=r"views is .*; name at least one budget, each of at least 1 token"):
         probe.run(probing(tmp_path, f"views={views}"))
+
+
+# -------------------------------------------------------------------------------- faults that are known; see the reasons given
+
+
+@pytest.mark.xfail(strict=True, reason="dependence._measure adds what can't be read before the rest of its chunk")
+def test_outcomes_stand_in_the_order_of_the_questions(qwen3_vl: Checkpoint, tmp_path):
+    samples = [MADE[0], asked_about(1, image=ImageFile(tmp_path / "none.png")), MADE[2]]
+    assert measured(qwen3_vl, Minded(qwen3_vl, MINDS), samples, arms=())[0].groups == ["image 0", "image 1", "image 2"]
+
+
+@pytest.mark.xfail(strict=True, reason="gain and harm are NaN where an image can't be read, own and tool_free are 0: two denominators")
+def test_gain_minus_harm_is_what_the_tool_changes_also_where_an_image_cannot_be_read(qwen3_vl: Checkpoint, tmp_path):
+    samples = [MADE[0], asked_about(1, image=ImageFile(tmp_path / "none.png"))]
+    outcome, _ = measured(qwen3_vl, Minded(qwen3_vl, MINDS), samples, arms=("tool_free",))
+    found = decompose(outcome)
+    assert outcome.interval("tool_effect", 10)[0] == 0.5
+    assert found["gain"]["total"] - found["harm"]["total"] == 0.5
+    assert outcome.interval("gain", 10)[0] - outcome.interval("harm", 10)[0] == 0.5
+
+
+@pytest.mark.xfail(strict=True, raises=KeyError, reason="what an earlier version kept lacks the metrics that were added since (l1)")
+def test_outcomes_of_a_version_that_knew_fewer_metrics_can_still_be_shown(seven, tmp_path):
+    older = replace(seven, values={metric: values for metric, values in seven.values.items() if metric != "l1"})
+    save({"16": older}, tmp_path / "outcomes.json", "a")
+    kept = load(tmp_path / "outcomes.json", "a")
+    assert not kept or probe_table("p", kept, 20, 1.0).rows  # measured anew, or shown without them
+
+
+@pytest.mark.xfail(strict=True, raises=IndexError, reason="probe.run names samples[0] although there is none")
+def test_a_probe_of_no_questions_is_refused_in_one_message(scripted, tmp_path):
+    with pytest.raises(ValueError, match=r"evaluation\.samples"):
+        probe.run(probing(tmp_path, "evaluation.samples=0"))
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="a mean may lie outside the interval of few resamples; xerr is then negative")
+def test_a_figure_of_few_resamples_can_be_drawn(tmp_path):
+    draw_probe({"16": made({"own": [1, 0, 1]})}, tmp_path / "probe.png", 1)
+
+
+@pytest.mark.xfail(strict=True, reason="probe.run speaks of the arm gt whether or not it is played")
+def test_nothing_is_said_about_an_arm_that_is_not_played(scripted, tmp_path, capsys):
+    probe.run(probing(tmp_path, records(tmp_path, [((B1,),), (), ()]), "evaluation.arms=[own,noise]"))
+    assert "arm gt" not in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.xfail(strict=True, reason="probe._settings_hash leaves policy.dialect out, which changes every prompt")
+def test_another_dialect_is_measured_anew(scripted, tmp_path, monkeypatch):
+    probe.run(probing(tmp_path))
+    views = counted(monkeypatch)
+    monkeypatch.setattr(probe, "load_policy", lambda cfg: replace(scripted, dialect=DIALECTS[cfg.dialect]))
+    probe.run(probing(tmp_path, "policy.dialect=qwen3_vl"))
+    assert views == [16, 64]
+
+
+@pytest.mark.xfail(strict=True, reason="a share of nothing (NaN) is written as such by json.dumps, which no other reader of JSON takes")
+def test_the_record_is_json_that_other_programs_can_read(scripted, tmp_path):
+    probe.run(probing(tmp_path, "evaluation.arms=[own,noise]"))
+    json.loads((tmp_path / "probe/probe.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+
+
+@pytest.mark.xfail(strict=True, reason="views that an earlier start measured are shown although they were not asked for")
+def test_only_the_views_that_were_asked_for_are_shown_and_in_their_order(scripted, tmp_path):
+    probe.run(probing(tmp_path, "views=[64,16]"))
+    probe.run(probing(tmp_path, "views=[16]"))
+    assert list(json.loads((tmp_path / "probe/probe.json").read_text())["views"]) == ["16"]
+
+
+@pytest.mark.xfail(strict=True, reason="a forced answer that can't be read goes on, and with two crops it may still get one")
+def test_a_tool_free_conversation_never_sees_a_crop(qwen3_vl: Checkpoint):
+    seen = []
+
+    class Watching(Scripted):
+        def generate(self, conversations, sampling):
+            answering = self.checkpoint.tokenizer.encode(ANSWER_OPEN, add_special_tokens=False)
+            seen.extend(len(c.images) for c in conversations if list(c.ids[c.prompt_tokens :][: len(answering)]) == answering)
+            return super().generate(conversations, sampling)
+
+    engine = Watching(qwen3_vl, call(0, 0, 500, 500), call(0, 0, 500, 500), BLUE)
+    measured(qwen3_vl, engine, MADE[:1], arms=("tool_free",), rules=replace(RULES, max_crops=2))
+    assert seen and max(seen) == 1

@@ -234,6 +234,7 @@ def test_one_answer_that_is_not_in_a_list_does_not_become_its_letters(tmp_path):
         (record(id="b", question="Use image_zoom_in_tool to look."), "'image_zoom_in_tool'"),
         (record(id="b", boxes=[[]]), "a target has no box"),
         (record(id="b", answers=[]), "no accepted answer"),
+        (record(id="b", answers=["  "]), "or an empty one"),
         (record(id="b", scorer="judge"), "choose one of letter, exact, number"),
         (record(id="b", scorer="letter"), "not the key of one of its options"),
         (record(id="b", scorer="letter", answers=["C"], options=[{"key": "A", "text": "x"}]), "not the key of one of its options"),
@@ -248,7 +249,7 @@ def test_a_record_that_nothing_may_rely_on_is_dropped_and_counted_by_its_reason(
 
 def test_a_file_with_nothing_but_bad_records_says_how_many_why_and_where_to_look_first(tmp_path):
     path = write_lines(tmp_path, record(id="a", answers=[]), record(id="b", answers=[]))
-    why = r"records\.jsonl holds no usable record \(2 dropped: .*no accepted answer': 2.*no accepted answer': 'a'"
+    why = r"records\.jsonl holds no usable record \(2 dropped: .*no accepted answer.*': 2.*no accepted answer.*': 'a'"
     with pytest.raises(ValueError, match=why):
         read_records(path)
 

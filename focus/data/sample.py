@@ -100,8 +100,8 @@ class Sample:
 def problems_of(sample: Sample) -> list[str]:
     """What is wrong with a record, one line for each kind of fault. An empty list: training and evaluation may rely on it."""
     problems = []
-    if not sample.answers:
-        problems.append("it has no accepted answer")
+    if not sample.answers or not all(answer.strip() for answer in sample.answers):
+        problems.append("it has no accepted answer, or an empty one")
     if sample.scorer not in SCORERS:
         problems.append(f"its scorer is {sample.scorer!r}; choose one of {', '.join(SCORERS)}")
     if sample.scorer == "letter" and (not sample.answers or sample.answers[0] not in dict(sample.options)):

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import math
+import os
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_only
 
 from focus.config import learned_settings
 from focus.dependence import Outcome
@@ -144,11 +146,15 @@ def has_row(path: Path, settings: str, base: str) -> bool:
     if not path.is_file():
         return False
     with path.open() as rows:
-        return any(row["settings"] == settings and row["base"] == base and row["status"] == FINISHED for row in csv.DictReader(rows))
+        return any(row["settings"] == settings and row["base"] == base and row.get("status") == FINISHED for row in csv.DictReader(rows))
 
 
+@rank_zero_only
 def write_row(path: Path, cfg: DictConfig, base: str, measured: Mapping[str, Outcome], status: str = FINISHED) -> None:
-    """Append one point of a sweep, a crashed one too (its numbers are empty). Processes side by side take turns."""
+    """Append one point of a sweep, a crashed one too (its numbers are empty). Processes side by side take turns.
+
+    Raises ValueError for a file with other columns: another version wrote it.
+    """
     row: dict[str, object] = {
         "run": Path(cfg.output).name,
         "settings": settings_hash(cfg),
@@ -173,4 +179,8 @@ def write_row(path: Path, cfg: DictConfig, base: str, measured: Mapping[str, Out
         writer = csv.DictWriter(file, list(row))
         if file.tell() == 0:
             writer.writeheader()
+        file.seek(0)
+        if next(csv.reader(file)) != list(row):
+            raise ValueError(f"results file {path} has other columns than this version writes; name another with results=FILE")
+        file.seek(0, os.SEEK_END)
         writer.writerow(row)

@@ -7,6 +7,7 @@ trained on it must be judged by a substitute that the reward never used (`noise`
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytorch_lightning as pl
 
@@ -17,7 +18,7 @@ from focus.rewards import terms
 from focus.rewards.callbacks import RewardCallback
 from focus.rollout.engine import Conversation, Engine
 from focus.rollout.kv import KVEngine
-from focus.rollout.loop import Rules, asking, opened, reopen
+from focus.rollout.loop import Rules, asking, reopen
 from focus.rollout.trajectory import Alter, Crop, Trajectory
 from focus.substitutes import elsewhere
 
@@ -47,7 +48,7 @@ class InformationGain(RewardCallback):
         self._due = weight != 0 or every > 0
 
     def attach(self, checkpoint: Checkpoint, engine: Engine, rules: Rules) -> None:
-        self._policy, self._rules = checkpoint, rules
+        self._policy, self._policy_engine, self._rules = checkpoint, engine, rules
         self._reader, self._engine = checkpoint, engine
         if self.reader is not None:
             self._reader = checkpoints.load(checkpoints.place(self.reader), checkpoint.dialect.name)
@@ -63,8 +64,11 @@ class InformationGain(RewardCallback):
     def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
         if not self._due:
             return [math.nan] * len(trajectories)
+        self._reader.model.to(self._policy.model.device)  # type: ignore[arg-type]
         asked = [t for t in trajectories if t.crops]
         own, against = self._weigh([self._own(t) for t in asked]), self._counterfactuals(asked)
+        if self._engine is not self._policy_engine:
+            self._engine.forget()  # the policy's own is told by who rolls out
         gains = [terms.information_gain(a, b, self.form == "logp") for a, b in zip(own, against, strict=True)]
         found = dict(zip(map(id, asked), gains, strict=True))
         return [found.get(id(t), 0.0) for t in trajectories]
@@ -72,13 +76,12 @@ class InformationGain(RewardCallback):
     def _counterfactuals(self, asked: Sequence[Trajectory]) -> list[list[float]]:
         """For each trajectory the mean log-probability of its label with every placebo, or before any crop."""
         if not self.placebos:
-            firsts = {id(t.prompt_ids): t for t in asked}
-            before = self._weigh([self._words(opened(self._policy, t, ""), -1) for t in firsts.values()])
+            firsts = {id(t.prompt_ids): replace(t, opening="", opening_ids=(), turns=()) for t in asked}
+            before = self._weigh([self._words(t, -1) for t in firsts.values()])
             found = dict(zip(firsts, before, strict=True))
             return [[found[id(t.prompt_ids)]] for t in asked]
         alters = [elsewhere(self._rules, self._policy.token_px, draw) for draw in range(self.placebos)]
-        each = self._weigh([self._placebo(t, alter) for t in asked for alter in alters])
-        return [each[i : i + self.placebos] for i in range(0, len(each), self.placebos)]
+        return [list(each) for each in zip(*(self._weigh([self._placebo(t, alter) for t in asked]) for alter in alters), strict=True)]
 
     def _own(self, t: Trajectory) -> tuple[Conversation, int]:
         history = reopen(self._policy, t, lambda crop, asked, before: crop)
