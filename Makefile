@@ -37,7 +37,7 @@ sweep-reward: env ## weights of the rewards, omega and tau, two processes side b
 	OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=reward_sweep $(ARGS)
 
 probe: env ## does a policy look at its crops? all arms (CHECKPOINT=outputs/stage1/policy)
-	$(BIN)/python -m focus.probe policy.checkpoint=$(or $(CHECKPOINT),outputs/stage1/policy) $(ARGS)
+	$(BIN)/python -m focus.probe "policy.checkpoint='$(or $(CHECKPOINT),outputs/stage1/policy)'" $(ARGS)
 
 calibrate: env ## choose each question's view by its answers (E2)
 	$(BIN)/python -m focus.calibrate $(ARGS)

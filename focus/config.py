@@ -322,7 +322,7 @@ def learned_settings(cfg: DictConfig) -> dict[str, Any]:
             flat[place] = node
 
     walk(OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key not in NOT_LEARNED]), resolve=True), "")
-    if cfg.alarms.stop:  # it may end the training early; without it alarms only speak
+    if "alarms" in cfg and cfg.alarms.stop:  # it may end the training early; without it alarms only speak
         walk(OmegaConf.to_container(cfg.alarms), "alarms")
     return flat
 

@@ -45,7 +45,7 @@ TOKEN_PX = 28
 BLUE = "<answer>blue</answer><|im_end|>"
 OUTSIDE = call(1100, 1100, 1200, 1200)
 RULES = Rules(1, 64, Sampling(1.0, 60))
-SIDE = 224  # of hand-made images: a pixel is a whole number of neither frame, but 28 px are (125 per mille)
+SIDE = 224  # of hand-made images: 28 px are 125 per mille, so a box of whole tokens can be spoken exactly
 RED, BLUE_INK, GROUND = (200, 40, 60), (50, 60, 210), (90, 90, 90)  # no value at an end, where noise is clipped
 B1: Box = (28.0, 28.0, 56.0, 56.0)  # left half red, right half blue
 OFF: Box = (140.0, 140.0, 168.0, 168.0)  # shows nothing but ground
@@ -278,8 +278,8 @@ def test_a_crop_from_elsewhere_has_the_asked_size_and_lies_on_whole_pixels_of_th
     assert all(value == int(value) for value in place)
 
 
-# Room: of all places at most 223^2 / 337^2 = 44 % meet the asked box and 2 x 137^2 / 337^2 = 33 % a target; all 64 tries meet with 5e-8
-@given(box_px=box_within(448, 28, 112), targets=st.lists(box_within(448, 4, 26), min_size=0, max_size=2), seed=st.integers(0, 2**62))
+# Room: of all places at most 167^2 / 365^2 = 21 % meet the asked box and 153^2 / 365^2 = 18 % each target; all 64 tries meet with 1e-16
+@given(box_px=box_within(448, 28, 84), targets=st.lists(box_within(448, 4, 70), min_size=0, max_size=2), seed=st.integers(0, 2**62))
 @hypothesis_settings(max_examples=100, deadline=None)
 def test_a_crop_from_elsewhere_shows_neither_the_asked_box_nor_any_b1_where_there_is_room(box_px, targets, seed):
     place = moved(box_px, asked_about(1, boxes=tuple((target,) for target in targets), side=448), seed)
