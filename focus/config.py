@@ -355,8 +355,8 @@ def problems_of(cfg: DictConfig) -> list[str]:
         problems += _rollout_problems(cfg.rollout) + _evaluation_problems(cfg.evaluation, cfg.data)
     if "objective" in cfg:
         problems += _training_problems(cfg)
-    if "views" in cfg and (not cfg.views or min(cfg.views) < 1):
-        problems.append(f"views is {list(cfg.views)}; name at least one budget, each of at least 1 token, e.g. views=[16,256]")
+    if "views" in cfg:
+        problems += _probe_problems(cfg)
     if "calibration" in cfg:
         problems += _calibration_problems(cfg)
     if "split" in cfg:
@@ -459,6 +459,8 @@ def _evaluation_problems(evaluation: DictConfig, data: DictConfig) -> list[str]:
     problems = []
     if evaluation.samples < 0 or evaluation.questions_per_forward < 1:
         problems.append("evaluation.samples must be 0 (no evaluation) or more, evaluation.questions_per_forward at least 1")
+    if evaluation.resamples < 1:
+        problems.append(f"evaluation.resamples is {evaluation.resamples}; an interval needs at least 1, 2000 is usual")
     if evaluation.difficulty is not None and evaluation.difficulty not in DIFFICULTY:
         problems.append(f"evaluation.difficulty is {evaluation.difficulty}; choose {min(DIFFICULTY)} to {max(DIFFICULTY)}, or null")
     problems += _letter_problems("evaluation", evaluation.letter_px)
@@ -482,6 +484,15 @@ def _alarm_problems(alarms: DictConfig) -> list[str]:
             problems.append(f"alarms.{key} is {alarms[key]}; it is a share in [0, 1]")
     if alarms.area_drift <= 1:
         problems.append(f"alarms.area_drift is {alarms.area_drift}; it is a factor above 1 (.inf: never)")
+    return problems
+
+
+def _probe_problems(cfg: DictConfig) -> list[str]:
+    problems = []
+    if not cfg.views or min(cfg.views) < 1:
+        problems.append(f"views is {list(cfg.views)}; name at least one budget, each of at least 1 token, e.g. views=[16,256]")
+    if cfg.evaluation.samples < 1:
+        problems.append(f"evaluation.samples is {cfg.evaluation.samples}; a probe needs at least one question")
     return problems
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from focus.rollout.engine import Engine
 from focus.rollout.loop import Rules, begin, opened, play, reopen, seed_of
 from focus.rollout.trajectory import Trajectory
 from focus.statistics import bootstrap
-from focus.substitutes import SUBSTITUTES
+from focus.substitutes import SUBSTITUTES, nothing
 
 OPENINGS = {"tool_free": ANSWER_OPEN, "forced": CALL_OPEN}
 ARMS = ("own", *SUBSTITUTES, *OPENINGS)
@@ -122,13 +122,15 @@ def _measure(
 ) -> list[Trajectory]:
     seen, readable = [], []
     outcome.unannotated += [sample.id for sample in chunk if not sample.boxes]
+    rows: dict[str, dict[str, float]] = {}
     for sample in chunk:
         try:
             seen.append(gap.see(sample, sample.open()))
             readable.append(sample)
         except ValueError as error:
             outcome.broken.append(str(error))
-            _add(outcome, sample, {arm: 0.0 for arm in ("own", *arms) if arm != "gt" or sample.boxes})
+            wrong = ["own", *arms, "called", "answered", *(("agrees", "gain", "harm") if "tool_free" in arms else ())]
+            rows[sample.id] = {metric: 0.0 for metric in wrong if metric != "gt" or sample.boxes}
 
     with checkpoint.remembering():
         start = time.perf_counter()
@@ -147,12 +149,18 @@ def _measure(
                 others[arm] = [reopen(checkpoint, t, alter) if a else t for t, a in zip(own, applies, strict=True)]
             elif arm in OPENINGS:
                 others[arm] = [opened(checkpoint, t, OPENINGS[arm]) for t in asked]
+        if "tool_free" in others:  # a call after the forced answer is told that there is no tool
+            others["tool_free"] = [replace(t, alter=nothing) for t in others["tool_free"]]
         together = iter(play(checkpoint, engine, [t for each in others.values() for t in each], rules))
         played = {"own": own} | {arm: list(islice(together, len(own))) for arm in others}
     for t in own:
         t.source.release()
     for i, sample in enumerate(readable):
-        _add(outcome, sample, _values(sample, {arm: each[i] for arm, each in played.items()}))
+        rows[sample.id] = _values(sample, {arm: each[i] for arm, each in played.items()})
+    for sample in chunk:
+        outcome.groups.append(sample.group or sample.id)
+        for metric in METRICS:
+            outcome.values[metric].append(rows[sample.id].get(metric, math.nan))
     return own
 
 
@@ -181,12 +189,6 @@ def _values(sample: Sample, played: dict[str, Trajectory]) -> dict[str, float]:
             row["iou"] = sum(max(iou(box, level) for level in chain) for chain in chains) / len(chains)
             row["l1"] = sum(l1_reward(box, chain, sample.size) for chain in chains) / len(chains)
     return row
-
-
-def _add(outcome: Outcome, sample: Sample, row: dict[str, float]) -> None:
-    outcome.groups.append(sample.group or sample.id)
-    for metric in METRICS:
-        outcome.values[metric].append(row.get(metric, math.nan))
 
 
 def decompose(outcome: Outcome) -> dict[str, dict[str, float]]:
@@ -259,6 +261,14 @@ def save(outcomes: dict[str, Outcome], path: Path, identity: str) -> None:
 
 
 def load(path: Path, identity: str | None = None) -> dict[str, Outcome]:
-    """What `save` wrote; nothing if there is no file, or if it was measured for another `identity` (None takes any)."""
+    """What `save` wrote; nothing if there is no file, or if it was measured for another `identity` (None takes any).
+
+    Metrics that an earlier version did not know are NaN.
+    """
     kept = json.loads(path.read_text()) if path.is_file() else {"identity": identity, "outcomes": {}}
-    return {name: Outcome(**values) for name, values in kept["outcomes"].items()} if identity in (None, kept["identity"]) else {}
+    if identity not in (None, kept["identity"]):
+        return {}
+    outcomes = {name: Outcome(**fields) for name, fields in kept["outcomes"].items()}
+    for outcome in outcomes.values():
+        outcome.values = {metric: outcome.values.get(metric, [math.nan] * len(outcome.groups)) for metric in METRICS}
+    return outcomes

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import hydra
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from focus import config, dependence
@@ -38,29 +38,32 @@ def run(cfg: DictConfig) -> None:
     kept = output / "outcomes.json"
     identity = f"{checkpoint.weights_hash()} {_settings_hash(cfg)}"
     with config.writable(str(output)):
-        outcomes = dependence.load(kept, identity)
-        for tokens in cfg.views:
-            if str(tokens) not in outcomes:
-                outcomes[str(tokens)], _ = measure(
-                    checkpoint,
-                    KVEngine(checkpoint),
-                    samples,
-                    Gap(Mode.FIXED, tokens, checkpoint.token_px),
-                    rules(cfg, e.temperature),
-                    cfg.seed,
-                    e.arms,
-                    e.questions_per_forward,
-                    f"{tokens} tokens",
-                    e.sigma,
-                )
-                dependence.save(outcomes, kept, identity)
-        table = probe_table(str(cfg.policy.checkpoint), outcomes, e.resamples, e.temperature)
-        (output / "probe.json").write_text(json.dumps(_record(cfg, checkpoint.weights_hash(), outcomes), indent=1) + "\n")
-        (output / "probe.md").write_text(markdown_table(table))
-        draw_probe(outcomes, output / "probe.png", e.resamples)
+        known = dependence.load(kept, identity)
+        dependence.save(known, kept, identity)
+    for tokens in cfg.views:
+        if str(tokens) not in known:
+            known[str(tokens)], _ = measure(
+                checkpoint,
+                KVEngine(checkpoint),
+                samples,
+                Gap(Mode.FIXED, tokens, checkpoint.token_px),
+                rules(cfg, e.temperature),
+                cfg.seed,
+                e.arms,
+                e.questions_per_forward,
+                f"{tokens} tokens",
+                e.sigma,
+            )
+            dependence.save(known, kept, identity)
+    outcomes = {str(tokens): known[str(tokens)] for tokens in cfg.views}
+    table = probe_table(str(cfg.policy.checkpoint), outcomes, e.resamples, e.temperature)
+    (output / "probe.json").write_text(json.dumps(_record(cfg, checkpoint.weights_hash(), outcomes), indent=1, allow_nan=False) + "\n")
+    (output / "probe.md").write_text(markdown_table(table))
+    draw_probe(outcomes, output / "probe.png", e.resamples)
     print_table(table, console)
-    for ids in [outcome.unannotated for outcome in outcomes.values() if outcome.unannotated][:1]:
-        console.print(f"{len(ids)} of {len(samples)} questions have no box and are left out of the arm gt (first: {ids[0]})")
+    bare = outcomes[str(cfg.views[0])].unannotated
+    if bare and "gt" in e.arms:
+        console.print(f"{len(bare)} of {len(samples)} questions have no box and are left out of the arm gt (first: {bare[0]})")
     console.print(f"table: {output / 'probe.md'}   figure: {output / 'probe.png'}\nprobe: {output / 'probe.json'}")
 
 
@@ -71,7 +74,7 @@ def _record(cfg: DictConfig, weights: str, outcomes: dict[str, Outcome]) -> dict
         metrics = {m: outcome.interval(m, cfg.evaluation.resamples) for m in (*dependence.METRICS, *dependence.DIFFERENCES)}
         views[view] = {
             "metrics": {name: [round(value, 5) for value in found] for name, found in metrics.items() if found[0] == found[0]},
-            "med": decompose(outcome),
+            "med": {part: {k: None if v != v else v for k, v in found.items()} for part, found in decompose(outcome).items()},
             "broken": outcome.broken,
             "unannotated": outcome.unannotated,
         }
@@ -83,8 +86,17 @@ def _beside(checkpoint: str) -> Path:
     return folder.parent / "probe" if folder.is_dir() else Path("outputs/probe") / folder.name
 
 
+# What an outcome depends on
+MEASURED = {
+    "policy": ("dialect", "dtype", "attention"),
+    "data": ("source", "root", "difficulty", "side_px", "letter_px"),
+    "rollout": ("max_crops", "crop_tokens", "fixed_crops", "tokens_per_turn"),
+    "evaluation": ("samples", "records", "difficulty", "letter_px", "arms", "temperature", "sigma"),
+}
+
+
 def _settings_hash(cfg: DictConfig) -> str:
-    kept = {key: OmegaConf.to_container(cfg[key]) for key in ("data", "rollout", "evaluation")} | {"seed": cfg.seed}
+    kept = {f"{section}.{key}": str(cfg[section][key]) for section, keys in MEASURED.items() for key in keys} | {"seed": str(cfg.seed)}
     return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 

@@ -911,13 +911,11 @@ def test_a_probe_without_a_view_or_with_one_of_nothing_is_refused(tmp_path, view
 # -------------------------------------------------------------------------------- faults that are known; see the reasons given
 
 
-@pytest.mark.xfail(strict=True, reason="dependence._measure adds what can't be read before the rest of its chunk")
 def test_outcomes_stand_in_the_order_of_the_questions(qwen3_vl: Checkpoint, tmp_path):
     samples = [MADE[0], asked_about(1, image=ImageFile(tmp_path / "none.png")), MADE[2]]
     assert measured(qwen3_vl, Minded(qwen3_vl, MINDS), samples, arms=())[0].groups == ["image 0", "image 1", "image 2"]
 
 
-@pytest.mark.xfail(strict=True, reason="gain and harm are NaN where an image can't be read, own and tool_free are 0: two denominators")
 def test_gain_minus_harm_is_what_the_tool_changes_also_where_an_image_cannot_be_read(qwen3_vl: Checkpoint, tmp_path):
     samples = [MADE[0], asked_about(1, image=ImageFile(tmp_path / "none.png"))]
     outcome, _ = measured(qwen3_vl, Minded(qwen3_vl, MINDS), samples, arms=("tool_free",))
@@ -927,7 +925,6 @@ def test_gain_minus_harm_is_what_the_tool_changes_also_where_an_image_cannot_be_
     assert outcome.interval("gain", 10)[0] - outcome.interval("harm", 10)[0] == 0.5
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="what an earlier version kept lacks the metrics that were added since (l1)")
 def test_outcomes_of_a_version_that_knew_fewer_metrics_can_still_be_shown(seven, tmp_path):
     older = replace(seven, values={metric: values for metric, values in seven.values.items() if metric != "l1"})
     save({"16": older}, tmp_path / "outcomes.json", "a")
@@ -935,24 +932,20 @@ def test_outcomes_of_a_version_that_knew_fewer_metrics_can_still_be_shown(seven,
     assert not kept or probe_table("p", kept, 20, 1.0).rows  # measured anew, or shown without them
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="probe.run names samples[0] although there is none")
 def test_a_probe_of_no_questions_is_refused_in_one_message(scripted, tmp_path):
     with pytest.raises(ValueError, match=r"evaluation\.samples"):
         probe.run(probing(tmp_path, "evaluation.samples=0"))
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="a mean may lie outside the interval of few resamples; xerr is then negative")
 def test_a_figure_of_few_resamples_can_be_drawn(tmp_path):
     draw_probe({"16": made({"own": [1, 0, 1]})}, tmp_path / "probe.png", 1)
 
 
-@pytest.mark.xfail(strict=True, reason="probe.run speaks of the arm gt whether or not it is played")
 def test_nothing_is_said_about_an_arm_that_is_not_played(scripted, tmp_path, capsys):
     probe.run(probing(tmp_path, records(tmp_path, [((B1,),), (), ()]), "evaluation.arms=[own,noise]"))
     assert "arm gt" not in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.xfail(strict=True, reason="probe._settings_hash leaves policy.dialect out, which changes every prompt")
 def test_another_dialect_is_measured_anew(scripted, tmp_path, monkeypatch):
     probe.run(probing(tmp_path))
     views = counted(monkeypatch)
@@ -961,20 +954,17 @@ def test_another_dialect_is_measured_anew(scripted, tmp_path, monkeypatch):
     assert views == [16, 64]
 
 
-@pytest.mark.xfail(strict=True, reason="a share of nothing (NaN) is written as such by json.dumps, which no other reader of JSON takes")
 def test_the_record_is_json_that_other_programs_can_read(scripted, tmp_path):
     probe.run(probing(tmp_path, "evaluation.arms=[own,noise]"))
     json.loads((tmp_path / "probe/probe.json").read_text(), parse_constant=lambda name: pytest.fail(name))
 
 
-@pytest.mark.xfail(strict=True, reason="views that an earlier start measured are shown although they were not asked for")
 def test_only_the_views_that_were_asked_for_are_shown_and_in_their_order(scripted, tmp_path):
     probe.run(probing(tmp_path, "views=[64,16]"))
     probe.run(probing(tmp_path, "views=[16]"))
     assert list(json.loads((tmp_path / "probe/probe.json").read_text())["views"]) == ["16"]
 
 
-@pytest.mark.xfail(strict=True, reason="a forced answer that can't be read goes on, and with two crops it may still get one")
 def test_a_tool_free_conversation_never_sees_a_crop(qwen3_vl: Checkpoint):
     seen = []
 

@@ -49,7 +49,8 @@ def draw_probe(outcomes: Mapping[str, Outcome], path: Path, resamples: int) -> N
         for number, (view, outcome) in enumerate(outcomes.items()):
             cells = [cell(outcome.of(metric), outcome.groups, factor, resamples) for _, _, metric, factor in rows]
             places = [i + 0.16 * (number - (len(outcomes) - 1) / 2) for i in range(len(rows))]
-            spread = [[c.mean - c.low for c in cells], [c.high - c.mean for c in cells]]
+            # few resamples may leave the mean outside their interval
+            spread = [[max(0.0, c.mean - c.low) for c in cells], [max(0.0, c.high - c.mean) for c in cells]]
             axis.errorbar(
                 [c.mean for c in cells],
                 places,

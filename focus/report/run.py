@@ -137,7 +137,8 @@ def settings_hash(cfg: DictConfig) -> str:
 
 def measured_settings(cfg: DictConfig) -> str:
     """What the measurement of given weights depends on: questions, views, limits, seed; not how they were trained."""
-    kept = {key: OmegaConf.to_container(cfg[key]) for key in ("data", "gap", "rollout", "evaluation")} | {"seed": cfg.seed}
+    kept = {key: OmegaConf.to_container(cfg[key]) for key in ("data", "gap", "rollout", "evaluation")}
+    kept |= {"seed": cfg.seed, "dialect": cfg.policy.dialect}
     return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 

@@ -111,7 +111,7 @@ class Trajectory:
     @property
     def crops(self) -> list[Crop]:
         """The crops that were delivered; a call that returned only text is none."""
-        return [turn.action for turn in self.turns if isinstance(turn.action, Crop)]
+        return [t.action for t in self.turns if isinstance(t.action, Crop) and t.observation and t.observation.crop]
 
     @property
     def answer(self) -> str | None:
