@@ -33,6 +33,16 @@ def test_every_experiment_composes_and_passes_the_cross_key_checks(experiment, t
     assert len(found) == len(expected) and all(text in problem for text, problem in zip(expected, found, strict=True))
 
 
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_value_that_a_sweep_goes_through_is_one_that_settings_take(experiment):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        swept = compose("train", [f"experiment={experiment}"], return_hydra_config=True).hydra.sweeper.params or {}
+    for key, values in swept.items():
+        for value in ["0", "4"] if "range" in str(values) else str(values).split(","):
+            cfg = composed(f"experiment={experiment}", f"{key}={value}")
+            assert len(problems_of(cfg)) == len(problems_of(composed(f"experiment={experiment}"))), (key, value)
+
+
 @pytest.mark.parametrize(
     "group", ["policy", "data", "gap", "rollout", "reward", "objective", "evaluation", "alarms", "report", "trainer", "logger"]
 )
