@@ -29,8 +29,8 @@ smoke: env ## the same road in under a minute, too short to learn anything
 
 sweep-gap: env ## gap granularity x seed, fixed and calibrated, then the curve; finished points are skipped
 	$(BIN)/python -m focus.calibrate
-	OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=gap_sweep $(ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=gap_sweep_calibrated $(ARGS)
+	-OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=gap_sweep $(ARGS)
+	-OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=gap_sweep_calibrated $(ARGS)
 	$(BIN)/python -m experiments.claims.verdict
 
 sweep-reward: env ## weights of the rewards, omega and tau, two processes side by side (after make stage1)
@@ -49,9 +49,9 @@ base: env ## rebuild the embedded base policy from nothing (hours)
 	$(BIN)/python -m focus.base $(ARGS)
 
 claim: env ## the runs of one claim, then its verdict (CLAIM=gap_and_bonus; experiments/claims)
+	-OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=claims_$(or $(CLAIM),gap_and_bonus) $(ARGS)
 	$(BIN)/python -m focus.probe policy.checkpoint=embedded output=outputs/claims/base views=[16,64,256] evaluation.samples=1000 \
 		"evaluation.arms=[own,gt,noise,tool_free]"
-	OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=claims_$(CLAIM) $(ARGS)
 	$(BIN)/python -m experiments.claims.verdict
 
 speed: env ## one table of experiments/speed (TABLE=update; keep the machine quiet)

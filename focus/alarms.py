@@ -30,7 +30,7 @@ ALARMS = {
     "area_drift": (
         ("crop/area_p50",),
         "Crops grow towards the whole image or shrink to where nothing can be read, as the tool bonus pays for any crop. "
-        "reward=stage2 pays for tight ones; it needs annotated boxes.",
+        "reward=stage2 pays for tight ones (it needs annotated boxes); in stage 2 weigh the grounding term higher.",
     ),
 }
 

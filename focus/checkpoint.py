@@ -6,6 +6,7 @@ The embedded tiny policy and Qwen2.5-VL-7B go through the same functions. Nothin
 import copy
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -285,6 +286,8 @@ def load(folder: str | Path, dialect: str, dtype: str = "float32", attention: st
     except (RuntimeError, SafetensorError) as error:  # of another shape, or a file that was cut
         raise ValueError(f"the weights in {place} can't be read as those of its config.json ({error}); copy the folder again") from error
     model, loading = loaded
+    if torch.cuda.is_available():  # measured before and after Lightning has it
+        model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))))
     if lacking := sorted(loading["missing_keys"]):
         raise ValueError(
             f"{place} lacks {len(lacking)} weights that its config.json names (first: {lacking[0]}); they would be random. "

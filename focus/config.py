@@ -16,7 +16,9 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.types import RunMode
 from hydra.utils import get_class
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -212,6 +214,7 @@ class ExportConfig:
     split: str = MISSING
     difficulty: int = MISSING
     side_px: int = MISSING
+    letter_px: list[int] | None = MISSING
     scenes: int = MISSING
     first: int = MISSING
 
@@ -240,10 +243,15 @@ def start(main: Callable[[], None], name: str) -> None:
 
 
 def guarded(run: Callable[[DictConfig], None], cfg: DictConfig) -> None:
-    """Run with these settings; a ValueError is for people and becomes one message and exit status 1, and so does ctrl-C."""
+    """Run with these settings; a ValueError is for people and becomes one message and exit status 1, and so does ctrl-C.
+
+    In a sweep it is left to Hydra, which marks this point as failed and goes on with the others.
+    """
     try:
         run(cfg)
     except ValueError as error:
+        if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise
         sys.exit(f"focus: {error}")
     except KeyboardInterrupt:
         sys.exit("focus: interrupted; run the same command again to resume")
@@ -360,7 +368,7 @@ def problems_of(cfg: DictConfig) -> list[str]:
     if "calibration" in cfg:
         problems += _calibration_problems(cfg)
     if "split" in cfg:
-        problems += scene_problems(cfg)
+        problems += scene_problems(cfg) + _letter_problems("", cfg.letter_px)
         if cfg.split not in SPLITS:
             problems.append(f"split is {cfg.split!r}; choose one of {', '.join(SPLITS)}")
     return problems
@@ -373,7 +381,8 @@ def _policy_problems(policy: DictConfig) -> list[str]:
     if policy.dtype not in ("float32", "bfloat16"):
         problems.append(f"policy.dtype is {policy.dtype!r}; choose float32 or bfloat16")
     if policy.checkpoint.startswith("outputs/") and not Path(policy.checkpoint, "config.json").is_file():
-        maker = {"outputs/stage1/policy": "make stage1", "outputs/stage2/policy": "make stage2"}.get(
+        maker = "make claim CLAIM=gap_and_bonus" if policy.checkpoint.startswith("outputs/claims/") else None
+        maker = maker or {"outputs/stage1/policy": "make stage1", "outputs/stage2/policy": "make stage2"}.get(
             policy.checkpoint, "its run, when it is done,"
         )
         problems.append(f"policy.checkpoint is {policy.checkpoint}, where no policy lies yet; {maker} leaves it there. Or name another")
@@ -388,7 +397,7 @@ def _data_problems(data: DictConfig) -> list[str]:
         problems.append(f"data.source is {data.source!r}; choose scenes (embedded) or records (a records.jsonl)")
     if data.source == "records" and not data.records:
         problems.append("data.source is records but data.records names no file; `make scenes` writes one, or give your own")
-    problems += _letter_problems("data", data.letter_px)
+    problems += _letter_problems("data.", data.letter_px)
     if data.records and not Path(data.records).is_file():
         problems.append(f"data.records is {data.records}, which does not exist")
     return problems + scene_problems(data)
@@ -397,7 +406,7 @@ def _data_problems(data: DictConfig) -> list[str]:
 def _letter_problems(section: str, letter_px: Sequence[int] | None) -> list[str]:
     if not letter_px or (len(letter_px) == 2 and 6 <= letter_px[0] <= letter_px[1]):
         return []
-    return [f"{section}.letter_px is {list(letter_px)}; give [least, most] native pixels, from 6 up, or null"]
+    return [f"{section}letter_px is {list(letter_px)}; give [least, most] native pixels, from 6 up, or null"]
 
 
 def scene_problems(data: DictConfig) -> list[str]:
@@ -431,7 +440,7 @@ def _training_problems(cfg: DictConfig) -> list[str]:
         problems.append(
             f"objective.dual_clip is {objective.dual_clip}; it bounds the ratio of bad tokens and must be above 1 (3.0 is usual)"
         )
-    problems += _term_problems(cfg.reward.terms) + _alarm_problems(cfg.alarms)
+    problems += _term_problems(cfg.reward.terms)
     for section in ("trainer", "logger"):
         problems += _call_problems(section, cfg[section])
     return problems
@@ -450,6 +459,10 @@ def _rollout_problems(rollout: DictConfig) -> list[str]:
     ):
         if rollout[key] < least:
             problems.append(f"rollout.{key} is {rollout[key]}; use at least {least}")
+    if rollout.force_first_crop and rollout.max_crops == 0:
+        problems.append(
+            "rollout.force_first_crop is true but rollout.max_crops is 0: every rollout would run out of turns. Raise max_crops"
+        )
     if rollout.temperature <= 0:
         problems.append(f"rollout.temperature is {rollout.temperature}; siblings sampled at 0 are all equal and teach nothing. Use 1.0")
     return problems
@@ -463,7 +476,7 @@ def _evaluation_problems(evaluation: DictConfig, data: DictConfig) -> list[str]:
         problems.append(f"evaluation.resamples is {evaluation.resamples}; an interval needs at least 1, 2000 is usual")
     if evaluation.difficulty is not None and evaluation.difficulty not in DIFFICULTY:
         problems.append(f"evaluation.difficulty is {evaluation.difficulty}; choose {min(DIFFICULTY)} to {max(DIFFICULTY)}, or null")
-    problems += _letter_problems("evaluation", evaluation.letter_px)
+    problems += _letter_problems("evaluation.", evaluation.letter_px)
     if evaluation.probe_every < 0 or evaluation.probe_samples < 1:
         problems.append("evaluation.probe_every must be 0 (no probe inside training) or more, evaluation.probe_samples at least 1")
     if evaluation.sigma < 0:
@@ -472,18 +485,6 @@ def _evaluation_problems(evaluation: DictConfig, data: DictConfig) -> list[str]:
         problems.append(f"evaluation.records is {evaluation.records}, which does not exist")
     if evaluation.samples and data.source == "records" and not evaluation.records:
         problems.append("data.source is records, so evaluation needs records of its own: set evaluation.records, or evaluation.samples=0")
-    return problems
-
-
-def _alarm_problems(alarms: DictConfig) -> list[str]:
-    problems = []
-    if alarms.window < 1:
-        problems.append(f"alarms.window is {alarms.window}; use at least 1 update")
-    for key in ("crop_rate", "zero_variance", "truncated"):
-        if not 0 <= alarms[key] <= 1:
-            problems.append(f"alarms.{key} is {alarms[key]}; it is a share in [0, 1]")
-    if alarms.area_drift <= 1:
-        problems.append(f"alarms.area_drift is {alarms.area_drift}; it is a factor above 1 (.inf: never)")
     return problems
 
 

@@ -192,10 +192,10 @@ def _values(sample: Sample, played: dict[str, Trajectory]) -> dict[str, float]:
 
 
 def decompose(outcome: Outcome) -> dict[str, dict[str, float]]:
-    """MED's gain and harm as shares of all questions, each the product of what it consists of.
+    """MED's gain and harm as shares of all questions, and what they consist of.
 
-    gain = mass (wrong without the tool) x policy (calls it there) x quality (is then right); `schema` is what becomes right without
-    a call, by the mere offer of the tool. harm likewise, from right to wrong. NaN where a factor has no question to be seen on.
+    total gain = mass (wrong without the tool) x policy (calls it there) x quality (is then right) + schema (becomes right without a
+    call, by the mere offer of the tool). harm likewise, from right to wrong. NaN where a factor has no question to be seen on.
     """
     without, own, called = (outcome.values[metric] for metric in ("tool_free", "own", "called"))
     rows = [row for row in zip(without, own, called, strict=True) if not any(map(math.isnan, row))]

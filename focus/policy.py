@@ -126,7 +126,8 @@ class FocusPolicy(pl.LightningModule):
         assert not isinstance(optimizer, list)  # there is one
         masked = torch.tensor([s.mask_overturn and t.status in TRUNCATED for t in trajectories])
         advantage = advantage.masked_fill(masked, 0.0)
-        tokens = max(1, self._total(sum(sum(t.sampled_mask) for t, out in zip(trajectories, masked, strict=True) if not out)))
+        sampled = torch.tensor([sum(t.sampled_mask) for t in trajectories])
+        tokens = max(1, self._total(int(sampled[~masked].sum())))
         teaching = [i for i in range(len(trajectories)) if advantage[i] != 0] or [0]
         old: dict[int, Tensor] = {}
         loss_sum, mismatch, grad_norm = 0.0, [torch.zeros(0)], 0.0
@@ -161,7 +162,8 @@ class FocusPolicy(pl.LightningModule):
             "objective/grad_norm": grad_norm,
             "objective/mismatch_mean": float(apart.mean()),
             "objective/mismatch_max": float(apart.max()),
-            "tokens/sampled": float(tokens),
+            "tokens/sampled": float(self._total(int(sampled.sum()))),
+            "tokens/trained": float(tokens),
         }
 
     def transfer_batch_to_device(self, batch, device, dataloader_idx):

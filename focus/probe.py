@@ -3,7 +3,6 @@
 A probe that is interrupted goes on with the next view; one that is finished only shows its result again.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from focus import config, dependence
 from focus.dependence import Outcome, decompose, measure
 from focus.gap import Gap, Mode
 from focus.report.probe import draw_probe, probe_table
+from focus.report.run import measured_settings
 from focus.report.table import markdown_table, print_table
 from focus.rollout.kv import KVEngine
 from focus.train import held_out_samples, load_policy, rules
@@ -36,7 +36,7 @@ def run(cfg: DictConfig) -> None:
     checkpoint = load_policy(cfg.policy)
     output = Path(cfg.output) if cfg.output else _beside(cfg.policy.checkpoint)
     kept = output / "outcomes.json"
-    identity = f"{checkpoint.weights_hash()} {_settings_hash(cfg)}"
+    identity = f"{checkpoint.weights_hash()} {measured_settings(cfg)}"
     with config.writable(str(output)):
         known = dependence.load(kept, identity)
         dependence.save(known, kept, identity)
@@ -84,20 +84,6 @@ def _record(cfg: DictConfig, weights: str, outcomes: dict[str, Outcome]) -> dict
 def _beside(checkpoint: str) -> Path:
     folder = Path(checkpoint)
     return folder.parent / "probe" if folder.is_dir() else Path("outputs/probe") / folder.name
-
-
-# What an outcome depends on
-MEASURED = {
-    "policy": ("dialect", "dtype", "attention"),
-    "data": ("source", "root", "difficulty", "side_px", "letter_px"),
-    "rollout": ("max_crops", "crop_tokens", "fixed_crops", "tokens_per_turn"),
-    "evaluation": ("samples", "records", "difficulty", "letter_px", "arms", "temperature", "sigma"),
-}
-
-
-def _settings_hash(cfg: DictConfig) -> str:
-    kept = {f"{section}.{key}": str(cfg[section][key]) for section, keys in MEASURED.items() for key in keys} | {"seed": str(cfg.seed)}
-    return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="probe")

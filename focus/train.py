@@ -25,12 +25,23 @@ from focus.alarms import CollapseAlarms
 from focus.checkpoint import Checkpoint
 from focus.data.questions import Questions
 from focus.data.sample import Sample, read_records
-from focus.data.scenes import DIFFICULTY, Scenes, SceneSpec
+from focus.data.scenes import Scenes, scene_spec
 from focus.dependence import Outcome, Probe, measure
 from focus.gap import Gap, Mode, read_levels
 from focus.policy import FocusPolicy, Settings
 from focus.report.dashboard import TrajectoryTable
-from focus.report.run import History, has_row, measured_settings, report_run, settings_hash, write_row
+from focus.report.run import (
+    FINISHED,
+    STOPPED,
+    History,
+    check_results,
+    has_row,
+    measured_settings,
+    read_history,
+    report_run,
+    settings_hash,
+    write_row,
+)
 from focus.report.table import print_table
 from focus.rewards import Example, RewardCallback, examples, score
 from focus.rollout.engine import Sampling
@@ -76,12 +87,6 @@ def training_samples(cfg: DictConfig) -> Sequence[Sample]:
     if cfg.source == "scenes":
         return Scenes(scene_spec(cfg.difficulty, cfg.letter_px, cfg.side_px), "train", cfg.scenes, FIRST_TRAINING_SCENE)
     return _records(cfg.records, cfg.root)
-
-
-def scene_spec(difficulty: int, letter_px: Sequence[int] | None, side_px: int) -> SceneSpec:
-    """How scenes are made: the dial's level, with other letters where they are given."""
-    spec = replace(DIFFICULTY[difficulty], side_px=side_px)
-    return replace(spec, letter_px=(letter_px[0], letter_px[1])) if letter_px else spec
 
 
 def held_out_samples(cfg: DictConfig) -> Sequence[Sample]:
@@ -162,7 +167,7 @@ def start_logger(cfg: DictConfig) -> Logger:
     return logger
 
 
-def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], output: Path, logger: Logger) -> None:
+def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms: CollapseAlarms, output: Path, logger: Logger) -> None:
     """Train until `objective.updates`, from the last checkpoint if there is one."""
     if policy.gap.mode is Mode.CALIBRATED:
         samples = [sample for sample in samples if policy.gap.keeps(sample.id)]
@@ -181,7 +186,7 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], output:
     callbacks: list[Callback] = [
         *policy.rewards,
         *probes,
-        CollapseAlarms(**cfg.alarms),
+        alarms,
         history,
         TrajectoryTable(cfg.report.trajectories_every),
         RichProgressBar(leave=True),
@@ -215,6 +220,8 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], output:
 def run(cfg: DictConfig) -> None:
     """One run from settings to page. In a sweep a run that crashes leaves its row too."""
     config.check(cfg, "train")
+    if cfg.results:
+        check_results(Path(cfg.results), cfg)
     output, trained = Path(cfg.output), Path(cfg.output) / "policy"
     if (output / "checkpoints").exists() or trained.exists():
         config.refuse_other_run(cfg, output / "settings.yaml", finished=trained.exists())
@@ -232,9 +239,16 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
         (output / "settings.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     torch.set_num_threads(cfg.threads)
     dependence.check_arms(cfg.evaluation.arms)
+    alarms = CollapseAlarms(**cfg.alarms)
     samples = with_boxes(training_samples(cfg.data), build_rewards(cfg))
     loaded = load_policy(cfg.policy)
-    base = loaded.weights_hash()
+    base, origin = loaded.weights_hash(), output / "started_from.txt"
+    if origin.is_file() and origin.read_text() != base:
+        raise ValueError(
+            f"{output} holds a run that started from another policy than {cfg.policy.checkpoint} is now; give this one another name "
+            "(name=...), or remove that folder"
+        )
+    origin.write_text(base)
     if cfg.results and has_row(Path(cfg.results), settings_hash(cfg), base):
         console.print(f"{cfg.name}: this point stands in {cfg.results} already")
         return
@@ -243,7 +257,7 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
     policy = build_policy(cfg, loaded)
     measured = _measure(cfg, policy, "base", output) if cfg.evaluation.samples and cfg.evaluation.base else {}
     if logger is not None:
-        fit(cfg, policy, samples, output, logger)
+        fit(cfg, policy, samples, alarms, output, logger)
         loaded.save(trained)
     after = build_policy(cfg, checkpoints.load(trained, cfg.policy.dialect, cfg.policy.dtype, cfg.policy.attention))
     measured |= _measure(cfg, after, "trained", output) if cfg.evaluation.samples else {}
@@ -251,7 +265,8 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
     if results:
         print_table(results, console)
     if cfg.results:
-        write_row(Path(cfg.results), cfg, base, measured)
+        done = len(read_history(output / "history.jsonl"))
+        write_row(Path(cfg.results), cfg, base, measured, FINISHED if done >= cfg.objective.updates else f"{STOPPED} after {done} updates")
     console.print(f"page: {page}\npolicy: {trained}")
 
 

@@ -2,7 +2,10 @@
 that can't be graded, crashed points of a sweep, letters of another size."""
 
 import csv
+import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from PIL import Image
 
 from focus import train
 from focus.boxes import settle
-from focus.config import problems_of
+from focus.config import CONF, problems_of
 from focus.data.original import Decoded
 from focus.data.scenes import DIFFICULTY, Scene, Scenes
 from focus.gap import View
@@ -31,7 +34,7 @@ from focus.train import scene_spec, with_boxes
 from tests.conftest import random_qwen3_vl
 from tests.test_grounding import ANNOTATED, B1
 from tests.test_rewards import says, trajectory, zooms
-from tests.test_run import settings
+from tests.test_run import SMALL, settings
 from tests.test_update import assert_close, policy_of, questions, trainer, weights
 
 # ---------------------------------------------------------------------------------------------------------- the call floor
@@ -121,10 +124,10 @@ def test_a_masked_rollout_leaves_the_loss_the_gradient_and_the_denominator():
     rest = [i for i in range(8) if i not in CUT]
     alone, expected, _ = stepped(False, CUT, kept=rest)
     assert_close(masked, alone, 1e-6)
-    for name in ("objective/loss", "objective/grad_norm", "tokens/sampled"):
+    for name in ("objective/loss", "objective/grad_norm", "tokens/trained"):
         assert logged[name] == pytest.approx(expected[name], rel=1e-5)
     count = sum(tokens[i] for i in rest)
-    assert logged["tokens/sampled"] == count
+    assert logged["tokens/trained"] == count
     # on-policy every ratio is 1, so the loss is the mean advantage of the tokens that are left
     assert logged["objective/loss"] == pytest.approx(-sum(ADVANTAGE[i] * tokens[i] for i in rest) / count, rel=1e-5)
 
@@ -132,7 +135,7 @@ def test_a_masked_rollout_leaves_the_loss_the_gradient_and_the_denominator():
 def test_without_the_mask_a_truncated_rollout_stays_in_all_three():
     free, logged, tokens = stepped(False, CUT)
     masked, of_masked, _ = stepped(True, CUT)
-    assert logged["tokens/sampled"] == sum(tokens)
+    assert logged["tokens/trained"] == sum(tokens)
     assert logged["objective/loss"] == pytest.approx(-sum(a * n for a, n in zip(ADVANTAGE, tokens, strict=True)) / sum(tokens), rel=1e-5)
     assert logged["objective/grad_norm"] != pytest.approx(of_masked["objective/grad_norm"], rel=1e-2)
     assert max((free[name] - masked[name]).abs().max() for name in free) > 1e-4
@@ -141,7 +144,7 @@ def test_without_the_mask_a_truncated_rollout_stays_in_all_three():
 @pytest.mark.parametrize("ending", [status for status in Status if status not in (*TRUNCATED, Status.OPEN)])
 def test_a_rollout_that_ended_of_itself_is_never_masked(ending):
     _, logged, tokens = stepped(True, {1: ending})
-    assert logged["tokens/sampled"] == sum(tokens)
+    assert logged["tokens/trained"] == sum(tokens)
 
 
 def test_an_update_whose_rollouts_were_all_truncated_is_no_step_and_breaks_nothing():
@@ -350,7 +353,13 @@ def test_a_crashed_point_leaves_a_row_and_is_run_again_and_a_finished_one_is_not
     assert {value for key, value in row.items() if key.startswith(("own ", "common "))} == {""}
 
     started = []
-    monkeypatch.setattr(train, "fit", lambda *_: started.append(1))
+
+    def trained(cfg, *_):
+        started.append(1)
+        lines = [json.dumps({"update": update}) for update in range(1, cfg.objective.updates + 1)]
+        (tmp_path / "a/history.jsonl").write_text("\n".join(lines))
+
+    monkeypatch.setattr(train, "fit", trained)
     train.run(point("a"))
     assert started == [1]
     assert [row["status"].split(":")[0] for row in rows(results)] == ["crashed", "finished"]
@@ -360,6 +369,34 @@ def test_a_crashed_point_leaves_a_row_and_is_run_again_and_a_finished_one_is_not
     train.run(point("b"))
     assert "stands in" in capsys.readouterr().out
     assert len(rows(results)) == 2
+
+
+def test_a_run_that_an_alarm_ended_says_so_in_its_row_and_is_not_run_again(tmp_path, random_policy, capsys):
+    results = tmp_path / "results.csv"
+    stopping = ("evaluation.samples=0", f"results={results}", "alarms.stop=true", "alarms.window=1", "alarms.crop_rate=1.0")
+    train.run(settings(tmp_path / "a", random_policy, *stopping))
+    [row] = rows(results)
+    assert row["status"] == "stopped by an alarm after 1 updates"
+    train.run(settings(tmp_path / "b", random_policy, *stopping))
+    assert "stands in" in capsys.readouterr().out and len(rows(results)) == 1
+
+
+def test_a_results_file_of_another_version_is_refused_before_anything_starts(tmp_path, random_policy, monkeypatch):
+    monkeypatch.setattr(train, "load_policy", crash(AssertionError("the policy was loaded first")))
+    (tmp_path / "results.csv").write_text("seed,accuracy\n0,0.5\n")
+    with pytest.raises(ValueError, match=r"has other columns than this version writes; name another with results=FILE"):
+        train.run(settings(tmp_path / "a", random_policy, f"results={tmp_path / 'results.csv'}"))
+    assert (tmp_path / "results.csv").read_text() == "seed,accuracy\n0,0.5\n"
+
+
+def test_a_run_in_a_folder_that_started_from_another_policy_is_refused(tmp_path, random_policy):
+    train.run(settings(tmp_path / "a", random_policy, "evaluation.samples=0"))
+    random_qwen3_vl(seed=8).save(random_policy)
+    try:
+        with pytest.raises(ValueError, match=r"holds a run that started from another policy than .* is now; give this one another name"):
+            train.run(settings(tmp_path / "a", random_policy, "evaluation.samples=0"))
+    finally:
+        random_qwen3_vl(seed=7).save(random_policy)
 
 
 def test_a_point_stands_in_the_results_only_if_it_finished_from_the_same_base(tmp_path):
@@ -445,3 +482,18 @@ def test_letters_that_can_not_be_drawn_are_refused_with_the_key_and_the_remedy(c
 @pytest.mark.parametrize("letters", [[6, 6], [9, 13], None])
 def test_letters_that_can_be_drawn_pass(composed, letters):
     assert problems_of(changed(composed, data=letters, evaluation=letters)) == []
+
+
+def test_a_point_that_fails_leaves_the_rest_of_a_sweep_to_run(tmp_path, random_policy):
+    results = tmp_path / "results.csv"
+    sweep = (*SMALL, "evaluation.samples=0", "objective.updates=1", f"results={results}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    points = f"policy.checkpoint={tmp_path / 'missing'},{random_policy}"
+    done = subprocess.run(
+        [sys.executable, "-m", "focus.train", "--multirun", *sweep, points, "hydra.sweep.subdir=${hydra:job.num}"],
+        cwd=CONF.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0 and "holds no config.json" in done.stderr
+    assert [row["status"].split(":")[0] for row in rows(results)] == ["crashed", "finished"]

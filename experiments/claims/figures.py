@@ -1,14 +1,16 @@
 """One figure for each folder of claims: a dot for every seed, a bar for their mean."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.claims.runs import LADDER, STAGE1_ON_HARDER, NotRun, values
+
 COLOUR, PALE = "#1f6f8b", "#1f6f8b55"
 BOXES = (("accuracy, %", "own", 100), ("area, % of image", "area", 100), ("IoU", "iou", 1), ("coverage, %", "coverage", 100))
-STAGE2 = ("stage 1 on harder scenes", "stage 2", "no coverage gate", "IoU only", "L1 only")
+STAGE2 = (STAGE1_ON_HARDER, "stage 2", "no coverage gate", "IoU only", "L1 only")
 # folder -> arms, and what is drawn of them: title, metric, factor, view
 FIGURES: dict[str, tuple[Sequence[str], Sequence[tuple]]] = {
     "gap_and_bonus": (
@@ -35,20 +37,19 @@ FIGURES: dict[str, tuple[Sequence[str], Sequence[tuple]]] = {
         (("accuracy, %", "own", 100, "own"), ("visual tokens a question", "visual_tokens", 1, "own")),
     ),
 }
-Values = Callable[..., np.ndarray]
 
 
-def draw_arms(values: Values, missing: type[Exception], experiments: Path) -> None:
+def draw_arms(experiments: Path) -> None:
     """Every figure whose folder has at least two arms that were run."""
     for folder, (arms, panels) in FIGURES.items():
-        shown = [arm for arm in arms if _is_run(values, missing, arm)]
+        shown = [arm for arm in arms if _is_run(arm)]
         if len(shown) < 2:
             continue
         figure = Figure(figsize=(2.9 * len(panels), 0.9 + 0.42 * len(shown)), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True)
         for axis, (title, metric, factor, view) in zip(axes, panels, strict=True):
             for place, arm in enumerate(shown):
-                means = [factor * float(np.nanmean(row)) for row in _table(values, missing, arm, metric, view)]
+                means = [factor * float(np.nanmean(row)) for row in values(arm, metric, view)]
                 axis.plot(means, [place] * len(means), "o", ms=5, color=PALE, mec="none")
                 axis.plot([np.mean(means)] * 2, [place - 0.28, place + 0.28], color=COLOUR, lw=2)
             axis.set_title(title, fontsize=9)
@@ -59,24 +60,17 @@ def draw_arms(values: Values, missing: type[Exception], experiments: Path) -> No
         _save(figure, experiments / folder)
 
 
-def _table(values: Values, missing: type[Exception], arm: str, metric: str, view: str) -> Sequence[np.ndarray]:
-    try:
-        return list(values(arm, metric, view))
-    except (missing, KeyError):
-        return [np.array([np.nan])]
-
-
-def _is_run(values: Values, missing: type[Exception], arm: str) -> bool:
+def _is_run(arm: str) -> bool:
     try:
         values(arm, "own")
-    except missing:
+    except NotRun:
         return False
     return True
 
 
-def draw_ladder(values: Values, missing: type[Exception], ladder: Sequence[int], experiments: Path) -> None:
+def draw_ladder(experiments: Path) -> None:
     """Curves over the training gap, the calibrated policies as a level line; where every level was run."""
-    if not all(_is_run(values, missing, f"trained at {tokens}") for tokens in ladder):
+    if not all(_is_run(f"trained at {tokens}") for tokens in LADDER):
         return
     panels = (
         ("accuracy at 64 tokens, %", "own", 100, "common"),
@@ -86,16 +80,16 @@ def draw_ladder(values: Values, missing: type[Exception], ladder: Sequence[int],
     )
     figure = Figure(figsize=(2.9 * len(panels), 2.6), layout="constrained")
     for axis, (title, metric, factor, view) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        means = factor * np.stack([np.nanmean(values(f"trained at {tokens}", metric, view), 1) for tokens in ladder])
-        axis.plot(ladder, means, "o", ms=4, color=PALE, mec="none")
-        axis.plot(ladder, means.mean(1), color=COLOUR, lw=1.8)
-        if _is_run(values, missing, "calibrated"):
+        means = factor * np.stack([np.nanmean(values(f"trained at {tokens}", metric, view), 1) for tokens in LADDER])
+        axis.plot(LADDER, means, "o", ms=4, color=PALE, mec="none")
+        axis.plot(LADDER, means.mean(1), color=COLOUR, lw=1.8)
+        if _is_run("calibrated"):
             axis.axhline(
                 factor * float(np.nanmean(values("calibrated", metric, view))), color="#c06c3e", lw=1.2, ls="--", label="calibrated"
             )
             axis.legend(frameon=False, fontsize=8)
         axis.set_xscale("log", base=2)
-        axis.set_xticks(ladder, [str(tokens) for tokens in ladder])
+        axis.set_xticks(LADDER, [str(tokens) for tokens in LADDER])
         axis.set_xlabel("trained at, tokens", fontsize=8)
         axis.set_title(title, fontsize=9)
         axis.grid(alpha=0.25, lw=0.5)

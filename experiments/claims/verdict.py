@@ -2,104 +2,23 @@
 
 .venv/bin/python -m experiments.claims.verdict        (after any of the sweeps; `make claim` ends with it)
 
-Finished runs of outputs/ are first kept as items/<arm> <seed>.npz (a value per metric and question, and the training curves), so that the
-verdicts can be computed again from a clone. A claim whose runs are not there is `not run`.
+A claim is measured (intervals) and then judged (a pure function of what was measured), by the thresholds of README.md. A claim whose
+runs are not there is `not run`.
 """
 
 import json
 import subprocess
-from collections.abc import Callable, Sequence
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from experiments.claims.figures import draw_arms, draw_ladder
-from focus.dependence import load
-from focus.report.run import read_history
+from experiments.claims.runs import HERE, LADDER, SEEDS, STAGE1_ON_HARDER, NotRun, base, collect, curve, values
 
-HERE = Path(__file__).parent
-ITEMS = HERE / "items"
-SEEDS = range(5)
 RESAMPLES = 2000
-METRICS = ("own", "noise", "gt", "tool_free", "called", "agrees", "coverage", "iou", "l1", "area", "visual_tokens")
-CURVES = ("reward/accuracy", "crop/rate", "crop/iou", "crop/coverage", "crop/area_p50", "group/zero_variance", "group/all_unpaid")
-VIEWS = {"own view": "own", "common view": "common"}
-ARMS = {
-    "gap, bonus": "claims/gap=fixed,reward=stage1,seed={}",
-    "gap, no bonus": "claims/gap=fixed,reward=no_bonus,seed={}",
-    "no gap, bonus": "claims/gap=off,reward=stage1,seed={}",
-    "no gap, no bonus": "claims/gap=off,reward=no_bonus,seed={}",
-    "fixed crops": "claims_fixed_crops/seed={}",
-    "stage 2": "claims_stage2/reward=stage2,seed={}",
-    "no coverage gate": "claims_stage2/reward=stage2_no_gate,seed={}",
-    "IoU only": "claims_stage2/reward=stage2_iou_only,seed={}",
-    "L1 only": "claims_stage2/reward=stage2_l1_only,seed={}",
-    "solved data": "claims_solved/reward=stage2,seed={}",
-    "base, stage 2": "claims_poor/reward=stage2,seed={}",
-    "base, IoU only": "claims_poor/reward=stage2_iou_only,seed={}",
-    "calibrated": "gap_sweep_calibrated/seed={}",
-    **{f"trained at {tokens}": f"gap_sweep/gap.view_tokens={tokens},seed={{}}" for tokens in (16, 32, 64, 128, 256)},
-    "stage 1 on harder scenes": "claims_solved/reward=stage2,seed={}",
-}
-MEASURED = {"stage 1 on harder scenes": "base"}  # of a run the policy that it started from; elsewhere the trained one
-# The same settings under another name: 256 tokens are the native size, where a fixed view is no gap
-SAME_AS = {"trained at 16": "gap, bonus", "trained at 256": "no gap, bonus"}
-Interval = tuple[float, float, float]
-
-
-def collect() -> None:
-    """Keep every finished run of outputs/, and the rows of all runs, crashed ones too."""
-    ITEMS.mkdir(exist_ok=True)
-    measured = Path("outputs/claims/base/probe.json")
-    if measured.is_file():
-        (HERE / "base.json").write_text(measured.read_text())
-    rows = Path("outputs/claims/runs.csv")
-    if rows.is_file():
-        kept_rows = (HERE / "runs.csv").read_text().splitlines() if (HERE / "runs.csv").is_file() else []
-        every = dict.fromkeys([*kept_rows, *rows.read_text().splitlines()])
-        (HERE / "runs.csv").write_text("\n".join(every) + "\n")
-    for arm, pattern in ARMS.items():
-        for seed in SEEDS:
-            folder = Path("outputs") / pattern.format(seed)
-            measured = folder / f"evaluation_{MEASURED.get(arm, 'trained')}_t1.json"
-            if not measured.is_file():
-                continue
-            arrays = {
-                f"{VIEWS[view]} {metric}": np.array(outcome.values[metric], dtype=np.float16)
-                for view, outcome in load(measured).items()
-                for metric in METRICS
-            }
-            history = read_history(folder / "history.jsonl")
-            arrays |= {key: np.array([row.get(key, np.nan) for row in history], dtype=np.float16) for key in CURVES}
-            np.savez_compressed(_kept(arm, seed), **arrays)
-
-
-def _kept(arm: str, seed: int) -> Path:
-    return ITEMS / f"{arm} {seed}.npz"
-
-
-@cache
-def run(arm: str, seed: int) -> dict[str, np.ndarray] | None:
-    """What was kept of one run; None if it is not there."""
-    if not _kept(arm, seed).is_file():
-        return run(SAME_AS[arm], seed) if arm in SAME_AS else None
-    with np.load(_kept(arm, seed)) as arrays:
-        return {name: arrays[name].astype(np.float64) for name in arrays.files}
-
-
-class NotRun(Exception):
-    """Some run of a claim is not there."""
-
-
-def values(arm: str, metric: str, view: str = "own") -> np.ndarray:
-    """[seed, question], NaN where the metric does not apply; `a - b` is the paired difference of two metrics."""
-    first, _, second = metric.partition(" - ")
-    runs = [run(arm, seed) for seed in SEEDS]
-    if missing := [seed for seed, each in zip(SEEDS, runs, strict=True) if each is None]:
-        raise NotRun(f"{arm}, seeds {missing}")
-    table = np.stack([each[f"{view} {first}"] - (each[f"{view} {second}"] if second else 0) for each in runs if each is not None])
-    return table
+Interval = tuple[float, float, float]  # mean, low, high
+Found = dict  # what was measured of a claim: intervals (three numbers), counts of seeds, lists of them
 
 
 def interval(of: Callable[..., float], *tables: np.ndarray) -> Interval:
@@ -118,229 +37,312 @@ def mean(table: np.ndarray, factor: float = 100) -> Interval:
     return interval(lambda m: factor * m, table)
 
 
+def shared(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both, where both apply: boxes are compared on questions that both sides cropped."""
+    known = ~(np.isnan(a) | np.isnan(b))
+    return np.where(known, a, np.nan), np.where(known, b, np.nan)
+
+
 def change(after: np.ndarray, before: np.ndarray, factor: float = 100) -> Interval:
-    return interval(lambda a, b: factor * (a - b), after, before)
+    return interval(lambda a, b: factor * (a - b), *shared(after, before))
 
 
-def signs(after: np.ndarray, before: np.ndarray) -> int:
+def ratio(after: np.ndarray, before: np.ndarray) -> Interval:
+    """For positive quantities alone: areas, tokens."""
+    return interval(lambda a, b: a / b, *shared(after, before))
+
+
+def seeds_above(a: np.ndarray, b: np.ndarray) -> int:
     """In how many of the seeds the first mean is above the second."""
-    return int((np.nanmean(after, 1) > np.nanmean(before, 1)).sum())
+    a, b = shared(a, b)
+    return int((np.nanmean(a, 1) > np.nanmean(b, 1)).sum())
 
 
-def verdict(held: bool, refuted: bool) -> str:
-    return "held" if held else "refuted" if refuted else "undecided"
+def up(x: Interval) -> bool:
+    return x[1] > 0
 
 
-def c1() -> dict[str, object]:
-    d, calls = mean(values("no gap, bonus", "own - noise")), mean(values("no gap, bonus", "called"))
-    return {"D_noise, own view": d, "crop rate": calls, "verdict": verdict(d[0] <= 5 and calls[0] >= 80, d[0] > 10)}
+def down(x: Interval) -> bool:
+    return x[2] < 0
 
 
-def c2() -> dict[str, object]:
+def decide(held: bool, refuted: bool) -> str:
+    """Neither, or both at once: undecided."""
+    return "undecided" if held == refuted else "held" if held else "refuted"
+
+
+MANY = 4  # of five seeds must show a sign
+
+
+def measure_c1() -> Found:
+    return {
+        "D_noise": mean(values("no gap, bonus", "own - noise")),
+        "crop rate": mean(values("no gap, bonus", "called")),
+        "tool-free": mean(values("no gap, bonus", "tool_free")),
+    }
+
+
+def judge_c1(f: Found) -> str:
+    return decide(f["D_noise"][0] <= 5 and f["crop rate"][0] >= 80, f["D_noise"][0] > 10)
+
+
+def measure_c2() -> Found:
     gap, none = (values(arm, "own - noise", "common") for arm in ("gap, bonus", "no gap, bonus"))
-    ratio = interval(lambda a, b: a / b, gap, none)
     return {
-        "D_noise at 64 tokens, gap": mean(gap),
-        "D_noise at 64 tokens, no gap": mean(none),
-        "ratio": ratio,
-        "D_noise at own view, gap": mean(values("gap, bonus", "own - noise")),
-        "seeds with the sign": signs(gap, none),
-        "verdict": verdict(mean(gap)[0] >= 15 and ratio[0] >= 3, ratio[0] < 1.5),
+        "D_noise, gap": mean(gap),
+        "D_noise, no gap": mean(none),
+        "gap - 3 x no gap": interval(lambda a, b: 100 * (a - 3 * b), gap, none),
+        "gap - 1.5 x no gap": interval(lambda a, b: 100 * (a - 1.5 * b), gap, none),
+        "seeds": seeds_above(gap, 3 * none),
+        "tool-free, gap": mean(values("gap, bonus", "tool_free", "common")),
+        "tool-free, no gap": mean(values("no gap, bonus", "tool_free", "common")),
     }
 
 
-def c3() -> dict[str, object]:
-    found: dict[str, object] = {"base: crop rate at 16 and 256 tokens": [base(16, "called"), base(256, "called")]}
-    for arm in ("no gap, no bonus", "no gap, bonus", "gap, no bonus", "gap, bonus"):
-        found |= {f"{arm}: {name}": mean(values(arm, metric)) for name, metric in (("crop rate", "called"), ("D_noise", "own - noise"))}
-    low, bonus, gap = (found[f"{arm}: crop rate"][0] for arm in ("no gap, no bonus", "no gap, bonus", "gap, no bonus"))  # type: ignore[index]
-    d_bonus, d_gap = (found[f"{arm}: D_noise"][0] for arm in ("no gap, bonus", "gap, no bonus"))  # type: ignore[index]
-    held = low <= base(256, "called") and bonus >= 80 and d_bonus <= 5 and gap >= 80 and d_gap >= 15
-    return found | {"verdict": verdict(held, d_bonus > 10 or gap < base(16, "called"))}
+def judge_c2(f: Found) -> str:
+    held = f["D_noise, gap"][0] >= 15 and f["gap - 3 x no gap"][0] >= 0 and f["seeds"] >= MANY
+    return decide(held, f["gap - 1.5 x no gap"][0] < 0)
 
 
-def base(tokens: int, metric: str) -> float:
-    """A metric of the frozen base at a view, from base.json (see README.md)."""
-    if not (HERE / "base.json").is_file():
-        raise NotRun("the base")
-    record = json.loads((HERE / "base.json").read_text())
-    factor = 1 if metric in ("coverage", "iou") else 100
-    return factor * record["views"][str(tokens)]["metrics"][metric][0]
+TWO_BY_TWO = ("no gap, no bonus", "no gap, bonus", "gap, no bonus", "gap, bonus")
 
 
-def c4() -> dict[str, object]:
-    grown = {arm: mean(values(arm, "area"))[0] / base(16, "area") for arm in ("gap, bonus", "fixed crops")}
-    iou, cover = mean(values("gap, bonus", "iou"), 1), mean(values("gap, bonus", "coverage"), 1)
-    held = grown["gap, bonus"] >= 1.3 and cover[0] > base(16, "coverage") and iou[0] < base(16, "iou") + 0.05
+def measure_c3() -> Found:
+    found = {"base at 16: crop rate": mean(base(16, "called")), "base at 256: crop rate": mean(base(256, "called"))}
+    for arm in TWO_BY_TWO:
+        for name, metric in (("crop rate", "called"), ("D_noise", "own - noise"), ("accuracy", "own"), ("tool-free", "tool_free")):
+            found[f"{arm}: {name}"] = mean(values(arm, metric))
+    return found
+
+
+def judge_c3(f: Found) -> str:
+    silent = f["no gap, no bonus: crop rate"][0] <= f["base at 256: crop rate"][0]
+    shows = f["no gap, bonus: crop rate"][0] >= 80 and f["no gap, bonus: D_noise"][0] <= 5
+    looks = f["gap, no bonus: crop rate"][0] >= 80 and f["gap, no bonus: D_noise"][0] >= 15
+    no_calls = f["gap, no bonus: crop rate"][0] <= f["base at 16: crop rate"][0]
+    return decide(silent and shows and looks, f["no gap, bonus: D_noise"][0] > 10 or no_calls)
+
+
+def measure_c4() -> Found:
+    area, first = values("gap, bonus", "area"), base(16, "area")
     return {
-        "area over the base's, native crops": grown["gap, bonus"],
-        "area over the base's, fixed crops": grown["fixed crops"],
-        "coverage": cover,
-        "IoU": iou,
-        "base: area, coverage, IoU": [base(16, metric) for metric in ("area", "coverage", "iou")],
-        "verdict": verdict(held and grown["fixed crops"] < grown["gap, bonus"], grown["gap, bonus"] < 1.05),
+        "area over the base's": ratio(area, first),
+        "the same, crops of 16 tokens": ratio(values("fixed crops", "area"), first),
+        "coverage": change(values("gap, bonus", "coverage"), base(16, "coverage")),
+        "IoU": change(values("gap, bonus", "iou"), base(16, "iou"), 1),
+        "seeds": seeds_above(area, first),
     }
 
 
-def against(arm: str, before: str, metrics: Sequence[tuple[str, str, float]]) -> dict[str, Interval]:
-    return {name: change(values(arm, metric), values(before, metric), factor) for name, metric, factor in metrics}
+def judge_c4(f: Found) -> str:
+    grown = f["area over the base's"]
+    less = f["the same, crops of 16 tokens"][0] < grown[0]
+    held = grown[0] >= 1.3 and up(f["coverage"]) and f["IoU"][0] < 0.05 and less and f["seeds"] >= MANY
+    return decide(held, grown[1] <= 1)
 
 
 SHAPE = (("accuracy", "own", 100.0), ("area", "area", 100.0), ("IoU", "iou", 1.0), ("coverage", "coverage", 100.0))
-BEFORE = "stage 1 on harder scenes"
 
 
-def c5() -> dict[str, object]:
-    after, before = values("stage 2", "area"), values(BEFORE, "area")
-    shrunk = interval(lambda a, b: 100 * (a / b - 1), after, before)
-    found = against("stage 2", BEFORE, SHAPE)
-    held = shrunk[0] <= -30 and found["IoU"][0] >= 0.05 and found["accuracy"][1] >= -2
-    return {
-        "area, per cent": shrunk,
-        **found,
-        "seeds with the sign": signs(before, after),
-        "verdict": verdict(held, found["IoU"][1] <= 0 or found["accuracy"][0] < -3),
-    }
+def against(arm: str, before: str) -> Found:
+    return {name: change(values(arm, metric), values(before, metric), factor) for name, metric, factor in SHAPE}
 
 
-def c6() -> dict[str, object]:
-    found = against("no coverage gate", "stage 2", SHAPE)
-    held = found["coverage"][0] <= -5 and found["accuracy"][0] <= 0
-    fewer = signs(values("stage 2", "coverage"), values("no coverage gate", "coverage"))
-    return {**found, "seeds with the sign": fewer, "verdict": verdict(held, found["coverage"][2] >= 0)}
+def measure_c5() -> Found:
+    after, before = values("stage 2", "area"), values(STAGE1_ON_HARDER, "area")
+    iou = seeds_above(values("stage 2", "iou"), values(STAGE1_ON_HARDER, "iou"))
+    return {**against("stage 2", STAGE1_ON_HARDER), "area over stage 1's": ratio(after, before), "seeds": iou}
+
+
+def judge_c5(f: Found) -> str:
+    held = f["area over stage 1's"][0] <= 0.7 and f["IoU"][0] >= 0.05 and f["accuracy"][1] >= -2 and f["seeds"] >= MANY
+    return decide(held, not up(f["IoU"]) or f["accuracy"][0] < -3)
+
+
+def measure_c6() -> Found:
+    fewer = seeds_above(values("stage 2", "coverage"), values("no coverage gate", "coverage"))
+    return {**against("no coverage gate", "stage 2"), "seeds": fewer}
+
+
+def judge_c6(f: Found) -> str:
+    held = f["coverage"][0] <= -5 and down(f["coverage"]) and not up(f["accuracy"]) and f["seeds"] >= MANY
+    return decide(held, not down(f["coverage"]))
 
 
 def updates_to(arm: str, threshold: float, seed: int) -> float:
-    """Updates until the running mean (of 5) of the training IoU first reaches a value; infinite where it never does."""
-    each = run(arm, seed)
-    assert each is not None
-    smooth = np.convolve(each["crop/iou"], np.ones(5) / 5, mode="valid")
-    reached = np.nonzero(smooth >= threshold)[0]
+    """Updates until the training IoU, a mean over five updates, first reaches a value; infinite where it never does."""
+    reached = np.nonzero(curve(arm, "crop/iou", seed) >= threshold)[0]
     return float(reached[0] + 5) if len(reached) else float("inf")
 
 
-def c7() -> dict[str, object]:
-    found: dict[str, object] = {}
-    final = change(values("base, stage 2", "iou"), values("base, IoU only", "iou"), 1)
+def measure_c7() -> Found:
     ratios = []
     for seed in SEEDS:
-        each = run("base, IoU only", seed)
-        assert each is not None
-        end = float(np.convolve(each["crop/iou"], np.ones(5) / 5, mode="valid")[-1])
+        end = float(curve("base, IoU only", "crop/iou", seed)[-1])
         ratios.append(updates_to("base, stage 2", end, seed) / updates_to("base, IoU only", end, seed))
-    found["updates, omega 0.5 over omega 1, from the base (per seed)"] = ratios
-    middle = float(np.median(ratios))
-    found |= {f"from the base, omega 0.5 - 1: {k}": v for k, v in against("base, stage 2", "base, IoU only", SHAPE).items()}
-    found |= {f"from stage 1, omega 0.5 - 1: {k}": v for k, v in against("stage 2", "IoU only", SHAPE).items()}
-    return found | {"median ratio": middle, "verdict": verdict(middle <= 0.8 and final[2] >= 0, middle >= 1)}
+    found: Found = {"updates, omega 0.5 over omega 1, by seed": ratios, "median": float(np.median(ratios))}
+    found |= {f"from the base: {name}": each for name, each in against("base, stage 2", "base, IoU only").items()}
+    return found | {f"from stage 1: {name}": each for name, each in against("stage 2", "IoU only").items()}
 
 
-def c8() -> dict[str, object]:
-    found = against("L1 only", "stage 2", (*SHAPE, ("r_l1", "l1", 1.0)))
-    held = found["accuracy"][0] <= -3 and found["coverage"][0] < 0
-    fewer = signs(values("stage 2", "own"), values("L1 only", "own"))
-    return {**found, "seeds with the sign": fewer, "verdict": verdict(held, found["accuracy"][2] >= 0 or found["accuracy"][0] >= 0)}
+def judge_c7(f: Found) -> str:
+    same = not any(up(f[f"from stage 1: {name}"]) or down(f[f"from stage 1: {name}"]) for name in ("accuracy", "IoU"))
+    median = float("inf") if f["median"] is None else f["median"]
+    return decide(median <= 0.8 and not down(f["from the base: IoU"]) and same, median >= 1)
 
 
-LADDER = (16, 32, 64, 128, 256)
+def measure_c8() -> Found:
+    fewer = seeds_above(values("stage 2", "own"), values("L1 only", "own"))
+    return {**against("L1 only", "stage 2"), "r_l1": change(values("L1 only", "l1"), values("stage 2", "l1"), 1), "seeds": fewer}
 
 
-def c9() -> dict[str, object]:
+def judge_c8(f: Found) -> str:
+    held = f["accuracy"][0] <= -3 and down(f["accuracy"]) and down(f["coverage"]) and up(f["r_l1"]) and f["seeds"] >= MANY
+    return decide(held, not down(f["accuracy"]))
+
+
+def measure_c9() -> Found:
     arms = [f"trained at {tokens}" for tokens in LADDER]
     accuracy = [values(arm, "own", "common") for arm in arms]
-    dependence = [values(arm, "own - noise", "common") for arm in arms]
-    found: dict[str, object] = {
+    best = int(np.argmax([table.mean() for table in accuracy]))
+    return {
         "accuracy at 64 tokens": [mean(table) for table in accuracy],
-        "D_noise at 64 tokens": [mean(table) for table in dependence],
+        "D_noise at 64 tokens": [mean(values(arm, "own - noise", "common")) for arm in arms],
         "D_noise at own view": [mean(values(arm, "own - noise")) for arm in arms],
-        "coverage of B1, own view": [mean(values(arm, "coverage")) for arm in arms],
+        "coverage at own view": [mean(values(arm, "coverage")) for arm in arms],
+        "all-unpaid groups, first 20 updates": [
+            100 * float(np.nanmean([curve(arm, "group/all_unpaid", seed)[:16] for seed in SEEDS])) for arm in arms
+        ],
+        "best": LADDER[best],
+        "best - ends": [change(accuracy[best], accuracy[end]) for end in (0, -1)],
     }
-    means = [float(table.mean()) for table in accuracy]
-    best = int(np.argmax(means))
-    inside = 0 < best < len(LADDER) - 1 and all(change(accuracy[best], accuracy[end])[1] > 0 for end in (0, -1))
-    rises = all(a[0] >= b[0] for a, b in zip(found["D_noise at 64 tokens"], found["D_noise at 64 tokens"][1:], strict=False))  # type: ignore
-    return found | {"peak": LADDER[best], "verdict": verdict(inside and rises, best in (0, len(LADDER) - 1))}
 
 
-def c10() -> dict[str, object]:
+def judge_c9(f: Found) -> str:
+    accuracy, dependence = ([each[0] for each in f[f"{name} at 64 tokens"]] for name in ("accuracy", "D_noise"))
+    steps = np.diff(accuracy)
+    inside = f["best"] not in (LADDER[0], LADDER[-1]) and all(up(each) for each in f["best - ends"])
+    unpaid = f["all-unpaid groups, first 20 updates"]
+    strong = unpaid[0] is None or unpaid[0] > unpaid[2]  # None: not logged when these runs were made
+    return decide(inside and bool((np.diff(dependence) <= 0).all()) and strong, bool((steps >= 0).all() or (steps <= 0).all()))
+
+
+def measure_c10() -> Found:
     levels = {tokens: values(f"trained at {tokens}", "own", "common") for tokens in LADDER}
     chosen = values("calibrated", "own", "common")
     best = max(levels, key=lambda tokens: float(levels[tokens].mean()))
-    against_best, overall = change(chosen, levels[best]), float(np.mean([table.mean() for table in levels.values()]))
-    held = against_best[0] >= -1 and float(chosen.mean()) > overall
+    middle = np.mean(list(levels.values()), axis=0)
     return {
-        "accuracy at 64 tokens, calibrated": mean(chosen),
-        "best single level": best,
-        "against it": against_best,
-        "mean level": 100 * overall,
-        "verdict": verdict(held, against_best[0] < -3),
+        "calibrated": mean(chosen),
+        "best": best,
+        "calibrated - best level": change(chosen, levels[best]),
+        "calibrated - mean level": change(chosen, middle),
+        "seeds": seeds_above(chosen, middle),
     }
 
 
-def c11() -> dict[str, object]:
-    none, gap = (mean(values(arm, "agrees")) for arm in ("no gap, bonus", "gap, bonus"))
-    return {"no gap": none, "gap": gap, "verdict": verdict(none[0] >= 80 and gap[0] <= 50, none[0] - gap[0] < 20)}
+def judge_c10(f: Found) -> str:
+    below = f["calibrated - best level"][0]
+    return decide(below >= -1 and f["calibrated - mean level"][0] > 0 and f["seeds"] >= MANY, below < -3)
 
 
-def c12() -> dict[str, object]:
-    after, before = values("stage 2", "gt - own"), values(BEFORE, "gt - own")
-    moved = change(after, before)
+def measure_c11() -> Found:
+    return {arm: mean(values(arm, "agrees")) for arm in ("no gap, bonus", "gap, bonus")}
+
+
+def judge_c11(f: Found) -> str:
+    none, gap = f["no gap, bonus"][0], f["gap, bonus"][0]
+    return decide(none >= 80 and gap <= 50, none - gap < 20)
+
+
+def measure_c12() -> Found:
+    after, before = values("stage 2", "gt - own"), values(STAGE1_ON_HARDER, "gt - own")
+    return {"stage 1": mean(before), "stage 2": mean(after), "change": change(after, before), "seeds": seeds_above(before, after)}
+
+
+def judge_c12(f: Found) -> str:
+    return decide(up(f["stage 1"]) and down(f["change"]) and f["seeds"] >= MANY, f["change"][0] > 0)
+
+
+def measure_c13() -> Found:
+    first, solved, hard = (values(arm, "own") for arm in (STAGE1_ON_HARDER, "solved data", "stage 2"))
     return {
-        "U_GT after stage 1": mean(before),
-        "U_GT after stage 2": mean(after),
-        "change": moved,
-        "seeds with the sign": signs(before, after),
-        "verdict": verdict(mean(before)[1] > 0 and moved[2] < 0, moved[0] > 0),
+        "solved - stage 1": change(solved, first),
+        "harder - stage 1": change(hard, first),
+        "harder - solved": change(hard, solved),
+        "seeds": seeds_above(hard, solved),
     }
 
 
-def c13() -> dict[str, object]:
-    solved, hard = (change(values(arm, "own"), values(BEFORE, "own")) for arm in ("solved data", "stage 2"))
-    more = change(values("stage 2", "own"), values("solved data", "own"))
-    return {
-        "solved - stage 1": solved,
-        "harder - stage 1": hard,
-        "harder - solved": more,
-        "verdict": verdict(solved[0] <= 1 and more[1] > 0, more[0] <= 0),
-    }
+def judge_c13(f: Found) -> str:
+    return decide(f["solved - stage 1"][0] <= 1 and up(f["harder - solved"]) and f["seeds"] >= MANY, f["harder - solved"][0] <= 0)
 
 
-def c17() -> dict[str, object]:
+def measure_c17() -> Found:
     gap, none = values("gap, bonus", "own"), values("no gap, bonus", "own")
-    share = interval(lambda a, b: 100 * a / b, values("gap, bonus", "visual_tokens"), values("no gap, bonus", "visual_tokens"))
-    moved = change(gap, none)
     return {
-        "visual tokens, per cent of no gap": share,
+        "visual tokens over no gap's": ratio(values("gap, bonus", "visual_tokens"), values("no gap, bonus", "visual_tokens")),
         "accuracy, gap": mean(gap),
         "accuracy, no gap": mean(none),
-        "difference": moved,
-        "verdict": verdict(share[0] <= 35 and moved[0] >= -2, moved[2] < -2),
+        "difference": change(gap, none),
     }
 
 
-CLAIMS = {f.__name__.upper(): f for f in (c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c17)}
+def judge_c17(f: Found) -> str:
+    share, lost = f["visual tokens over no gap's"][0], f["difference"]
+    return decide(share <= 0.35 and lost[0] >= -2, down(lost) and lost[0] < -2)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """How it is measured, and how what was measured is judged."""
+
+    measure: Callable[[], Found]
+    judge: Callable[[Found], str]
+
+
+CLAIMS = {
+    "C1": Claim(measure_c1, judge_c1),
+    "C2": Claim(measure_c2, judge_c2),
+    "C3": Claim(measure_c3, judge_c3),
+    "C4": Claim(measure_c4, judge_c4),
+    "C5": Claim(measure_c5, judge_c5),
+    "C6": Claim(measure_c6, judge_c6),
+    "C7": Claim(measure_c7, judge_c7),
+    "C8": Claim(measure_c8, judge_c8),
+    "C9": Claim(measure_c9, judge_c9),
+    "C10": Claim(measure_c10, judge_c10),
+    "C11": Claim(measure_c11, judge_c11),
+    "C12": Claim(measure_c12, judge_c12),
+    "C13": Claim(measure_c13, judge_c13),
+    "C17": Claim(measure_c17, judge_c17),
+}
 
 
 def rounded(value: object) -> object:
+    """Three decimals; None for what is not finite, which JSON can't say."""
     if isinstance(value, float | np.floating):
-        return round(float(value), 3)
+        return round(float(value), 3) if np.isfinite(value) else None
     return [rounded(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def main() -> None:
     collect()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    record: dict[str, object] = {"commit": commit, "seeds": list(SEEDS), "claims": {}}
+    claims: dict[str, Found] = {}
     for name, claim in CLAIMS.items():
         try:
-            found = {key: rounded(value) for key, value in claim().items()}
+            found = {key: rounded(value) for key, value in claim.measure().items()}
+            found["verdict"] = claim.judge(found)
         except NotRun as error:
-            found = {"verdict": "not run", "missing": str(error)}
-        record["claims"][name] = found  # type: ignore[index]
+            found = {"missing": str(error), "verdict": "not run"}
+        claims[name] = found
         print(name, *(f"\n    {key}: {value}" for key, value in found.items()))
-    (HERE / "verdicts.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    draw_arms(values, NotRun, HERE.parent)
-    draw_ladder(values, NotRun, LADDER, HERE.parent)
+    record = {"commit": commit, "seeds": list(SEEDS), "resamples": RESAMPLES, "claims": claims}
+    (HERE / "verdicts.json").write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    draw_arms(HERE.parent)
+    draw_ladder(HERE.parent)
+    print(f"verdicts: {HERE / 'verdicts.json'}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Training and evaluation share no photograph, no font, no word and no seed (`SPLI
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from importlib.resources import files
 
@@ -160,6 +160,12 @@ DIFFICULTY: dict[int, SceneSpec] = {
     4: SceneSpec(signs=5, asks=ASKS, digits=(2, 4), words=True, sign_side=(0.13, 0.20), clutter=8),
     5: SceneSpec(signs=8, asks=ASKS, digits=(3, 5), words=True, sign_side=(0.09, 0.14), letter_px=(9, 14), clutter=24),
 }
+
+
+def scene_spec(difficulty: int, letter_px: Sequence[int] | None, side_px: int) -> SceneSpec:
+    """How scenes are made: the dial's level, with other letters where they are given."""
+    spec = replace(DIFFICULTY[difficulty], side_px=side_px)
+    return replace(spec, letter_px=(letter_px[0], letter_px[1])) if letter_px else spec
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from focus.dependence import Outcome, decompose
+from focus.dependence import ARMS, Outcome, decompose
 from focus.report.run import ROWS, cell, played
 from focus.report.table import Cell, Results, Row
 
@@ -37,7 +37,7 @@ def draw_probe(outcomes: Mapping[str, Outcome], path: Path, resamples: int) -> N
     """Accuracy of every arm at every view, with intervals, and beside it what the substitutes cost."""
     shown = [row for row in ROWS if played(row[2], *outcomes.values())]
     panels = (
-        ("accuracy, %", [row for row in shown if row[0].startswith("accuracy")]),
+        ("accuracy, %", [row for row in shown if row[2] in ARMS]),
         (
             "paired differences and shares, points",
             [row for row in shown if row[2] in ("D_noise", "U_GT", "S", "gain", "harm", "agrees", "called")],

@@ -5,7 +5,6 @@ import fcntl
 import hashlib
 import json
 import math
-import os
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,7 +47,7 @@ ROWS = (
     ("visual tokens/question", "", "visual_tokens", 1.0),
     ("sampled tokens/question", "", "sampled_tokens", 1.0),
 )
-FINISHED = "finished"
+FINISHED, STOPPED = "finished", "stopped by an alarm"
 AT_COMMON = ("own", "gt", "noise", "tool_free", "D_noise", "U_GT", "called")
 
 
@@ -135,11 +134,20 @@ def settings_hash(cfg: DictConfig) -> str:
     return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
+# What the measurement of given weights depends on, beside the seed; not how they were trained
+MEASURED = {
+    "policy": ("dialect", "dtype", "attention"),
+    "data": ("source", "root", "difficulty", "side_px", "letter_px"),
+    "gap": ("mode", "view_tokens"),
+    "rollout": ("max_crops", "crop_tokens", "fixed_crops", "tokens_per_turn"),
+    "evaluation": ("samples", "records", "difficulty", "letter_px", "arms", "temperature", "sigma", "common_view_tokens"),
+}
+
+
 def measured_settings(cfg: DictConfig) -> str:
-    """What the measurement of given weights depends on: questions, views, limits, seed; not how they were trained."""
-    kept = {key: OmegaConf.to_container(cfg[key]) for key in ("data", "gap", "rollout", "evaluation")}
-    kept |= {"seed": cfg.seed, "dialect": cfg.policy.dialect}
-    return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=8).hexdigest()
+    """Names the questions, views, limits and seed of a measurement."""
+    kept = {f"{section}.{key}": str(cfg[section][key]) for section, keys in MEASURED.items() if section in cfg for key in keys}
+    return hashlib.blake2b(json.dumps(kept | {"seed": str(cfg.seed)}, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def has_row(path: Path, settings: str, base: str) -> bool:
@@ -147,15 +155,34 @@ def has_row(path: Path, settings: str, base: str) -> bool:
     if not path.is_file():
         return False
     with path.open() as rows:
-        return any(row["settings"] == settings and row["base"] == base and row.get("status") == FINISHED for row in csv.DictReader(rows))
+        return any(
+            (row["settings"], row["base"]) == (settings, base) and row["status"].startswith((FINISHED, STOPPED))
+            for row in csv.DictReader(rows)
+        )
 
 
 @rank_zero_only
 def write_row(path: Path, cfg: DictConfig, base: str, measured: Mapping[str, Outcome], status: str = FINISHED) -> None:
-    """Append one point of a sweep, a crashed one too (its numbers are empty). Processes side by side take turns.
+    """Append one point of a sweep, a crashed one too (its numbers are empty). Processes side by side take turns."""
+    row = _row(cfg, base, measured, status)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", newline="") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        writer = csv.DictWriter(file, list(row))
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
 
-    Raises ValueError for a file with other columns: another version wrote it.
-    """
+
+def check_results(path: Path, cfg: DictConfig) -> None:
+    """Raises ValueError for a results file with other columns than rows have: another version wrote it."""
+    if path.is_file():
+        with path.open(newline="") as file:
+            if next(csv.reader(file), None) not in (None, list(_row(cfg, "", {}, ""))):
+                raise ValueError(f"results file {path} has other columns than this version writes; name another with results=FILE")
+
+
+def _row(cfg: DictConfig, base: str, measured: Mapping[str, Outcome], status: str) -> dict[str, object]:
     row: dict[str, object] = {
         "run": Path(cfg.output).name,
         "settings": settings_hash(cfg),
@@ -174,14 +201,4 @@ def write_row(path: Path, cfg: DictConfig, base: str, measured: Mapping[str, Out
             known = found is not None and found.mean == found.mean
             name = f"{view.split()[0]} {metric} "
             row |= {name + part: round(getattr(found, part), 4) if known else "" for part in ("mean", "low", "high")}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", newline="") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        writer = csv.DictWriter(file, list(row))
-        if file.tell() == 0:
-            writer.writeheader()
-        file.seek(0)
-        if next(csv.reader(file)) != list(row):
-            raise ValueError(f"results file {path} has other columns than this version writes; name another with results=FILE")
-        file.seek(0, os.SEEK_END)
-        writer.writerow(row)
+    return row

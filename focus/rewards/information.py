@@ -31,7 +31,7 @@ class InformationGain(RewardCallback):
     `placebos` 0 compares with the answer before any crop instead: the same number for all siblings, which E4 cancels apart from where the
     clip at 0 bites. `form` is `p` or `logp` (see `terms.information_gain`). `reader` names a frozen policy that is asked in place of the
     one that trains (a folder, or `embedded`). At weight 0 it is computed every `every` updates for the log (0: never) and NaN between.
-    0 without a crop.
+    0 without a crop. What is weighed are the label's tokens, not the end of the answer.
     """
 
     name = "information_gain"
@@ -51,7 +51,8 @@ class InformationGain(RewardCallback):
         self._policy, self._policy_engine, self._rules = checkpoint, engine, rules
         self._reader, self._engine = checkpoint, engine
         if self.reader is not None:
-            self._reader = checkpoints.load(checkpoints.place(self.reader), checkpoint.dialect.name)
+            dtype = str(checkpoint.model.dtype).removeprefix("torch.")
+            self._reader = checkpoints.load(checkpoints.place(self.reader), checkpoint.dialect.name, dtype)
             self._engine = KVEngine(self._reader)
             if self._reader.tokenizer.get_vocab() != checkpoint.tokenizer.get_vocab() or self._reader.token_px != checkpoint.token_px:
                 raise ValueError(

@@ -38,7 +38,7 @@ WORKERS = min(8, os.cpu_count() or 1)  # threads that cut crops
 
 @dataclass(frozen=True)
 class Rules:
-    """What a conversation may cost. `crop_tokens` bounds one crop, in merged tokens; every crop has that size with `fixed_crops`.
+    """What a conversation may cost. `crop_tokens` bounds one crop, in merged tokens; with `fixed_crops` every crop has about that size.
 
     `force_first_crop` opens every training rollout with a call (MGPO).
     """
