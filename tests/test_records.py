@@ -49,6 +49,31 @@ def test_the_training_record_of_the_base_reaches_the_end_of_its_recipe():
     assert rows[0].startswith("samples,seconds,kind") and rows[-1].startswith("200000,")
 
 
+def cells(arm: dict, metric: str) -> str:
+    mean, low, high = arm[metric]
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def test_the_tables_of_the_claims_stand_in_their_record():
+    arms = json.loads((ROOT / "experiments/claims/verdicts.json").read_text())["arms"]
+    two_by_two, tokens = ((ROOT / f"experiments/{folder}/README.md").read_text() for folder in ("gap_and_bonus", "fewer_tokens"))
+    looking = (ROOT / "experiments/looking_first/README.md").read_text()
+    for arm in ("no gap, no bonus", "no gap, bonus", "gap, no bonus", "gap, bonus"):
+        for metric in ("own called", "own own - noise", "common own - noise", "own own", "common own", "own tool_free", "own coverage"):
+            assert cells(arms[arm], metric) in two_by_two, (arm, metric)
+    for arm in ("no gap, bonus", "gap, bonus"):
+        assert cells(arms[arm], "own visual_tokens") in tokens and cells(arms[arm], "own own") in tokens
+        assert cells(arms[arm], "own agrees") in looking
+
+
+def test_every_verdict_of_the_overview_is_the_recorded_one():
+    claims = json.loads((ROOT / "experiments/claims/verdicts.json").read_text())["claims"]
+    overview = (ROOT / "experiments/README.md").read_text().splitlines()
+    for name, found in claims.items():
+        [row] = [line for line in overview if line.startswith(f"| {name} ")]
+        assert f"**{found['verdict']}**" in row, name
+
+
 TABLES = {
     "update": lambda rows: [f"{row['ours_over_peer']:.2f}" for row in rows],
     "grpo_step": lambda rows: [f"{row['peer_over_ours']['median']:.3g}" for row in rows["cells"].values()],

@@ -9,12 +9,13 @@ runs are not there is `not run`.
 import json
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from experiments.claims.figures import draw_arms, draw_ladder
-from experiments.claims.runs import HERE, LADDER, SEEDS, STAGE1_ON_HARDER, NotRun, base, collect, curve, values
+from experiments.claims.runs import ARMS, BASE_VIEWS, HERE, LADDER, SEEDS, STAGE1_ON_HARDER, NotRun, base, collect, curve, values
 
 RESAMPLES = 2000
 Interval = tuple[float, float, float]  # mean, low, high
@@ -319,6 +320,30 @@ CLAIMS = {
 }
 
 
+# What the tables of the READMEs show of every arm, with the factor to their unit
+TABLE = {
+    "called": 100, "own": 100, "gt": 100, "noise": 100, "tool_free": 100, "own - noise": 100, "gt - own": 100, "agrees": 100,
+    "coverage": 100, "iou": 1, "area": 100, "visual_tokens": 1,
+}  # fmt: skip
+
+
+def table() -> dict[str, dict[str, object]]:
+    """Of every arm that was run the intervals of its metrics, at its own view and at 64 tokens, and its share of groups paid alike."""
+    found: dict[str, dict[str, object]] = {}
+    for tokens in BASE_VIEWS:
+        with suppress(NotRun):
+            found[f"base at {tokens}"] = {f"own {metric}": rounded(mean(base(tokens, metric), factor)) for metric, factor in TABLE.items()}
+    for arm in (*ARMS, STAGE1_ON_HARDER):
+        for view in ("own", "common"):
+            with suppress(NotRun, KeyError):  # not every arm has a common view
+                cells = {f"{view} {metric}": rounded(mean(values(arm, metric, view), factor)) for metric, factor in TABLE.items()}
+                found.setdefault(arm, {}).update(cells)
+        if arm in found and arm != STAGE1_ON_HARDER:
+            alike = np.array([np.nanmean(curve(arm, "group/zero_variance", seed)) for seed in SEEDS])
+            found[arm]["groups paid alike"] = rounded(100 * float(alike.mean()))
+    return found
+
+
 def rounded(value: object) -> object:
     """Three decimals; None for what is not finite, which JSON can't say."""
     if isinstance(value, float | np.floating):
@@ -338,7 +363,7 @@ def main() -> None:
             found = {"missing": str(error), "verdict": "not run"}
         claims[name] = found
         print(name, *(f"\n    {key}: {value}" for key, value in found.items()))
-    record = {"commit": commit, "seeds": list(SEEDS), "resamples": RESAMPLES, "claims": claims}
+    record = {"commit": commit, "seeds": list(SEEDS), "resamples": RESAMPLES, "claims": claims, "arms": table()}
     (HERE / "verdicts.json").write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     draw_arms(HERE.parent)
     draw_ladder(HERE.parent)
