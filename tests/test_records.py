@@ -61,6 +61,10 @@ def test_the_tables_of_the_claims_stand_in_their_record():
     for arm in ("no gap, no bonus", "no gap, bonus", "gap, no bonus", "gap, bonus"):
         for metric in ("own called", "own own - noise", "common own - noise", "own own", "common own", "own tool_free", "own coverage"):
             assert cells(arms[arm], metric) in two_by_two, (arm, metric)
+    boxes = (ROOT / "experiments/box_size/README.md").read_text()
+    for arm in ("stage 1 on harder scenes", "stage 2", "solved data"):
+        for metric in ("own own", "own gt", "own area", "own coverage", "own gt - own"):
+            assert cells(arms[arm], metric) in boxes, (arm, metric)
     for arm in ("no gap, bonus", "gap, bonus"):
         assert cells(arms[arm], "own visual_tokens") in tokens and cells(arms[arm], "own own") in tokens
         assert cells(arms[arm], "own agrees") in looking
