@@ -2,6 +2,7 @@
 
 import os
 from functools import cache
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -90,3 +91,11 @@ def qwen3_vl() -> Checkpoint:
 def policy(request) -> Checkpoint:
     """Every engine and update test runs on both families."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def random_policy(tmp_path_factory) -> Path:
+    """A random policy as a folder, for whole runs."""
+    folder = tmp_path_factory.mktemp("random") / "policy"
+    random_qwen3_vl(seed=7).save(folder)
+    return folder

@@ -21,7 +21,7 @@ from focus import train
 from focus.boxes import settle
 from focus.config import CONF, problems_of
 from focus.data.original import Decoded
-from focus.data.scenes import DIFFICULTY, Scene, Scenes
+from focus.data.scenes import DIFFICULTY, Scene, Scenes, scene_spec
 from focus.gap import View
 from focus.prompts import CALL_OPEN, encode
 from focus.report.run import has_row, settings_hash, write_row
@@ -30,7 +30,7 @@ from focus.rewards.terms import call_floor
 from focus.rollout.engine import Sampling
 from focus.rollout.loop import Rules
 from focus.rollout.trajectory import TRUNCATED, Status, Trajectory
-from focus.train import scene_spec, with_boxes
+from focus.train import with_boxes
 from tests.conftest import random_qwen3_vl
 from tests.test_grounding import ANNOTATED, B1
 from tests.test_rewards import says, trajectory, zooms
@@ -318,13 +318,6 @@ def test_a_bare_question_is_not_graded_and_so_had_to_be_left_out():
 
 
 # ------------------------------------------------------------------------------------------------ crashed points of a sweep
-
-
-@pytest.fixture(scope="module")
-def random_policy(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("random") / "policy"
-    random_qwen3_vl(seed=7).save(folder)
-    return folder
 
 
 def rows(results: Path) -> list[dict[str, str]]:

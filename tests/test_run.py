@@ -33,13 +33,6 @@ SMALL = (
 )  # a reward that a random policy earns sometimes
 
 
-@pytest.fixture(scope="module")
-def random_policy(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("random") / "policy"
-    random_qwen3_vl(seed=7).save(folder)
-    return folder
-
-
 def settings(output: Path, policy: Path, *overrides: str, name: str = "train"):
     common = SMALL if name == "train" else ()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):

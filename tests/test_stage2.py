@@ -10,15 +10,8 @@ import pytest
 from focus import checkpoint, export, train
 from focus.config import ConfigError
 from focus.data.sample import read_records
-from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
+from tests.conftest import random_qwen2_5_vl
 from tests.test_run import settings, settings_of_export
-
-
-@pytest.fixture(scope="module")
-def stage1_policy(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("stage1") / "policy"
-    random_qwen3_vl(seed=7).save(folder)
-    return folder
 
 
 def history_of(run: Path) -> list[dict[str, float]]:
@@ -28,10 +21,10 @@ def history_of(run: Path) -> list[dict[str, float]]:
 STAGE2 = ("reward=stage2", "rollout.force_first_crop=true", "rollout.tokens_per_turn=40", "data.difficulty=2", "data.letter_px=[9,13]")
 
 
-def test_stage_2_trains_from_the_given_policy_and_logs_grounding_gain_probe_and_alarms(tmp_path, stage1_policy):
+def test_stage_2_trains_from_the_given_policy_and_logs_grounding_gain_probe_and_alarms(tmp_path, random_policy):
     cfg = settings(
         tmp_path / "run",
-        stage1_policy,
+        random_policy,
         *STAGE2,
         "evaluation.probe_every=2",
         "evaluation.probe_samples=2",
@@ -47,8 +40,8 @@ def test_stage_2_trains_from_the_given_policy_and_logs_grounding_gain_probe_and_
     assert (tmp_path / "run/report.html").is_file() and (tmp_path / "run/policy/config.json").is_file()
 
 
-def test_a_view_that_is_the_common_one_is_measured_once(tmp_path, stage1_policy):
-    train.run(settings(tmp_path / "run", stage1_policy, "evaluation.common_view_tokens=16", "evaluation.base=false"))
+def test_a_view_that_is_the_common_one_is_measured_once(tmp_path, random_policy):
+    train.run(settings(tmp_path / "run", random_policy, "evaluation.common_view_tokens=16", "evaluation.base=false"))
     assert list(json.loads((tmp_path / "run/evaluation_trained_t1.json").read_text())["outcomes"]) == ["own view"]
     assert not (tmp_path / "run/evaluation_base_t1.json").exists()
 
@@ -69,18 +62,18 @@ def without_boxes(records: Path, kept: int) -> Path:
 
 
 def test_data_without_boxes_are_refused_before_the_policy_is_loaded_and_partly_annotated_ones_counted(
-    tmp_path, stage1_policy, monkeypatch, capsys
+    tmp_path, random_policy, monkeypatch, capsys
 ):
     export.run(settings_of_export(tmp_path / "scenes"))
     records = tmp_path / "scenes/records.jsonl"
     data = ("data=records", "evaluation.samples=0", *STAGE2)
-    some = settings(tmp_path / "some", stage1_policy, *data, f"data.records={without_boxes(records, 3)}")
+    some = settings(tmp_path / "some", random_policy, *data, f"data.records={without_boxes(records, 3)}")
     train.run(some)
     missing = read_records(records)[0][3].id
     assert f"1 of 4 training questions have no boxes and are left out (first: {missing})" in capsys.readouterr().out
     monkeypatch.setattr(train, "load_policy", lambda *_: pytest.fail("the policy was loaded first"))
     with pytest.raises(ValueError, match=r"reward term grounding grades crops by annotated boxes, but none of the 4 .*weight=0"):
-        train.run(settings(tmp_path / "none", stage1_policy, *data, f"data.records={without_boxes(records, 0)}"))
+        train.run(settings(tmp_path / "none", random_policy, *data, f"data.records={without_boxes(records, 0)}"))
 
 
 @pytest.mark.parametrize(
@@ -90,13 +83,13 @@ def test_data_without_boxes_are_refused_before_the_policy_is_loaded_and_partly_a
         ([[[10, 10, 400, 40]]], "leaves the image"),
     ],
 )
-def test_annotations_that_do_not_nest_or_leave_the_image_are_dropped_with_the_id(tmp_path, stage1_policy, boxes, reason, capsys):
+def test_annotations_that_do_not_nest_or_leave_the_image_are_dropped_with_the_id(tmp_path, random_policy, boxes, reason, capsys):
     export.run(settings_of_export(tmp_path / "scenes"))
     records = tmp_path / "scenes/records.jsonl"
     lines = [json.loads(line) for line in records.read_text().splitlines()]
     lines[1]["boxes"] = boxes
     records.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    samples = train.training_samples(settings(tmp_path / "run", stage1_policy, "data=records", f"data.records={records}").data)
+    samples = train.training_samples(settings(tmp_path / "run", random_policy, "data=records", f"data.records={records}").data)
     said = capsys.readouterr().out
     assert len(samples) == 3 and "1 records dropped" in said and reason in said and f"(first: {lines[1]['id']})" in said
 
@@ -116,13 +109,13 @@ def edited(folder: Path, to: Path, **text_config: int) -> Path:
     return to
 
 
-def test_weights_of_another_shape_or_number_are_refused(tmp_path, stage1_policy):
+def test_weights_of_another_shape_or_number_are_refused(tmp_path, random_policy):
     with pytest.raises(ValueError, match=r"can't be read as those of its config\.json"):
-        checkpoint.load(edited(stage1_policy, tmp_path / "wider", intermediate_size=999), "tiny")
+        checkpoint.load(edited(random_policy, tmp_path / "wider", intermediate_size=999), "tiny")
     with pytest.raises(ValueError, match=r"lacks \d+ weights that its config\.json names \(first: model\.language_model\.layers\.2"):
-        checkpoint.load(edited(stage1_policy, tmp_path / "deeper", num_hidden_layers=3), "tiny")
+        checkpoint.load(edited(random_policy, tmp_path / "deeper", num_hidden_layers=3), "tiny")
     cut = tmp_path / "cut"
-    shutil.copytree(stage1_policy, cut)
+    shutil.copytree(random_policy, cut)
     weights = cut / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100_000])
     with pytest.raises(ValueError, match="copy the folder again"):
@@ -131,6 +124,6 @@ def test_weights_of_another_shape_or_number_are_refused(tmp_path, stage1_policy)
 
 @pytest.mark.parametrize("section", ["data", "evaluation"])
 @pytest.mark.parametrize("letters", ["[13,9]", "[12]", "[3,9]"])
-def test_letter_sizes_that_are_no_range_are_refused(tmp_path, stage1_policy, section, letters):
+def test_letter_sizes_that_are_no_range_are_refused(tmp_path, random_policy, section, letters):
     with pytest.raises(ConfigError, match=rf"{section}\.letter_px is .*give \[least, most\] native pixels, from 6 up, or null"):
-        train.run(settings(tmp_path / "run", stage1_policy, f"{section}.letter_px={letters}"))
+        train.run(settings(tmp_path / "run", random_policy, f"{section}.letter_px={letters}"))
