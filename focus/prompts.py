@@ -147,7 +147,9 @@ class Fault(StrEnum):
     EMPTY_ANSWER = "the answer is empty"
     OUTSIDE = "the box is outside the image"
     NO_CROPS_LEFT = "no crops are left, answer now"
-    UNAVAILABLE = "the tool is unavailable"
+
+
+UNAVAILABLE = "the tool is unavailable"  # said by the probe alone; faults are part of the embedded vocabulary's corpus
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from focus.data.sample import ImageFile, Sample, write_records
 from focus.data.scenes import DIFFICULTY, Scenes
 from focus.dependence import ARMS, DIFFERENCES, METRICS, Outcome, Probe, decompose, load, measure, save
 from focus.gap import Gap, Mode, View, cut
-from focus.prompts import ANSWER_OPEN, CALL_OPEN, DIALECTS, Fault, Malformed, call_text
+from focus.prompts import ANSWER_OPEN, CALL_OPEN, DIALECTS, UNAVAILABLE, Fault, Malformed, call_text
 from focus.report import probe as report
 from focus.report.probe import draw_probe, probe_table
 from focus.rollout.engine import Completion, Sampling
@@ -350,7 +350,7 @@ def test_crops_that_a_replayed_policy_still_asks_for_are_replaced_too(policy: Ch
         assert not same(again.images[2], unaltered.resize(again.images[2].size))
     [told] = play(policy, Scripted(policy, "", call(10, 10, 80, 80), BLUE), [reopen(policy, t, nothing)], rules)
     assert told.images == [t.view.image]
-    assert [str(Fault.UNAVAILABLE) in policy.tokenizer.decode(turn.observation.ids) for turn in told.turns[:2]] == [True, True]
+    assert [UNAVAILABLE in policy.tokenizer.decode(turn.observation.ids) for turn in told.turns[:2]] == [True, True]
 
 
 def test_an_observation_that_was_an_error_stays(policy: Checkpoint):
@@ -358,7 +358,7 @@ def test_an_observation_that_was_an_error_stays(policy: Checkpoint):
     assert t.turns[0].action == Malformed(Fault.OUTSIDE) and len(t.crops) == 1
     again = reopen(policy, t, nothing)
     assert again.turns[0] == t.turns[0]
-    assert str(Fault.UNAVAILABLE) not in policy.tokenizer.decode(again.turns[0].observation.ids)
+    assert UNAVAILABLE not in policy.tokenizer.decode(again.turns[0].observation.ids)
     assert again.turns[1].observation.ids != t.turns[1].observation.ids
 
 

@@ -20,6 +20,7 @@ from focus.gap import View, cut
 from focus.prompts import (
     CALL_OPEN,
     CROP_CONTENT,
+    UNAVAILABLE,
     Answer,
     Call,
     Fault,
@@ -142,7 +143,7 @@ def reopen(checkpoint: Checkpoint, trajectory: Trajectory, alter: Alter) -> Traj
 
 def _shown(checkpoint: Checkpoint, said: str, crop: View | None) -> Observation:
     """The tool's answer to a call that it could follow."""
-    return _told(checkpoint, said, CROP_CONTENT if crop else error_content(Fault.UNAVAILABLE), crop)
+    return _told(checkpoint, said, CROP_CONTENT if crop else error_content(UNAVAILABLE), crop)
 
 
 def _told(checkpoint: Checkpoint, said: str, reply: str, crop: View | None = None) -> Observation:
