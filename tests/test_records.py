@@ -86,6 +86,9 @@ TABLES = {
     "selection": lambda rows: [f"{rows['searches'][search]['all']:,}" for search in ("exhaustive", "ladder", "bisection")],
     "step": lambda rows: [f"{row['rollout_s']['median']:.3g}" for row in rows["shipped"]],
     "peak": lambda rows: [f"{100 * row['share_of_peak']['median']:.0f} %" for row in rows],
+    "information_gain": lambda rows: (
+        [f"{row['gain_tokens']:,}" for row in rows] + [f"{row['seconds_over_rollout']['median']:.3g}" for row in rows]
+    ),
     "growth": lambda rows: [f"{row['step_s']['median']:.3g}" for row in rows["visual"]],
 }
 
