@@ -65,6 +65,13 @@ def test_the_tables_of_the_claims_stand_in_their_record():
     for arm in ("stage 1 on harder scenes", "stage 2", "solved data"):
         for metric in ("own own", "own gt", "own area", "own coverage", "own gt - own"):
             assert cells(arms[arm], metric) in boxes, (arm, metric)
+    terms, sweep = ((ROOT / f"experiments/{folder}/README.md").read_text() for folder in ("grounding_terms", "gap_sweep"))
+    for arm in ("stage 2", "no coverage gate", "IoU only", "L1 only", "base, stage 2", "base, IoU only"):
+        for metric in ("own own", "own own - noise", "own gt - own", "own area", "own coverage", "own called"):
+            assert cells(arms[arm], metric) in terms, (arm, metric)
+    for arm in ("gap, bonus", "trained at 32", "trained at 64", "trained at 128", "no gap, bonus", "calibrated"):
+        for metric in ("common own", "common own - noise", "own own", "own own - noise", "own coverage", "own called"):
+            assert cells(arms[arm], metric) in sweep, (arm, metric)
     for arm in ("no gap, bonus", "gap, bonus"):
         assert cells(arms[arm], "own visual_tokens") in tokens and cells(arms[arm], "own own") in tokens
         assert cells(arms[arm], "own agrees") in looking

@@ -202,6 +202,12 @@ def judge_c8(f: Found) -> str:
     return decide(held, not down(f["accuracy"]))
 
 
+def _unpaid(arm: str) -> float:
+    """Per cent of the groups in which nobody was paid, over the first 20 updates; NaN where it was not logged."""
+    shares = np.array([curve(arm, "group/all_unpaid", seed)[:16] for seed in SEEDS])
+    return float("nan") if np.isnan(shares).all() else 100 * float(np.nanmean(shares))
+
+
 def measure_c9() -> Found:
     arms = [f"trained at {tokens}" for tokens in LADDER]
     accuracy = [values(arm, "own", "common") for arm in arms]
@@ -211,9 +217,7 @@ def measure_c9() -> Found:
         "D_noise at 64 tokens": [mean(values(arm, "own - noise", "common")) for arm in arms],
         "D_noise at own view": [mean(values(arm, "own - noise")) for arm in arms],
         "coverage at own view": [mean(values(arm, "coverage")) for arm in arms],
-        "all-unpaid groups, first 20 updates": [
-            100 * float(np.nanmean([curve(arm, "group/all_unpaid", seed)[:16] for seed in SEEDS])) for arm in arms
-        ],
+        "all-unpaid groups, first 20 updates": [_unpaid(arm) for arm in arms],
         "best": LADDER[best],
         "best - ends": [change(accuracy[best], accuracy[end]) for end in (0, -1)],
     }
