@@ -78,7 +78,9 @@ def _record(cfg: DictConfig, weights: str, outcomes: dict[str, Outcome]) -> dict
             "broken": outcome.broken,
             "unannotated": outcome.unannotated,
         }
-    return {"checkpoint": cfg.policy.checkpoint, "weights": weights, "seed": cfg.seed, "samples": cfg.evaluation.samples, "views": views}
+    return {"checkpoint": cfg.policy.checkpoint, "weights": weights, "seed": cfg.seed, "views": views} | {
+        name: cfg.evaluation[name] for name in ("samples", "temperature")
+    }
 
 
 def _beside(checkpoint: str) -> Path:

@@ -77,6 +77,19 @@ def test_the_tables_of_the_claims_stand_in_their_record():
         assert cells(arms[arm], "own agrees") in looking
 
 
+def test_the_probes_of_one_seed_stand_in_their_record():
+    folder = ROOT / "experiments/gap_and_bonus"
+    shown = (folder / "README.md").read_text()
+    arms = ("own", "D_noise", "D_blank", "D_mean_colour", "D_elsewhere", "D_additive", "D_format_only", "U_GT", "tool_free", "forced")
+    for probe, view in (("gap", "16"), ("gap", "64"), ("no_gap", "64"), ("no_gap", "256"), ("gap_greedy", "16"), ("no_gap_greedy", "256")):
+        record = json.loads((folder / f"probes/{probe}.json").read_text())
+        assert record["temperature"] == (0 if "greedy" in probe else 1)
+        found = record["views"][view]["metrics"]
+        for metric in [arm for arm in arms if arm in found]:
+            mean, low, high = (100 * value for value in found[metric])
+            assert f"{mean:.1f} [{low:.1f}, {high:.1f}]" in shown, (probe, view, metric)
+
+
 def test_every_verdict_of_the_overview_is_the_recorded_one():
     claims = json.loads((ROOT / "experiments/claims/verdicts.json").read_text())["claims"]
     overview = (ROOT / "experiments/README.md").read_text().splitlines()
