@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help env stage1 stage2 smoke sweep-gap sweep-reward probe calibrate scenes base claim speed test check clean
+.PHONY: help env stage1 stage2 smoke sweep-gap sweep-reward probe evaluate inspect calibrate scenes base claim speed test check clean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -36,8 +36,14 @@ sweep-gap: env ## gap granularity x seed, fixed and calibrated, then the curve; 
 sweep-reward: env ## weights of the rewards, omega and tau, two processes side by side (after make stage1)
 	OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=reward_sweep $(ARGS)
 
-probe: env ## does a policy look at its crops? all arms (CHECKPOINT=outputs/stage1/policy)
-	$(BIN)/python -m focus.probe "policy.checkpoint='$(or $(CHECKPOINT),outputs/stage1/policy)'" $(ARGS)
+probe: env ## does a policy look at its crops? all arms (CHECKPOINT=outputs/stage1/policy DATA=scenes)
+	$(BIN)/python -m focus.probe "policy.checkpoint='$(or $(CHECKPOINT),outputs/stage1/policy)'" data=$(or $(DATA),scenes) $(ARGS)
+
+evaluate: env ## accuracy, cost and boxes of a policy (CHECKPOINT=outputs/stage1/policy DATA=vstar)
+	$(BIN)/python -m focus.evaluate "policy.checkpoint='$(or $(CHECKPOINT),outputs/stage1/policy)'" data=$(or $(DATA),scenes) $(ARGS)
+
+inspect: env ## what a data set holds: counts, sizes, options, pictures with boxes, images shared with other sets (DATA=vstar)
+	$(BIN)/python -m focus.inspect data=$(or $(DATA),scenes) $(ARGS)
 
 calibrate: env ## choose each question's view by its answers (E2)
 	$(BIN)/python -m focus.calibrate $(ARGS)

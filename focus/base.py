@@ -77,10 +77,10 @@ def build_tokenizer(vocabulary: int = 512) -> PreTrainedTokenizerFast:
             corpus += [
                 question_text(dialect, text),
                 call,
-                observation_text(CROP_CONTENT, closed=False),
+                observation_text(dialect, CROP_CONTENT, 0, closed=False),
                 answer_text(scene.signs[target].text),
             ]
-    corpus += [observation_text(error_content(fault), closed=False) for fault in Fault] * 50
+    corpus += [observation_text(dialect, error_content(fault), 0, closed=False) for fault in Fault] * 50
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -348,7 +348,7 @@ class Transcripts(IterableDataset):
             images.append(crop.image)
             named.append(_names(scene.signs, crop.size, box_px, c.token_px))
             grids.append((1, crop.size[1] // c.token_px * c.merge, crop.size[0] // c.token_px * c.merge))
-            seen = encode(c.tokenizer, observation_text(CROP_CONTENT, closed=False), [crop.tokens])
+            seen = encode(c.tokenizer, observation_text(dialect, CROP_CONTENT, 0, closed=False), [crop.tokens])
             first = len(ids) + seen.index(pad)
             ids += seen
             learned += [0.0] * len(seen)

@@ -17,13 +17,15 @@ class Frame(StrEnum):
 
     VIEW_PIXELS = "view_pixels"  # Qwen2.5-VL: absolute pixels of the resized image
     PER_MILLE = "per_mille"  # Qwen3-VL: 0 to 1000 of each side
+    FRACTION = "fraction"  # Mini-o3: 0 to 1 of each side
 
     def extent(self, view_size: Size) -> tuple[float, float]:
         """The spoken coordinates of the view's right and bottom edge."""
-        return (1000.0, 1000.0) if self is Frame.PER_MILLE else (float(view_size[0]), float(view_size[1]))
+        side = {Frame.PER_MILLE: 1000.0, Frame.FRACTION: 1.0}.get(self)
+        return (side, side) if side else (float(view_size[0]), float(view_size[1]))
 
 
-def to_original(box_view: Box, frame: Frame, view_size: Size, original_size: Size) -> Box:
+def to_original(box_view: Box, frame: Frame, view_size: Size, original_size: tuple[float, float]) -> Box:
     """A spoken box, in pixels of the original. Each axis has its own exact scale; nothing is rounded or clamped."""
     extent = frame.extent(view_size)
     scale_x, scale_y = original_size[0] / extent[0], original_size[1] / extent[1]
@@ -31,11 +33,12 @@ def to_original(box_view: Box, frame: Frame, view_size: Size, original_size: Siz
 
 
 def to_view(box_px: Box, frame: Frame, view_size: Size, original_size: Size) -> Box:
-    """The inverse of `to_original`, rounded to the integers that models speak."""
+    """The inverse of `to_original`, rounded to what models speak: integers, or thousandths of a fraction."""
     extent = frame.extent(view_size)
     scale_x, scale_y = extent[0] / original_size[0], extent[1] / original_size[1]
+    digits = 3 if frame is Frame.FRACTION else 0
     x1, y1, x2, y2 = box_px
-    return (float(round(x1 * scale_x)), float(round(y1 * scale_y)), float(round(x2 * scale_x)), float(round(y2 * scale_y)))
+    return (round(x1 * scale_x, digits), round(y1 * scale_y, digits), round(x2 * scale_x, digits), round(y2 * scale_y, digits))
 
 
 def area(box: Box) -> float:

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from focus import config
-from focus.answers import is_correct
+from focus.answers import RIGHT_FROM, grade
 from focus.checkpoint import Checkpoint
 from focus.data.sample import Sample
 from focus.gap import Search, diverges, fit, ladder, levels_identity, look, select_level, write_levels
@@ -148,7 +148,7 @@ def choose(
 
     def enters(sample: Sample, native: list[str]) -> bool:
         majority = Counter(native).most_common(1)[0][0] or None
-        return not settings.require_correct_at_native or is_correct(majority, sample.answers, sample.scorer, sample.options)
+        return not settings.require_correct_at_native or grade(majority, sample.answers, sample.scorer, sample.options) >= RIGHT_FROM
 
     def ask(levels: Mapping[str, int]) -> Iterator[tuple[str, list[str], Tokens]]:
         opened = []

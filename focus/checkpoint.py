@@ -96,6 +96,11 @@ class Checkpoint:
         """Side of one merged visual token, in pixels (28 for Qwen2.5-VL, 32 for Qwen3-VL)."""
         return int(self.image_processor.patch_size) * self.merge
 
+    @property
+    def leaves_processors(self) -> bool:
+        """Whether processors are left over from the arithmetic, on which crops can be cut meanwhile."""
+        return self.model.device.type != "cpu" or torch.get_num_threads() < (os.cpu_count() or 1)
+
     def ids_of(self, tokens: Sequence[str]) -> list[int]:
         """Ids of special tokens; those that this vocabulary lacks are left out."""
         found = (self.tokenizer.convert_tokens_to_ids(token) for token in tokens)

@@ -23,7 +23,9 @@ from hydra.utils import get_class
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from focus.data.readers import SETS, TESTS
 from focus.data.scenes import DIFFICULTY, SPLITS
+from focus.extraction import MODES
 from focus.gap import Mode, Search
 from focus.prompts import DIALECTS
 
@@ -52,7 +54,22 @@ class DataConfig:
     scenes: int = MISSING
     records: str | None = MISSING
     root: str | None = MISSING
+    kept: str = MISSING
+    annotations: str | None = MISSING
+    repair_annotations: bool = MISSING
+    derive_boxes: int = MISSING
     workers: int = MISSING
+
+
+@dataclass
+class EndpointConfig:
+    url: str | None = MISSING
+    model: str | None = MISSING
+    key_env: str = MISSING
+    timeout_s: float = MISSING
+    retries: int = MISSING
+    concurrency: int = MISSING
+    extra: dict[str, Any] = MISSING
 
 
 @dataclass
@@ -65,10 +82,12 @@ class GapConfig:
 @dataclass
 class RolloutConfig:
     engine: str = MISSING
+    endpoint: EndpointConfig | None = MISSING
     questions_per_update: int = MISSING
     rollouts_per_question: int = MISSING
     max_crops: int = MISSING
     crop_tokens: int = MISSING
+    crop_min_tokens: int = MISSING
     fixed_crops: bool = MISSING
     force_first_crop: bool = MISSING
     tokens_per_turn: int = MISSING
@@ -97,7 +116,7 @@ class ObjectiveConfig:
 
 @dataclass
 class EvaluationConfig:
-    samples: int = MISSING
+    samples: int | None = MISSING
     records: str | None = MISSING
     difficulty: int | None = MISSING
     letter_px: list[int] | None = MISSING
@@ -219,12 +238,49 @@ class ExportConfig:
     first: int = MISSING
 
 
+@dataclass
+class ViewConfig:
+    min_tokens: int = MISSING
+    max_tokens: int = MISSING
+
+
+@dataclass
+class EvaluateConfig:
+    """Everything that `evaluate.py` reads."""
+
+    output: str | None = MISSING
+    seed: int = MISSING
+    threads: int = MISSING
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    view: ViewConfig = field(default_factory=ViewConfig)
+    options: str = MISSING
+    extraction: str = MISSING
+    repeats: int = MISSING
+    judge: EndpointConfig = field(default_factory=EndpointConfig)
+    pictures: int = MISSING
+
+
+@dataclass
+class InspectConfig:
+    """Everything that `inspect.py` reads."""
+
+    output: str = MISSING
+    seed: int = MISSING
+    data: DataConfig = field(default_factory=DataConfig)
+    pictures: int = MISSING
+
+
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "probe": ProbeConfig,
     "calibrate": CalibrateConfig,
     "base": BaseConfig,
     "export": ExportConfig,
+    "evaluate": EvaluateConfig,
+    "inspect": InspectConfig,
 }
 for _name, _node in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_node)
@@ -358,13 +414,23 @@ def problems_of(cfg: DictConfig) -> list[str]:
     if cfg.get("threads", 1) < 1:
         problems.append(f"threads is {cfg.threads}; use at least 1")
     if "policy" in cfg:
-        problems += _policy_problems(cfg.policy) + _data_problems(cfg.data)
+        problems += _policy_problems(cfg.policy, served="rollout" in cfg and cfg.rollout.engine == "openai")
+    if "data" in cfg:
+        problems += _data_problems(cfg.data)
+    if cfg.get("pictures", 1) < 1:
+        problems.append(f"pictures is {cfg.pictures}; show at least 1")
     if "rollout" in cfg:
-        problems += _rollout_problems(cfg.rollout) + _evaluation_problems(cfg.evaluation, cfg.data)
+        problems += _rollout_problems(cfg.rollout) + _evaluation_problems(cfg.evaluation)
+        if "no_tool" in cfg.evaluation.arms and cfg.policy.dialect in DIALECTS and DIALECTS[cfg.policy.dialect].plain is None:
+            problems.append(
+                f"evaluation.arms names no_tool, but policy.dialect={cfg.policy.dialect} has no prompt without the tool; leave it out"
+            )
     if "objective" in cfg:
         problems += _training_problems(cfg)
     if "views" in cfg:
         problems += _probe_problems(cfg)
+    if "view" in cfg:
+        problems += _evaluate_problems(cfg)
     if "calibration" in cfg:
         problems += _calibration_problems(cfg)
     if "split" in cfg:
@@ -374,13 +440,13 @@ def problems_of(cfg: DictConfig) -> list[str]:
     return problems
 
 
-def _policy_problems(policy: DictConfig) -> list[str]:
+def _policy_problems(policy: DictConfig, served: bool) -> list[str]:
     problems = []
     if policy.dialect not in DIALECTS:
         problems.append(f"policy.dialect is {policy.dialect!r}; choose one of {', '.join(DIALECTS)}")
     if policy.dtype not in ("float32", "bfloat16"):
         problems.append(f"policy.dtype is {policy.dtype!r}; choose float32 or bfloat16")
-    if policy.checkpoint.startswith("outputs/") and not Path(policy.checkpoint, "config.json").is_file():
+    if not served and policy.checkpoint.startswith("outputs/") and not Path(policy.checkpoint, "config.json").is_file():
         maker = "make claim CLAIM=gap_and_bonus" if policy.checkpoint.startswith("outputs/claims/") else None
         maker = maker or {"outputs/stage1/policy": "make stage1", "outputs/stage2/policy": "make stage2"}.get(
             policy.checkpoint, "its run, when it is done,"
@@ -393,10 +459,27 @@ def _policy_problems(policy: DictConfig) -> list[str]:
 
 def _data_problems(data: DictConfig) -> list[str]:
     problems = []
-    if data.source not in ("scenes", "records"):
-        problems.append(f"data.source is {data.source!r}; choose scenes (embedded) or records (a records.jsonl)")
+    if data.source not in ("scenes", "records", *SETS):
+        near = difflib.get_close_matches(data.source, SETS, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        problems.append(
+            f"data.source is {data.source!r}. {hint}There are scenes (embedded), records (a records.jsonl), and the published sets "
+            + ", ".join(SETS)
+        )
     if data.source == "records" and not data.records:
         problems.append("data.source is records but data.records names no file; `make scenes` writes one, or give your own")
+    if data.source in SETS and not (data.root and Path(data.root).is_dir()):
+        problems.append(
+            f"data.root is {data.root}, where the files of {data.source} are expected ({SETS[data.source].about}); "
+            "download them, then name their folder: data.root=FOLDER"
+        )
+    if data.source == "scenes" and (data.annotations or data.derive_boxes):
+        problems.append("data.source is scenes, whose boxes are exact; data.annotations and data.derive_boxes are for other sets")
+    if data.derive_boxes < 0:
+        problems.append(
+            f"data.derive_boxes is {data.derive_boxes}; give the least side of the smallest box in pixels (28 for Qwen2.5-VL, 32 for "
+            "Qwen3-VL), or 0 to derive none"
+        )
     problems += _letter_problems("data.", data.letter_px)
     if data.records and not Path(data.records).is_file():
         problems.append(f"data.records is {data.records}, which does not exist")
@@ -424,6 +507,8 @@ def scene_problems(data: DictConfig) -> list[str]:
 def _training_problems(cfg: DictConfig) -> list[str]:
     problems = []
     gap, objective = cfg.gap, cfg.objective
+    if cfg.rollout.engine == "openai":
+        problems.append("rollout.engine is openai: a served model can be evaluated and probed, not trained. Use rollout=kv")
     if gap.mode not in [mode.value for mode in Mode]:
         problems.append(f"gap.mode is {gap.mode!r}; choose one of {', '.join(Mode)}")
     if gap.view_tokens < 1:
@@ -443,13 +528,29 @@ def _training_problems(cfg: DictConfig) -> list[str]:
     problems += _term_problems(cfg.reward.terms)
     for section in ("trainer", "logger"):
         problems += _call_problems(section, cfg[section])
+    if cfg.data.source in TESTS:
+        problems.append(f"data.source is {cfg.data.source}, which policies are tested on; train on another set")
+    if cfg.evaluation.samples and cfg.data.source != "scenes" and not cfg.evaluation.records:
+        problems.append(
+            f"data.source is {cfg.data.source}, so evaluation needs records of its own: set evaluation.records (make inspect DATA=... "
+            "leaves some in outputs/data), or evaluation.samples=0"
+        )
     return problems
 
 
 def _rollout_problems(rollout: DictConfig) -> list[str]:
     problems = []
-    if rollout.engine != "kv":
-        problems.append(f"rollout.engine is {rollout.engine!r}; this version has kv")
+    if rollout.engine not in ("kv", "openai"):
+        problems.append(f"rollout.engine is {rollout.engine!r}; choose kv (the policy is here) or openai (it is served)")
+    if rollout.engine == "openai":
+        if rollout.endpoint is None:
+            problems.append("rollout.engine is openai but rollout.endpoint names no server; choose rollout=openai")
+        else:
+            problems += _endpoint_problems("rollout.endpoint", rollout.endpoint)
+    if rollout.crop_min_tokens < 1 or rollout.crop_min_tokens > rollout.crop_tokens:
+        problems.append(
+            f"rollout.crop_min_tokens is {rollout.crop_min_tokens}; it must be 1 up to rollout.crop_tokens, {rollout.crop_tokens}"
+        )
     for key, least in (
         ("questions_per_update", 1),
         ("rollouts_per_question", 2),
@@ -468,9 +569,20 @@ def _rollout_problems(rollout: DictConfig) -> list[str]:
     return problems
 
 
-def _evaluation_problems(evaluation: DictConfig, data: DictConfig) -> list[str]:
+def _endpoint_problems(place: str, endpoint: DictConfig) -> list[str]:
     problems = []
-    if evaluation.samples < 0 or evaluation.questions_per_forward < 1:
+    if not (endpoint.url or "").startswith(("http://", "https://")):
+        problems.append(f"{place}.url is {endpoint.url!r}; write it in full, e.g. http://localhost:8000/v1")
+    if not endpoint.model:
+        problems.append(f"{place}.model names no model; give the name under which the server knows it")
+    if endpoint.timeout_s <= 0 or endpoint.retries < 0 or endpoint.concurrency < 1:
+        problems.append(f"{place}: timeout_s must be above 0, retries 0 or more, concurrency at least 1")
+    return problems
+
+
+def _evaluation_problems(evaluation: DictConfig) -> list[str]:
+    problems = []
+    if (evaluation.samples or 0) < 0 or evaluation.questions_per_forward < 1:
         problems.append("evaluation.samples must be 0 (no evaluation) or more, evaluation.questions_per_forward at least 1")
     if evaluation.resamples < 1:
         problems.append(f"evaluation.resamples is {evaluation.resamples}; an interval needs at least 1, 2000 is usual")
@@ -483,8 +595,6 @@ def _evaluation_problems(evaluation: DictConfig, data: DictConfig) -> list[str]:
         problems.append(f"evaluation.sigma is {evaluation.sigma}; a standard deviation is 0 or more (of 255)")
     if evaluation.records and not Path(evaluation.records).is_file():
         problems.append(f"evaluation.records is {evaluation.records}, which does not exist")
-    if evaluation.samples and data.source == "records" and not evaluation.records:
-        problems.append("data.source is records, so evaluation needs records of its own: set evaluation.records, or evaluation.samples=0")
     return problems
 
 
@@ -492,8 +602,28 @@ def _probe_problems(cfg: DictConfig) -> list[str]:
     problems = []
     if not cfg.views or min(cfg.views) < 1:
         problems.append(f"views is {list(cfg.views)}; name at least one budget, each of at least 1 token, e.g. views=[16,256]")
-    if cfg.evaluation.samples < 1:
-        problems.append(f"evaluation.samples is {cfg.evaluation.samples}; a probe needs at least one question")
+    if cfg.evaluation.samples == 0:
+        problems.append("evaluation.samples is 0; a probe needs at least one question (null = all of a data set)")
+    return problems
+
+
+def _evaluate_problems(cfg: DictConfig) -> list[str]:
+    problems = []
+    if not 1 <= cfg.view.min_tokens <= cfg.view.max_tokens:
+        problems.append(
+            f"view.min_tokens is {cfg.view.min_tokens} and view.max_tokens {cfg.view.max_tokens}; they must be 1 or more, in this order"
+        )
+    for key, choices in (("options", ("shuffled", "published")), ("extraction", MODES)):
+        if cfg[key] not in choices:
+            problems.append(f"{key} is {cfg[key]!r}; choose one of {', '.join(choices)}")
+    if cfg.repeats < 1:
+        problems.append(f"repeats is {cfg.repeats}; a question is asked at least once")
+    if cfg.repeats > 1 and cfg.evaluation.temperature == 0:
+        problems.append(f"repeats is {cfg.repeats} but evaluation.temperature is 0: all answers to a question would be equal. Use 1.0")
+    if cfg.evaluation.samples == 0:
+        problems.append("evaluation.samples is 0; an evaluation needs at least one question (null = all)")
+    if cfg.judge.url is not None:
+        problems += _endpoint_problems("judge", cfg.judge)
     return problems
 
 

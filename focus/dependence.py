@@ -8,7 +8,7 @@ denominator.
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -16,13 +16,12 @@ from pathlib import Path
 import pytorch_lightning as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from focus.answers import is_correct, normalise
+from focus.answers import RIGHT_FROM, grade, normalise
 from focus.boxes import area, coverage, iou
-from focus.checkpoint import Checkpoint
 from focus.data.sample import Sample
 from focus.gap import Gap
 from focus.policy import FocusPolicy
-from focus.prompts import ANSWER_OPEN, CALL_OPEN
+from focus.prompts import ANSWER_OPEN, Model
 from focus.rewards.terms import l1_reward
 from focus.rollout.engine import Engine
 from focus.rollout.loop import Rules, begin, opened, play, reopen, seed_of
@@ -30,8 +29,9 @@ from focus.rollout.trajectory import Trajectory
 from focus.statistics import bootstrap
 from focus.substitutes import SUBSTITUTES, nothing
 
-OPENINGS = {"tool_free": ANSWER_OPEN, "forced": CALL_OPEN}
+OPENINGS = ("tool_free", "forced")  # an answer without a crop, and a crop, put into its mouth
 ARMS = ("own", *SUBSTITUTES, *OPENINGS)
+PLAYABLE = (*ARMS, "no_tool")  # that one asks without offering a tool; the embedded policy knows no such prompt
 # Accuracy of `first` minus accuracy of `second`. D_noise, U_GT and S are E10's; `tool_effect` is gain minus harm
 DIFFERENCES = {
     "D_noise": ("own", "noise"),
@@ -43,11 +43,12 @@ DIFFERENCES = {
     "D_additive": ("own", "additive"),
     "D_format_only": ("own", "format_only"),
     "tool_effect": ("own", "tool_free"),
+    "no_tool_effect": ("own", "no_tool"),
 }
 # Beside the accuracy of each arm. `agrees`: the answer forced before any crop equals the final one (claim C11). `gain` and `harm` (MED,
 # arXiv 2602.01334): right with the tool and wrong without it, and the reverse. Boxes are those of the last crop
 OTHERS = ("called", "answered", "agrees", "gain", "harm", "coverage", "iou", "l1", "area", "visual_tokens", "sampled_tokens")
-METRICS = (*ARMS, *OTHERS)
+METRICS = (*PLAYABLE, *OTHERS)
 
 
 @dataclass
@@ -75,99 +76,122 @@ class Outcome:
 
 def check_arms(arms: Sequence[str]) -> None:
     """Raises ValueError for an arm that does not exist."""
-    if unknown := [arm for arm in arms if arm not in ARMS]:
-        raise ValueError(f"evaluation.arms names {', '.join(unknown)}; there are {', '.join(ARMS)}")
+    if unknown := [arm for arm in arms if arm not in PLAYABLE]:
+        raise ValueError(f"evaluation.arms names {', '.join(unknown)}; there are {', '.join(PLAYABLE)}")
 
 
-def measure(
-    checkpoint: Checkpoint,
-    engine: Engine,
-    samples: Sequence[Sample],
-    gap: Gap,
-    rules: Rules,
-    seed: int,
-    arms: Sequence[str],
-    questions_per_forward: int,
-    label: str | None,
-    sigma: float = 64.0,
-) -> tuple[Outcome, list[Trajectory]]:
-    """Measure one policy at one view in these arms (`own` is always played); `label` names the progress bar, None shows none.
+@dataclass(frozen=True)
+class Asked:
+    """What became of some questions: by sample id, the trajectory of every arm, or why its image could not be read."""
 
-    `sigma` is that of the arm `additive`, of 255. Also returns the trajectories of the `own` arm, in the order of the samples.
+    played: dict[str, dict[str, Trajectory]]
+    broken: dict[str, str]
+    seconds: float  # of the `own` arm alone
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """Who is asked, what it is shown, and in which arms (`own` is always played). `sigma` is that of the arm `additive`, of 255.
+
     Raises ValueError for an arm that does not exist.
     """
-    check_arms(arms)
-    outcome = Outcome(gap.view_tokens)
+
+    model: Model
+    engine: Engine
+    gap: Gap
+    rules: Rules
+    seed: int
+    arms: Sequence[str]
+    questions_per_forward: int
+    sigma: float = 64.0
+
+    def __post_init__(self) -> None:
+        check_arms(self.arms)
+
+    def ask(self, chunk: Sequence[Sample], repeat: int = 0) -> Asked:
+        """Play these questions side by side. Another `repeat` samples other answers to them."""
+        seen, readable, broken = [], [], {}
+        for sample in chunk:
+            try:
+                seen.append(self.gap.see(sample, sample.open()))
+                readable.append(sample)
+            except ValueError as error:
+                broken[sample.id] = str(error)
+        with self.model.remembering():
+            start = time.perf_counter()
+            asked = [
+                begin(self.model, sample, view, source, [seed_of(self.seed, sample.id, *([repeat] if repeat else []))])[0]
+                for sample, (view, source) in zip(readable, seen, strict=True)
+            ]
+            own = play(self.model, self.engine, asked, self.rules)
+            seconds = time.perf_counter() - start
+            others = self._others(asked, own)  # together: they share the prompt
+            together = iter(play(self.model, self.engine, [t for each in others.values() for t in each], self.rules))
+            played = {"own": own} | {arm: list(islice(together, len(own))) for arm in others}
+        for t in own:
+            t.source.release()
+        by_id = {sample.id: {arm: each[i] for arm, each in played.items()} for i, sample in enumerate(readable)}
+        return Asked(by_id, broken, seconds)
+
+    def _others(self, asked: Sequence[Trajectory], own: Sequence[Trajectory]) -> dict[str, list[Trajectory]]:
+        others: dict[str, list[Trajectory]] = {}
+        for arm in self.arms:
+            if arm in SUBSTITUTES:  # without a crop there is nothing to replace
+                alter = SUBSTITUTES[arm](self.rules, self.model.token_px, self.sigma)
+                applies = [bool(t.crops) and (arm != "gt" or bool(t.sample.boxes)) for t in own]
+                others[arm] = [reopen(self.model, t, alter) if a else t for t, a in zip(own, applies, strict=True)]
+            elif arm in OPENINGS:
+                opening = ANSWER_OPEN if arm == "tool_free" else self.model.dialect.call[0]
+                others[arm] = [opened(self.model, t, opening) for t in asked]
+            elif arm == "no_tool":
+                others[arm] = [begin(self.model, t.sample, t.view, t.source, [t.seed], tool=False)[0] for t in asked]
+        for arm in {"tool_free", "no_tool"} & others.keys():  # a call all the same is told that there is no tool
+            others[arm] = [replace(t, alter=nothing) for t in others[arm]]
+        return others
+
+
+def measure(examiner: Examiner, samples: Sequence[Sample], label: str | None) -> tuple[Outcome, list[Trajectory]]:
+    """Measure one policy at one view; `label` names the progress bar, None shows none.
+
+    Also returns the trajectories of the `own` arm, in the order of the samples.
+    """
+    outcome = Outcome(examiner.gap.view_tokens)
     shown: list[Trajectory] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=label is None) as progress:
-        task = progress.add_task(label or "", total=len(samples))
-        for start in range(0, len(samples), questions_per_forward):
-            chunk = [samples[i] for i in range(start, min(len(samples), start + questions_per_forward))]
-            shown += _measure(checkpoint, engine, chunk, gap, rules, seed, outcome, arms, sigma)
-            progress.advance(task, len(chunk))
+    for chunk in chunks(samples, examiner.questions_per_forward, label):
+        asked = examiner.ask(chunk)
+        outcome.seconds += asked.seconds
+        outcome.broken += asked.broken.values()
+        outcome.unannotated += [sample.id for sample in chunk if not sample.boxes]
+        for sample in chunk:
+            outcome.groups.append(sample.group or sample.id)
+            row = _values(sample, asked.played[sample.id]) if sample.id in asked.played else _wrong(sample, examiner.arms)
+            for metric in METRICS:
+                outcome.values[metric].append(row.get(metric, math.nan))
+        shown += [arms["own"] for arms in asked.played.values()]
     return outcome, shown
 
 
-def _measure(
-    checkpoint: Checkpoint,
-    engine: Engine,
-    chunk: Sequence[Sample],
-    gap: Gap,
-    rules: Rules,
-    seed: int,
-    outcome: Outcome,
-    arms: Sequence[str],
-    sigma: float,
-) -> list[Trajectory]:
-    seen, readable = [], []
-    outcome.unannotated += [sample.id for sample in chunk if not sample.boxes]
-    rows: dict[str, dict[str, float]] = {}
-    for sample in chunk:
-        try:
-            seen.append(gap.see(sample, sample.open()))
-            readable.append(sample)
-        except ValueError as error:
-            outcome.broken.append(str(error))
-            wrong = ["own", *arms, "called", "answered", *(("agrees", "gain", "harm") if "tool_free" in arms else ())]
-            rows[sample.id] = {metric: 0.0 for metric in wrong if metric != "gt" or sample.boxes}
+def chunks(samples: Sequence[Sample], size: int, label: str | None) -> Iterator[list[Sample]]:
+    """Samples in order, `size` at a time, beneath a progress bar with rate and ETA; `label` None shows none."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=label is None) as progress:
+        task = progress.add_task(label or "", total=len(samples))
+        for start in range(0, len(samples), size):
+            chunk = [samples[i] for i in range(start, min(len(samples), start + size))]
+            yield chunk
+            progress.advance(task, len(chunk))
 
-    with checkpoint.remembering():
-        start = time.perf_counter()
-        asked = [
-            begin(checkpoint, sample, view, source, [seed_of(seed, sample.id)])[0]
-            for sample, (view, source) in zip(readable, seen, strict=True)
-        ]
-        own = play(checkpoint, engine, asked, rules)
-        outcome.seconds += time.perf_counter() - start
-        # The other arms go together: they share the prompt. Without a crop there is nothing to replace
-        others: dict[str, list[Trajectory]] = {}
-        for arm in arms:
-            if arm in SUBSTITUTES:
-                alter = SUBSTITUTES[arm](rules, checkpoint.token_px, sigma)
-                applies = [bool(t.crops) and (arm != "gt" or bool(t.sample.boxes)) for t in own]
-                others[arm] = [reopen(checkpoint, t, alter) if a else t for t, a in zip(own, applies, strict=True)]
-            elif arm in OPENINGS:
-                others[arm] = [opened(checkpoint, t, OPENINGS[arm]) for t in asked]
-        if "tool_free" in others:  # a call after the forced answer is told that there is no tool
-            others["tool_free"] = [replace(t, alter=nothing) for t in others["tool_free"]]
-        together = iter(play(checkpoint, engine, [t for each in others.values() for t in each], rules))
-        played = {"own": own} | {arm: list(islice(together, len(own))) for arm in others}
-    for t in own:
-        t.source.release()
-    for i, sample in enumerate(readable):
-        rows[sample.id] = _values(sample, {arm: each[i] for arm, each in played.items()})
-    for sample in chunk:
-        outcome.groups.append(sample.group or sample.id)
-        for metric in METRICS:
-            outcome.values[metric].append(rows[sample.id].get(metric, math.nan))
-    return own
+
+def _wrong(sample: Sample, arms: Sequence[str]) -> dict[str, float]:
+    """The metrics of a question whose image can't be read: wrong in every arm that applies to it."""
+    wrong = ["own", *arms, "called", "answered", *(("agrees", "gain", "harm") if "tool_free" in arms else ())]
+    return {metric: 0.0 for metric in wrong if metric != "gt" or sample.boxes}
 
 
 def _values(sample: Sample, played: dict[str, Trajectory]) -> dict[str, float]:
     """Every metric that applies to one question."""
     t = played["own"]
-    row = {arm: float(is_correct(each.answer, sample.answers, sample.scorer, sample.options)) for arm, each in played.items()}
+    row = {arm: grade(each.answer, sample.answers, sample.scorer, sample.options) for arm, each in played.items()}
     if not sample.boxes:
         row.pop("gt", None)
     row |= {
@@ -177,9 +201,9 @@ def _values(sample: Sample, played: dict[str, Trajectory]) -> dict[str, float]:
         "sampled_tokens": float(sum(t.sampled_mask)),
     }
     if "tool_free" in played:
-        first, right, right_without = played["tool_free"].answer, row["own"], row["tool_free"]
+        first, right, right_without = played["tool_free"].answer, row["own"] >= RIGHT_FROM, row["tool_free"] >= RIGHT_FROM
         row["agrees"] = float(first is not None and t.answer is not None and normalise(first) == normalise(t.answer))
-        row |= {"gain": right * (1 - right_without), "harm": (1 - right) * right_without}
+        row |= {"gain": float(right and not right_without), "harm": float(right_without and not right)}
     if t.crops:
         box = t.crops[-1].box_px
         row["area"] = area(box) / (sample.width * sample.height)
@@ -200,10 +224,11 @@ def decompose(outcome: Outcome) -> dict[str, dict[str, float]]:
     without, own, called = (outcome.values[metric] for metric in ("tool_free", "own", "called"))
     rows = [row for row in zip(without, own, called, strict=True) if not any(map(math.isnan, row))]
     found = {}
-    for name, before in (("gain", 0.0), ("harm", 1.0)):
-        start = [row for row in rows if row[0] == before]
+    for name, before in (("gain", False), ("harm", True)):
+        start = [row for row in rows if (row[0] >= RIGHT_FROM) == before]
         calls = [row for row in start if row[2]]
-        changed, schema = ([row[1] != before for row in part] for part in (calls, [row for row in start if not row[2]]))
+        uncalled = [row for row in start if not row[2]]
+        changed, schema = ([(row[1] >= RIGHT_FROM) != before for row in part] for part in (calls, uncalled))
         found[name] = {
             "total": _share(sum(changed) + sum(schema), len(rows)),
             "mass": _share(len(start), len(rows)),
@@ -238,17 +263,9 @@ class Probe(pl.Callback):
         if pl_module.updates_done % self.every == 0:
             ranks = trainer.world_size
             mine = [self.samples[i] for i in range(trainer.global_rank, len(self.samples) // ranks * ranks, ranks)]
-            outcome, _ = measure(
-                pl_module.checkpoint,
-                pl_module.engine,
-                mine,
-                self.gap,
-                pl_module.rules,
-                pl_module.seed,
-                self.ARMS,
-                self.questions_per_forward,
-                None,
-            )
+            m = pl_module
+            examiner = Examiner(m.checkpoint, m.engine, self.gap, m.rules, m.seed, self.ARMS, self.questions_per_forward)
+            outcome, _ = measure(examiner, mine, None)
             values = {metric: bootstrap(outcome.of(metric), outcome.groups, resamples=1)[0] for metric in self.SHOWN}
         pl_module.log_dict({f"probe/{metric}": value for metric, value in values.items()}, sync_dist=trainer.world_size > 1)
 

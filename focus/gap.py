@@ -22,7 +22,6 @@ from focus.boxes import Box, Size
 from focus.data.original import Decoded, Original
 from focus.data.sample import Sample
 
-LADDER_RATIO = 2**-0.5  # side of one level against the level above it: the pixels halve
 FLOOR_TOKENS = 16
 
 
@@ -40,15 +39,15 @@ class View:
         return self.image.size
 
 
-def fit(size: Size, max_tokens: int, token_px: int) -> Size:
-    """Width and height that an image of `size` takes under a budget: multiples of `token_px`, at least one token.
+def fit(size: Size, max_tokens: int, token_px: int, min_tokens: int = 1) -> Size:
+    """Width and height that an image of `size` takes under a budget: multiples of `token_px`, at least `min_tokens`.
 
     Raises ValueError where the image is too narrow for the budget: no rounding can keep its shape.
     """
     width, height = size
     if max(width, height) > 200 * min(width, height):
         raise ValueError(f"an image of {width}x{height} px is more than 200 times longer than wide; the model family refuses it")
-    fitted_height, fitted_width = smart_resize(height, width, token_px, token_px**2, max_tokens * token_px**2)
+    fitted_height, fitted_width = smart_resize(height, width, token_px, min_tokens * token_px**2, max_tokens * token_px**2)
     if fitted_width * fitted_height > max_tokens * token_px**2:
         raise ValueError(
             f"an image of {width}x{height} px does not fit into {max_tokens} visual tokens (a strip of one token's height "
@@ -57,19 +56,21 @@ def fit(size: Size, max_tokens: int, token_px: int) -> Size:
     return fitted_width, fitted_height
 
 
-def look(original: Original, max_tokens: int, token_px: int) -> View:
-    """The view of an image under a budget in merged visual tokens. It never exceeds the budget.
+def look(original: Original, max_tokens: int, token_px: int, min_tokens: int = 1) -> View:
+    """The view of an image under a budget in merged visual tokens. It never exceeds the budget, nor grows without being told to.
 
     Raises ValueError if no view fits (see `fit`) or the image can't be decoded.
     """
-    return _shown(original, fit(original.size, max_tokens, token_px), token_px)
+    return _shown(original, fit(original.size, max_tokens, token_px, min_tokens), token_px)
 
 
 def _shown(original: Original, size: Size, token_px: int) -> View:
     return View(original.reduced(size), size[0] * size[1] // token_px**2, original.size)
 
 
-def cut(source: Original, box_px: Box, original_size: Size, max_tokens: int, token_px: int, fixed: bool = False) -> View:
+def cut(
+    source: Original, box_px: Box, original_size: Size, max_tokens: int, token_px: int, fixed: bool = False, min_tokens: int = 1
+) -> View:
     """A crop at native pixels, rounded to whole tokens; larger than its own budget, it shrinks to it.
 
     `fixed` brings every crop to about `max_tokens`, smaller ones enlarged: growth then has no price, and no gain (claim C4).
@@ -93,7 +94,7 @@ def cut(source: Original, box_px: Box, original_size: Size, max_tokens: int, tok
     if fixed:
         scale = token_px * math.sqrt(max_tokens / (width * height))
         width, height = max(1, round(width * scale)), max(1, round(height * scale))
-    return _shown(Decoded(crop), fit((width, height), max_tokens, token_px), token_px)
+    return _shown(Decoded(crop), fit((width, height), max_tokens, token_px, min_tokens), token_px)
 
 
 class Mode(StrEnum):
@@ -108,14 +109,15 @@ class Mode(StrEnum):
 class Gap:
     """What each sample is shown.
 
-    `view_tokens` is the budget of the view (with `off`: the most that the model takes). `selected` maps sample ids to the budget that
-    calibration chose; a sample without one was dropped by calibration and is not trained on.
+    `view_tokens` is the budget of the view (with `off`: the most that the model takes), `min_tokens` its least size. `selected` maps
+    sample ids to the budget that calibration chose; a sample without one was dropped by calibration and is not trained on.
     """
 
     mode: Mode
     view_tokens: int
     token_px: int
     selected: Mapping[str, int] = field(default_factory=dict)
+    min_tokens: int = 1
 
     def keeps(self, sample_id: str) -> bool:
         """Whether this sample is trained on."""
@@ -127,7 +129,7 @@ class Gap:
         That is the original, except with `off`, where both have one resolution by definition. Raises ValueError like `look`.
         """
         budget = self.selected[sample.id] if self.mode is Mode.CALIBRATED else self.view_tokens
-        view = look(original, budget, self.token_px)
+        view = look(original, budget, self.token_px, self.min_tokens)
         return view, Decoded(view.image) if self.mode is Mode.OFF else original
 
 

@@ -12,13 +12,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from focus import config, dependence
-from focus.dependence import Outcome, decompose, measure
+from focus.dependence import Examiner, Outcome, decompose, measure
 from focus.gap import Gap, Mode
 from focus.report.probe import draw_probe, probe_table
 from focus.report.run import measured_settings
 from focus.report.table import markdown_table, print_table
-from focus.rollout.kv import KVEngine
-from focus.train import held_out_samples, load_policy, rules
+from focus.train import held_out_samples, load_player, rules
 
 
 def run(cfg: DictConfig) -> None:
@@ -33,31 +32,22 @@ def run(cfg: DictConfig) -> None:
             f"the arm gt shows the annotated crop, but none of the {len(samples)} questions has a box (first: {samples[0].id}); "
             "annotate them, or leave gt out of evaluation.arms"
         )
-    checkpoint = load_policy(cfg.policy)
-    output = Path(cfg.output) if cfg.output else _beside(cfg.policy.checkpoint)
+    model, engine = load_player(cfg)
+    output = Path(cfg.output) if cfg.output else _beside(cfg.policy.checkpoint, cfg.data.source)
     kept = output / "outcomes.json"
-    identity = f"{checkpoint.weights_hash()} {measured_settings(cfg)}"
+    identity = f"{model.weights_hash()} {measured_settings(cfg)}"
     with config.writable(str(output)):
         known = dependence.load(kept, identity)
         dependence.save(known, kept, identity)
     for tokens in cfg.views:
         if str(tokens) not in known:
-            known[str(tokens)], _ = measure(
-                checkpoint,
-                KVEngine(checkpoint),
-                samples,
-                Gap(Mode.FIXED, tokens, checkpoint.token_px),
-                rules(cfg, e.temperature),
-                cfg.seed,
-                e.arms,
-                e.questions_per_forward,
-                f"{tokens} tokens",
-                e.sigma,
-            )
+            gap = Gap(Mode.FIXED, tokens, model.token_px)
+            examiner = Examiner(model, engine, gap, rules(cfg, e.temperature), cfg.seed, e.arms, e.questions_per_forward, e.sigma)
+            known[str(tokens)], _ = measure(examiner, samples, f"{tokens} tokens")
             dependence.save(known, kept, identity)
     outcomes = {str(tokens): known[str(tokens)] for tokens in cfg.views}
     table = probe_table(str(cfg.policy.checkpoint), outcomes, e.resamples, e.temperature)
-    (output / "probe.json").write_text(json.dumps(_record(cfg, checkpoint.weights_hash(), outcomes), indent=1, allow_nan=False) + "\n")
+    (output / "probe.json").write_text(json.dumps(_record(cfg, model.weights_hash(), outcomes), indent=1, allow_nan=False) + "\n")
     (output / "probe.md").write_text(markdown_table(table))
     draw_probe(outcomes, output / "probe.png", e.resamples)
     print_table(table, console)
@@ -78,14 +68,20 @@ def _record(cfg: DictConfig, weights: str, outcomes: dict[str, Outcome]) -> dict
             "broken": outcome.broken,
             "unannotated": outcome.unannotated,
         }
-    return {"checkpoint": cfg.policy.checkpoint, "weights": weights, "seed": cfg.seed, "views": views} | {
-        name: cfg.evaluation[name] for name in ("samples", "temperature")
+    return {
+        "checkpoint": cfg.policy.checkpoint,
+        "weights": weights,
+        "data": cfg.data.source,
+        "samples": len(next(iter(outcomes.values())).groups),
+        "temperature": cfg.evaluation.temperature,
+        "seed": cfg.seed,
+        "views": views,
     }
 
 
-def _beside(checkpoint: str) -> Path:
-    folder = Path(checkpoint)
-    return folder.parent / "probe" if folder.is_dir() else Path("outputs/probe") / folder.name
+def _beside(checkpoint: str, source: str) -> Path:
+    folder, name = Path(checkpoint), "probe" if source == "scenes" else f"probe_{source}"
+    return folder.parent / name if folder.is_dir() else Path("outputs") / name / folder.name
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="probe")

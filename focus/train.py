@@ -23,12 +23,16 @@ from focus import checkpoint as checkpoints
 from focus import config, dependence
 from focus.alarms import CollapseAlarms
 from focus.checkpoint import Checkpoint
+from focus.data import leaks
 from focus.data.questions import Questions
-from focus.data.sample import Sample, read_records
+from focus.data.sample import Records, Sample
 from focus.data.scenes import Scenes, scene_spec
-from focus.dependence import Outcome, Probe, measure
+from focus.data.source import open_source
+from focus.dependence import Examiner, Outcome, Probe, measure
+from focus.endpoint import Endpoint
 from focus.gap import Gap, Mode, read_levels
 from focus.policy import FocusPolicy, Settings
+from focus.prompts import DIALECTS, Model
 from focus.report.dashboard import TrajectoryTable
 from focus.report.run import (
     FINISHED,
@@ -44,12 +48,14 @@ from focus.report.run import (
 )
 from focus.report.table import print_table
 from focus.rewards import Example, RewardCallback, examples, score
-from focus.rollout.engine import Sampling
+from focus.rollout.engine import Engine, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import Rules
+from focus.rollout.served import OpenAIEngine, Served
 
 # Training scenes of the base policy lie below; RL sees others of the same split
 FIRST_TRAINING_SCENE = 100_000_000
+SCENES = 500  # held-out ones, where the settings ask for all
 
 
 # Lightning's general advice that does not hold for a loop of rollout and update
@@ -82,27 +88,56 @@ def load_policy(cfg: DictConfig) -> Checkpoint:
     return loaded
 
 
+def load_player(cfg: DictConfig) -> tuple[Model, Engine]:
+    """The policy that is only asked, not trained, and what speaks for it: its own weights, or the server that `cfg.rollout` names.
+
+    Raises ValueError if the server can't be reached or does not serve it.
+    """
+    if cfg.rollout.engine == "kv":
+        loaded = load_policy(cfg.policy)
+        return loaded, KVEngine(loaded)
+    endpoint, dialect = reached(cfg.rollout.endpoint), DIALECTS[cfg.policy.dialect]
+    return Served(dialect, endpoint.model), OpenAIEngine(endpoint, dialect)
+
+
+def reached(cfg: DictConfig) -> Endpoint:
+    """A model on a server that answers. Raises ValueError if it can't be reached or does not serve that model."""
+    endpoint = Endpoint(**OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+    endpoint.models()
+    return endpoint
+
+
 def training_samples(cfg: DictConfig) -> Sequence[Sample]:
-    """The questions that `cfg.data` names; what is dropped from a file is said, with the first id of every reason."""
+    """The questions that `cfg.data` names, of the split that is trained on; what is dropped is said."""
     if cfg.source == "scenes":
         return Scenes(scene_spec(cfg.difficulty, cfg.letter_px, cfg.side_px), "train", cfg.scenes, FIRST_TRAINING_SCENE)
-    return _records(cfg.records, cfg.root)
+    return _opened(cfg)
 
 
 def held_out_samples(cfg: DictConfig) -> Sequence[Sample]:
     """The questions that `cfg.evaluation` and `cfg.data` name: never trained on."""
-    if cfg.evaluation.records:
-        return _records(cfg.evaluation.records, cfg.data.root)[: cfg.evaluation.samples]
     e = cfg.evaluation
+    if e.records:
+        root = cfg.data.root if cfg.data.source == "records" else None  # a published training set has a root of its own
+        return open_source("records", e.records, root)[: e.samples]
+    if cfg.data.source != "scenes":  # of an entry that does not train
+        return _opened(cfg.data)[: e.samples]
     spec = scene_spec(e.difficulty or cfg.data.difficulty, e.letter_px or cfg.data.letter_px, cfg.data.side_px)
-    return Scenes(spec, "eval", e.samples)
+    return Scenes(spec, "eval", SCENES if e.samples is None else e.samples)
 
 
-def _records(records: str, root: str | None) -> Sequence[Sample]:
-    samples, dropped = read_records(Path(records), Path(root) if root else None)
-    for reason, count in dropped.items():
-        print(f"{records}: {count} records dropped: {reason} (first: {samples.first_dropped[reason]})")
-    return samples
+def leaks_of(cfg: DictConfig, samples: Sequence[Sample]) -> list[str]:
+    """What these questions share with every set that was read before and with `evaluation.records`, one sentence each."""
+    if not isinstance(samples, Records):
+        return []
+    known = leaks.known_sets(Path(cfg.data.kept).parent)
+    if cfg.evaluation.records:
+        known["evaluation.records"] = Path(cfg.evaluation.records)
+    return leaks.report(cfg.data.source, samples.path, known)
+
+
+def _opened(data: DictConfig) -> Sequence[Sample]:
+    return open_source(data.source, data.records, data.root, Path(data.kept), data.annotations, data.repair_annotations, data.derive_boxes)
 
 
 def with_boxes(samples: Sequence[Sample], rewards: Sequence[RewardCallback]) -> Sequence[Sample]:
@@ -148,7 +183,8 @@ def build_policy(cfg: DictConfig, loaded: Checkpoint) -> FocusPolicy:
 
 def rules(cfg: DictConfig, temperature: float) -> Rules:
     r = cfg.rollout
-    return Rules(r.max_crops, r.crop_tokens, Sampling(temperature, r.tokens_per_turn), r.fixed_crops, r.force_first_crop)
+    sampling = Sampling(temperature, r.tokens_per_turn)
+    return Rules(r.max_crops, r.crop_tokens, sampling, r.fixed_crops, r.force_first_crop, r.crop_min_tokens)
 
 
 def start_logger(cfg: DictConfig) -> Logger:
@@ -240,7 +276,10 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
     torch.set_num_threads(cfg.threads)
     dependence.check_arms(cfg.evaluation.arms)
     alarms = CollapseAlarms(**cfg.alarms)
-    samples = with_boxes(training_samples(cfg.data), build_rewards(cfg))
+    samples = training_samples(cfg.data)
+    for sentence in leaks_of(cfg, samples):
+        console.print(sentence)
+    samples = with_boxes(samples, build_rewards(cfg))
     loaded = load_policy(cfg.policy)
     base, origin = loaded.weights_hash(), output / "started_from.txt"
     if origin.is_file() and origin.read_text() != base:
@@ -274,17 +313,16 @@ def _examples(cfg: DictConfig, policy: FocusPolicy) -> list[Example]:
     """Held-out trajectories for the page, scored by the run's own reward."""
     held_out = held_out_samples(cfg)
     gap, shown = _view_of_held_out(policy.gap), [held_out[i] for i in range(min(len(held_out), 8 * cfg.report.trajectories))]
-    _, trajectories = measure(
+    examiner = Examiner(
         policy.checkpoint,
         policy.engine,
-        shown,
         gap,
         rules(cfg, cfg.evaluation.temperature),
         cfg.seed,
         ("own",),
         cfg.evaluation.questions_per_forward,
-        "page",
     )
+    _, trajectories = measure(examiner, shown, "page")
     return examples(trajectories, score(policy.rewards, trajectories))
 
 
@@ -305,18 +343,10 @@ def _measure(cfg: DictConfig, policy: FocusPolicy, label: str, output: Path) -> 
     for name, gap in {"own view": own, "common view": common}.items():
         if name == "common view" and common == own:
             continue  # it is the same one
-        outcomes[name], _ = measure(
-            policy.checkpoint,
-            policy.engine,
-            held_out,
-            gap,
-            rules(cfg, e.temperature),
-            cfg.seed,
-            e.arms,
-            e.questions_per_forward,
-            f"{label}, {name}",
-            e.sigma,
+        examiner = Examiner(
+            policy.checkpoint, policy.engine, gap, rules(cfg, e.temperature), cfg.seed, e.arms, e.questions_per_forward, e.sigma
         )
+        outcomes[name], _ = measure(examiner, held_out, f"{label}, {name}")
     dependence.save(outcomes, kept, identity)
     return {f"{label} {name}": outcome for name, outcome in outcomes.items()}
 

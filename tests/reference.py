@@ -13,6 +13,7 @@ from PIL import Image
 from focus.checkpoint import Checkpoint
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.gap import View
+from focus.prompts import CROP_CONTENT
 from focus.rollout.trajectory import Crop, Observation, Status, Trajectory, Turn
 
 
@@ -88,7 +89,7 @@ def made(
             spoken = []
             for turn in turns:
                 crop = seen(turn.crop) if turn.crop else None
-                observation = Observation((*text(2), *placed(crop), *text(2)), crop) if crop else None
+                observation = Observation((*text(2), *placed(crop), *text(2)), crop, CROP_CONTENT) if crop else None
                 action = Crop((0, 0, 9, 9), (0, 0, 9, 9))
                 spoken.append(Turn(text(turn.sampled), (0.0,) * turn.sampled, "", action, observation))
             trajectories.append(Trajectory(sample, view.image, view, prompt, 0, turns=tuple(spoken), status=Status.ANSWERED))

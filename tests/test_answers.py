@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focus.answers import chosen_letter, is_correct, matches_number, matches_text
+from focus.answers import RIGHT_FROM, anls, chosen_letter, grade, matches_number, matches_text, vqa_accuracy, vqa_normalise
+from focus.data.sample import SCORERS
 
 PROPERTY = settings(deadline=None, database=None)
 
@@ -185,30 +186,124 @@ def test_a_full_stop_does_not_choose_the_option_that_reads_a():
     assert chosen_letter(".", (("A", "X"), ("B", "A"))) is None
 
 
-def test_correctness_follows_the_rule_of_the_sample():
-    assert is_correct("(b)", ("B", "cotton"), "letter", OPTIONS)
-    assert is_correct("cotton", ("B",), "letter", OPTIONS)
-    assert not is_correct("A", ("B", "cotton"), "letter", OPTIONS)
-    assert is_correct("1,200", ("1200",), "number")
-    assert not is_correct("1,200", ("1200",), "exact")  # as texts these differ
-    assert is_correct("South.", ("south",), "exact")
+@pytest.mark.parametrize(
+    ("answer", "accepted", "score", "why"),
+    [
+        ("hello", ("hello",), 1.0, "no edits"),
+        ("helo", ("hello",), 0.8, "one edit in five characters"),
+        ("HELLO\n  World", ("hello world",), 1.0, "case and runs of white space do not count"),
+        ("ab", ("abcd",), 0.5, "two edits in four characters: the threshold itself is kept"),
+        ("abc", ("abxy", "abcd"), 0.75, "the best of the accepted: one edit in four"),
+        ("axxd", ("abcd",), 0.5, "two replaced in four"),
+        ("axxx", ("abcd",), 0.0, "0.25 is below the threshold"),
+        ("kitten", ("sitting",), 4 / 7, "three edits in seven characters"),
+        ("a", ("abc",), 0.0, "a third is below the threshold"),
+        ("", ("hello",), 0.0, "nothing was said"),
+        ("hello", (), 0.0, "nothing is accepted"),
+    ],
+)
+def test_anls_is_one_minus_the_edits_by_the_longer_text_and_nothing_below_a_half(answer, accepted, score, why):
+    assert anls(answer, accepted) == pytest.approx(score), why
 
 
-@pytest.mark.parametrize("scorer", ["letter", "number", "exact"])
+def least_edits(one: str, other: str) -> int:
+    """Straight from the definition."""
+    if not one or not other:
+        return len(one) + len(other)
+    here = least_edits(one[1:], other[1:]) + (one[0] != other[0])
+    return min(here, least_edits(one[1:], other) + 1, least_edits(one, other[1:]) + 1)
+
+
+@settings(PROPERTY, max_examples=50)
+@given(st.text("ab", min_size=1, max_size=5), st.text("ab", min_size=1, max_size=5))
+def test_anls_counts_the_least_edits_in_either_direction(one, other):
+    similarity = 1 - least_edits(one, other) / max(len(one), len(other))
+    assert anls(one, (other,)) == anls(other, (one,)) == pytest.approx(similarity if similarity >= 0.5 else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("agreeing", "score"),
+    [
+        (0, 0.0),
+        (1, 0.3),  # without the one: 0; without each of nine others: 1/3
+        (2, 0.6),  # twice 1/3, eight times 2/3
+        (3, 0.9),  # three times 2/3, seven times 1
+        (4, 1.0),
+        (10, 1.0),
+    ],
+)
+def test_vqa_accuracy_leaves_each_of_ten_people_out_once(agreeing, score):
+    assert vqa_accuracy("stop", ("stop",) * agreeing + ("halt",) * (10 - agreeing)) == pytest.approx(score)
+
+
+def test_with_few_people_even_their_common_answer_stays_below_one():
+    assert vqa_accuracy("stop", ("stop",) * 3) == pytest.approx(2 / 3)
+    assert vqa_accuracy("stop", ("stop",)) == 0.0  # nobody is left
+    assert vqa_accuracy("stop", ()) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "normal", "why"),
+    [
+        ("  The STOP\nsign ", "stop sign", "case, articles and white space"),
+        ("two", "2", "a number word"),
+        ("none", "0", "EvalAI takes `none` for a number"),
+        ("1,200", "1200", "a comma vanishes"),
+        ("what?", "what", "so does a question mark"),
+        ("red/blue", "red blue", "a mark between words becomes a space"),
+        ("red / blue", "red blue", "a mark beside a space vanishes"),
+        ("well-known - a b-c", "wellknown bc", "then it vanishes everywhere in the text"),
+        ("e.t.", "et", "a full stop vanishes"),
+        ("3.5 m", "3.5 m", "but not before a digit"),
+        ("dont", "don't", "an apostrophe is put back"),
+        ("youre", "you're", "an apostrophe is put back"),
+        ("Joe's", "joe 's", "a possessive stands apart"),
+        ("the", "", "nothing but an article"),
+    ],
+)
+def test_the_evalai_normal_form(text, normal, why):
+    assert vqa_normalise(text) == normal, why
+
+
+def test_vqa_accuracy_compares_normal_forms():
+    assert vqa_accuracy("The two.", ("2",) * 10) == 1.0
+
+
+def test_a_grade_follows_the_rule_of_the_sample():
+    assert grade("(b)", ("B", "cotton"), "letter", OPTIONS) == 1.0
+    assert grade("cotton", ("B",), "letter", OPTIONS) == 1.0
+    assert grade("A", ("B", "cotton"), "letter", OPTIONS) == 0.0
+    assert grade("1,200", ("1200",), "number") == 1.0
+    assert grade("1,200", ("1200",), "exact") == 0.0  # as texts these differ
+    assert grade("South.", ("south",), "exact") == 1.0
+    assert grade("South.", ("south",), "judge") == 1.0
+    assert grade("southern", ("south",), "judge") == 0.0  # a judge might say yes; the rule does not
+    assert grade("helo", ("hello",), "anls") == pytest.approx(0.8)
+    assert grade("stop", ("stop",) * 3 + ("halt",) * 7, "vqa10") == pytest.approx(0.9)
+
+
+def test_two_of_ten_people_make_an_answer_right_and_one_does_not():
+    one, two = (grade("stop", ("stop",) * n + ("halt",) * (10 - n), "vqa10") for n in (1, 2))
+    assert one < RIGHT_FROM <= two
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
 def test_no_answer_is_wrong_by_every_rule(scorer):
-    assert not is_correct(None, ("B",), scorer, OPTIONS)
+    assert grade(None, ("B",), scorer, OPTIONS) == 0.0
 
 
-@pytest.mark.parametrize("scorer", ["exakt", "judge", ""])
+@pytest.mark.parametrize("scorer", ["exakt", "vqa", ""])
 def test_a_rule_that_does_not_exist_is_an_error_that_lists_the_rules(scorer):
-    with pytest.raises(ValueError, match="choose letter, number or exact"):
-        is_correct("42", ("42",), scorer)
+    with pytest.raises(ValueError, match="choose letter, number, exact, anls, vqa10 or judge"):
+        grade("42", ("42",), scorer)
 
 
 @PROPERTY
-@given(st.text(), st.sampled_from(["letter", "number", "exact"]))
-def test_no_text_can_make_a_rule_raise(answer, scorer):
-    assert is_correct(answer, ("B", "cotton"), scorer, OPTIONS) in (True, False)
+@given(st.text(), st.sampled_from(SCORERS))
+def test_no_text_can_make_a_rule_raise_or_leave_zero_to_one(answer, scorer):
+    score = grade(answer, ("B", "cotton"), scorer, OPTIONS)
+    assert isinstance(score, float) and 0 <= score <= 1
+    assert scorer in ("anls", "vqa10") or score in (0.0, 1.0)
 
 
 @PROPERTY

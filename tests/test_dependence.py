@@ -25,7 +25,7 @@ from focus.config import ConfigError
 from focus.data.original import Decoded
 from focus.data.sample import ImageFile, Sample, write_records
 from focus.data.scenes import DIFFICULTY, Scenes
-from focus.dependence import ARMS, DIFFERENCES, METRICS, Outcome, Probe, decompose, load, measure, save
+from focus.dependence import ARMS, DIFFERENCES, METRICS, Examiner, Outcome, Probe, decompose, load, measure, save
 from focus.gap import Gap, Mode, View, cut
 from focus.prompts import ANSWER_OPEN, CALL_OPEN, DIALECTS, UNAVAILABLE, Fault, Malformed, call_text
 from focus.report import probe as report
@@ -430,7 +430,7 @@ def measured(
     sigma: float = 64.0,
 ) -> tuple[Outcome, list[Trajectory]]:
     gap = Gap(Mode.FIXED, 16, checkpoint.token_px)
-    return measure(checkpoint, engine, samples, gap, rules, 0, arms, per_forward, None, sigma)
+    return measure(Examiner(checkpoint, engine, gap, rules, 0, arms, per_forward, sigma), samples, None)
 
 
 def equal(found: Sequence[float], expected: Sequence[float]) -> bool:
@@ -483,7 +483,8 @@ def test_the_differences_are_those_of_the_questions_worked_by_hand(seven):
     assert equal(seven.of("D_noise"), [1, 0, 0, 0, 0, 1, 0])
     assert equal(seven.of("U_GT"), [0, 1, 0, 1, 0, NAN, 1])
     assert equal(seven.of("S"), [1, 1, 0, 1, 0, NAN, 1])
-    means = {name: seven.interval(name, 10)[0] for name in ("own", "gt", *DIFFERENCES, "gain", "harm", "agrees")}
+    played = [name for name, arms in DIFFERENCES.items() if "no_tool" not in arms]
+    means = {name: seven.interval(name, 10)[0] for name in ("own", "gt", *played, "gain", "harm", "agrees")}
     share = dict.fromkeys((name for name in DIFFERENCES if name.startswith("D_")), 2 / 7)
     share |= {"own": 4 / 7, "gt": 1.0, "U_GT": 3 / 6, "S": 4 / 6, "tool_effect": 1 / 7, "gain": 2 / 7, "harm": 1 / 7, "agrees": 3 / 7}
     assert means == pytest.approx(share)
@@ -529,7 +530,7 @@ def test_a_policy_whose_answer_depends_on_nothing_has_equal_accuracy_in_every_ar
     expected = [float(sample.answers[0] == right) for sample in samples]
     assert expected[0] == 1 and 0 in expected
     assert all(outcome.of(arm) == expected for arm in ("own", *SUBSTITUTES))
-    assert all(outcome.of(name) == [0.0] * 4 for name, arms in DIFFERENCES.items() if "tool_free" not in arms)
+    assert all(outcome.of(name) == [0.0] * 4 for name, arms in DIFFERENCES.items() if not {"tool_free", "no_tool"} & set(arms))
 
 
 def test_additive_noise_of_sigma_0_is_the_policys_own_crop_and_that_of_sigma_64_is_not(qwen3_vl: Checkpoint):
@@ -780,8 +781,8 @@ SMALL = ("threads=1", "data.side_px=224", "evaluation.samples=3", "evaluation.re
 @pytest.fixture
 def scripted(qwen3_vl, monkeypatch) -> Checkpoint:
     """The entry point with a policy that calls, then answers 7."""
-    monkeypatch.setattr(probe, "load_policy", lambda cfg: qwen3_vl)
-    monkeypatch.setattr(probe, "KVEngine", lambda checkpoint: Scripted(checkpoint, call(0, 0, 500, 500), "<answer>7</answer><|im_end|>"))
+    engine = Scripted(qwen3_vl, call(0, 0, 500, 500), "<answer>7</answer><|im_end|>")
+    monkeypatch.setattr(probe, "load_player", lambda cfg: (qwen3_vl, engine))
     return qwen3_vl
 
 
@@ -793,11 +794,11 @@ def counted(monkeypatch, stop_after: int = 99) -> list[int]:
     """Views that are measured from here on; ctrl-C comes after some of them."""
     views: list[int] = []
 
-    def measuring(checkpoint, engine, samples, gap, *rest):
+    def measuring(examiner, samples, label):
         if len(views) == stop_after:
             raise KeyboardInterrupt
-        views.append(gap.view_tokens)
-        return measure(checkpoint, engine, samples, gap, *rest)
+        views.append(examiner.gap.view_tokens)
+        return measure(examiner, samples, label)
 
     monkeypatch.setattr(probe, "measure", measuring)
     return views
@@ -830,7 +831,7 @@ def test_a_probe_leaves_every_metric_with_its_interval_and_the_parts_of_gain_and
     for view in record["views"].values():
         assert view["metrics"]["called"] == [1.0, 1.0, 1.0] and view["metrics"]["own"] == [0.0, 0.0, 0.0]
         assert view["metrics"]["area"][0] == 0.25  # the left upper quarter
-        assert set(ARMS) | set(DIFFERENCES) <= set(view["metrics"]) and set(view["med"]) == {"gain", "harm"}
+        assert set(ARMS) | set(DIFFERENCES) - {"no_tool_effect"} <= set(view["metrics"]) and set(view["med"]) == {"gain", "harm"}
         assert view["broken"] == view["unannotated"] == []
     assert [record["views"][view]["metrics"]["visual_tokens"][0] for view in ("16", "64")] == [32.0, 80.0]
     table = (tmp_path / "probe/probe.md").read_text()
@@ -897,7 +898,7 @@ def test_questions_of_which_some_have_no_box_are_played_and_counted(scripted, tm
 
 
 def test_an_arm_that_does_not_exist_is_refused_before_a_policy_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(probe, "load_policy", lambda cfg: pytest.fail("loaded"))
+    monkeypatch.setattr(probe, "load_player", lambda cfg: pytest.fail("loaded"))
     with pytest.raises(ValueError, match="names nois; there are own"):
         probe.run(probing(tmp_path, "evaluation.arms=[own,nois]"))
 
@@ -949,7 +950,8 @@ def test_nothing_is_said_about_an_arm_that_is_not_played(scripted, tmp_path, cap
 def test_another_dialect_is_measured_anew(scripted, tmp_path, monkeypatch):
     probe.run(probing(tmp_path))
     views = counted(monkeypatch)
-    monkeypatch.setattr(probe, "load_policy", lambda cfg: replace(scripted, dialect=DIALECTS[cfg.dialect]))
+    model, engine = probe.load_player(None)
+    monkeypatch.setattr(probe, "load_player", lambda cfg: (replace(model, dialect=DIALECTS[cfg.policy.dialect]), engine))
     probe.run(probing(tmp_path, "policy.dialect=qwen3_vl"))
     assert views == [16, 64]
 

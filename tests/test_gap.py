@@ -31,7 +31,7 @@ def crop_of(original: Decoded, box_px: Box, max_tokens: int, token_px: int) -> V
 @pytest.mark.parametrize(
     ("size", "max_tokens", "token_px", "fitted", "tokens"),
     [
-        # formats.md 3.1. Native rounding where the budget allows; else side / sqrt(pixels / budget), floored to whole tokens.
+        # The published resize rule. Native rounding where the budget allows; else side / sqrt(pixels / budget), floored to whole tokens.
         ((2000, 1500), 1_024, 28, (1008, 756), 972),
         ((2000, 1500), 1_024, 32, (1152, 864), 972),
         ((2000, 1500), 16_384, 28, (1988, 1512), 3834),  # 71.4 -> 71 and 53.6 -> 54 tokens
@@ -48,8 +48,8 @@ def crop_of(original: Decoded, box_px: Box, max_tokens: int, token_px: int) -> V
         ((640, 480), 16_384, 32, (640, 480), 300),
         ((100, 30), 1_024, 28, (112, 28), 4),
         ((100, 30), 16_384, 28, (112, 28), 4),
-        # Here formats.md has 480x160, 75 tokens: the family's own minimum of 64 tokens enlarges the image 5 times. Our minimum is ONE
-        # token, so that a small view stays small: 100/32 = 3.1 -> 3 and 30/32 = 0.9 -> 1 token.
+        # The family itself makes 480x160 of it, 75 tokens: its own minimum of 64 tokens enlarges the image 5 times. Our minimum is
+        # ONE token, so that a small view stays small: 100/32 = 3.1 -> 3 and 30/32 = 0.9 -> 1 token.
         ((100, 30), 1_024, 32, (96, 32), 3),
         ((100, 30), 16_384, 32, (96, 32), 3),
     ],

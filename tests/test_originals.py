@@ -1,6 +1,10 @@
-"""Originals: small files as they always were; large JPEGs decoded no further than somebody looks, and never differently."""
+"""Originals: small files as they always were; large ones decoded no further than somebody looks, huge ones streamed; never differently."""
 
+import io
+import multiprocessing
 import pickle
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -14,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
 
 from focus.data import original as originals
-from focus.data.original import Decoded, LargeJpeg, Original, read
+from focus.data.original import Decoded, Huge, LargeJpeg, Original, measured, read
 from focus.data.sample import ImageFile
 from focus.gap import Gap, Mode, cut, look
 from tests.test_samples import sample
@@ -37,7 +41,8 @@ def photograph(width: int = 600, height: int = 400) -> Image.Image:
 def jpeg(folder: Path, image: Image.Image, name: str = "photo.jpg", orientation: int = 1, **options) -> Path:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    image.save(folder / name, **{"format": "JPEG", "quality": 90, "exif": exif, **options})
+    quality = {} if options.get("format") == "TIFF" else {"quality": 90}
+    image.save(folder / name, **{"format": "JPEG", "exif": exif, **quality, **options})
     return folder / name
 
 
@@ -294,3 +299,254 @@ def test_without_a_gap_crops_of_a_large_jpeg_come_from_its_view(tmp_path):
     question = sample(image=file, width=1200, height=800)
     view, source = Gap(Mode.OFF, 24, 28).see(question, question.open())
     assert source.size == view.size and source.reduced(view.size) is view.image
+
+
+# ------------------------------------------------------------------------------------------------------------ huge files
+
+
+@pytest.fixture
+def huge(monkeypatch):
+    """Every file above 150 x 100 px counts as huge, and its view is made from bands of 16 rows or so."""
+    pytest.importorskip("pyvips")
+    monkeypatch.setattr(originals, "HUGE_PX", 15_000)
+    monkeypatch.setattr(originals, "BAND_PX", 10_000)
+
+
+def picture(mode: str) -> Image.Image:
+    """The photograph in a mode; greys of 16 bits use all of them, transparency runs from none to all."""
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(photograph().convert("L")).astype(np.uint16) * 257 - np.arange(600, dtype=np.uint16))
+    image = photograph().convert(mode)
+    if mode in ("LA", "RGBA"):
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
+HUGE_FILES = {
+    **{f"{mode}.png": (mode, {"format": "PNG"}) for mode in ("RGB", "RGBA", "L", "LA", "P", "1", "I;16")},
+    "key colour.png": ("RGB", {"format": "PNG", "transparency": (33, 13, 13)}),
+    "clear palette.png": ("P", {"format": "PNG", "transparency": bytes(range(256))}),
+    **{f"{mode}.tif": (mode, {"format": "TIFF", "compression": "tiff_lzw"}) for mode in ("RGB", "RGBA", "L", "P", "1", "I;16", "CMYK")},
+    "jpeg.tif": ("RGB", {"format": "TIFF", "compression": "jpeg"}),
+    **{f"{sampling[::2]}.jpg": ("RGB", {"subsampling": sampling}) for sampling in ("4:4:4", "4:2:2", "4:2:0")},
+    "coarse.jpg": ("RGB", {"subsampling": "4:2:0", "quality": 30}),
+    "L.jpg": ("L", {}),
+    "CMYK.jpg": ("CMYK", {}),
+    "phone.jpg": ("RGB", {"format": "MPO", "save_all": True, "append_images": [Image.new("RGB", (60, 40))]}),
+}
+CORNERS_AND_INSIDE = [(0, 0, 1, 1), (300, 300, 311, 390), (3, 7, 390, 21), (0, 0, 400, 400)]
+
+
+@pytest.mark.parametrize("name", HUGE_FILES)
+def test_a_streamed_crop_has_exactly_the_pixels_of_the_full_decode(tmp_path, huge, name):
+    mode, options = HUGE_FILES[name]
+    path = jpeg(tmp_path, picture(mode), name, **options)
+    original, exact = read(path), decoded(path)
+    assert isinstance(original, Huge) and original.size == exact.size == measured(path) == (600, 400)
+    for box in [*CORNERS_AND_INSIDE, (599, 399, 600, 400), (0, 0, 600, 400)]:
+        assert same(original.region(tuple(map(float, box))), exact.crop(box))
+
+
+@pytest.mark.parametrize("name", [name for name in HUGE_FILES if not name.endswith("jpg")])
+def test_a_streamed_view_is_exactly_the_bicubic_one(tmp_path, huge, name):
+    mode, options = HUGE_FILES[name]
+    path = jpeg(tmp_path, picture(mode), name, **options)
+    for size in [(72, 48), (73, 31), (600, 400), (599, 400), (600, 30), (700, 500)]:
+        assert same(read(path).reduced(size), decoded(path).resize(size, Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
+def test_the_view_of_a_huge_jpeg_is_that_of_a_large_one_and_exact_where_a_scaled_decode_is_huge_itself(tmp_path, huge, subsampling):
+    path = jpeg(tmp_path, photograph(), subsampling=subsampling)
+    assert same(read(path).reduced((72, 48)), LargeJpeg(path, (600, 400)).reduced((72, 48)))
+    size = (200, 133)  # a decode at 1/2 has 300 x 200 px
+    assert same(read(path).reduced(size), decoded(path).resize(size, Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name, options", [("a.jpg", {}), ("a.png", {"format": "PNG"}), ("a.tif", {"format": "TIFF"})])
+def test_a_huge_file_is_turned_once(tmp_path, huge, name, options, orientation):
+    path = jpeg(tmp_path, photograph(603, 397), name, orientation, **options)
+    original, exact = read(path), decoded(path)
+    assert isinstance(original, Huge) and original.size == measured(path) == exact.size
+    for box in CORNERS_AND_INSIDE[:3]:
+        assert same(original.region(tuple(map(float, box))), exact.crop(box))
+    size = (exact.width // 3, exact.height // 5)  # no scaled decode of a JPEG serves it
+    difference = apart(original.reduced(size), exact.resize(size, Image.Resampling.BICUBIC))
+    assert np.abs(difference).max() <= (2 if orientation >= 5 else 0)  # lying on its side, its height is shrunk before its width
+    assert np.abs(difference).mean() < 0.25 and abs(difference.mean()) < 0.02
+    small = (exact.width // 9, exact.height // 9)
+    assert np.abs(apart(original.reduced(small), exact.resize(small, Image.Resampling.BICUBIC))).mean() < 1.25
+
+
+def late_exif(path: Path) -> Path:
+    """A PNG whose EXIF stands behind its pixels, as the format allows."""
+    stored, chunks = path.read_bytes(), []
+    at = 8
+    while at < len(stored):
+        end = at + 12 + int.from_bytes(stored[at : at + 4], "big")
+        chunks.append(stored[at:end])
+        at = end
+    exif = [chunk for chunk in chunks if chunk[4:8] == b"eXIf"]
+    assert len(exif) == 1
+    path.write_bytes(b"".join([stored[:8], *(chunk for chunk in chunks[:-1] if chunk not in exif), *exif, chunks[-1]]))
+    return path
+
+
+def test_exif_behind_the_pixels_of_a_png_turns_it_and_is_found_without_decoding(tmp_path, huge, monkeypatch):
+    path = late_exif(jpeg(tmp_path, photograph(), "late.png", 6, format="PNG"))
+    exact = decoded(path)
+    assert exact.size == (400, 600)
+    monkeypatch.setattr(originals, "_rgb", lambda image: pytest.fail("decoded"))
+    monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("decoded"))
+    assert measured(path) == measured(io.BytesIO(path.read_bytes())) == read(path).size == (400, 600)
+    monkeypatch.undo()
+    assert same(Huge(path, (400, 600)).region((10.0, 20.0, 300.0, 500.0)), exact.crop((10, 20, 300, 500)))
+
+
+def test_a_file_name_with_brackets_is_not_read_as_options(tmp_path, huge):
+    path = jpeg(tmp_path, photograph(), "street[shrink=2].jpg")
+    assert same(read(path).region((0.0, 0.0, 600.0, 400.0)), decoded(path))
+
+
+def test_many_threads_stream_the_same_file_at_the_same_time_and_nothing_is_held(tmp_path, huge):
+    path = jpeg(tmp_path, photograph(), orientation=8)
+    original, exact = read(path), decoded(path)
+    boxes = [(11 * i, 29 * i, 11 * i + 200, 29 * i + 100) for i in range(16)]
+    with ThreadPoolExecutor(8) as threads:
+        crops = list(threads.map(original.region, boxes))
+    assert all(same(crop, exact.crop(box)) for crop, box in zip(crops, boxes, strict=True))
+    original.release()
+    assert pickle.loads(pickle.dumps(original)) == original and len(pickle.dumps(original)) < 1000
+    path.unlink()
+    with pytest.raises(ValueError, match=r"photo\.jpg does not exist; check data\.root"):
+        original.region(boxes[0])
+
+
+def test_a_forked_process_streams_though_its_parent_did_before(tmp_path, huge):
+    path = jpeg(tmp_path, photograph(), "forked.png", format="PNG")
+    read(path).region((0.0, 0.0, 600.0, 400.0))
+    child = multiprocessing.get_context("fork").Process(target=read(path).reduced, args=((72, 48),))
+    child.start()
+    child.join(30)
+    hangs = child.is_alive()
+    child.kill()
+    assert not hangs and child.exitcode == 0
+
+
+@pytest.mark.parametrize("name, options", [("cut.jpg", {}), ("cut.png", {"format": "PNG"}), ("cut.tif", {"format": "TIFF"})])
+def test_a_truncated_huge_file_fails_when_its_missing_rows_are_asked_for(tmp_path, huge, name, options):
+    path = jpeg(tmp_path, photograph(), name, **options)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    original = read(path)
+    for look_at in (lambda: original.region((0.0, 390.0, 600.0, 400.0)), lambda: original.reduced((72, 48))):
+        with pytest.raises(ValueError, match=r"image .*cut\.... cannot be decoded .*replace the file or remove its record"):
+            look_at()
+
+
+def test_a_huge_tiff_that_is_damaged_inside_fails_and_has_no_invented_rows(tmp_path, huge):
+    path = jpeg(tmp_path, photograph(), "damaged.tif", format="TIFF", compression="tiff_lzw")
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 3 : len(damaged) // 2] = bytes(len(damaged) // 2 - len(damaged) // 3)
+    path.write_bytes(damaged)
+    for look_at in (lambda: read(path).region((0.0, 150.0, 600.0, 250.0)), lambda: read(path).reduced((72, 48))):
+        with pytest.raises(ValueError, match=r"damaged\.tif cannot be decoded .*replace the file or remove its record"):
+            look_at()
+
+
+def test_a_huge_jpeg_that_is_damaged_inside_has_the_pixels_that_pillow_gives_it(tmp_path, huge):
+    path = jpeg(tmp_path, photograph())
+    damaged = bytearray(path.read_bytes())
+    for at in range(len(damaged) // 2, len(damaged) // 2 + 40):
+        damaged[at] ^= 0x55
+    path.write_bytes(damaged)
+    exact = decoded(path)
+    assert not same(exact, photograph())
+    assert same(read(path).region((0.0, 0.0, 600.0, 400.0)), exact)
+
+
+@pytest.mark.parametrize(
+    "name, options, said",
+    [
+        ("a.jpg", {"progressive": True}, r"progressive JPEG of 600x400 px, which above 15000 px must be read row by row; `jpegtran"),
+        ("a.webp", {"format": "WEBP"}, "RGB WEBP of 600x400 px, .* convert it to PNG, TIFF or JPEG"),
+        ("a.bmp", {"format": "BMP"}, "RGB BMP of 600x400 px"),
+        ("a.tif", {"format": "TIFF", "mode": "F"}, "F TIFF of 600x400 px"),
+    ],
+)
+def test_a_huge_file_that_cannot_be_read_row_by_row_is_refused_from_its_header(tmp_path, huge, name, options, said):
+    path = jpeg(tmp_path, photograph().convert(options.pop("mode", "RGB")), name, **options)
+    for refusing in (read, measured):
+        with pytest.raises(ValueError, match=rf"{name} cannot be decoded \(it is a {said}"):
+            refusing(path)
+
+
+def test_a_huge_interlaced_png_is_refused_with_what_rewrites_it(tmp_path, huge):
+    import pyvips
+
+    path = tmp_path / "interlaced.png"
+    pyvips.Image.new_from_array(np.asarray(photograph())).pngsave(str(path), interlace=True)
+    with pytest.raises(ValueError, match=r"interlaced PNG of 600x400 px.*`vips copy OLD NEW` makes it a plain one of the same pixels"):
+        read(path)
+
+
+def test_a_huge_file_without_pyvips_is_told_what_to_install_and_a_smaller_one_needs_none(tmp_path, huge, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyvips", None)  # importing it fails
+    with pytest.raises(ValueError, match=r"more than 15000 pixels and needs pyvips .*pip install pyvips\[binary\]"):
+        read(jpeg(tmp_path, photograph()))
+    assert isinstance(read(jpeg(tmp_path, photograph(140, 100))), LargeJpeg)
+    assert isinstance(read(jpeg(tmp_path, photograph(90, 60))), Decoded)
+
+
+def test_the_recorded_8k_square_is_not_huge_and_a_file_of_200_megapixels_is_allowed():
+    assert originals.HUGE_PX >= 8192 * 8192  # experiments/speed/images.json
+    assert 200_000_000 < originals.LIMIT_PX == 2 * Image.MAX_IMAGE_PIXELS  # Pillow refuses twice its limit
+
+
+STREAM_200_MPX = """
+import resource, sys
+from pathlib import Path
+import numpy as np, pyvips
+from focus.data.original import Huge, read
+
+path = Path(sys.argv[1])
+pyvips.Image.black(20_000, 10_000).copy(interpretation="b-w").pngsave(str(path), compression=1)
+peak_kib = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_kib()
+original = read(path)
+assert isinstance(original, Huge) and original.size == (20_000, 10_000)
+view, crop = original.reduced((616, 308)), original.region((19_000.0, 9_400.0, 19_512.0, 9_912.0))
+assert view.size == (616, 308) and crop.size == (512, 512)
+print((peak_kib() - before) // 1024)
+"""
+
+
+def test_a_view_and_a_crop_of_200_megapixels_take_little_memory(tmp_path):
+    pytest.importorskip("pyvips")
+    command = [sys.executable, "-c", STREAM_200_MPX, str(tmp_path / "black.png")]
+    streamed = subprocess.run(command, capture_output=True, text=True)
+    assert streamed.returncode == 0, streamed.stderr
+    assert int(streamed.stdout) < 300  # MiB; a full decode is 763
+
+
+# -------------------------------------------------------------------------------------------------------------- measured
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_the_measured_size_is_that_of_the_original_though_the_file_ends_behind_its_header(tmp_path, kind, orientation):
+    path = jpeg(tmp_path, photograph(90, 60), f"a.{kind}", orientation, format=kind)
+    assert measured(path) == measured(io.BytesIO(path.read_bytes())) == read(path).size == ((90, 60) if orientation == 1 else (60, 90))
+    if kind in ("JPEG", "PNG"):
+        assert measured(io.BytesIO(path.read_bytes()[:1500])) == measured(path)
+
+
+def test_what_is_no_image_or_too_large_is_not_measured(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"image of 5 bytes cannot be decoded \(it is of no kind that Pillow knows\); replace it"):
+        measured(io.BytesIO(b"hello"))
+    with pytest.raises(ValueError, match=r"gone\.png does not exist"):
+        measured(tmp_path / "gone.png")
+    path = jpeg(tmp_path, photograph())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600 * 400 // 2 - 1)
+    with pytest.raises(ValueError, match=r"cannot be decoded \(.*240000 pixels.*exceeds limit of 239998 pixels.*replace the file"):
+        measured(path)

@@ -29,7 +29,7 @@ from focus.prompts import (
 PROPERTY = settings(deadline=None, database=None)
 
 # ------------------------------------------------------------------------------------------------- golden transcripts
-# Written out by hand, from the layout of formats.md 3.4: turns are `<|im_start|>role\n...<|im_end|>\n`, an image is one pad
+# Written out by hand, from the layout of Qwen-VL's chat template: turns are `<|im_start|>role\n...<|im_end|>\n`, an image is one pad
 # between vision marks, tool results come back in a user turn.
 
 
@@ -87,7 +87,7 @@ def test_a_choice_question_lists_its_options_in_order_and_asks_for_a_letter(fami
 
 
 def test_a_crop_comes_back_in_a_user_turn_after_the_call_is_closed():
-    assert observation_text(CROP_CONTENT, closed=False) == (
+    assert observation_text(DIALECTS["tiny"], CROP_CONTENT, 0, closed=False) == (
         "<|im_end|>\n"
         "<|im_start|>user\n"
         "<tool_response>\n"
@@ -98,7 +98,7 @@ def test_a_crop_comes_back_in_a_user_turn_after_the_call_is_closed():
 
 
 def test_a_turn_that_the_model_closed_itself_is_not_closed_again():
-    assert observation_text(CROP_CONTENT, closed=True) == (
+    assert observation_text(DIALECTS["tiny"], CROP_CONTENT, 0, closed=True) == (
         "\n"
         "<|im_start|>user\n"
         "<tool_response>\n"
@@ -109,7 +109,7 @@ def test_a_turn_that_the_model_closed_itself_is_not_closed_again():
 
 
 def test_an_error_comes_back_as_text_without_an_image():
-    assert observation_text(error_content(Fault.OUTSIDE), closed=False) == (
+    assert observation_text(DIALECTS["tiny"], error_content(Fault.OUTSIDE), 0, closed=False) == (
         "<|im_end|>\n"
         "<|im_start|>user\n"
         "<tool_response>\n"
@@ -122,7 +122,7 @@ def test_an_error_comes_back_as_text_without_an_image():
 def test_a_three_turn_conversation_reads_as_one_chat_transcript():
     spoken = call_text((100.0, 200.4, 299.6, 400.0))
     assert question_text(DIALECTS["tiny"], "What is on the red sign?") + spoken + observation_text(
-        CROP_CONTENT, closed=False
+        DIALECTS["tiny"], CROP_CONTENT, 0, closed=False
     ) + answer_text("42") == (
         "<|im_start|>system\n"
         "Zoom in with <tool_call>image_zoom_in_tool</tool_call> or answer in <answer></answer>.<|im_end|>\n"

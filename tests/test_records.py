@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from focus import checkpoint
+from focus.data.readers import SETS
 
 ROOT = Path(__file__).parents[1]
 
@@ -121,3 +122,11 @@ def test_the_numbers_of_the_speed_tables_stand_in_their_records_and_no_row_is_vo
     for number in TABLES[table](record["rows"]):
         assert number in shown, number
     assert '"void": ["' not in json.dumps(record)
+
+
+def test_the_table_of_the_readers_is_that_of_its_record_and_has_every_published_set():
+    rows = json.loads((ROOT / "experiments/readers/results.json").read_text())["rows"]
+    shown = (ROOT / "experiments/readers/README.md").read_text()
+    assert {row["set"] for row in rows} == set(SETS)
+    for row in (row for row in rows if row["rows"] >= 100_000):
+        assert f"| {row['set']} | {row['rows']:,} | " in shown and f"| {row['rows_per_processor_s']:,} | {row['memory_mib']} |" in shown

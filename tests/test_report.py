@@ -19,7 +19,7 @@ from focus.boxes import Box, Frame, to_view
 from focus.data.original import Decoded
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.gap import cut, look
-from focus.prompts import Answer, Fault, Malformed, answer_text, call_text
+from focus.prompts import CROP_CONTENT, Answer, Fault, Malformed, answer_text, call_text, error_content
 from focus.report.dashboard import TrajectoryTable, spread
 from focus.report.page import write_page
 from focus.report.picture import CROP_COLOURS, draw_trajectory, draw_view
@@ -44,7 +44,7 @@ def zoomed(trajectory: Trajectory, box_px: Box) -> Trajectory:
     size = trajectory.sample.size
     box_view = to_view(box_px, Frame.PER_MILLE, trajectory.view.size, size)
     crop = cut(trajectory.source, box_px, size, 64, TOKEN_PX)
-    return said(trajectory, call_text(box_view), Crop(box_view, box_px), Status.OPEN, Observation((4, 5), crop))
+    return said(trajectory, call_text(box_view), Crop(box_view, box_px), Status.OPEN, Observation((4, 5), crop, CROP_CONTENT))
 
 
 def answered(trajectory: Trajectory, answer: str) -> Trajectory:
@@ -136,7 +136,9 @@ def test_text_of_models_data_and_settings_is_escaped(tmp_path):
 
 def test_sampled_text_stands_apart_from_what_the_tool_and_the_opening_put_there(tmp_path):
     forced = replace(opened(), opening="<tool_call>")
-    trajectory = said(forced, "<tool_call>{}", Malformed(Fault.NOT_JSON), Status.OPEN, Observation((1,), None))
+    trajectory = said(
+        forced, "<tool_call>{}", Malformed(Fault.NOT_JSON), Status.OPEN, Observation((1,), None, error_content(Fault.NOT_JSON))
+    )
     html = page(tmp_path, examples={"random": [Example(trajectory, {}, 0.0)]})
     sampled, tool = html.split('<div class="sampled">')[1].split('<div class="tool">')
     assert re.search(r'class="given"[^>]*>&lt;tool_call&gt;</span>{}</pre>', sampled)

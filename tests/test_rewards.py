@@ -11,7 +11,7 @@ from focus.data.original import Decoded
 from focus.data.sample import Sample
 from focus.gap import View
 from focus.objective import group_advantage
-from focus.prompts import Answer, Fault, Malformed, call_text, parse
+from focus.prompts import CROP_CONTENT, Answer, Fault, Malformed, call_text, error_content, parse
 from focus.rewards import Accuracy, Format, RewardCallback, Tool, score
 from focus.rewards.terms import accuracy, format_penalty, tool_bonus, total
 from focus.rollout.trajectory import Crop, Observation, Status, Trajectory, Turn
@@ -52,12 +52,12 @@ def says(answer: str) -> Turn:
 
 
 def zooms(box_px=(200.0, 200.0, 256.0, 256.0)) -> Turn:
-    return turn(Crop(box_px, box_px), call_text(box_px), Observation((7, 8), PIXELS))
+    return turn(Crop(box_px, box_px), call_text(box_px), Observation((7, 8), PIXELS, CROP_CONTENT))
 
 
 def fails(fault: Fault, text: str = "") -> Turn:
     """A turn that asked for a crop and was told why it gets none."""
-    return turn(Malformed(fault), text, Observation((7,), None))
+    return turn(Malformed(fault), text, Observation((7,), None, error_content(fault)))
 
 
 def stage1() -> list[RewardCallback]:

@@ -235,7 +235,7 @@ def test_one_answer_that_is_not_in_a_list_does_not_become_its_letters(tmp_path):
         (record(id="b", boxes=[[]]), "a target has no box"),
         (record(id="b", answers=[]), "no accepted answer"),
         (record(id="b", answers=["  "]), "or an empty one"),
-        (record(id="b", scorer="judge"), "choose one of letter, exact, number"),
+        (record(id="b", scorer="exakt"), "choose one of letter, number, exact, anls, vqa10, judge"),
         (record(id="b", scorer="letter"), "not the key of one of its options"),
         (record(id="b", scorer="letter", answers=["C"], options=[{"key": "A", "text": "x"}]), "not the key of one of its options"),
     ],
@@ -269,7 +269,7 @@ def test_markup_in_an_option_is_a_problem():
 
 def test_a_good_sample_has_no_problems_and_a_bad_one_lists_them_all():
     assert problems_of(sample()) == []
-    bad = sample(answers=(), scorer="judge", question="<image> what?", boxes=(((0, 0, 65, 48),),))
+    bad = sample(answers=(), scorer="exakt", question="<image> what?", boxes=(((0, 0, 65, 48),),))
     assert len(problems_of(bad)) == 4
 
 

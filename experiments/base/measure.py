@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 
 from focus import checkpoint as checkpoints
-from focus import dependence
-from focus.answers import is_correct
+from focus.answers import grade
 from focus.boxes import Box, area, coverage, intersection, settle, to_view
 from focus.checkpoint import Checkpoint
 from focus.data.scenes import DIFFICULTY, Scene
+from focus.dependence import Examiner
+from focus.dependence import measure as measure_arms
 from focus.gap import Gap, Mode, ladder
 from focus.prompts import call_text
 from focus.rollout.engine import Completion, Conversation, Sampling
@@ -56,7 +57,7 @@ def reading(checkpoint: Checkpoint, scenes: Sequence[Scene], box_of: Callable[[S
             opened += begin(checkpoint, sample, view, source, [0])
             calls.append(call_text(to_view(box_of(scene), checkpoint.dialect.frame, view.size, sample.size)))
         played = play(checkpoint, Handed(checkpoint, calls), opened, Rules(1, 64, Sampling(0.0, 40)))
-        right += [float(is_correct(t.answer, t.sample.answers, t.sample.scorer)) for t in played]
+        right += [grade(t.answer, t.sample.answers, t.sample.scorer) for t in played]
     return right
 
 
@@ -82,22 +83,12 @@ def measure(folder: Path, difficulty: int) -> dict[str, object]:
     keep("reads a crop of the sign", reading(checkpoint, scenes, lambda scene: scene.signs[scene.question[1]].sign_px))
     for tokens in ladder((448, 448), checkpoint.token_px):
         gap = Gap(Mode.FIXED, tokens, checkpoint.token_px)
-        outcome, _ = dependence.measure(
-            checkpoint, KVEngine(checkpoint), samples, gap, Rules(1, 64, Sampling(0.0, 40)), 0, ("tool_free",), 50, f"{tokens}"
-        )
+        examiner = Examiner(checkpoint, KVEngine(checkpoint), gap, Rules(1, 64, Sampling(0.0, 40)), 0, ("tool_free",), 50)
+        outcome, _ = measure_arms(examiner, samples, f"{tokens}")
         keep(f"tool-free accuracy at {tokens} tokens", outcome.values["tool_free"])
         if tokens in (16, 256):
-            sampled, played = dependence.measure(
-                checkpoint,
-                KVEngine(checkpoint),
-                samples,
-                gap,
-                Rules(1, 64, Sampling(1.0, 40)),
-                0,
-                ("own", "forced"),
-                50,
-                f"{tokens}, sampled",
-            )
+            examiner = Examiner(checkpoint, KVEngine(checkpoint), gap, Rules(1, 64, Sampling(1.0, 40)), 0, ("own", "forced"), 50)
+            sampled, played = measure_arms(examiner, samples, f"{tokens}, sampled")
             keep(f"format-valid at {tokens} tokens", sampled.values["answered"])
             keep(f"crop rate at {tokens} tokens", sampled.values["called"])
             keep(f"accuracy at {tokens} tokens", sampled.values["own"])

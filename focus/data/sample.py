@@ -17,7 +17,7 @@ from focus.boxes import Box, area, intersection
 from focus.data.original import Original, read
 
 SCHEMA = 1
-SCORERS = ("letter", "exact", "number")
+SCORERS = ("letter", "number", "exact", "anls", "vqa10", "judge")
 MARKUP = ("<image>", "<|", "image_zoom_in_tool")
 TYPES = {
     "id": str,

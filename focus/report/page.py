@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
-from focus.prompts import CROP_CONTENT, IMAGE_PAD, Malformed, error_content, observation_text
+from focus.prompts import IMAGE_PAD, Malformed
 from focus.report.picture import draw_trajectory
 from focus.report.table import Results, cell_parts
 from focus.rewards import Example
@@ -73,20 +73,20 @@ KINDS = {"best": "The highest total reward", "worst": "The lowest total reward",
 def write_page(
     path: Path,
     title: str,
-    history: Sequence[Mapping[str, float]],
+    history: Sequence[Mapping[str, float]] | None,
     results: Results | None,
     examples: Mapping[str, Sequence[Example]],
     settings: str,
 ) -> None:
-    """Write the page of a run; it appears whole or not at all, and an older one stays until then.
+    """Write the page of a run or an evaluation; it appears whole or not at all, and an older one stays until then.
 
-    `history` holds one row per update, in order; keys may be missing and values NaN. `examples` maps a kind (`best`, `worst`,
-    `random`) to trajectories; `settings` is the resolved config as text.
+    `history` holds one row per update, in order, None for an evaluation; keys may be missing and values NaN. `examples` maps a kind
+    (`best`, `worst`, `random`) to trajectories; `settings` is the resolved config as text.
     """
     shown = {kind: list(of_kind) for kind, of_kind in examples.items()}
     sections = [
         ("results", "Results", _results(results)),
-        ("curves", "Curves", _curves(history)),
+        *([("curves", "Curves", _curves(history))] if history is not None else []),
         *(
             (f"examples-{number}", f"Trajectories: {kind}", _examples(kind, of_kind))
             for number, (kind, of_kind) in enumerate(shown.items())
@@ -95,10 +95,11 @@ def write_page(
     ]
     links = "".join(f'<a href="#{key}">{escape(name)}</a>' for key, name, _ in sections)
     body = "".join(f'<section id="{key}"><h2>{escape(name)}</h2>{html}</section>' for key, name, html in sections)
+    updates = f"<p>{len(history)} update{'s' * (len(history) != 1)}</p>" if history is not None else ""
     page = (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
-        f"<body><header><h1>{escape(title)}</h1><p>{len(history)} update{'s' * (len(history) != 1)}</p><nav>{links}</nav></header>"
+        f"<body><header><h1>{escape(title)}</h1>{updates}<nav>{links}</nav></header>"
         f"<main>{body}</main></body></html>\n"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -248,8 +249,7 @@ def _turn(trajectory: Trajectory, number: int, turn: Turn) -> str:
     if turn.observation is None:
         return html
     crop = turn.observation.crop
-    content = CROP_CONTENT if crop else error_content(turn.action.fault) if isinstance(turn.action, Malformed) else ""
-    text = observation_text(content, closed=turn.text.endswith("<|im_end|>")).strip()
+    text = turn.observation.content
     if crop:
         text = text.replace(IMAGE_PAD, f"{IMAGE_PAD} × {crop.tokens}")
     image = f'<img src="{_jpeg(crop.image)}" alt="the crop, {crop.size[0]} × {crop.size[1]} px">' if crop else ""

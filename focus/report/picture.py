@@ -11,7 +11,7 @@ from importlib.resources import files
 
 from PIL import Image, ImageDraw, ImageFont
 
-from focus.answers import is_correct
+from focus.answers import RIGHT_FROM, grade
 from focus.boxes import Box, Size
 from focus.data.sample import Sample
 from focus.gap import View
@@ -85,7 +85,7 @@ class _Sheet:
 
     def block(self, box: Box, fill: str, radius: float = 0) -> None:
         x1, y1, x2, y2 = (value * self.scale for value in box)
-        self.draw.rounded_rectangle((x1, y1, x2 - 1, y2 - 1), radius * self.scale, fill=fill)
+        self.draw.rounded_rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), radius * self.scale, fill=fill)
 
     def outline(self, box: Box, colour: str, width: float) -> None:
         """A frame whose line lies OUTSIDE the box, so that it hides nothing of it."""
@@ -305,7 +305,7 @@ def _draw_verdict(sheet: _Sheet, example: Example, y: float) -> float:
     """A band with the answer, what would have been accepted, and the reward terms; returns the y of its lower edge."""
     trajectory = example.trajectory
     sample = trajectory.sample
-    right = is_correct(trajectory.answer, sample.answers, sample.scorer, sample.options)
+    right = grade(trajectory.answer, sample.answers, sample.scorer, sample.options) >= RIGHT_FROM
     cells = [(name, _number(value)) for name, value in (*example.terms.items(), ("total", example.total))]
     rows = _term_rows(sheet, cells)
     beside = len(rows) == 1 and sum(_term_width(sheet, cell) for cell in rows[0]) <= 0.62 * INNER

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from focus.dependence import ARMS, Outcome, decompose
-from focus.report.run import ROWS, cell, played
+from focus.report.run import NO_TOOL, ROWS, cell, played
 from focus.report.table import Cell, Results, Row
 
 COLOURS = ("#1f6f8b", "#c06c3e", "#6b4f9a", "#3f7d4a", "#8a8a8a")
@@ -17,7 +17,7 @@ def probe_table(title: str, outcomes: Mapping[str, Outcome], resamples: int, tem
     """One column for each view; arms that were not played have no row."""
     rows = [
         Row(label, unit, tuple(cell(outcome.of(metric), outcome.groups, factor, resamples) for outcome in outcomes.values()))
-        for label, unit, metric, factor in ROWS
+        for label, unit, metric, factor in (*ROWS, *NO_TOOL)
         if played(metric, *outcomes.values())
     ]
     if played("tool_free", *outcomes.values()):

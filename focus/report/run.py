@@ -47,6 +47,10 @@ ROWS = (
     ("visual tokens/question", "", "visual_tokens", 1.0),
     ("sampled tokens/question", "", "sampled_tokens", 1.0),
 )
+NO_TOOL = (  # played for agents that think; sweeps do not have these columns
+    ("accuracy, no tool offered", "%", "no_tool", 100.0),
+    ("own - no tool offered", "pt", "no_tool_effect", 100.0),
+)
 FINISHED, STOPPED = "finished", "stopped by an alarm"
 AT_COMMON = ("own", "gt", "noise", "tool_free", "D_noise", "U_GT", "called")
 
@@ -137,10 +141,11 @@ def settings_hash(cfg: DictConfig) -> str:
 # What the measurement of given weights depends on, beside the seed; not how they were trained
 MEASURED = {
     "policy": ("dialect", "dtype", "attention"),
-    "data": ("source", "root", "difficulty", "side_px", "letter_px"),
+    "data": ("source", "records", "root", "annotations", "derive_boxes", "difficulty", "side_px", "letter_px"),
     "gap": ("mode", "view_tokens"),
-    "rollout": ("max_crops", "crop_tokens", "fixed_crops", "tokens_per_turn"),
+    "rollout": ("engine", "endpoint", "max_crops", "crop_tokens", "crop_min_tokens", "fixed_crops", "tokens_per_turn"),
     "evaluation": ("samples", "records", "difficulty", "letter_px", "arms", "temperature", "sigma", "common_view_tokens"),
+    "view": ("min_tokens", "max_tokens"),
 }
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from pytorch_lightning import Callback
 from torch import Tensor
 
-from focus.answers import is_correct
+from focus.answers import RIGHT_FROM, grade
 from focus.checkpoint import Checkpoint
 from focus.prompts import Malformed
 from focus.rewards import terms
@@ -47,7 +47,7 @@ class Accuracy(RewardCallback):
     name = "accuracy"
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
-        return [terms.accuracy(is_correct(t.answer, t.sample.answers, t.sample.scorer, t.sample.options)) for t in trajectories]
+        return [terms.accuracy(grade(t.answer, t.sample.answers, t.sample.scorer, t.sample.options) >= RIGHT_FROM) for t in trajectories]
 
 
 class Format(RewardCallback):

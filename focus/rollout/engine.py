@@ -6,6 +6,8 @@ from typing import Protocol
 
 from PIL import Image
 
+from focus.rollout.trajectory import Trajectory
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -22,6 +24,7 @@ class Conversation:
     `id` is unique; `parent` names the earlier conversation that this one continues, if any. `prompt` names the prompt that siblings
     share: the first `prompt_tokens` of `ids`, and the first of `images` (the view). An engine may keep what it computed for both.
     `seed` fixes the sampling noise of this turn, so a draw depends neither on the neighbours in the batch nor on the rank.
+    `trajectory` is the same as turns, for an engine that is spoken to in words.
     """
 
     id: str
@@ -31,15 +34,20 @@ class Conversation:
     ids: tuple[int, ...]
     images: tuple[Image.Image, ...]
     seed: int
+    trajectory: Trajectory | None = None
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled turn. The last id is the stop token where `stopped`; otherwise the token limit cut the turn."""
+    """One sampled turn. The last id is the stop token where `stopped`; otherwise the token limit cut the turn.
+
+    An engine that hears words instead of ids gives `text`; each id is then -1 and only their number is known.
+    """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     stopped: bool
+    text: str | None = None
 
 
 class Engine(Protocol):

@@ -10,27 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import count
 
-import torch
-
 from focus.boxes import Box, settle, to_original
-from focus.checkpoint import Checkpoint
 from focus.data.original import Original
 from focus.data.sample import Sample
 from focus.gap import View, cut
-from focus.prompts import (
-    CALL_OPEN,
-    CROP_CONTENT,
-    UNAVAILABLE,
-    Answer,
-    Call,
-    Fault,
-    Malformed,
-    encode,
-    error_content,
-    observation_text,
-    parse,
-    question_text,
-)
+from focus.prompts import CROP_CONTENT, Answer, Call, Fault, Malformed, Model, encode, error_content, observation_text, parse, question_text
 from focus.rollout.engine import Completion, Conversation, Engine, Sampling
 from focus.rollout.trajectory import Action, Alter, Crop, Observation, Status, Trajectory, Turn
 
@@ -41,7 +25,7 @@ WORKERS = min(8, os.cpu_count() or 1)  # threads that cut crops
 class Rules:
     """What a conversation may cost. `crop_tokens` bounds one crop, in merged tokens; with `fixed_crops` every crop has about that size.
 
-    `force_first_crop` opens every training rollout with a call (MGPO).
+    A crop of less than `crop_min_tokens` is enlarged. `force_first_crop` opens every training rollout with a call (MGPO).
     """
 
     max_crops: int
@@ -49,6 +33,7 @@ class Rules:
     sampling: Sampling
     fixed_crops: bool = False
     force_first_crop: bool = False
+    crop_min_tokens: int = 1
 
     @property
     def max_turns(self) -> int:
@@ -56,7 +41,8 @@ class Rules:
 
     def cut(self, trajectory: Trajectory, box_px: Box, token_px: int) -> View:
         """What the tool delivers for a settled box of this conversation's image."""
-        return cut(trajectory.source, box_px, trajectory.sample.size, self.crop_tokens, token_px, self.fixed_crops)
+        budget = (self.crop_tokens, token_px, self.fixed_crops, self.crop_min_tokens)
+        return cut(trajectory.source, box_px, trajectory.sample.size, *budget)
 
 
 def seed_of(*parts: object) -> int:
@@ -65,20 +51,20 @@ def seed_of(*parts: object) -> int:
 
 
 def begin(
-    checkpoint: Checkpoint, sample: Sample, view: View, source: Original, seeds: Sequence[int], opening: str = ""
+    checkpoint: Model, sample: Sample, view: View, source: Original, seeds: Sequence[int], opening: str = "", tool: bool = True
 ) -> list[Trajectory]:
-    """Sibling conversations before their first turn, one for each seed; they share one prompt object."""
-    text = question_text(checkpoint.dialect, sample.question, sample.options)
-    prompt = tuple(encode(checkpoint.tokenizer, text, [view.tokens]))
-    return [opened(checkpoint, Trajectory(sample, source, view, prompt, seed), opening) for seed in seeds]
+    """Sibling conversations before their first turn, one for each seed; they share one prompt object. `tool`: is it offered?"""
+    dialect = checkpoint.dialect if tool else checkpoint.dialect.without_tool()
+    prompt = tuple(encode(checkpoint.tokenizer, question_text(dialect, sample.question, sample.options), [view.tokens]))
+    return [opened(checkpoint, Trajectory(sample, source, view, prompt, seed, tool_offered=tool), opening) for seed in seeds]
 
 
-def opened(checkpoint: Checkpoint, trajectory: Trajectory, opening: str) -> Trajectory:
+def opened(checkpoint: Model, trajectory: Trajectory, opening: str) -> Trajectory:
     """A sibling into whose mouth `opening` is put: `<tool_call>` forces a crop, `<answer>` an answer without one."""
     return replace(trajectory, opening=opening, opening_ids=tuple(encode(checkpoint.tokenizer, opening)))
 
 
-def play(checkpoint: Checkpoint, engine: Engine, trajectories: Sequence[Trajectory], rules: Rules) -> list[Trajectory]:
+def play(checkpoint: Model, engine: Engine, trajectories: Sequence[Trajectory], rules: Rules) -> list[Trajectory]:
     """Continue every open trajectory until it ends; the order is kept.
 
     Trajectories that share a prompt object share its encoding. Crops are cut by worker threads: while others still speak, where
@@ -87,7 +73,7 @@ def play(checkpoint: Checkpoint, engine: Engine, trajectories: Sequence[Trajecto
     """
     engine.forget()
     done = list(trajectories)
-    ahead = checkpoint.model.device.type != "cpu" or torch.get_num_threads() < (os.cpu_count() or 1)
+    ahead = checkpoint.leaves_processors
     with ThreadPoolExecutor(WORKERS) as workers, checkpoint.remembering():
         while live := [i for i, t in enumerate(done) if t.status is Status.OPEN]:
             asked = [asking(done[i], len(done[i].turns) - 1) for i in live]
@@ -123,10 +109,11 @@ def asking(t: Trajectory, kept_turn: int, words: Sequence[int] = ()) -> Conversa
         (*t.ids, *words),
         tuple(t.images),
         seed_of(t.seed, len(t.turns)),
+        t,
     )
 
 
-def reopen(checkpoint: Checkpoint, trajectory: Trajectory, alter: Alter) -> Trajectory:
+def reopen(checkpoint: Model, trajectory: Trajectory, alter: Alter) -> Trajectory:
     """The same conversation up to its last observation, its crops replaced: the model's own words stay, only pixels change.
 
     Crops that it may still ask for are replaced too.
@@ -136,19 +123,16 @@ def reopen(checkpoint: Checkpoint, trajectory: Trajectory, alter: Alter) -> Traj
         if turn.observation is None:
             break
         if turn.observation.crop and isinstance(turn.action, Crop):
-            turn = replace(turn, observation=_shown(checkpoint, turn.text, alter(turn.observation.crop, turn.action, again)))
+            turn = replace(turn, observation=_told(checkpoint, again, turn.text, alter(turn.observation.crop, turn.action, again)))
         again = again.then(turn, Status.OPEN)
     return again
 
 
-def _shown(checkpoint: Checkpoint, said: str, crop: View | None) -> Observation:
-    """The tool's answer to a call that it could follow."""
-    return _told(checkpoint, said, CROP_CONTENT if crop else error_content(UNAVAILABLE), crop)
-
-
-def _told(checkpoint: Checkpoint, said: str, reply: str, crop: View | None = None) -> Observation:
-    text = observation_text(reply, closed=said.endswith("<|im_end|>"))
-    return Observation(tuple(encode(checkpoint.tokenizer, text, [crop.tokens] if crop else [])), crop)
+def _told(checkpoint: Model, before: Trajectory, said: str, crop: View | None, error: str | None = None) -> Observation:
+    """The tool's answer to a call: the crop, or else the error."""
+    content = CROP_CONTENT if crop else error or error_content()
+    text = observation_text(checkpoint.dialect, content, len(before.turns), closed=said.endswith("<|im_end|>"))
+    return Observation(tuple(encode(checkpoint.tokenizer, text, [crop.tokens] if crop else [])), crop, content)
 
 
 @dataclass(frozen=True)
@@ -162,48 +146,50 @@ class _Spoken:
     error: str | None = None
 
 
-def _heard(checkpoint: Checkpoint, trajectory: Trajectory, spoken: _Spoken, crop: View | None, conversation: str) -> Trajectory:
+def _heard(checkpoint: Model, trajectory: Trajectory, spoken: _Spoken, crop: View | None, conversation: str) -> Trajectory:
     """The trajectory with this turn and the tool's answer to it."""
-    observation = None
-    if isinstance(spoken.action, Crop):
-        observation = _shown(checkpoint, spoken.text, crop)
-    elif spoken.error is not None:
-        observation = _told(checkpoint, spoken.text, spoken.error)
+    called = isinstance(spoken.action, Crop) or spoken.error is not None
+    observation = _told(checkpoint, trajectory, spoken.text, crop, spoken.error) if called else None
     turn = Turn(spoken.completion.ids, spoken.completion.logprobs, spoken.text, spoken.action, observation, conversation)
     return trajectory.then(turn, spoken.status)
 
 
-def _listen(checkpoint: Checkpoint, trajectory: Trajectory, completion: Completion, rules: Rules) -> _Spoken:
+def _listen(checkpoint: Model, trajectory: Trajectory, completion: Completion, rules: Rules) -> _Spoken:
     """Understand a turn. A box that does not touch the image is an invalid call and gets an error text, no crop."""
     opening = trajectory.opening if not trajectory.turns else ""
-    text = opening + checkpoint.tokenizer.decode(completion.ids)
+    text = opening + (checkpoint.tokenizer.decode(completion.ids) if completion.text is None else completion.text)
     last = len(trajectory.turns) + 1 >= rules.max_turns
-    spoken = parse(text)
+    spoken = parse(text, checkpoint.dialect)
     if isinstance(spoken, Answer):
         return _Spoken(completion, text, spoken, Status.ANSWERED)
     if isinstance(spoken, Call):
         if last:
             return _Spoken(completion, text, Malformed(Fault.NO_CROPS_LEFT), Status.OUT_OF_TURNS)
-        size = trajectory.sample.size
-        place = to_original(spoken.box_view, checkpoint.dialect.frame, trajectory.view.size, size)
-        box_px = settle(place, size, checkpoint.token_px)
+        box_px = _place(checkpoint, trajectory, spoken)
         if box_px is None:
             return _Spoken(completion, text, Malformed(Fault.OUTSIDE), Status.OPEN, error_content(Fault.OUTSIDE))
         return _Spoken(completion, text, Crop(spoken.box_view, box_px), Status.OPEN)
     if not completion.stopped:
         return _Spoken(completion, text, spoken, Status.OUT_OF_TOKENS)
-    if CALL_OPEN in text and not last:  # a call that can't be read is answered, so that the model may mend it
+    if checkpoint.dialect.call[0] in text and not last:  # a call that can't be read is answered, so that the model may mend it
         return _Spoken(completion, text, spoken, Status.OPEN, error_content(spoken.fault))
     return _Spoken(completion, text, spoken, Status.MALFORMED)
 
 
-def _cutting(
-    workers: ThreadPoolExecutor, checkpoint: Checkpoint, t: Trajectory, action: Action, rules: Rules
-) -> Future[View | None] | None:
+def _place(checkpoint: Model, t: Trajectory, call: Call) -> Box | None:
+    """The pixels of the original that a call asks for; None where it means none, or an image that was never shown."""
+    if not 0 <= call.source < len(t.shown):
+        return None
+    (left, top, right, bottom), size = t.shown[call.source]
+    x1, y1, x2, y2 = to_original(call.box_view, checkpoint.dialect.frame, size, (right - left, bottom - top))
+    return settle((left + x1, top + y1, left + x2, top + y2), t.sample.size, checkpoint.token_px)
+
+
+def _cutting(workers: ThreadPoolExecutor, checkpoint: Model, t: Trajectory, action: Action, rules: Rules) -> Future[View | None] | None:
     return workers.submit(_zoom, checkpoint, t, action, rules) if isinstance(action, Crop) else None
 
 
-def _zoom(checkpoint: Checkpoint, trajectory: Trajectory, asked: Crop, rules: Rules) -> View | None:
+def _zoom(checkpoint: Model, trajectory: Trajectory, asked: Crop, rules: Rules) -> View | None:
     crop: View | None = rules.cut(trajectory, asked.box_px, checkpoint.token_px)
     if crop and trajectory.alter:
         crop = trajectory.alter(crop, asked, trajectory)

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from PIL import Image
 
-from focus.boxes import Box
+from focus.boxes import Box, Size
 from focus.data.original import Original
 from focus.data.sample import Sample
 from focus.gap import View
@@ -43,6 +43,7 @@ class Observation:
 
     ids: tuple[int, ...]
     crop: View | None
+    content: str  # the crop's place in the text, or the error
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Trajectory:
     opening: str = ""  # words put into the model's mouth before its first turn (a forced crop, a forced answer)
     opening_ids: tuple[int, ...] = ()
     alter: "Alter | None" = field(default=None, repr=False)
+    tool_offered: bool = True
     turns: tuple[Turn, ...] = ()
     status: Status = Status.OPEN
 
@@ -107,6 +109,12 @@ class Trajectory:
     def images(self) -> list[Image.Image]:
         """The view, then every delivered crop, in the order of their places in `ids`."""
         return [self.view.image, *(turn.observation.crop.image for turn in self.turns if turn.observation and turn.observation.crop)]
+
+    @property
+    def shown(self) -> list[tuple[Box, Size]]:
+        """Of every image that was shown, the view first: its place in the original (`box_px`), and its size in pixels."""
+        sizes = [image.size for image in self.images]
+        return list(zip([(0.0, 0.0, *self.sample.size), *(crop.box_px for crop in self.crops)], sizes, strict=True))
 
     @property
     def crops(self) -> list[Crop]:

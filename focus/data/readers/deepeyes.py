@@ -1,0 +1,60 @@
+"""DeepEyes-Datasets-47k (`ChenShawn/DeepEyes-Datasets-47k`): rows in verl's form, with the images inside three tables.
+
+The system's prompt describes the tool and is dropped; the user's text loses its image tag and "Think first, call **image_zoom_in_tool**".
+The answers of `vstar` rows are whole sentences, so these are judged; `chart` and `thinklite_eureka` rows often have options. Row groups
+decompress to 1 to 2 GB, so eight rows are read at a time. No boxes: the `vstar` images are those of `seal` and `treevgr_rl`, which have
+some.
+
+One label is known to be wrong: "row 10681" of the `vstar` table. It is looked for by `extra_info.index`. Should that number not be the row
+that was meant, one good row of 22,362 is lost and counted under this reason.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from focus.data.readers.cof import user_text
+from focus.data.readers.draft import Bad, Draft, Place, Published, Reason
+from focus.data.readers.tables import find
+from focus.data.readers.text import native, question_of
+from focus.data.readers.training import answered, only_image, parted, rows_with_ids
+
+KNOWN_WRONG = "10681"
+
+
+def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
+    """The rows of the three tables, or of those that are there."""
+    yield from rows_with_ids(find(root, "*.parquet", "**/*.parquet"))
+
+
+def draft(row: Mapping) -> Draft:
+    """`meta` keeps the row's own index; each of the three tables may count from 0."""
+    extra = row["extra_info"] or {}
+    natural = row["data_source"] == "vstar"
+    if natural and str(extra.get("index")) == KNOWN_WRONG:
+        raise Bad(Reason.KNOWN_WRONG_LABEL, "extra_info.index", KNOWN_WRONG)
+    asked = user_text(row["prompt"])
+    question, options = (question_of(asked), ()) if natural else parted(asked)
+    answers, scorer = answered([row["reward_model"]["ground_truth"]], options, "reward_model.ground_truth")
+    return Draft(
+        split=extra.get("split") or "train",
+        image=only_image(row["images"], "images"),
+        question=question,
+        answers=answers,
+        scorer="judge" if natural else scorer,
+        options=options,
+        meta=native(row, "data_source", "ability", "env_name") | native(extra, "index"),
+        raw=asked,
+    )
+
+
+SETS: tuple[Published, ...] = (
+    Published(
+        source="deepeyes47k",
+        about="data_0.1.2_visual_toolbox_v2.parquet, data_v0.8_visual_toolbox_v2.parquet and data_thinklite_reasoning_acc.parquet, "
+        "or some of them (prompt, images, reward_model, extra_info, data_source)",
+        licence="Apache-2.0",
+        counts="about 47,000 rows: 22,362 of vstar; those of chart and thinklite_eureka are not published",
+        rows=rows,
+        draft=draft,
+    ),
+)

@@ -1,0 +1,72 @@
+"""A chain of nested boxes from one flat box, for sets that nobody annotated with nested ones.
+
+A flat box says where the answer stands, not what it is a part of: the sign around a word, the paragraph around a line. So the outer levels
+here are the same multiples of the box for every question. Records made with them are to be marked `derived`.
+"""
+
+import json
+from pathlib import Path
+
+from focus.boxes import Box, Size, area, intersection
+from focus.data.readers.tables import rows_of
+
+# B2 and B3 as multiples of B1 per side. B2: SEAL crops at 1.2, Chain-of-Focus at 1.5; 1.25 is a choice in that range.
+GROWTH = (1.25, 2.0)
+
+
+def derived_chain(box_px: Box, size: Size, least_px: int) -> tuple[Box, ...]:
+    """B1, B2 and B3 of a target, in pixels of the original, smallest first, each inside the next.
+
+    B1 is the box with each side at least `least_px` (28 for Qwen2.5-VL, 32 for Qwen3-VL), B2 and B3 are B1 times 1.25 and 2 per side about
+    its centre. All are clamped to the image; a level that is then no larger than the one before it is dropped. For example, a box of
+    40 x 40 at (0, 0) of a large image gives (0, 0, 40, 40), (0, 0, 45, 45) and (0, 0, 60, 60).
+    Raises ValueError for a box without area inside the image.
+    """
+    inside = intersection(box_px, (0.0, 0.0, float(size[0]), float(size[1])))
+    if not area(inside) > 0:  # not <=: a NaN has no area either
+        raise ValueError(f"the box {box_px} has no area inside the image of {size[0]}x{size[1]} px; drop it before deriving a chain")
+    x1, x2 = _widened(inside[0], inside[2], size[0], least_px)
+    y1, y2 = _widened(inside[1], inside[3], size[1], least_px)
+    chain: list[Box] = [(x1, y1, x2, y2)]
+    for factor in GROWTH:
+        more_x, more_y = (x2 - x1) * (factor - 1) / 2, (y2 - y1) * (factor - 1) / 2
+        grown = (max(0.0, x1 - more_x), max(0.0, y1 - more_y), min(float(size[0]), x2 + more_x), min(float(size[1]), y2 + more_y))
+        if area(grown) > area(chain[-1]):
+            chain.append(grown)
+    return tuple(chain)
+
+
+def _widened(low: float, high: float, limit: int, least: int) -> tuple[float, float]:
+    """Grown about its centre to a least length, and then slid inside 0 to `limit`; a shorter axis is taken whole."""
+    missing = min(least, limit) - (high - low)
+    if missing > 0:
+        low, high = low - missing / 2, high + missing / 2
+        shift = max(0.0, -low) - max(0.0, high - limit)
+        low, high = low + shift, high + shift
+    return max(0.0, float(low)), min(float(limit), float(high))
+
+
+def write_derived(records: Path, out: Path, least_px: int) -> int:
+    """Write to `out` the records of a `records.jsonl`, each target of one box with a derived chain; returns how many targets had one.
+
+    Targets that are nested already stay as they are. `out` appears when it is complete. Raises ValueError if no target has one box.
+    """
+    targets = 0
+    part = out.with_name(f"{out.name}.partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("w") as lines:
+        for _, record in rows_of(records):
+            flat = [len(chain) == 1 for chain in record.get("boxes", ())]
+            if any(flat):
+                size = (record["width"], record["height"])
+                chains = [derived_chain(tuple(c[0]), size, least_px) if f else c for c, f in zip(record["boxes"], flat, strict=True)]
+                labels = record.get("box_labels") or [[""] * len(chain) for chain in record["boxes"]]
+                names = [[name[0]] * len(chain) if f else name for name, chain, f in zip(labels, chains, flat, strict=True)]
+                record |= {"boxes": chains, "box_labels": names, "box_origin": "derived", "box_rule": f"grown from {least_px} px"}
+                targets += sum(flat)
+            lines.write(json.dumps(record) + "\n")
+    if not targets:
+        part.unlink()
+        raise ValueError(f"{records} has no target with a single box to grow a chain from; leave data.derive_boxes at 0")
+    part.replace(out)
+    return targets

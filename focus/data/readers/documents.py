@@ -1,0 +1,69 @@
+"""InfographicVQA, DocVQA and TextVQA, validation parts, as lmms-eval repackages them: parquet files with the encoded image in every row.
+
+Several rows show the same image; it is written out once. The first two come from one repository, a folder each; their scorer is ANLS.
+TextVQA has ten answers a question, repeated ones included, because its scorer counts how many people gave an answer. The test parts have no
+answers and are not read.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from focus.data.readers.draft import Bad, Draft, Place, Published, Reason
+from focus.data.readers.tables import find, rows_of
+from focus.data.readers.text import image_bytes, native
+
+
+def rows(folder: str) -> Callable[[Path], Iterator[tuple[Place, Mapping]]]:
+    """The rows of the validation files in this folder of the download, or in the given folder itself."""
+
+    def walk(root: Path) -> Iterator[tuple[Place, Mapping]]:
+        for path in find(root, f"{folder}/val*.parquet", "val*.parquet"):
+            yield from rows_of(path)
+
+    return walk
+
+
+def draft(row: Mapping, scorer: str) -> Draft:
+    """All accepted answers, in order and with repeats. Raises Bad if there are none."""
+    if not isinstance(row["answers"], list):
+        raise Bad(Reason.NO_ANSWER if row["answers"] is None else Reason.BAD_VALUE, "answers", row["answers"])
+    return Draft(
+        split="val",
+        image=image_bytes(row["image"], "image"),
+        question=row["question"],
+        answers=tuple(row["answers"]),
+        scorer=scorer,
+        meta=native(row, "question_types", "answer_type", "docId", "image_id", "image_classes", "set_name"),
+    )
+
+
+SETS: tuple[Published, ...] = (
+    Published(
+        source="infovqa",
+        about="InfographicVQA/validation-*.parquet (image, question, answers, questionId)",
+        licence="unstated",
+        counts="the validation part of InfographicVQA",
+        rows=rows("InfographicVQA"),
+        draft=partial(draft, scorer="anls"),
+        ids=("questionId",),
+    ),
+    Published(
+        source="docvqa",
+        about="DocVQA/validation-*.parquet (image, question, answers, questionId)",
+        licence="unstated",
+        counts="the validation part of DocVQA",
+        rows=rows("DocVQA"),
+        draft=partial(draft, scorer="anls"),
+        ids=("questionId",),
+    ),
+    Published(
+        source="textvqa",
+        about="data/validation-*.parquet (image, question, answers, question_id)",
+        licence="CC BY 4.0 (not confirmed)",
+        counts="5,000 rows",
+        rows=rows("data"),
+        draft=partial(draft, scorer="vqa10"),
+        ids=("question_id",),
+    ),
+)

@@ -1,0 +1,109 @@
+"""GQA: questions about photographs of at most about 500 px, whose boxes stand in a second file, the scene graphs.
+
+A question's `annotations` name objects by id, for spans of the question and of the answers; an object's box is x, y, width, height in
+pixels of the original. The evidence is the union of all objects that a question names, so it is marked `derived`. A question that names an
+object which no scene graph has is used without a box, and that is noted: a union of the others would be too small.
+
+The scene graphs are joined by image. Only ids, boxes and names are kept, as arrays.
+"""
+
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from focus.boxes import Box
+from focus.data.readers.draft import Draft, Place, Published
+from focus.data.readers.tables import entries_of, find
+from focus.data.readers.text import from_corner, native
+from focus.data.readers.training import answered
+
+UNKNOWN_OBJECT = "an object of its annotations is in no scene graph: the row is used without a box"
+QUESTIONS = ("**/train_balanced_questions.json", "**/train*questions*.json", "**/*questions*.json")
+GRAPHS = "**/*sceneGraphs*.json"
+
+
+class Objects:
+    """Boxes and names of the objects of all images: 48 bytes an object."""
+
+    def __init__(self, graphs: Sequence[Path]) -> None:
+        self._spans: dict[str, tuple[int, int]] = {}
+        self._ids, self._name_of, self._boxes = array("q"), array("l"), array("d")
+        self._names: dict[str, int] = {}
+        for path in graphs:
+            for place, image, graph in entries_of(path):
+                start = len(self._ids)
+                try:
+                    for name, content in graph["objects"].items():
+                        self._ids.append(hash(name))  # ids are texts; of one image's few objects no two share a hash
+                        self._name_of.append(self._names.setdefault(content["name"], len(self._names)))
+                        self._boxes.extend(float(content[key]) for key in "xywh")
+                except (KeyError, TypeError, AttributeError, ValueError) as error:
+                    raise ValueError(
+                        f"{path}, row {place.row} ({image}): no scene graph of objects with name, x, y, w, h ({error!r})"
+                    ) from error
+                self._spans[image] = (start, len(self._ids))
+        self._named = list(self._names)
+
+    def find(self, image: str, name: str) -> tuple[str, Box] | None:
+        """Name and box (x1, y1, x2, y2, pixels of the original) of an object; None if the image has no such object."""
+        start, end = self._spans.get(image, (0, 0))
+        try:
+            at = self._ids.index(hash(name), start, end)
+        except ValueError:
+            return None
+        x, y, width, height = self._boxes[4 * at : 4 * at + 4]
+        return self._named[self._name_of[at]], from_corner((x, y, width, height))
+
+
+def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
+    """The questions, each with its id, its split (by its file's name) and the objects of all images."""
+    questions, graphs = find(root, *QUESTIONS), find(root, GRAPHS)
+    objects = Objects(graphs)
+    for path in questions:
+        for place, name, row in entries_of(path):
+            yield place, row | {"question id": name, "split": path.stem.partition("_")[0], "objects": objects}
+
+
+def draft(row: Mapping) -> Draft:
+    """One box, the union of the objects, labelled with their names. Answers are a word or two, which GQA scores by equality."""
+    answers, _ = answered([row["answer"]], (), "answer")
+    named = [row["objects"].find(row["imageId"], target) for target in _targets(row.get("annotations"))]
+    known = [found for found in named if found]
+    complete = bool(known) and len(known) == len(named)
+    return Draft(
+        split=row["split"],
+        image=f"images/{row['imageId']}.jpg",
+        question=row["question"],
+        answers=answers,
+        scorer="exact",
+        boxes=(_union([box for _, box in known]),) if complete else (),
+        box_labels=(", ".join(dict.fromkeys(name for name, _ in known)),) if complete else (),
+        box_origin="derived",
+        meta=native(row, "isBalanced", "types"),
+        notes=(UNKNOWN_OBJECT,) if len(known) < len(named) else (),
+    )
+
+
+def _targets(annotations: Mapping | None) -> list[str]:
+    """The ids that the annotations of a question and its answers name, each once."""
+    spans = [spans for spans in (annotations or {}).values() if spans]
+    return list(dict.fromkeys(str(target) for named in spans for target in named.values()))
+
+
+def _union(boxes: Sequence[Box]) -> Box:
+    x1, y1, x2, y2 = zip(*boxes, strict=True)
+    return min(x1), min(y1), max(x2), max(y2)
+
+
+SETS: tuple[Published, ...] = (
+    Published(
+        source="gqa",
+        about="train_balanced_questions.json, or else other *questions*.json (imageId, question, answer, annotations), "
+        "*sceneGraphs*.json, and images/<imageId>.jpg",
+        licence="CC BY 4.0 (not confirmed)",
+        counts="not stated here",
+        rows=rows,
+        draft=draft,
+        ids=("question id",),
+    ),
+)

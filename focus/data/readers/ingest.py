@@ -1,0 +1,246 @@
+"""From the published files of a set to canonical records: read once, checked, counted, kept.
+
+Images that lie beside the table stay where they are; images inside it are written out under the hash of their bytes, never re-encoded.
+Every row that is not used is counted with its reason and the place where that reason was first met. The result is kept beside the identity
+of the published files, so that it is made once; and again when an image turns up that was missing.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from focus.boxes import area, intersection
+from focus.data.original import measured
+from focus.data.readers.draft import Bad, Draft, Place, Published, Reason
+from focus.data.readers.text import answer_type, first_of, question_of
+from focus.data.sample import SCHEMA, Records, read_records
+
+FORGIVEN_PX = 2.0  # a box that leaves the image by no more is clamped
+SUFFIXES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"II*": "tif", b"MM\0*": "tif", b"BM": "bmp", b"GIF8": "gif"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What became of a set. `first` says, of every reason, where it was first met: id, file, row and key."""
+
+    samples: Records
+    dropped: Counter[str]
+    first: Mapping[str, str]
+    notes: Counter[str]  # of rows that are used: boxes that were clamped, dropped or missing
+
+
+def ingest(published: Published, root: Path, kept: Path) -> Reading:
+    """The canonical records of a published set that lies under `root`; they are written to the folder `kept`, once.
+
+    Raises ValueError if the files are not there, are not what they should be, or leave no usable row, and if `kept` lies among them.
+    """
+    if kept.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"data.kept is {kept}, inside data.root ({root}), where it would be taken for published files; choose another")
+    manifest = kept / "reading.json"
+    identity = _identity(published, root)
+    known = json.loads(manifest.read_text()) if manifest.is_file() else None
+    if known is None or known["identity"] != identity or (known["missing"] and (root / known["missing"]).is_file()):
+        kept.mkdir(parents=True, exist_ok=True)
+        known = {"identity": identity} | _write(published, root, kept)
+        partial = manifest.with_suffix(".partial")
+        partial.write_text(json.dumps(known, indent=1) + "\n")
+        partial.rename(manifest)
+    samples, _ = read_records(kept / "records.jsonl", Path(known["root"]))
+    return Reading(samples, Counter(known["dropped"]), known["first"], Counter(known["notes"]))
+
+
+def _identity(published: Published, root: Path) -> str:
+    """Changes with the published tables (not with each of a million images), and with the readers themselves."""
+    code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    files = ((folder, name) for folder, _, names in os.walk(root) for name in names)
+    tables = sorted(Path(folder, name) for folder, name in files if name.endswith((".tsv", ".parquet", ".json", ".jsonl")))
+    stamps = [f"{path.relative_to(root)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in tables]
+    return hashlib.sha256("\n".join([published.source, str(root.resolve()), *stamps]).encode() + code).hexdigest()
+
+
+def _write(published: Published, root: Path, kept: Path) -> dict:
+    dropped: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    missing = ""  # the first image that is not there
+    seen: set[bytes] = set()
+    written = 0
+    partial = kept / "records.jsonl.partial"
+    inside = False
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TextColumn("{task.fields[counted]}"))
+    with partial.open("w") as out, Progress(*columns, transient=True) as progress:
+        task = progress.add_task(f"reading {published.source}", total=None, counted="")
+        for place, row in published.rows(root):
+            row = _Row(row)
+            native_id = "?"
+            try:
+                native_id = _native_id(published, row)
+                draft = _draft(published, row)
+                name = f"{published.source}/{draft.split}/{native_id}"
+                digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+                if digest in seen:
+                    raise Bad(Reason.REPEATED, "id", native_id)
+                record, noted = _record(published, draft, name, root, kept)
+                seen.add(digest)
+            except Bad as bad:
+                dropped[bad.reason] += 1
+                if bad.reason is Reason.NO_IMAGE:
+                    missing = missing or str(bad.seen)
+                first.setdefault(bad.reason, f"{native_id}: {_said(place, root)}, {bad.key}: {str(bad.seen)[:80]!r}")
+                continue
+            except KeyError as error:
+                if place.row == 1:
+                    raise ValueError(
+                        f"{_said(place, root)} has no column {error}; there is {', '.join(map(str, row))}. "
+                        f"data.source={published.source} reads: {published.about}"
+                    ) from error
+                dropped[Reason.LACKS_KEY] += 1
+                first.setdefault(Reason.LACKS_KEY, f"{native_id}: {_said(place, root)}, {error}")
+                continue
+            inside |= isinstance(draft.image, bytes)
+            for note in noted:
+                notes[note] += 1
+                first.setdefault(note, f"{native_id}: {_said(place, root)}")
+            out.write(json.dumps(record) + "\n")
+            written += 1
+            if written % 50 == 0:
+                progress.update(task, counted=f"{written} rows, {dropped.total()} dropped")
+    if not written:
+        raise ValueError(
+            f"{root} holds no usable row of {published.source} ({dropped.total()} dropped): "
+            + "; ".join(f"{count} x {reason} (first: {first[reason]})" for reason, count in dropped.items())
+        )
+    partial.rename(kept / "records.jsonl")
+    place_of_images = kept if inside else root
+    images = {"root": str(place_of_images.resolve()), "missing": missing}
+    return images | {"dropped": dropped, "first": first, "notes": notes, "rows": written}
+
+
+class _Row(dict):
+    """A row that knows which of its columns was read last: where a reader stumbles over a value, that one is named."""
+
+    last = ""
+
+    def __getitem__(self, key: str) -> Any:
+        self.last = key
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.last = key
+        return super().get(key, default)
+
+
+def _native_id(published: Published, row: Mapping) -> str:
+    stored = first_of(row, *published.ids)
+    if isinstance(stored, bool) or not isinstance(stored, str | int) or stored == "":
+        raise Bad(Reason.BAD_VALUE, published.ids[0], stored)
+    return str(stored)
+
+
+def _draft(published: Published, row: _Row) -> Draft:
+    """Raises Bad also for values of other types than the format says, on which a reader stumbles."""
+    try:
+        draft = published.draft(row)
+    except Bad:
+        raise
+    except (TypeError, AttributeError, IndexError, ValueError) as error:
+        raise Bad(Reason.BAD_VALUE, row.last, dict.get(row, row.last)) from error
+    for key, value, kind in (("split", draft.split, str), ("question", draft.question, str), ("image", draft.image, str | bytes)):
+        if not isinstance(value, kind):
+            raise Bad(Reason.BAD_VALUE, key, value)
+    if not all(isinstance(answer, str) for answer in draft.answers):
+        raise Bad(Reason.BAD_VALUE, "answers", draft.answers)
+    return draft
+
+
+def _said(place: Place, root: Path) -> str:
+    name = place.file.relative_to(root) if place.file.is_relative_to(root) else place.file
+    return f"{name}, row {place.row}"
+
+
+def _record(published: Published, draft: Draft, name: str, root: Path, kept: Path) -> tuple[dict, list[str]]:
+    """The canonical record of a row, and what was noted about its boxes. Raises Bad."""
+    question = question_of(draft.question)
+    if not question:
+        raise Bad(Reason.NO_QUESTION, "question", draft.question)
+    if not draft.answers or not all(answer.strip() for answer in draft.answers):
+        raise Bad(Reason.NO_ANSWER, "answer", draft.answers)
+    if draft.scorer == "letter" and draft.answers[0] not in dict(draft.options):
+        raise Bad(Reason.NOT_AN_OPTION, "answer", draft.answers[0])
+    image, digest, (width, height) = _image(draft.image, "image", root, kept)
+    more = {key: _image(blob, key, root, kept)[0] for key, blob in draft.more_images.items()}
+    boxes, labels, noted = _boxes(draft, width, height)
+    record = {
+        "schema": SCHEMA,
+        "id": name,
+        "source": published.source,
+        "split": draft.split,
+        "image": image,
+        "width": width,
+        "height": height,
+        "image_sha256": digest,
+        "question": question,
+        "raw_question": draft.raw or draft.question,
+        "options": [{"key": key, "text": text} for key, text in draft.options],
+        "answers": list(draft.answers),
+        "answer_type": draft.answer_type or answer_type(draft.answers, draft.options),
+        "scorer": draft.scorer,
+        "boxes": boxes,
+        "box_labels": labels,
+        "box_origin": draft.box_origin if boxes else None,
+        "group": draft.group or digest,
+        "meta": dict(draft.meta) | more,
+        "licence": published.licence,
+    }
+    return record, [*draft.notes, *noted]
+
+
+def _image(stored: str | bytes, key: str, root: Path, kept: Path) -> tuple[str, str, tuple[int, int]]:
+    """Path of an image, hash of its bytes, and its upright size; bytes are written out under their hash. Raises Bad, at `key`."""
+    if isinstance(stored, str):
+        path = root / stored
+        if not path.is_file():
+            raise Bad(Reason.NO_IMAGE, key, stored)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return stored, digest, _size(path, key, stored)
+    digest = hashlib.sha256(stored).hexdigest()
+    size = _size(io.BytesIO(stored), key, "bytes")
+    name = f"{digest}.{next((suffix for head, suffix in SUFFIXES.items() if stored.startswith(head)), 'image')}"
+    if not (kept / name).is_file():
+        partial = kept / f"{digest}.partial"
+        partial.write_bytes(stored)
+        partial.rename(kept / name)
+    return name, digest, size
+
+
+def _size(source: Path | io.BytesIO, key: str, said: str) -> tuple[int, int]:
+    try:
+        return measured(source)
+    except ValueError as error:
+        raise Bad(Reason.BAD_IMAGE, key, f"{said}: {error}") from error
+
+
+def _boxes(draft: Draft, width: int, height: int) -> tuple[list, list, list[str]]:
+    """Chains of one box each that lie in the image, their labels, and what had to be noted."""
+    chains, labels = [], []
+    noted: list[str] = []
+    for box, label in zip(draft.boxes, draft.box_labels or [""] * len(draft.boxes), strict=True):
+        clamped = intersection(box, (0, 0, width, height))
+        moved = max(abs(a - b) for a, b in zip(box, clamped, strict=True))
+        if not moved <= FORGIVEN_PX or area(clamped) <= 0:  # not <=: a NaN is not forgiven
+            noted.append(Reason.BOX_OUTSIDE)
+            continue
+        if moved:
+            noted.append(f"a box left the image by at most {FORGIVEN_PX:g} px and was clamped")
+        chains.append([list(clamped)])
+        labels.append([label])
+    return chains, labels, noted

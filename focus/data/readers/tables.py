@@ -1,0 +1,91 @@
+"""Rows of the files that sets are published in, one at a time: TSV, parquet, JSON lines, JSON lists and JSON mappings of any size."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import ijson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from focus.data.readers.draft import Place
+
+# Of a parquet file some sets have row groups of 1 to 2 GB once decompressed. With both settings and `pre_buffer=False`, pages and rows are
+# decoded as they are asked for; without any one of them pyarrow holds the whole row group.
+ROWS_AT_ONCE = 8
+READ_AT_ONCE = 1 << 18  # bytes
+csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a TSV cell holds a whole 8K image
+
+
+def find(root: Path, *patterns: str) -> list[Path]:
+    """The files below `root` that match the first of these patterns that matches any, sorted.
+
+    Raises ValueError, naming what was looked for and what is there, if none does.
+    """
+    if not root.is_dir():
+        raise ValueError(f"data.root is {root}, which is no folder; give the folder that the set was downloaded into")
+    for pattern in patterns:
+        if found := sorted(path for path in root.glob(pattern) if path.is_file()):
+            return found
+    there = sorted(path.name for path in root.iterdir())[:12]
+    raise ValueError(f"{root} holds none of {', '.join(patterns)}; there is {', '.join(there) or 'nothing'}. Set data.root to the download")
+
+
+def rows_of(path: Path) -> Iterator[tuple[Place, dict]]:
+    """Every row of a table, as a mapping from its columns. Memory does not grow with the file.
+
+    Raises ValueError, with file and row, for a file that is not what its name says.
+    """
+    readers = {".tsv": _tsv, ".parquet": _parquet, ".jsonl": _json_lines, ".json": _json_list}
+    if path.suffix not in readers:
+        raise ValueError(f"{path} is no table that can be read; there are {', '.join(readers)}")
+    row = 0
+    try:
+        for row, content in enumerate(readers[path.suffix](path), start=1):
+            if not isinstance(content, dict):
+                raise ValueError(f"{content!r:.60} is not a record")
+            yield Place(path, row), content
+    except (ValueError, OSError, csv.Error, pa.ArrowException, ijson.JSONError) as error:
+        raise ValueError(f"{path}, row {row + 1}: the file can't be read ({error}); download it again") from error
+
+
+def entries_of(path: Path, prefix: str = "") -> Iterator[tuple[Place, str, dict]]:
+    """Key and value of every entry of a JSON mapping of records, at `prefix`. Raises ValueError like `rows_of`."""
+    row = 0
+    try:
+        with path.open("rb") as file:
+            for row, (key, content) in enumerate(ijson.kvitems(file, prefix, use_float=True), start=1):
+                if not isinstance(content, dict):
+                    raise ValueError(f"{content!r:.60} is not a record")
+                yield Place(path, row), key, content
+    except (ValueError, OSError, ijson.JSONError) as error:
+        raise ValueError(f"{path}, row {row + 1}: the file can't be read ({error}); download it again") from error
+
+
+def _tsv(path: Path) -> Iterator[dict]:
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file, delimiter="\t"):
+            yield {key: value for key, value in row.items() if key is not None}
+
+
+def _parquet(path: Path) -> Iterator[dict]:
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_AT_ONCE) as table:
+        for some in table.iter_batches(batch_size=ROWS_AT_ONCE):
+            yield from some.to_pylist()
+
+
+def _json_lines(path: Path) -> Iterator[dict]:
+    with path.open("rb") as file:
+        for line in file:
+            if line.strip():
+                yield json.loads(line)
+
+
+def _json_list(path: Path) -> Iterator[dict]:
+    """The items of a list; `{"data": [...]}` (TextVQA) is read as that list."""
+    with path.open("rb") as file:
+        first = file.read(64).lstrip()[:1]
+        file.seek(0)
+        yield from ijson.items(file, "item" if first == b"[" else "data.item", use_float=True)

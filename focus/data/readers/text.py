@@ -1,0 +1,151 @@
+"""What published questions are wrapped in, and how lists, answers and images are stored as text. Pure functions of strings."""
+
+import ast
+import base64
+import binascii
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from focus.answers import NUMBER, chosen_letter
+from focus.data.readers.draft import Bad, Reason
+
+Options = tuple[tuple[str, str], ...]
+
+LEADING = re.compile(r"^(?:\s|<image>|<\|vision_start\|>.*?<\|vision_end\|>|Question:)+", re.DOTALL)
+# From here to the end: instructions that a set stores behind its questions
+TRAILER = re.compile(
+    r"(?:\n|(?<=[.?!:)\s])|^)\s*(?:Think first, call \*{0,2}image_zoom_in_tool|Think in the mind first|Format strictly as|Guidelines:"
+    r"|Answer with the option's letter|Answer the question using a single word or phrase|Answer the option letter directly"
+    r"|Select the best answer to the above multiple-choice question|Please provide the bounding box).*\Z",
+    re.DOTALL | re.IGNORECASE,
+)
+OPTION = re.compile(r"^\s*[(（]?([A-ZＡ-Ｚ])[)）.．:：、]\s*(.*\S)\s*$", re.DOTALL)
+
+
+FEW_WORDS = 5  # an answer of more words is a sentence; so is one of four or more that ends with a full stop
+YES_NO = re.compile(r"(?:yes|no)\.?", re.IGNORECASE)
+
+
+def question_of(stored: str) -> str:
+    """A stored question without image tags, tool prompts and trailing instructions; options are the reader's business."""
+    text = TRAILER.sub("", LEADING.sub("", stored))
+    return text.replace("<image>", "").strip()
+
+
+def options_among(lines: Sequence[str]) -> tuple[list[str], Options]:
+    """The lines that are no option, and the options `(A) text` or `A. text` that end the text, in order; brackets may be full-width."""
+    rest = list(lines)
+    options: list[tuple[str, str]] = []
+    while rest and OPTION.match(rest[-1]):
+        options.insert(0, option_of(rest.pop(), "options"))
+    return rest, tuple(options)
+
+
+def option_of(stored: str, key: str) -> tuple[str, str]:
+    """Key and text of one option `(A) text`, the text as stored. Raises Bad (at `key`) if it does not begin with a letter."""
+    found = OPTION.match(str(stored))
+    if not found:
+        raise Bad(Reason.BAD_VALUE, key, stored)
+    return unicodedata.normalize("NFKC", found[1]), found[2]
+
+
+def chosen(options: Options, stored: object, key: str) -> tuple[str, str]:
+    """The right option as accepted answers: its letter, then its text. `stored` names it by either. Raises Bad if it is no option."""
+    letter = chosen_letter(stored, options) if isinstance(stored, str) else None
+    if letter is None:
+        raise Bad(Reason.NOT_AN_OPTION, key, stored)
+    return letter, dict(options)[letter]
+
+
+def answer_type(answers: Sequence[str], options: Options) -> str:
+    """`mcq` where there are options; `number`, `yes_no` or `sentence` where every accepted answer is one; else `short_text`."""
+    if options:
+        return "mcq"
+    for kind, holds in (("number", NUMBER.fullmatch), ("yes_no", YES_NO.fullmatch), ("sentence", _is_sentence)):
+        if all(holds(answer.strip()) for answer in answers):
+            return kind
+    return "short_text"
+
+
+def _is_sentence(answer: str) -> bool:
+    words = len(answer.split())
+    return words > FEW_WORDS or (words > 3 and answer.endswith("."))
+
+
+def first_of(row: Mapping, *names: str) -> Any:
+    """The value of the first of these columns that a row has. Raises KeyError, with the first name, if it has none."""
+    return row[next((name for name in names if name in row), names[0])]
+
+
+def native(row: Mapping, *names: str) -> dict[str, object]:
+    """Those of these fields that a row has, under their own names, for `meta`."""
+    return {name: row[name] for name in names if row.get(name) not in (None, "")}
+
+
+def listed(stored: object, key: str) -> list:
+    """A list that may be stored as its Python or JSON text. Raises Bad if it is no list. Nothing is evaluated but literals."""
+    if isinstance(stored, str):
+        try:
+            stored = ast.literal_eval(stored.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            raise Bad(Reason.BAD_LIST, key, stored) from None
+    if isinstance(stored, tuple):
+        stored = list(stored)
+    if not isinstance(stored, list):
+        raise Bad(Reason.BAD_LIST, key, stored)
+    return stored
+
+
+def numbers(stored: object, key: str) -> tuple[float, float, float, float]:
+    """Four numbers. Raises Bad for anything else."""
+    four = listed(stored, key)
+    if len(four) != 4 or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in four):
+        raise Bad(Reason.BAD_VALUE, key, stored)
+    x1, y1, x2, y2 = map(float, four)
+    return x1, y1, x2, y2
+
+
+def from_corner(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    """Left, top, width, height as (x1, y1, x2, y2)."""
+    x, y, width, height = box
+    return x, y, x + width, y + height
+
+
+def boxed(stored: str) -> str:
+    r"""What stands in the last `\boxed{...}`, braces balanced; the text itself where there is none."""
+    start = stored.rfind(r"\boxed{")
+    if start < 0:
+        return stored.strip()
+    depth, begin = 0, start + len(r"\boxed{")
+    for at in range(begin - 1, len(stored)):
+        depth += {"{": 1, "}": -1}.get(stored[at], 0)
+        if depth == 0:
+            return stored[begin:at].strip()
+    return stored[begin:].strip()
+
+
+def image_bytes(stored: object, key: str) -> bytes:
+    """The encoded image of a cell: bytes, a `{bytes, path}` struct, or base64 with or without a data URL. Raises Bad."""
+    if isinstance(stored, dict):
+        stored = stored.get("bytes")
+    if isinstance(stored, bytes):
+        return stored
+    if not isinstance(stored, str):
+        raise Bad(Reason.BAD_VALUE, key, stored)
+    try:
+        return base64.b64decode(stored.rpartition("base64,")[2], validate=True)
+    except (binascii.Error, ValueError):
+        raise Bad(Reason.BAD_BASE64, key, stored) from None
+
+
+def letter_options(row: Mapping) -> Options:
+    """The options that stand in single-capital columns, empty and NaN ones left out."""
+    found = []
+    for name in sorted(name for name in row if len(str(name)) == 1 and str(name).isupper()):
+        value = row[name]
+        if value is None or str(value).strip().lower() in ("", "nan"):  # of which a NaN is one
+            continue
+        found.append((str(name), str(value).strip()))
+    return tuple(found)

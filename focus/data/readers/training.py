@@ -1,0 +1,99 @@
+"""What the published training sets share: rows without an id, one image to a row, options inside the question, answers of any kind.
+
+None of them says how an answer is to be scored, so it is read off the answer itself: a letter where the question holds options, a number
+where every accepted answer is one, `exact` for yes and no, `judge` for free text, however short: other words may be as right.
+"""
+
+import posixpath
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from focus.answers import chosen_letter
+from focus.data.readers.draft import ROW_ID, Bad, Place, Reason
+from focus.data.readers.tables import rows_of
+from focus.data.readers.text import Options, answer_type, chosen, options_among, question_of
+
+INLINE = re.compile(r"(?:^|(?<=\s))\(([A-Z])\)\s*")
+INVITATION = re.compile(
+    r"(?:^|(?<=\s))(?:Options|Choices|Select from the following (?:choices|options)|The (?:choices|options) are listed below)\s*[.:]?\s*\Z",
+    re.IGNORECASE,
+)
+SCORERS = {"number": "number", "yes_no": "exact"}  # by type of answer, without options
+
+
+def rows_with_ids(paths: Sequence[Path], own: str = "") -> Iterator[tuple[Place, dict]]:
+    """The rows of these tables in turn, each with a `row id`: for sets whose rows have no id, or none that is unique.
+
+    It is the name of the file, the row's number, and its id in the column `own` where it has one.
+    """
+    for path in paths:
+        for place, row in rows_of(path):
+            parts = (path.stem, place.row, row.get(own))
+            yield place, row | {ROW_ID: "-".join(str(part) for part in parts if part is not None)}
+
+
+def only_image(stored: object, key: str) -> str | bytes:
+    """The one image of a row: a path relative to the root, or encoded bytes; alone, in a list of one, or in a struct.
+
+    Raises Bad for none or several, and for a path that leads out of the root.
+    """
+    if isinstance(stored, list | tuple):
+        if len(stored) != 1:
+            raise Bad(Reason.SEVERAL_IMAGES, key, f"{len(stored)} images")
+        stored = stored[0]
+    if isinstance(stored, Mapping):
+        found = [stored[name] for name in ("bytes", "image", "path") if stored.get(name)]
+        stored = found[0] if found else None
+    if isinstance(stored, bytes):
+        return stored
+    if stored is None or stored == "":
+        raise Bad(Reason.SEVERAL_IMAGES, key, "none")
+    if not isinstance(stored, str):
+        raise Bad(Reason.BAD_VALUE, key, type(stored).__name__)
+    path = posixpath.normpath(stored.strip())
+    if path.startswith(("/", "..")):
+        raise Bad(Reason.BAD_VALUE, key, stored)
+    return path
+
+
+def parted(stored: str) -> tuple[str, Options]:
+    """A stored text without its wrapping, as question and options: one option a line, or `(A) red (B) blue` in a line, at the end.
+
+    Fewer than two options, or letters that do not run A, B, C, ..., are part of the question.
+    """
+    text = question_of(stored)
+    rest, options = options_among([line for line in text.splitlines() if line.strip()])
+    if not _runs(options):
+        rest, options = _inline(text)
+    if not _runs(options):
+        return text, ()
+    return INVITATION.sub("", "\n".join(rest)).strip(), options
+
+
+def _inline(text: str) -> tuple[list[str], Options]:
+    marks = list(INLINE.finditer(text))
+    first = max((at for at, mark in enumerate(marks) if mark[1] == "A"), default=None)
+    if first is None:
+        return [text], ()
+    ends = [*(after.start() for _, after in pairwise(marks[first:])), len(text)]
+    options = tuple((mark[1], text[mark.end() : end].strip().rstrip(",;")) for mark, end in zip(marks[first:], ends, strict=True))
+    return [text[: marks[first].start()].rstrip()], options
+
+
+def _runs(options: Options) -> bool:
+    return len(options) > 1 and [key for key, _ in options] == [chr(ord("A") + at) for at in range(len(options))]
+
+
+def answered(stored: Sequence[object], options: Options, key: str) -> tuple[tuple[str, ...], str]:
+    """The accepted answers and their scorer; with options, the letter and the text of the first that names one. Raises Bad."""
+    if not all(isinstance(answer, str) for answer in stored):
+        raise Bad(Reason.NO_ANSWER if all(answer is None for answer in stored) else Reason.BAD_VALUE, key, stored)
+    answers = tuple(dict.fromkeys(str(answer).strip() for answer in stored))
+    if not any(answers):
+        raise Bad(Reason.NO_ANSWER, key, stored)
+    if options:
+        named = [answer for answer in answers if chosen_letter(answer, options)]
+        return chosen(options, named[0] if named else answers[0], key), "letter"
+    return answers, SCORERS.get(answer_type(answers, ()), "judge")

@@ -1,0 +1,87 @@
+r"""V*Bench (`craigwu/vstar_bench`): 191 questions about small details of SA-1B photographs, with the boxes of their targets.
+
+Two files speak of every question. `test_questions.jsonl` has the options shuffled, the right letter in `label`: it alone decides question,
+options and answer. The JSON beside each image lists the right option first, always; it is read for its boxes only, which are left, top,
+width, height in pixels. `text` is read line by line: the question, the options, an instruction. The folders GPT4V-hard and OCR are not part
+of the set. Repackagings (parquet, TSV) carry no boxes and are not read.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from focus.boxes import Box
+from focus.data.readers.draft import Draft, Place, Published
+from focus.data.readers.tables import find, rows_of
+from focus.data.readers.text import OPTION, chosen, from_corner, listed, native, numbers, options_among
+
+NO_BOXES = "the JSON with the boxes does not lie beside the image: the row is used without boxes"
+BOXES_UNNAMED = "its JSON has not one box per target: the row is used without boxes"
+
+
+def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
+    """The questions, each with the content of its per-image JSON as `beside` (None where that file is missing)."""
+    for path in find(root, "test_questions.jsonl"):
+        for place, row in rows_of(path):
+            yield place, row | {"beside": _beside(root, row.get("image"))}
+
+
+def _beside(root: Path, image: object) -> object:
+    if not isinstance(image, str) or not Path(image).name:
+        return None
+    path = (root / image).with_suffix(".json")
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: the file can't be read ({error}); download it again") from error
+
+
+def draft(row: Mapping) -> Draft:
+    """Question, options and letter from the row, the targets from its image's JSON. Raises Bad for a letter without an option."""
+    lines = [line for line in row["text"].split("\n") if line.strip()]
+    if len(lines) > 1 and not OPTION.match(lines[-1]):
+        lines.pop()  # "Answer with the option's letter from the given choices directly."
+    asked, options = options_among(lines)
+    names, boxes, notes = _targets(row["beside"])
+    return Draft(
+        split="test",
+        image=row["image"],
+        question="\n".join(asked),
+        answers=chosen(options, row["label"], "label"),
+        scorer="letter",
+        options=options,
+        boxes=tuple(boxes),
+        box_labels=tuple(names),
+        box_origin="human",
+        meta=native(row, "category"),
+        raw=row["text"],
+        notes=notes,
+    )
+
+
+def _targets(beside: Mapping | None) -> tuple[list[str], list[Box], tuple[str, ...]]:
+    """Names and boxes of the targets, and what is to be noted where there are none."""
+    if beside is None:
+        return [], [], (NO_BOXES,)
+    names, boxes = listed(beside["target_object"], "target_object"), listed(beside["bbox"], "bbox")
+    if len(names) != len(boxes):
+        return [], [], (BOXES_UNNAMED,)
+    return [str(name) for name in names], [from_corner(numbers(box, "bbox")) for box in boxes], ()
+
+
+SETS: tuple[Published, ...] = (
+    Published(
+        source="vstar",
+        about=(
+            "test_questions.jsonl (image, text, category, label, question_id), with the folders direct_attributes and relative_position "
+            "beside it; of the JSON beside each image target_object and bbox"
+        ),
+        licence="unstated",
+        counts="191 rows: 115 direct_attributes, 76 relative_position",
+        rows=rows,
+        draft=draft,
+        ids=("question_id",),
+    ),
+)

@@ -1,0 +1,77 @@
+"""ZoomBench (`inclusionAI/ZoomBench`): questions about an image, with the crop that holds the answer where one is published.
+
+A record asks about the whole image; `meta.crop_image` is the path of the crop, relative to the same root, or null. Accuracy with the crops
+in place of the images, less that on the images, is the gap of the set's dual view.
+
+Columns go by two sets of names (query, response; prompt or question, answer). Options stand in the query, one a line, behind "Select from
+the following choices."; a query without them is open, and judged. `bbox` (x1, y1, x2, y2 in pixels of the image) is not in every release.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from focus.data.readers.draft import Bad, Draft, Place, Published, Reason
+from focus.data.readers.tables import find, rows_of
+from focus.data.readers.text import Options, chosen, first_of, image_bytes, native, numbers, options_among
+
+INVITATION = re.compile(r"\s*Select from the following (?:choices|options)\s*[.:]?\s*\Z", re.IGNORECASE)
+LETTER = re.compile(r"\(?[A-Z]\)?\.?")
+
+
+def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
+    """The rows of the test split."""
+    for path in find(root, "data/test*.parquet", "**/test*.parquet", "**/*.parquet"):
+        yield from rows_of(path)
+
+
+def draft(row: Mapping) -> Draft:
+    """A row with its crop. Raises Bad for a letter without an option."""
+    stored = first_of(row, "query", "prompt", "question")
+    question, options = _parted(stored)
+    answer = first_of(row, "response", "answer")
+    bbox = row.get("bbox")
+    if not isinstance(answer, str):
+        raise Bad(Reason.NO_ANSWER if answer is None else Reason.BAD_VALUE, "response", answer)
+    if not options and "(A)" in stored and LETTER.fullmatch(answer.strip()):
+        raise Bad(Reason.NOT_AN_OPTION, "response", answer)  # its options do not stand one a line
+    return Draft(
+        split="test",
+        image=image_bytes(row["image"], "image"),
+        question=question,
+        answers=chosen(options, answer, "response") if options else (answer.strip(),),
+        scorer="letter" if options else "judge",
+        options=options,
+        boxes=(numbers(bbox, "bbox"),) if bbox else (),
+        box_origin="dataset",
+        meta=native(row, "question_type") | {"crop_image": None},
+        more_images={"crop_image": image_bytes(row["crop_image"], "crop_image")} if _has_crop(row) else {},
+        raw=stored,
+    )
+
+
+def _has_crop(row: Mapping) -> bool:
+    """A null may be stored as null or as a struct of nulls."""
+    crop = row.get("crop_image")
+    return crop.get("bytes") is not None if isinstance(crop, Mapping) else crop is not None
+
+
+def _parted(stored: str) -> tuple[str, Options]:
+    """The question and its options; a single line that looks like an option is a part of the question."""
+    lines, options = options_among([line for line in stored.split("\n") if line.strip()])
+    if len(options) < 2:
+        return stored, ()
+    return INVITATION.sub("", "\n".join(lines)), options
+
+
+SETS: tuple[Published, ...] = (
+    Published(
+        source="zoombench",
+        about="data/test*.parquet (id, query, response, image, crop_image, question_type; bbox if there is one)",
+        licence="Apache-2.0",
+        counts="845 rows: 621 with options, 224 open",
+        rows=rows,
+        draft=draft,
+        ids=("id",),
+    ),
+)

@@ -1,0 +1,71 @@
+"""The questions that settings name: of a published set, of your own records, with boxes that people drew or that are derived.
+
+Everything that is made of published files is written to one folder (`kept`), once; what was left out is said every time.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from focus.data.annotations import write_annotated
+from focus.data.readers import SETS, ingest
+from focus.data.readers.derive import write_derived
+from focus.data.sample import Records, read_records
+
+
+def open_source(
+    source: str,
+    records: str | None,
+    root: str | None,
+    kept: Path = Path(),
+    annotations: str | None = None,
+    repair: bool = False,
+    derive_px: int = 0,
+) -> Records:
+    """The questions of a published set (`source` is its name), or those of a `records.jsonl` (`source` is `records`).
+
+    With `annotations` (an export of Label Studio, CVAT or COCO) only annotated questions stay, with their drawn boxes. `derive_px` above 0
+    grows every flat box into a chain of three, the first at least that wide and high. Prints what was used and what was not.
+    Raises ValueError for files that are not there or not what they should be, or that leave nothing.
+    """
+    if source in SETS or annotations or derive_px:
+        try:
+            kept.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"data.kept is {kept}, a folder that can't be written ({error}); choose another") from error
+    if source in SETS:
+        published = SETS[source]
+        reading = ingest(published, Path(root or ""), kept)
+        print(f"{source}: {len(reading.samples)} questions; published: {published.counts}")
+        _say(source, "rows dropped", reading.dropped, reading.first)
+        _say(source, "rows used although", reading.notes, reading.first)
+        path, root = kept / "records.jsonl", str(reading.samples.root)
+    else:
+        path = Path(records or "")
+        root = root or _root(path)
+    if annotations:
+        if not Path(annotations).is_file():
+            raise ValueError(f"data.annotations is {annotations}, which does not exist; give an export of Label Studio, CVAT or COCO")
+        written = write_annotated(path, Path(annotations), kept / "annotated.jsonl", repair)
+        rules = ", ".join(f"{count} nested by {rule}" for rule, count in written.rules.items())
+        print(f"{annotations}: {written.annotated} questions annotated ({rules}); {written.without} without boxes are left out")
+        _say(annotations, "annotations", written.counted, written.first)
+        path = kept / "annotated.jsonl"
+    if derive_px:
+        derived = write_derived(path, kept / "derived.jsonl", derive_px)
+        print(f"{path.name}: {derived} flat boxes grown into chains, the smallest at least {derive_px} px wide and high")
+        path = kept / "derived.jsonl"
+    samples, dropped = read_records(path, Path(root) if root else None)
+    _say(str(path), "records dropped", dropped, samples.first_dropped)
+    return samples
+
+
+def _root(records: Path) -> str | None:
+    """Where the images of records lie that `ingest` wrote; None: beside the file."""
+    manifest = records.parent / "reading.json"
+    return json.loads(manifest.read_text())["root"] if manifest.is_file() else None
+
+
+def _say(name: str, what: str, counted: Mapping[str, int], first: Mapping[str, str]) -> None:
+    for reason, count in counted.items():
+        print(f"{name}: {count} {what}: {reason} (first: {first[reason]})")

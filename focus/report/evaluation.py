@@ -1,0 +1,299 @@
+"""An evaluation in numbers: per arm, per category and rotation, beside the paper's tables, and its failures as pictures.
+
+Departures from published scores: a row that fails stays in the denominator; intervals are resampled by image (for HR-Bench by question:
+its four rotations stand or fall together); strict-circular, where all rotations of a question must be right, is an extra.
+"""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from focus.answers import RIGHT_FROM
+from focus.data.sample import Sample
+from focus.dependence import DIFFERENCES, Examiner
+from focus.prompts import CROP_CONTENT, Call, Fault, Malformed, error_content, parse
+from focus.report.table import Cell, Results, Row
+from focus.rewards import Example
+from focus.rollout.trajectory import Crop, Observation, Status, Trajectory, Turn
+from focus.statistics import bootstrap
+
+Rows = Sequence[Mapping[str, Any]]
+
+# of a row of predictions -> label, unit, factor. `right` is the accuracy
+METRICS = {
+    "right": ("accuracy", "%", 100.0),
+    "unparsed": ("no answer could be read", "%", 100.0),
+    "truncated": ("cut by the limit of turns or tokens", "%", 100.0),
+    "called": ("crop rate", "%", 100.0),
+    "crops": ("crops/question", "", 1.0),
+    "visual_tokens": ("visual tokens/question", "", 1.0),
+    "sampled_tokens": ("sampled tokens/question", "", 1.0),
+    "seconds": ("seconds/question", "s", 1.0),
+    "iou_recall": ("IoU, every target's best crop", "", 1.0),
+    "iou_precision": ("IoU, every crop's best target", "", 1.0),
+}
+FIELDS = ("split", "category", "l2-category", "question_type", "cycle_category")
+MOST_VALUES = 40  # a field with more is an identifier
+NAMES = {"own": "own crops", "tool_free": "tool-free", "format_only": "format only", "gt": "annotated crop", "no_tool": "no tool offered"}
+
+
+def summary(rows: Rows, arms: Sequence[str], resamples: int) -> dict[str, Any]:
+    """Every number of an evaluation, each `[mean, low, high]` with its 95 % interval; repeats of a question are averaged first."""
+    by_arm: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_arm[row["arm"]].append(row)
+    played = {arm: by_arm[arm] for arm in dict.fromkeys(["own", *arms]) if arm in by_arm}
+    own = played["own"]
+    found: dict[str, Any] = {
+        "questions": len({row["id"] for row in own}),
+        "images": len({row["group"] for row in own}),
+        "repeats": len({row["repeat"] for row in own}),
+        "metrics": {arm: _metrics(each, resamples) for arm, each in played.items()},
+        "differences": {},
+        "by": {},
+        "unweighted": {},
+        "broken": [row["broken"] for row in own if row["broken"]],
+        "graded_by": {name: sum(row["graded_by"] == name for row in own) for name in {row["graded_by"] for row in own}},
+    }
+    for name, (first, second) in DIFFERENCES.items():
+        if first in played and second in played:
+            before, after = _by_question(played[second], "right"), _by_question(played[first], "right")
+            found["differences"][name] = _interval({key: v - before[key] for key, v in after.items() if key in before}, own, resamples)
+    for name in FIELDS:
+        values = sorted({_field(row, name) for row in own} - {None}, key=str)
+        if 1 < len(values) <= MOST_VALUES:
+            parts = {
+                str(value): {arm: _accuracy([r for r in each if _field(r, name) == value], resamples) for arm, each in played.items()}
+                for value in values
+            }
+            found["by"][name] = parts
+            found["unweighted"][name] = {arm: round(sum(part[arm][0] for part in parts.values()) / len(parts), 5) for arm in played}
+    if any("cycle_category" in row["meta"] for row in own):
+        found["strict_circular"] = {arm: _circular(each, resamples) for arm, each in played.items()}
+    return found
+
+
+def _field(row: Mapping[str, Any], name: str) -> Any:
+    return row["split"] if name == "split" else row["meta"].get(name)
+
+
+def _metrics(rows: Rows, resamples: int) -> dict[str, list[float]]:
+    found = {}
+    for metric in METRICS:
+        values = _by_question(rows, metric)
+        if values:
+            found[metric] = _interval(values, rows, resamples)
+    return found
+
+
+def _by_question(rows: Rows, metric: str) -> dict[str, float]:
+    """Mean over the repeats of each question; questions to which the metric does not apply are left out."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        value = _value(row, metric)
+        if value is not None:
+            values[row["id"]].append(value)
+    return {key: sum(each) / len(each) for key, each in values.items()}
+
+
+def _value(row: Mapping[str, Any], metric: str) -> float | None:
+    if metric == "unparsed":
+        return float(row["extracted"] is None)
+    if metric == "truncated":
+        return float(row["status"] in (Status.OUT_OF_TURNS, Status.OUT_OF_TOKENS))
+    if metric == "called":
+        return float(row["crops"] > 0)
+    return None if row[metric] is None else float(row[metric])
+
+
+def _interval(values: Mapping[str, float], rows: Rows, resamples: int) -> list[float]:
+    groups = {row["id"]: row["group"] for row in rows}
+    return [round(v, 5) for v in bootstrap(list(values.values()), [groups[key] for key in values], resamples)]
+
+
+def _accuracy(rows: Rows, resamples: int) -> list[float]:
+    """Mean, low, high, and the number of questions."""
+    values = _by_question(rows, "right")
+    return [*_interval(values, rows, resamples), len(values)]
+
+
+def _circular(rows: Rows, resamples: int) -> list[float]:
+    """Share of questions whose rotations are all right, in every repeat."""
+    by_group: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        by_group[row["group"]].append(row["right"])
+    values = [float(min(each) >= RIGHT_FROM) for each in by_group.values()]
+    return [round(v, 5) for v in bootstrap(values, list(by_group), resamples)]
+
+
+def evaluation_table(found: Mapping[str, Any]) -> Results:
+    """One column for each arm."""
+    arms = list(found["metrics"])
+    rows = []
+    for metric, (label, unit, factor) in METRICS.items():
+        cells = [_cell(found["metrics"][arm].get(metric), factor) for arm in arms]
+        if any(cell.mean == cell.mean for cell in cells):
+            rows.append(Row(label, unit, tuple(cells)))
+    if "strict_circular" in found:
+        rows.append(Row("accuracy, all rotations right", "%", tuple(_cell(found["strict_circular"][arm], 100.0) for arm in arms)))
+    for name, parts in found["by"].items():
+        for value, part in parts.items():
+            n = part["own"][3]
+            rows.append(Row(f"{name} {value} ({n} questions)", "%", tuple(_cell(part[arm][:3], 100.0) for arm in arms)))
+        unweighted = tuple(Cell(100 * found["unweighted"][name][arm], math.nan, math.nan) for arm in arms)
+        rows.append(Row(f"{name}: mean over its {len(parts)} values", "%", unweighted))
+    s = found["settings"]
+    least, most = s["view_tokens"]
+    crop_least, crop_most = s["crop_tokens"]
+    repeats = f", {found['repeats']} answers to each (Avg@{found['repeats']})" if found["repeats"] > 1 else ""
+    notes = [
+        f"{found['questions']} questions about {found['images']} images{repeats}; 95 % intervals from a bootstrap over images",
+        f"view: {least} to {most} visual tokens; up to {s['max_crops']} crops of {crop_least} to {crop_most}; "
+        f"temperature {s['temperature']:g}",
+        f"options {s['options']} (seed {s['seed']}); answers read by the rule {s['extraction']}; "
+        + (f"free answers graded by {s['judge']}" if s["judge"] else "free answers graded by equality, a lower bound"),
+        f"{s['engine']} on {s['device']}; seconds are those of whole conversations played side by side",
+    ]
+    notes += [f"{name}: {_said(interval)} points" for name, interval in found["differences"].items()]
+    if found["broken"]:
+        notes.append(f"{len(found['broken'])} questions could not be read and count as wrong: {found['broken'][0]}")
+    return Results(f"{s['policy']} on {s['data']}", tuple(NAMES.get(arm, arm) for arm in arms), tuple(rows), tuple(notes))
+
+
+def _cell(interval: Sequence[float] | None, factor: float) -> Cell:
+    mean, low, high = interval or (math.nan,) * 3
+    return Cell(mean * factor, low * factor, high * factor)
+
+
+def _said(interval: Sequence[float]) -> str:
+    mean, low, high = (100 * value for value in interval)
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+
+
+# ------------------------------------------------------------------------------------------------ the paper, arXiv 2603.27494
+
+SETS = ("hrbench8k", "hrbench4k", "vstar")  # the columns of its tables
+COLUMNS = ("HR-Bench 8K", "HR-Bench 4K", "V*")
+# Overall accuracy, %, under the paper's protocol. The rivals' rows are its re-runs; their own papers print other numbers
+TABLE_2 = {
+    "CoF-sft, 1,024 tokens": (58.9, 66.0, 72.8),
+    "Pixel Reasoner, 1,024 tokens": (59.9, 65.8, 73.9),
+    "Mini-o3, 1,024 tokens": (66.0, 70.7, 80.1),
+    "DeepEyes, 1,024 tokens": (62.0, 63.9, 75.9),
+    "LFPC, 1,024 tokens": (72.1, 75.3, 80.6),
+    "Mini-o3, 16,384 tokens": (65.6, 69.0, 88.0),
+    "DeepEyes, 16,384 tokens": (69.5, 72.9, 85.9),
+    "LFPC, 16,384 tokens": (75.4, 76.4, 89.5),
+}
+TABLE_3 = {
+    "baseline, no gap": (61.0, 67.9, 72.3),
+    "Stage I": (69.9, 74.4, 78.0),
+    "Stage II": (72.1, 75.3, 80.6),
+}
+TABLE_4 = {
+    "Stage I": (69.9, None, None),
+    "Stage II on the original data": (68.1, None, None),
+    "Stage II on VisualProbe, conditional IoU": (72.7, None, None),
+    "Stage II on VisualProbe, IoU and L1": (72.1, None, None),
+}
+TABLE_5 = {"baseline, no gap": (4.5, 0.5, 3.2), "Stage I": (18.5, 10.5, 11.0)}
+TABLE_6 = {
+    "LFPC, 1,024 tokens": (2.8, 2.6, None),
+    "DeepEyes, 16,384 tokens": (12.4, 9.3, None),
+    "Mini-o3, 16,384 tokens": (27.8, 21.4, None),
+}
+
+
+def beside_the_paper(found: Mapping[str, Any], folder: Path) -> list[Results]:
+    """The paper's tables; the last row of each is this evaluation and those of the same policy that lie in `folder`.
+
+    What neither the paper nor an evaluation says is `not run`.
+    """
+    me = found["settings"]
+    others = [json.loads(path.read_text()) for path in sorted(folder.glob("*/evaluation.json"))]
+    same = [e for e in others if all(e["settings"][key] == me[key] for key in ("weights", "view_tokens"))]
+    ours = {e["settings"]["data"]: e for e in (*same, found) if e["settings"]["data"] in SETS}
+
+    def row(label: str, unit: str, cells: Iterable[Cell | None]) -> Row:
+        return Row(label, unit, tuple(cells))
+
+    def printed(table: Mapping[str, tuple[float | None, ...]], unit: str) -> list[Row]:
+        return [row(label, unit, (None if v is None else Cell(v, math.nan, math.nan) for v in values)) for label, values in table.items()]
+
+    def measured(unit: str, factor: float, *keys: str) -> Row:
+        cells = []
+        for name in SETS:
+            value: Any = ours.get(name)
+            for key in keys:
+                value = value.get(key) if value else None
+            cells.append(_cell(value, factor) if value else None)
+        return row(f"{me['policy']}, {me['view_tokens'][1]:,} tokens, measured here", unit, cells)
+
+    accuracy = measured("%", 100.0, "metrics", "own", "right")
+    dependence = measured("pt", 100.0, "differences", "D_noise")
+    unknown = ("Where the paper prints no number the cell says not run too.",)
+    return [
+        Results("Table 1: accuracy lost when crops become noise (the paper prints no numbers: very little)", COLUMNS, (dependence,)),
+        Results("Table 2: overall accuracy", COLUMNS, (*printed(TABLE_2, "%"), accuracy)),
+        Results("Table 3: stages, at 1,024 tokens", COLUMNS, (*printed(TABLE_3, "%"), accuracy)),
+        Results("Table 4: inside stage II", COLUMNS, (*printed(TABLE_4, "%"), accuracy), unknown),
+        Results("Table 5: accuracy change when the crop is replaced", COLUMNS, (*printed(TABLE_5, "pt"), dependence)),
+        Results(
+            "Table 6: seconds per question, each on its own device",
+            COLUMNS,
+            (*printed(TABLE_6, "s"), measured("s", 1.0, "metrics", "own", "seconds")),
+            unknown,
+        ),
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------- worst cases
+
+
+def worst(rows: Rows, samples: Sequence[Sample], examiner: Examiner, count: int) -> dict[str, list[Example]]:
+    """Wrong answers as trajectories for the page, `count` of each kind, the worst kinds first."""
+    first = [row for row in rows if row["repeat"] == 0 and not row["broken"]]
+    own = [row for row in first if row["arm"] == "own" and row["right"] < RIGHT_FROM]
+    without = {row["id"] for row in first if row["arm"] == "tool_free" and row["right"] >= RIGHT_FROM}
+    kinds = {
+        "right without the tool, wrong with it": [row for row in own if row["id"] in without],
+        "no answer could be read": [row for row in own if row["extracted"] is None],
+        "looked elsewhere": sorted((row for row in own if row["iou_recall"] is not None), key=lambda row: row["iou_recall"]),
+        "wrong": own,
+    }
+    chosen: dict[str, list[Mapping[str, Any]]] = {}
+    used: set[str] = set()
+    for kind, of_kind in kinds.items():
+        chosen[kind] = [row for row in of_kind if row["id"] not in used][:count]
+        used |= {row["id"] for row in chosen[kind]}
+    wanted = {sample.id: sample for sample in samples if sample.id in used} if used else {}
+    return {kind: [_example(row, wanted[row["id"]], examiner) for row in of_kind] for kind, of_kind in chosen.items() if of_kind}
+
+
+def _example(row: Mapping[str, Any], sample: Sample, examiner: Examiner) -> Example:
+    caption = f"{sample.id}: read as {row['extracted']!r}" + (f", graded by the {row['graded_by']}" if row["graded_by"] != "rule" else "")
+    return Example(_replayed(row, sample, examiner), {"accuracy": row["right"]}, row["right"], caption)
+
+
+def _replayed(row: Mapping[str, Any], sample: Sample, examiner: Examiner) -> Trajectory:
+    """The conversation of a row of predictions, its crops cut again; nobody is asked anew."""
+    view, source = examiner.gap.see(sample, sample.open())
+    t = Trajectory(sample, source, view, (), 0, opening=row["opening"])
+    for number, turn in enumerate(row["turns"]):
+        said = Turn((-1,) * turn["tokens"], (), turn["text"], Malformed(Fault.NO_ACTION))
+        if "box_px" in turn:
+            action = Crop(tuple(turn["box_view"]), tuple(turn["box_px"]))
+            crop = examiner.rules.cut(t, action.box_px, examiner.model.token_px)
+            said = Turn(said.ids, (), said.text, action, Observation((), crop, CROP_CONTENT))
+        else:
+            spoken = parse(turn["text"], examiner.model.dialect)
+            last = number + 1 == len(row["turns"])
+            act = Malformed(Fault.NO_CROPS_LEFT if last else Fault.OUTSIDE) if isinstance(spoken, Call) else spoken
+            told = Observation((), None, error_content(act.fault)) if isinstance(act, Malformed) and not last else None
+            said = Turn(said.ids, (), said.text, act, told)
+        t = t.then(said, Status.OPEN)
+    return replace(t, status=Status(row["status"]))

@@ -1,0 +1,374 @@
+"""The client of a model server, against a server on this machine that breaks in every way that is known to happen."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from focus.endpoint import Endpoint, Outage, Refused, Reply
+from tests import protocol
+from tests.protocol import Server, status
+
+ROOT = Path(__file__).parents[1]
+HELLO = [{"role": "user", "content": "hello"}]
+ASK = {"messages": HELLO, "temperature": 0.0, "max_tokens": 8}
+
+
+@pytest.fixture(autouse=True)
+def no_long_waits(monkeypatch):
+    protocol.hurry(monkeypatch)
+    monkeypatch.delenv("TEST_KEY", raising=False)
+
+
+def endpoint(server: Server | str, **changes) -> Endpoint:
+    url = server if isinstance(server, str) else server.url
+    usual = {"model": "tiny", "key_env": "TEST_KEY", "timeout_s": 20.0, "retries": 2, "concurrency": 4}
+    return Endpoint(url, **{**usual, **changes})
+
+
+def hello(request) -> tuple[str, str, int]:
+    return "hello yourself", "stop", 3
+
+
+def echo(request) -> tuple[str, str, int]:
+    return request["messages"][-1]["content"], "stop", 1
+
+
+def said(text: str) -> dict:
+    return {**ASK, "messages": [{"role": "user", "content": text}]}
+
+
+def closed_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+
+
+def test_a_reply_has_its_text_its_end_and_its_tokens():
+    with Server(hello) as server:
+        assert endpoint(server).ask(**ASK) == Reply("hello yourself", stopped=True, tokens=3)
+    with Server(lambda request: ("hello you", "length", 2)) as server:
+        assert endpoint(server).ask(**ASK) == Reply("hello you", stopped=False, tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("body", "reply"),
+    [
+        ({"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}, Reply("x", True, 0)),  # no usage
+        ({"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": None}, Reply("x", True, 0)),
+        ({"choices": [{"message": {"content": "x"}}], "usage": {"completion_tokens": None}}, Reply("x", True, 0)),
+        ({"choices": [{"message": {"content": None}, "finish_reason": "length"}]}, Reply("", False, 0)),  # cut in its thoughts
+        ({"choices": [{"message": {"tool_calls": []}, "finish_reason": "tool_calls"}]}, Reply("", True, 0)),
+    ],
+)
+def test_what_a_server_leaves_out_is_empty_or_zero(body, reply):
+    with Server(hello, [protocol.body(body)]) as server:
+        assert endpoint(server).ask(**ASK) == reply
+        assert len(server.requests) == 1
+
+
+def test_a_request_carries_what_was_asked_and_nothing_else():
+    with Server(hello) as server:
+        endpoint(server).ask(**ASK)
+        assert server.chats == [{"model": "tiny", "messages": HELLO, "temperature": 0.0, "max_tokens": 8}]
+
+
+def test_seed_stop_and_extra_keys_are_sent_where_given():
+    with Server(hello) as server:
+        endpoint(server).ask(**ASK, seed=2**40 + 5, stop=("</tool_call>",), extra={"top_k": 20, "mm": {"max_pixels": 784}})
+        assert server.chats[0]["seed"] == 5  # the low 31 bits
+        assert server.chats[0]["stop"] == ["</tool_call>"]
+        assert (server.chats[0]["top_k"], server.chats[0]["mm"]) == (20, {"max_pixels": 784})
+
+
+def test_the_key_comes_from_the_named_variable_and_local_servers_need_none(monkeypatch):
+    with Server(hello) as server:
+        endpoint(server).ask(**ASK)
+        monkeypatch.setenv("TEST_KEY", "sk-1234\n")  # as `echo` writes it into a file
+        endpoint(server).ask(**ASK)
+        assert [request.headers["authorization"] for request in server.requests] == ["Bearer none", "Bearer sk-1234"]
+
+
+SLOW = protocol.slow(3)
+TRANSIENT = {
+    "slow": (SLOW, Outage, "was silent for 0.5 s; raise timeout_s, or lower concurrency"),
+    "reset": (protocol.reset, Outage, "cannot be reached or hangs up .*reset by peer"),
+    "408": (status(408), Outage, "answers 408"),
+    "409": (status(409), Outage, "answers 409"),
+    "429": (status(429), Outage, "answers 429 .*lower concurrency, raise retries"),
+    "429 with Retry-After": (status(429, Retry_After="0.01"), Outage, "answers 429"),
+    "500": (status(500, "out of memory"), Refused, "answers 500 .*out of memory.*; look into the server's log"),
+    "503": (status(503), Refused, "answers 503"),
+    "half sent": (protocol.half_sent, Outage, "hangs up .*without sending complete message body"),
+    "half a JSON": (protocol.half_json, Outage, "answers what is no reply .*check that an OpenAI-compatible server"),
+    "nothing": (protocol.body(b""), Outage, r"answers what is no reply \(nothing\)"),
+    "a page": (protocol.body(b"<html>log in</html>"), Outage, "<html>log in</html>"),
+    "a text": (protocol.body("hello"), Outage, "no reply"),
+    "a list": (protocol.body([1]), Outage, "no reply"),
+    "choices null": (protocol.without_choices(None), Outage, "no reply"),
+    "choices empty": (protocol.without_choices([]), Outage, "no reply"),
+    "a choice of text": (protocol.without_choices(["yes"]), Outage, "no reply"),
+    "a message of text": (protocol.without_choices([{"message": "yes"}]), Outage, "no reply"),
+    "content in parts": (protocol.without_choices([{"message": {"content": [{"type": "text", "text": "yes"}]}}]), Outage, "no reply"),
+    "an error with 200": (protocol.body({"error": {"message": "provider gone"}}), Outage, "no reply .*provider gone"),
+}
+
+
+@pytest.mark.parametrize(("fault", "kind", "message"), TRANSIENT.values(), ids=TRANSIENT)
+def test_a_transient_fault_is_tried_again_and_forgotten(fault, kind, message):
+    with Server(hello, [fault, fault]) as server:
+        assert endpoint(server, timeout_s=0.5 if fault is SLOW else 20).ask(**ASK).text == "hello yourself"
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(("fault", "kind", "message"), TRANSIENT.values(), ids=TRANSIENT)
+def test_a_fault_that_stays_is_told_after_all_retries(fault, kind, message):
+    with Server(hello, [fault] * 9) as server:
+        with pytest.raises(kind, match=message) as error:
+            endpoint(server, timeout_s=0.5 if fault is SLOW else 20, retries=1).ask(**ASK)
+        assert len(server.requests) == 2
+        assert f"{server.url} (model 'tiny', retries=1)" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("faults", "kind"),
+    [
+        ([protocol.half_json, status(500), protocol.half_json, protocol.half_json], Outage),
+        ([status(500), protocol.half_json, status(500), status(500)], Refused),
+        ([protocol.half_json, protocol.reset, status(429), status(429)], Outage),
+    ],
+)
+def test_faults_of_different_kinds_share_one_number_of_retries(faults, kind):
+    with Server(hello, faults) as server:
+        with pytest.raises(kind):
+            endpoint(server).ask(**ASK)
+        assert len(server.requests) == 3
+        assert len(server.faults) == 1
+
+
+def test_without_retries_every_request_is_sent_once():
+    for fault in (status(500), protocol.half_json):
+        with Server(hello, [fault]) as server:
+            with pytest.raises(ValueError):
+                endpoint(server, retries=0).ask(**ASK)
+            assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("code", [400, 413, 422])
+def test_a_request_that_does_not_fit_is_refused_at_once_with_the_servers_words(code):
+    with Server(hello, [status(code, "at most 4096 tokens")]) as server:
+        with pytest.raises(Refused, match=f"answers {code} .*at most 4096 tokens.*not sent again"):
+            endpoint(server).ask(**ASK)
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_missing_or_wrong_key_names_its_variable_and_never_the_key(code, monkeypatch):
+    with Server(hello, [status(code, "wrong key: sk-1234")] * 2) as server:
+        with pytest.raises(Outage, match="TEST_KEY is not set: put this server's key there"):
+            endpoint(server).ask(**ASK)
+        monkeypatch.setenv("TEST_KEY", "sk-1234")
+        with pytest.raises(Outage, match=r"wrong key: \*\*\*.*TEST_KEY is set, but not to a key that it accepts") as error:
+            endpoint(server).ask(**ASK)
+        assert "sk-1234" not in str(error.value)
+        assert len(server.requests) == 2
+
+
+def test_a_key_that_no_header_can_carry_is_found_before_anything_is_sent(monkeypatch):
+    monkeypatch.setenv("TEST_KEY", "sk-12\n34")
+    with pytest.raises(ValueError, match="TEST_KEY holds characters that no header can carry") as error:
+        endpoint("http://127.0.0.1/v1")
+    assert "sk-12" not in str(error.value)
+
+
+def test_a_wrong_path_says_where_urls_end():
+    with Server(hello) as server, pytest.raises(Outage, match=r"answers 404 .*usually ends in /v1"):
+        endpoint(server.url.removesuffix("/v1")).ask(**ASK)
+
+
+def test_a_payment_due_stops_the_run_not_one_question():
+    with Server(hello, [status(402, "no credit")]) as server, pytest.raises(Outage, match=r"no credit.*check url and account"):
+        endpoint(server).ask(**ASK)
+
+
+def test_a_busy_server_is_given_the_time_it_asks_for():
+    with Server(hello, [status(429, Retry_After="0.4")]) as server:
+        begin = time.monotonic()
+        assert endpoint(server).ask(**ASK).text == "hello yourself"
+        assert time.monotonic() - begin >= 0.4
+
+
+def test_a_server_that_asks_for_ten_minutes_is_out():
+    with Server(hello, [status(429, Retry_After="600")]) as server:
+        with pytest.raises(Outage, match="answers 429"):
+            endpoint(server).ask(**ASK)
+        assert len(server.requests) == 1
+
+
+def test_a_long_page_of_an_error_is_quoted_in_part():
+    with Server(hello, [status(400, "x" * 10_000)]) as server, pytest.raises(Refused) as error:
+        endpoint(server).ask(**ASK)
+    assert len(str(error.value)) < 700
+
+
+def test_a_port_where_nobody_listens_is_told_in_one_message():
+    url = closed_port()
+    for call in (lambda: endpoint(url).ask(**ASK), lambda: endpoint(url).models(), lambda: list(endpoint(url).ask_all([ASK] * 3))):
+        with pytest.raises(Outage, match=r"cannot be reached or hangs up .*refused.*start the server, or correct the url") as error:
+            call()
+        assert url in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_served_models_are_listed_and_a_wrong_name_is_told_which_there_are():
+    with Server(hello, models=["tiny", "large"]) as server:
+        assert endpoint(server).models() == ["tiny", "large"]
+        with pytest.raises(ValueError, match=r"does not serve the model 'tinny'; it serves tiny, large. Set model to one of those"):
+            endpoint(server, model="tinny").models()
+        assert server.chats == []
+    with Server(hello, models=[]) as server, pytest.raises(ValueError, match="it serves no model at all"):
+        endpoint(server).models()
+
+
+def test_the_list_of_models_is_tried_again_like_everything_else():
+    with Server(hello, [status(503), protocol.body(b"starting"), status(401)]) as server:
+        endpoint_ = endpoint(server)
+        with pytest.raises(Outage, match="TEST_KEY"):
+            endpoint_.models()
+        assert endpoint_.models() == ["tiny"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"url": "localhost:8000"}, "url .* is 'localhost:8000'; write it in full"),
+        ({"timeout_s": 0}, "timeout_s is 0"),
+        ({"retries": -1}, "retries is -1"),
+        ({"concurrency": 0}, "concurrency is 0"),
+    ],
+)
+def test_settings_that_cannot_work_are_found_when_the_client_is_made(changes, message):
+    with pytest.raises(ValueError, match=message):
+        endpoint(changes.pop("url", "http://127.0.0.1/v1"), **changes)
+
+
+def test_no_more_requests_are_open_at_once_than_allowed_and_no_fewer():
+    three = threading.Barrier(3)
+
+    def respond(request):
+        three.wait(20)  # breaks unless three are open at once
+        return "hello", "stop", 1
+
+    with Server(respond) as server:
+        replies = list(endpoint(server, concurrency=3).ask_all([ASK] * 12))
+        assert sorted(index for index, _ in replies) == list(range(12))
+        assert all(reply == Reply("hello", True, 1) for _, reply in replies)
+        assert server.most_open == 3
+
+
+def test_replies_come_as_they_are_answered_beside_the_index_of_their_request():
+    second = threading.Event()
+
+    def respond(request):
+        text = request["messages"][0]["content"]
+        if text == "first":
+            second.wait(20)
+        return text, "stop", 1
+
+    with Server(respond) as server:
+        seen = []
+        for index, reply in endpoint(server, concurrency=2).ask_all([said("first"), said("second")]):
+            seen.append((index, reply.text))
+            second.set()
+    assert seen == [(1, "second"), (0, "first")]
+
+
+@settings(deadline=None, database=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(st.sampled_from(["a", "b", "fails"]), max_size=10), concurrency=st.integers(1, 5))
+def test_any_concurrency_brings_what_one_request_at_a_time_brings(texts, concurrency):
+    def respond(request):
+        text = request["messages"][0]["content"]
+        if text == "fails":
+            raise RuntimeError("cannot say that")
+        return text * 2, "stop", 1
+
+    with Server(respond) as server:
+        got = dict(endpoint(server, retries=0, concurrency=concurrency).ask_all([said(text) for text in texts]))
+    assert [str(got[i].text) if isinstance(got[i], Reply) else "refused" for i in range(len(texts))] == [
+        "refused" if text == "fails" else text * 2 for text in texts
+    ]
+
+
+def test_one_refused_request_costs_one_question():
+    with Server(echo, [status(400)]) as server:
+        got = dict(endpoint(server, concurrency=1).ask_all([said("a"), said("b"), said("c")]))
+    assert isinstance(got[0], Refused)
+    assert (got[1].text, got[2].text) == ("b", "c")
+
+
+def test_no_request_is_sent_for_no_question():
+    with Server(hello) as server:
+        assert list(endpoint(server).ask_all([])) == []
+        assert server.requests == []
+
+
+def test_an_outage_ends_all_and_what_was_not_sent_is_not_sent():
+    with Server(hello, [status(401)] * 50) as server:
+        with pytest.raises(Outage):
+            list(endpoint(server, concurrency=2).ask_all([ASK] * 50))
+        time.sleep(0.2)
+        assert len(server.requests) <= 2
+
+
+def test_a_mistake_in_a_request_is_raised_where_it_was_made():
+    with Server(hello) as server, pytest.raises(TypeError, match="temprature"):
+        list(endpoint(server).ask_all([{"messages": HELLO, "temprature": 0.0, "max_tokens": 8}]))
+
+
+def test_a_reader_who_leaves_early_ends_the_asking():
+    left = threading.Event()
+
+    def respond(request):
+        if request["messages"][0]["content"] != "first":
+            left.wait(20)
+        return "hello", "stop", 1
+
+    with Server(respond) as server:
+        replies = endpoint(server, concurrency=2).ask_all([said("first")] + [said("later")] * 50)
+        assert next(replies)[0] == 0
+        replies.close()
+        left.set()
+        time.sleep(0.2)
+        assert len(server.requests) <= 3  # the first, and the two that may be open when the reader leaves
+
+
+INTERRUPTED = """
+import sys
+from focus.endpoint import Endpoint
+assert "openai" not in sys.modules, "a second of imports for those who ask no server"
+ask = {"messages": [], "temperature": 0.0, "max_tokens": 8}
+try:
+    list(Endpoint(sys.argv[1], "tiny", "TEST_KEY", 60.0, 5, 2).ask_all([ask] * 9))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_ends_the_process_without_waiting_for_answers():
+    with Server(hello, [protocol.slow(60)] * 9) as server:
+        child = subprocess.Popen([sys.executable, "-c", INTERRUPTED, server.url], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        until = time.monotonic() + 60
+        while len(server.requests) < 2 and child.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
+        begin = time.monotonic()
+        os.kill(child.pid, signal.SIGINT)
+        assert child.communicate(timeout=20)[0] == "interrupted\n"
+        assert time.monotonic() - begin < 5
+        assert len(server.requests) == 2
