@@ -241,7 +241,7 @@ class ExportConfig:
 @dataclass
 class ViewConfig:
     min_tokens: int = MISSING
-    max_tokens: int = MISSING
+    max_tokens: int | None = MISSING
 
 
 @dataclass
@@ -325,6 +325,11 @@ def writable(folder: str) -> Iterator[None]:
 
 def _told(error: BaseException) -> str:
     """Hydra's reason, and the keys that exist beside the one that does not."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        there = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        near = difflib.get_close_matches(name, there, n=1)
+        return f"{group}={name} names no file. " + (f"Did you mean {near[0]}? " if near else "") + f"There are: {', '.join(there)}"
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -421,6 +426,11 @@ def problems_of(cfg: DictConfig) -> list[str]:
         problems.append(f"pictures is {cfg.pictures}; show at least 1")
     if "rollout" in cfg:
         problems += _rollout_problems(cfg.rollout) + _evaluation_problems(cfg.evaluation)
+        if cfg.rollout.engine == "openai" and cfg.policy.dialect == "tiny" and cfg.policy.checkpoint != "embedded":
+            problems.append(
+                f"policy.dialect is tiny, which only the embedded policy speaks; {cfg.policy.checkpoint} needs one of "
+                + ", ".join(name for name in DIALECTS if name != "tiny")
+            )
         if "no_tool" in cfg.evaluation.arms and cfg.policy.dialect in DIALECTS and DIALECTS[cfg.policy.dialect].plain is None:
             problems.append(
                 f"evaluation.arms names no_tool, but policy.dialect={cfg.policy.dialect} has no prompt without the tool; leave it out"
@@ -609,7 +619,11 @@ def _probe_problems(cfg: DictConfig) -> list[str]:
 
 def _evaluate_problems(cfg: DictConfig) -> list[str]:
     problems = []
-    if not 1 <= cfg.view.min_tokens <= cfg.view.max_tokens:
+    if cfg.view.max_tokens is None and cfg.policy.dialect != "tiny":
+        problems.append(
+            "view.max_tokens is null; name the most visual tokens of the view, which a number means little without: 1024, 16384"
+        )
+    if not 1 <= cfg.view.min_tokens <= (cfg.view.max_tokens or 16):
         problems.append(
             f"view.min_tokens is {cfg.view.min_tokens} and view.max_tokens {cfg.view.max_tokens}; they must be 1 or more, in this order"
         )

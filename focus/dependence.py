@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import pytorch_lightning as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -19,16 +20,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from focus.answers import RIGHT_FROM, grade, normalise
 from focus.boxes import area, coverage, iou
 from focus.data.sample import Sample
+from focus.extraction import read_answer
 from focus.gap import Gap
 from focus.policy import FocusPolicy
 from focus.prompts import ANSWER_OPEN, Model
 from focus.rewards.terms import l1_reward
 from focus.rollout.engine import Engine
 from focus.rollout.loop import Rules, begin, opened, play, reopen, seed_of
-from focus.rollout.trajectory import Trajectory
+from focus.rollout.trajectory import Status, Trajectory
 from focus.statistics import bootstrap
 from focus.substitutes import SUBSTITUTES, nothing
 
+Item = TypeVar("Item")
 OPENINGS = ("tool_free", "forced")  # an answer without a crop, and a crop, put into its mouth
 ARMS = ("own", *SUBSTITUTES, *OPENINGS)
 PLAYABLE = (*ARMS, "no_tool")  # that one asks without offering a tool; the embedded policy knows no such prompt
@@ -171,7 +174,7 @@ def measure(examiner: Examiner, samples: Sequence[Sample], label: str | None) ->
     return outcome, shown
 
 
-def chunks(samples: Sequence[Sample], size: int, label: str | None) -> Iterator[list[Sample]]:
+def chunks(samples: Sequence[Item], size: int, label: str | None) -> Iterator[list[Item]]:
     """Samples in order, `size` at a time, beneath a progress bar with rate and ETA; `label` None shows none."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=label is None) as progress:
@@ -191,7 +194,8 @@ def _wrong(sample: Sample, arms: Sequence[str]) -> dict[str, float]:
 def _values(sample: Sample, played: dict[str, Trajectory]) -> dict[str, float]:
     """Every metric that applies to one question."""
     t = played["own"]
-    row = {arm: grade(each.answer, sample.answers, sample.scorer, sample.options) for arm, each in played.items()}
+    said = {arm: _answer(each) for arm, each in played.items()}
+    row = {arm: grade(each, sample.answers, sample.scorer, sample.options) for arm, each in said.items()}
     if not sample.boxes:
         row.pop("gt", None)
     row |= {
@@ -201,8 +205,8 @@ def _values(sample: Sample, played: dict[str, Trajectory]) -> dict[str, float]:
         "sampled_tokens": float(sum(t.sampled_mask)),
     }
     if "tool_free" in played:
-        first, right, right_without = played["tool_free"].answer, row["own"] >= RIGHT_FROM, row["tool_free"] >= RIGHT_FROM
-        row["agrees"] = float(first is not None and t.answer is not None and normalise(first) == normalise(t.answer))
+        first, last, right, right_without = said["tool_free"], said["own"], row["own"] >= RIGHT_FROM, row["tool_free"] >= RIGHT_FROM
+        row["agrees"] = float(first is not None and last is not None and normalise(first) == normalise(last))
         row |= {"gain": float(right and not right_without), "harm": float(right_without and not right)}
     if t.crops:
         box = t.crops[-1].box_px
@@ -213,6 +217,13 @@ def _values(sample: Sample, played: dict[str, Trajectory]) -> dict[str, float]:
             row["iou"] = sum(max(iou(box, level) for level in chain) for chain in chains) / len(chains)
             row["l1"] = sum(l1_reward(box, chain, sample.size) for chain in chains) / len(chains)
     return row
+
+
+def _answer(t: Trajectory) -> str | None:
+    """What a conversation answers, read as evaluations read it: agents whose prompt asks for no tag are not mute."""
+    if t.status in (Status.OUT_OF_TURNS, Status.REFUSED):
+        return None
+    return read_answer(t.turns[-1].text, t.answer, t.status is Status.OUT_OF_TOKENS, t.sample.options, "strict")
 
 
 def decompose(outcome: Outcome) -> dict[str, dict[str, float]]:

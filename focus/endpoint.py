@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 BACKOFF_S = 0.5  # before the second try after a reply that cannot be read; doubled every time, as the package does for the rest
 LONGEST_WAIT_S = 8.0
 SEED_BITS = 31  # the protocol allows 63, but llama.cpp keeps 32 and its default, all ones, means "draw a seed"
+GATEWAY = (502, 503, 504)  # said by what stands before a server that is away
 EXCERPT = 300  # characters of what a server said that an error quotes
 
 UNFIT = "it is not sent again; if all requests fail alike, fit their settings to the server"
@@ -88,7 +89,7 @@ class Endpoint:
     ) -> Reply:
         """The model's turn after `messages`. `extra` joins that of the endpoint for this request.
 
-        Raises Refused for 400, 413 and 422, and for 5xx after all retries; Outage for everything else that stays wrong.
+        Raises Refused for 400, 413 and 422, and after all retries for a 5xx that is the server's own; Outage for all else that stays wrong.
         """
         body: dict[str, Any] = {"model": self.model, "messages": list(messages), "temperature": temperature, "max_tokens": max_tokens}
         if seed is not None:
@@ -177,7 +178,7 @@ class Endpoint:
         if status in (401, 403):
             has = "is set, but not to a key that it accepts" if self._key else "is not set"
             return Outage(self._message(said, f"the environment variable {self.key_env} {has}: put this server's key there"))
-        kind = Refused if status in (400, 413, 422) or status >= 500 else Outage
+        kind = Refused if status in (400, 413, 422) or (status >= 500 and status not in GATEWAY) else Outage
         return kind(self._message(said, REMEDIES.get(status, "look into the server's log" if status >= 500 else "check url and account")))
 
     def _message(self, said: str, remedy: str) -> str:

@@ -4,8 +4,9 @@ An evaluation that is interrupted goes on where it stopped; one that is finished
 denominator: an image that can't be read, an answer that can't be parsed and a request that a server refused are wrong.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,11 @@ from focus import config
 from focus.answers import grade
 from focus.boxes import iou
 from focus.data.options import shuffled
-from focus.data.sample import Sample
+from focus.data.sample import Records, Sample
 from focus.dependence import Examiner, chunks
-from focus.extraction import extract, final_answer
+from focus.extraction import read_answer
 from focus.gap import Gap, Mode
 from focus.judge import Case, Judge
-from focus.prompts import ANSWER_OPEN
 from focus.report.evaluation import beside_the_paper, evaluation_table, summary, worst
 from focus.report.page import write_page
 from focus.report.run import measured_settings
@@ -33,6 +33,24 @@ from focus.rollout.trajectory import Crop, Status, Trajectory
 from focus.train import held_out_samples, leaks_of, load_player, reached, rules
 
 KEPT_META = ("category", "l2-category", "cycle_category", "question_type", "index", "data_source")
+
+
+EMBEDDED_VIEW = 16  # tokens, what the embedded policy's stage 1 trains at
+JUDGED = ("asked", "cached", "by_rule", "unclear", "refused", "disagreements")
+
+
+class Repeated(Sequence[tuple[Sample, int]]):
+    """Every sample `repeats` times, each with the number of the repeat; all of the first come first."""
+
+    def __init__(self, samples: Sequence[Sample], repeats: int) -> None:
+        self.samples, self.repeats = samples, repeats
+
+    def __len__(self) -> int:
+        return len(self.samples) * self.repeats
+
+    def __getitem__(self, index: Any) -> Any:
+        repeat, place = divmod(index, len(self.samples))
+        return self.samples[place], repeat
 
 
 class Shuffled(Sequence[Sample]):
@@ -50,145 +68,176 @@ class Shuffled(Sequence[Sample]):
 
 
 def run(cfg: DictConfig) -> None:
-    """Play every question in every arm; write predictions, numbers, tables and the page."""
+    """Play every question in every arm, then grade; write predictions, numbers, tables and the page."""
     console = Console()
     config.check(cfg, "evaluate")
     torch.set_num_threads(cfg.threads)
     samples: Sequence[Sample] = held_out_samples(cfg)
     for sentence in leaks_of(cfg, samples):
         console.print(sentence)
+    asked = hashlib.sha256(samples.path.read_bytes()).hexdigest() if isinstance(samples, Records) else ""
     if cfg.options == "shuffled":
         samples = Shuffled(samples, cfg.seed)
     model, engine = load_player(cfg)
     output = Path(cfg.output) if cfg.output else Path("outputs/evaluate") / _name(cfg.policy.checkpoint) / cfg.data.source
-    e, gap = cfg.evaluation, Gap(Mode.FIXED, cfg.view.max_tokens, model.token_px, min_tokens=cfg.view.min_tokens)
+    e, most = cfg.evaluation, cfg.view.max_tokens or EMBEDDED_VIEW
+    gap = Gap(Mode.FIXED, most, model.token_px, min_tokens=cfg.view.min_tokens)
     examiner = Examiner(model, engine, gap, rules(cfg, e.temperature), cfg.seed, e.arms, e.questions_per_forward, e.sigma)
-    judge = _judge(cfg, output)
-    identity = " ".join([model.weights_hash(), measured_settings(cfg), cfg.options, cfg.extraction, str(judge and judge.endpoint.model)])
     with config.writable(str(output)):
-        predictions = Predictions(output / "predictions.jsonl", identity)
-    for repeat in range(cfg.repeats):
-        label = f"{cfg.data.source}, {repeat + 1} of {cfg.repeats}" if cfg.repeats > 1 else cfg.data.source
-        for chunk in chunks(samples, e.questions_per_forward, label):
-            left = [sample for sample in chunk if (sample.id, repeat) not in predictions.done]
-            if left:
-                predictions.add(_rows(examiner, left, repeat, cfg.extraction, judge))
-    rows = list(predictions.rows())
-    found = summary(rows, e.arms, e.resamples) | {"settings": _settings(cfg, model.weights_hash())}
-    if judge:
-        found["judge"] = {name: getattr(judge, name) for name in ("asked", "cached", "by_rule", "unclear", "refused", "disagreements")}
-    (output / "evaluation.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
-    table = evaluation_table(found)
-    paper = beside_the_paper(found, output.parent)
-    (output / "evaluation.md").write_text(markdown_table(table) + "\n" + "\n".join(map(markdown_table, paper)))
-    examples = worst(rows, samples, examiner, cfg.pictures)
-    write_page(output / "report.html", table.title, None, table, examples, OmegaConf.to_yaml(cfg, resolve=True))
+        played = Played(output / "played.jsonl", f"{model.weights_hash()} {measured_settings(cfg)} {cfg.options} {asked}")
+        ids: set[str] = set()
+        for chunk in chunks(Repeated(samples, cfg.repeats), e.questions_per_forward, cfg.data.source):
+            ids |= {sample.id for sample, _ in chunk}
+            for repeat in dict.fromkeys(number for _, number in chunk):
+                left = [sample for sample, number in chunk if number == repeat and (sample.id, number) not in played.done]
+                if left:
+                    played.add(_lines(examiner, left, repeat))
+        lines = [line for line in played.lines() if line["repeat"] < cfg.repeats and line["id"] in ids]
+        rows = [row for line in lines for row in graded(line, cfg.extraction)]
+        judge = _judge(cfg, output)
+        if judge:
+            _ask(judge, rows)
+        found = summary(rows, e.arms, e.resamples) | {"settings": _settings(cfg, model.weights_hash(), most)}
+        if judge:
+            found["judge"] = {name: getattr(judge, name) for name in JUDGED} | {"turned_away": dict(judge.turned_away)}
+        write_whole(output / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_whole(output / "evaluation.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
+        table, paper = evaluation_table(found), beside_the_paper(found, output.parent)
+        write_whole(output / "evaluation.md", markdown_table(table) + "\n" + "\n".join(map(markdown_table, paper)))
+        examples = worst(rows, samples, examiner, cfg.pictures)
+        write_page(output / "report.html", table.title, None, table, examples, OmegaConf.to_yaml(cfg, resolve=True))
     print_table(table, console)
     console.print(f"table, beside the paper's: {output / 'evaluation.md'}   page: {output / 'report.html'}")
-    console.print(f"numbers: {output / 'evaluation.json'}\npredictions: {predictions.path}")
+    console.print(f"numbers: {output / 'evaluation.json'}\npredictions: {output / 'predictions.jsonl'}")
 
 
-class Predictions:
-    """One JSON line for every question, arm and repeat, written as they are played: the record that other scorers read.
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
 
-    The first line names what was measured. Raises ValueError for a file of another measurement: resuming it would mix two.
+
+class Played:
+    """What was said, one JSON line for each question and repeat with all its arms, written as it is played and graded later.
+
+    Beside it lies `<name>.measured`, which names the policy, the questions and the settings. Raises ValueError where that is another:
+    going on would mix two measurements.
     """
 
     def __init__(self, path: Path, identity: str) -> None:
-        self.path = path
-        self.done: set[tuple[str, int]] = set()
-        if not path.is_file() or not path.read_bytes().strip():
-            path.write_text(json.dumps({"measured": identity}) + "\n")
-        with path.open("r+b") as lines:
-            whole = 0  # a last line that a crash has cut is played again
+        self.path, measured = path, path.with_suffix(".measured")
+        if path.is_file() and path.stat().st_size and (not measured.is_file() or measured.read_text() != identity):
+            raise ValueError(
+                f"{path} holds an evaluation of another policy, of other questions or with other settings; give this one a folder of its "
+                "own (output=FOLDER), or remove that one"
+            )
+        write_whole(measured, identity)
+        with path.open("a+b") as lines:
+            lines.seek(0)
+            whole = 0
             for line in lines:
-                if not line.endswith(b"\n"):
-                    break
-                whole += len(line)
-            lines.truncate(whole)
-        with path.open() as lines:
-            before = json.loads(next(lines))["measured"]
-            if before != identity:
-                raise ValueError(
-                    f"{path} holds an evaluation of another policy or with other settings; give this one a folder of its own "
-                    "(output=FOLDER), or remove that one"
-                )
-        self.done = {(row["id"], row["repeat"]) for row in self.rows()}
+                whole += len(line) if line.endswith(b"\n") else 0
+            lines.truncate(whole)  # a last line that a crash has cut is played again
+        self.done = {(line["id"], line["repeat"]) for line in self.lines()}
 
-    def add(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write the rows of some questions, whole questions at a time."""
-        with self.path.open("a") as lines:
-            lines.write("".join(json.dumps(row) + "\n" for row in rows))
+    def add(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Write down some questions."""
+        with self.path.open("a") as out:
+            out.write("".join(json.dumps(line) + "\n" for line in lines))
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Every row, in the order of writing."""
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Every line, in the order of writing."""
         with self.path.open() as lines:
-            next(lines)
             yield from map(json.loads, lines)
 
 
-def _rows(examiner: Examiner, chunk: Sequence[Sample], repeat: int, mode: str, judge: Judge | None) -> list[dict[str, Any]]:
-    """What became of some questions: one row for each and each arm, graded."""
+def _lines(examiner: Examiner, chunk: Sequence[Sample], repeat: int) -> list[dict[str, Any]]:
     asked = examiner.ask(chunk, repeat)
-    arms = ["own", *(arm for arm in examiner.arms if arm != "own")]
-    rows = []
+    lines = []
     for sample in chunk:
-        for arm in arms:
-            if arm == "gt" and not sample.boxes:
-                continue
-            t = asked.played[sample.id][arm] if sample.id in asked.played else None
-            rows.append(_row(sample, arm, repeat, t, mode))
-            rows[-1]["broken"] = asked.broken.get(sample.id)
-            rows[-1]["seconds"] = asked.seconds / max(len(asked.played), 1) if arm == "own" and t else None
-    if judge:
-        judged = [row for row in rows if row["scorer"] == "judge"]
-        cases = [Case(row["question"], tuple(row["accepted"]), row["extracted"]) for row in judged]
-        for row, right in zip(judged, judge.grade_all(cases), strict=True):
-            row["right"], row["graded_by"] = right, "judge"
-    return rows
+        arms = asked.played.get(sample.id, {})
+        lines.append(
+            {
+                "id": sample.id,
+                "repeat": repeat,
+                "source": sample.source,
+                "split": sample.split,
+                "group": sample.group or sample.id,
+                "question": sample.question,
+                "options": dict(sample.options),
+                "published_keys": sample.meta.get("published_keys", {}),
+                "accepted": list(sample.answers),
+                "scorer": sample.scorer,
+                "boxes": sample.boxes,
+                "meta": {key: sample.meta[key] for key in KEPT_META if key in sample.meta},
+                "broken": asked.broken.get(sample.id),
+                "seconds": asked.seconds / len(asked.played) if arms else None,
+                "arms": {
+                    arm: _said(arms[arm]) if arms else None for arm in dict.fromkeys(("own", *examiner.arms)) if arm != "gt" or sample.boxes
+                },
+            }
+        )
+    return lines
 
 
-def _row(sample: Sample, arm: str, repeat: int, t: Trajectory | None, mode: str) -> dict[str, Any]:
-    said = t.turns[-1].text if t and t.turns else ""
-    extracted = read_answer(t, sample, mode) if t else None
-    published: dict[str, str] = sample.meta.get("published_keys", {})  # type: ignore[assignment]
-    boxes = [crop.box_px for crop in t.crops] if t else []
-    table = [[max(iou(box, level) for level in chain) for box in boxes] for chain in sample.boxes]  # target x crop
-    graded = bool(table) and arm == "own"
+def _said(t: Trajectory) -> dict[str, Any]:
     return {
-        "id": sample.id,
-        "arm": arm,
-        "repeat": repeat,
-        "source": sample.source,
-        "split": sample.split,
-        "group": sample.group or sample.id,
-        "question": sample.question,
-        "options": dict(sample.options),
-        "answer": sample.answers[0],
-        "accepted": list(sample.answers),
-        "scorer": sample.scorer,
-        "response": said,
-        "extracted": extracted,
-        # by the keys of the published file, for scorers that know only those
-        "published_answer": published.get(sample.answers[0], sample.answers[0]),
-        "published_extracted": published.get(extracted, extracted) if extracted is not None else None,
-        "right": grade(extracted, sample.answers, sample.scorer, sample.options),
-        "graded_by": "rule",
-        "status": t.status if t else "broken",
-        "opening": t.opening if t else "",
+        "status": t.status,
+        "answer": t.answer,
+        "opening": t.opening,
         "turns": [
             {"text": turn.text, "tokens": len(turn.ids)}
             | ({"box_view": turn.action.box_view, "box_px": turn.action.box_px} if isinstance(turn.action, Crop) else {})
-            for turn in (t.turns if t else ())
+            for turn in t.turns
         ],
-        "crops": len(boxes),
-        "visual_tokens": t.visual_tokens if t else None,
-        "sampled_tokens": sum(t.sampled_mask) if t else None,
-        # of every target the best crop (recall), of every crop the best target (precision); TreeBench publishes the first alone
-        "iou_recall": _best(table) if graded else None,
-        "iou_precision": _best(list(zip(*table, strict=True))) if graded and boxes else None,
-        "meta": {key: sample.meta[key] for key in KEPT_META if key in sample.meta},
+        "visual_tokens": t.visual_tokens,
+        "sampled_tokens": sum(t.sampled_mask),
     }
+
+
+def graded(line: Mapping[str, Any], mode: str) -> list[dict[str, Any]]:
+    """The rows of one question, one for each arm: what was said, what it is read as by the rule `mode`, and how right that is.
+
+    `published_answer` and `published_extracted` are keys of the published file, for scorers that know only those.
+    """
+    options, published = tuple(line["options"].items()), line["published_keys"]
+    shared = {key: line[key] for key in ("id", "repeat", "source", "split", "group", "question", "options", "accepted", "scorer", "meta")}
+    answer = line["accepted"][0]
+    rows = []
+    for arm, said in line["arms"].items():
+        turns = said["turns"] if said else []
+        status = Status(said["status"]) if said else None
+        cut, mute = status is Status.OUT_OF_TOKENS, status in (None, Status.OUT_OF_TURNS, Status.REFUSED)
+        extracted = None if mute else read_answer(turns[-1]["text"], said["answer"], cut, options, mode)
+        boxes = [turn["box_px"] for turn in turns if "box_px" in turn]
+        table = [[iou(box, chain[0]) for box in boxes] for chain in line["boxes"]]  # target x crop
+        located = bool(table) and arm == "own"
+        rows.append(
+            shared
+            | {
+                "arm": arm,
+                "prediction": turns[-1]["text"].removesuffix("<|im_end|>") if turns else "",
+                "extracted": extracted,
+                "answer": answer,
+                "published_answer": published.get(answer, answer),
+                "published_extracted": published.get(extracted, extracted) if extracted is not None else None,
+                "right": grade(extracted, tuple(line["accepted"]), line["scorer"], options),
+                "graded_by": "rule",
+                "status": status or "broken",
+                "opening": said["opening"] if said else "",
+                "turns": turns,
+                "crops": len(boxes),
+                "visual_tokens": said["visual_tokens"] if said else None,
+                "sampled_tokens": said["sampled_tokens"] if said else None,
+                # of every target the best crop (recall), of every crop the best target (precision); TreeBench publishes the first alone
+                "iou_recall": _best(table) if located else None,
+                "iou_precision": _best(list(zip(*table, strict=True))) if located and boxes else None,
+                "seconds": line["seconds"] if arm == "own" else None,
+                "broken": line["broken"],
+            }
+        )
+    return rows
 
 
 def _best(table: Sequence[Sequence[float]]) -> float:
@@ -196,22 +245,12 @@ def _best(table: Sequence[Sequence[float]]) -> float:
     return sum(max(row, default=0.0) for row in table) / len(table)
 
 
-def read_answer(t: Trajectory, sample: Sample, mode: str) -> str | None:
-    """What a conversation answers by an extraction rule (`extraction.MODES`); None where that can't be told.
-
-    A conversation that ended in a call answers nothing. One that was cut by the token limit answers nothing by the strict rule unless its
-    answer is closed; the published rules read what there is.
-    """
-    text = t.turns[-1].text.removesuffix("<|im_end|>")
-    if isinstance(t.turns[-1].action, Crop) or t.status is Status.OUT_OF_TURNS:
-        return None
-    if mode == "strict":
-        if t.status is Status.OUT_OF_TOKENS:
-            return None
-        if ANSWER_OPEN in text and t.answer is None:  # opened and never closed
-            return None
-        return extract(text, sample.options, mode) if sample.options else final_answer(text) or None
-    return extract(text, sample.options, mode)
+def _ask(judge: Judge, rows: Sequence[dict[str, Any]]) -> None:
+    """Let the judge grade free answers, all at once: its cache makes a second time free, and its log complete."""
+    free = [row for row in rows if row["scorer"] == "judge"]
+    cases = [Case(row["question"], tuple(row["accepted"]), row["extracted"], tuple(row["options"].items())) for row in free]
+    for row, right in zip(free, judge.grade_all(cases), strict=True):
+        row["right"], row["graded_by"] = right, "judge"
 
 
 def _judge(cfg: DictConfig, output: Path) -> Judge | None:
@@ -221,7 +260,7 @@ def _judge(cfg: DictConfig, output: Path) -> Judge | None:
     return Judge(endpoint, Path("outputs/judge") / f"{_name(endpoint.model)}.jsonl", output / "judge_disagreements.jsonl")
 
 
-def _settings(cfg: DictConfig, weights: str) -> dict[str, Any]:
+def _settings(cfg: DictConfig, weights: str, most: int) -> dict[str, Any]:
     """What a number means: everything without which it can't be compared with another."""
     e, r = cfg.evaluation, cfg.rollout
     return {
@@ -230,11 +269,14 @@ def _settings(cfg: DictConfig, weights: str) -> dict[str, Any]:
         "dialect": cfg.policy.dialect,
         "engine": r.engine,
         "data": cfg.data.source,
-        "view_tokens": [cfg.view.min_tokens, cfg.view.max_tokens],
+        "view_tokens": [cfg.view.min_tokens, most],
         "crop_tokens": [r.crop_min_tokens, r.crop_tokens],
         "max_crops": r.max_crops,
         "tokens_per_turn": r.tokens_per_turn,
         "temperature": e.temperature,
+        "samples": e.samples,
+        "side_by_side": min(e.questions_per_forward, r.endpoint.concurrency) if r.engine == "openai" else e.questions_per_forward,
+        "derived_boxes": cfg.data.derive_boxes,
         "options": cfg.options,
         "extraction": cfg.extraction,
         "repeats": cfg.repeats,

@@ -73,6 +73,19 @@ def extract(text: str, options: Options, mode: str) -> str | None:
     return key if key in dict(options) else None
 
 
+def read_answer(text: str, tagged: str | None, cut: bool, options: Options, mode: str) -> str | None:
+    """What a conversation answers whose last turn is `text`, no call; `tagged` is what stands in its one closed `<answer>`, if it has one.
+
+    Every rule reads the tag where there is one. By the strict rule a turn that the token limit has `cut`, or whose tag is never closed,
+    answers nothing; the published rules read what there is.
+    """
+    if mode == "strict" and (cut or (tagged is None and "<answer>" in text)):
+        return None
+    if mode == "strict" and not options:
+        return tagged if tagged is not None else extract(text, options, mode)
+    return extract(text.removesuffix("<|im_end|>") if tagged is None else tagged, options, mode)
+
+
 def final_answer(text: str) -> str:
     r"""What the text puts forward as its answer: the last `<answer>...</answer>`, else the last `\boxed{...}`, else the last line.
 

@@ -143,7 +143,7 @@ class Judge:
                 open_cases[index] = prompt_of(case)
         new = [prompt for prompt in dict.fromkeys(open_cases.values()) if self._key(prompt) not in self._verdicts]
         refusal = self._ask(new)
-        if refusal and not any(self._key(prompt) in self._verdicts for prompt in open_cases.values()):
+        if refusal and not self._verdicts:
             raise Outage(f"the judge refused every request, so nothing is graded. The last refusal: {refusal}") from refusal
         self.asked += len(new)
         self.cached += len(open_cases) - len(new)

@@ -42,7 +42,7 @@ class Dialect:
     """How one model family is spoken to.
 
     `before` and `after` stand around the question. `reply` is what the user says once a crop is cut and `mend` when none can be:
-    `{content}` is the crop or the reason, `{turn}` the number of the turn from 0, `{next}` that number plus 1.
+    `{content}` is the crop or the reason, `{crops}` the number of crops before, `{next}` that number plus 1.
     `tool` is None where a call is nothing but its arguments. `token_px` is the side of one merged visual token. `plain` is the system
     prompt that offers no tool, None where the family knows only one.
     """
@@ -176,7 +176,7 @@ _MINI_O3_SYSTEM = (
     f"are 1.0), and 'source' refers to the image that you zoom in and could be either 'original_image' or 'observation_i'. {_MINI_O3_ENDS}"
 )
 _MINI_O3_REPLY = (
-    "After the above Action {turn}, here is the the zoom-in image (Observation {next}):\n{content}.\nContinue your reasoning process "
+    "After the above Action {crops}, here is the the zoom-in image (Observation {next}):\n{content}.\nContinue your reasoning process "
     "inside <think> and </think>. If needed, you can continue to zoom in on the original image or any of the observations, by outputting "
     "<grounding> and </grounding> as before. If the final answer is confirmed, put your final answer inside <answer> and </answer>."
 )
@@ -260,19 +260,19 @@ def question_text(dialect: Dialect, question: str, options: Sequence[tuple[str, 
     )
 
 
-def reply_text(dialect: Dialect, content: str, turn: int) -> str:
-    """What the user says after call number `turn` (from 0): `content` is `CROP_CONTENT`, or an error."""
+def reply_text(dialect: Dialect, content: str, crops: int) -> str:
+    """What the user says to a call, `crops` having been delivered before: `content` is `CROP_CONTENT`, or an error."""
     wording = dialect.reply if content == CROP_CONTENT else dialect.mend
-    return wording.replace("{turn}", str(turn)).replace("{next}", str(turn + 1)).replace("{content}", content)
+    return wording.replace("{crops}", str(crops)).replace("{next}", str(crops + 1)).replace("{content}", content)
 
 
-def observation_text(dialect: Dialect, content: str, turn: int, closed: bool) -> str:
-    """What follows call number `turn` (from 0): the user's words about it, and the opening of the next turn.
+def observation_text(dialect: Dialect, content: str, crops: int, closed: bool) -> str:
+    """What follows a call, `crops` having been delivered before: the user's words about it, and the opening of the next turn.
 
     `closed` says that the model itself wrote `<|im_end|>`, which is then not written again.
     """
     close = "" if closed else "<|im_end|>"
-    return f"{close}\n<|im_start|>user\n{reply_text(dialect, content, turn)}<|im_end|>\n<|im_start|>assistant\n"
+    return f"{close}\n<|im_start|>user\n{reply_text(dialect, content, crops)}<|im_end|>\n<|im_start|>assistant\n"
 
 
 UNAVAILABLE = "the tool is unavailable"  # said by the probe alone; faults are part of the embedded vocabulary's corpus

@@ -97,7 +97,7 @@ def load_player(cfg: DictConfig) -> tuple[Model, Engine]:
         loaded = load_policy(cfg.policy)
         return loaded, KVEngine(loaded)
     endpoint, dialect = reached(cfg.rollout.endpoint), DIALECTS[cfg.policy.dialect]
-    return Served(dialect, endpoint.model), OpenAIEngine(endpoint, dialect)
+    return Served(endpoint, dialect), OpenAIEngine(endpoint, dialect)
 
 
 def reached(cfg: DictConfig) -> Endpoint:

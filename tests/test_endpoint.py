@@ -106,7 +106,7 @@ TRANSIENT = {
     "429": (status(429), Outage, "answers 429 .*lower concurrency, raise retries"),
     "429 with Retry-After": (status(429, Retry_After="0.01"), Outage, "answers 429"),
     "500": (status(500, "out of memory"), Refused, "answers 500 .*out of memory.*; look into the server's log"),
-    "503": (status(503), Refused, "answers 503"),
+    "503": (status(503), Outage, "answers 503"),
     "half sent": (protocol.half_sent, Outage, "hangs up .*without sending complete message body"),
     "half a JSON": (protocol.half_json, Outage, "answers what is no reply .*check that an OpenAI-compatible server"),
     "nothing": (protocol.body(b""), Outage, r"answers what is no reply \(nothing\)"),

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from focus import evaluate, train
 from focus.data.options import shuffled
 from focus.data.sample import Sample
-from focus.evaluate import Predictions, read_answer
-from focus.prompts import Answer, Fault, Malformed
+from focus.evaluate import Played, graded
 from focus.report.evaluation import beside_the_paper, evaluation_table, summary
 from focus.report.table import cell_text, markdown_table
-from focus.rollout.trajectory import Status, Trajectory, Turn
-from tests.protocol import Server
+from focus.rollout.trajectory import Status
+from tests.protocol import Server, hurry, status
 from tests.published import write_hrbench4k, write_treebench, write_visualprobe, write_vstar
 from tests.scripted import Scripted, call
 from tests.test_run import settings
@@ -66,7 +65,9 @@ def test_options_that_speak_of_each_other_stay_as_published(text):
     assert all(shuffled(choice(options), seed).options == options for seed in range(10))
 
 
-@pytest.mark.parametrize("text", ["a man and a woman", "A dog", "B", "vitamin A", "to the left of the tree"])
+@pytest.mark.parametrize(
+    "text", ["a man and a woman", "A dog", "B", "vitamin A", "to the left of the tree", "Above the car", "The dog is above the cat"]
+)
 def test_an_option_that_only_sounds_like_it_moves(text):
     options = (*ABCD[:3], ("D", text))
     assert len({shuffled(choice(options), seed).options for seed in range(20)}) > 5
@@ -80,37 +81,74 @@ def test_an_open_question_has_nothing_to_shuffle():
 # ------------------------------------------------------------------------------------------------------- what counts as said
 
 
-def said(text: str, status: Status, action=None) -> Trajectory:
-    turn = Turn((1,), (0.0,), text, action or Malformed(Fault.NO_ACTION))
-    return Trajectory(choice(), None, None, (), 0, turns=(turn,), status=status)  # type: ignore[arg-type]
+def played(text: str, status: Status, answer: str | None = None, **changes: object) -> dict:
+    """One line of what was played, with one arm that said `text`."""
+    sample = choice()
+    said = {
+        "status": status,
+        "answer": answer,
+        "opening": "",
+        "turns": [{"text": text, "tokens": 1}],
+        "visual_tokens": 9,
+        "sampled_tokens": 1,
+    }
+    line = {
+        "id": "a", "repeat": 0, "source": "vstar", "split": "test", "group": "a", "question": "What?", "options": dict(sample.options),
+        "published_keys": {}, "accepted": list(sample.answers), "scorer": "letter", "boxes": [], "meta": {}, "broken": None, "seconds": 1.0,
+        "arms": {"own": said},
+    }  # fmt: skip
+    return line | changes
+
+
+def read(text: str, status: Status, mode: str, answer: str | None = None, **changes: object) -> str | None:
+    return graded(played(text, status, answer, **changes), mode)[0]["extracted"]
 
 
 @pytest.mark.parametrize(
-    ("text", "status", "mode", "expected"),
+    ("text", "status", "answer", "mode", "expected"),
     [
-        ("<think>hm</think><answer>C</answer><|im_end|>", Status.ANSWERED, "strict", "C"),
-        ("It is kevlar, so\n\\boxed{C}", Status.MALFORMED, "strict", "C"),  # no tag, but an answer all the same
-        ("C", Status.MALFORMED, "strict", "C"),
-        ("A man holds it", Status.MALFORMED, "strict", None),
-        ("<think>it may be\nC", Status.OUT_OF_TOKENS, "strict", None),  # cut: nothing was put forward
-        ("it may be\nC", Status.OUT_OF_TOKENS, "lmms", "C"),  # the published rules read what there is
-        ("<answer>C", Status.MALFORMED, "strict", None),  # never closed
-        ("Answer: B", Status.MALFORMED, "mme", "A"),  # a published hole: the first capital is that of the word
+        ("<think>hm</think><answer>C</answer><|im_end|>", Status.ANSWERED, "C", "strict", "C"),
+        ("It is kevlar, so\n\\boxed{C}", Status.MALFORMED, None, "strict", "C"),  # no tag, but an answer all the same
+        ("C", Status.MALFORMED, None, "strict", "C"),
+        ("A man holds it", Status.MALFORMED, None, "strict", None),
+        ("<think>it may be\nC", Status.OUT_OF_TOKENS, None, "strict", None),  # cut: nothing was put forward
+        ("C", Status.OUT_OF_TOKENS, None, "lmms", "C"),  # the published rules read what there is
+        ("<answer>C", Status.MALFORMED, None, "strict", None),  # never closed
+        ("Answer: B", Status.MALFORMED, None, "mme", "A"),  # a published hole: the first capital is that of the word
+        ("", Status.REFUSED, None, "strict", None),
     ],
 )
-def test_an_answer_is_read_from_the_last_turn(text, status, mode, expected):
-    action = Answer(text.partition("<answer>")[2].partition("</answer>")[0]) if status is Status.ANSWERED else None
-    assert read_answer(said(text, status, action), choice(), mode) == expected
+def test_an_answer_is_read_from_the_last_turn(text, status, answer, mode, expected):
+    assert read(text, status, mode, answer) == expected
 
 
-def test_a_conversation_that_ends_in_a_call_answers_nothing_in_any_mode():
-    t = said("A. B. <tool_call>{}</tool_call>", Status.OUT_OF_TURNS, Malformed(Fault.NO_CROPS_LEFT))
-    assert [read_answer(t, choice(), mode) for mode in ("strict", "lmms", "vlmevalkit", "mme")] == [None] * 4
+@pytest.mark.parametrize("mode", ["strict", "lmms", "vlmevalkit", "mme"])
+def test_every_rule_reads_the_tag_where_there_is_one(mode):
+    assert read("<think>A man, or B?</think><answer>C</answer><|im_end|>", Status.ANSWERED, mode, "C") == "C"
+
+
+@pytest.mark.parametrize("mode", ["strict", "lmms", "vlmevalkit", "mme"])
+def test_a_conversation_that_ends_in_a_call_answers_nothing_in_any_mode(mode):
+    assert read("A. B. <tool_call>{}</tool_call>", Status.OUT_OF_TURNS, mode) is None
 
 
 def test_an_open_answer_is_what_stands_in_the_tag():
-    sample = replace(choice(), options=(), scorer="exact", answers=("kevlar",))
-    assert read_answer(said("<answer> Kevlar. </answer>", Status.ANSWERED, Answer("Kevlar.")), sample, "strict") == "Kevlar."
+    line = {"options": {}, "scorer": "exact", "accepted": ["kevlar"]}
+    assert read("<answer> Kevlar. </answer>", Status.ANSWERED, "strict", "Kevlar.", **line) == "Kevlar."
+    assert graded(played("<answer> Kevlar. </answer>", Status.ANSWERED, "Kevlar.", **line), "strict")[0]["right"] == 1.0
+
+
+def test_a_question_whose_image_can_not_be_read_is_a_wrong_row_in_every_arm():
+    rows = graded(played("", Status.OPEN, arms={"own": None, "tool_free": None}, broken="it is cut"), "strict")
+    assert [(row["right"], row["extracted"], row["status"]) for row in rows] == [(0.0, None, "broken")] * 2
+
+
+def test_every_target_and_every_crop_finds_its_best_partner():
+    turns = [{"text": "", "tokens": 1, "box_px": box} for box in ((0, 0, 10, 10), (0, 0, 10, 5))]
+    said = played("", Status.OUT_OF_TURNS)["arms"]["own"] | {"turns": turns}
+    boxes = [[[0, 0, 10, 10], [0, 0, 20, 20]], [[50, 50, 60, 60], [40, 40, 70, 70]]]  # two targets; of a chain the smallest counts
+    row = graded(played("", Status.OUT_OF_TURNS, boxes=boxes, arms={"own": said}), "strict")[0]
+    assert row["iou_recall"] == pytest.approx((1.0 + 0.0) / 2) and row["iou_precision"] == pytest.approx((1.0 + 0.5) / 2)
 
 
 # ---------------------------------------------------------------------------------------------------------------- averages
@@ -128,7 +166,8 @@ def row(
 
 SETTINGS = {
     "policy": "p", "weights": "w", "data": "hrbench4k", "view_tokens": [1, 1024], "crop_tokens": [1, 256], "max_crops": 5,
-    "temperature": 0.0,     "options": "shuffled", "seed": 0, "extraction": "strict", "judge": None, "engine": "kv", "device": "CPU",
+    "temperature": 0.0, "options": "shuffled", "seed": 0, "samples": None, "side_by_side": 16, "derived_boxes": 0, "tokens_per_turn": 40,
+    "dialect": "tiny", "extraction": "strict", "judge": None, "engine": "kv", "device": "CPU",
 }  # fmt: skip
 
 
@@ -192,8 +231,8 @@ def test_the_paper_stands_beside_what_was_measured_and_what_was_not_run_says_so(
 
 def test_the_table_says_what_the_number_depends_on():
     text = markdown_table(evaluation_table(summary([row("a", 1.0)], ("own",), 5) | {"settings": SETTINGS}))
-    for fact in ("1 to 1024 visual tokens", "up to 5 crops of 1 to 256", "options shuffled (seed 0)", "rule strict", "a lower bound"):
-        assert fact in text
+    facts = ("1 to 1024 visual tokens", "up to 5 crops of 1 to 256", "an order drawn by seed 0", "rule strict", "a lower bound")
+    assert all(fact in text for fact in facts)
 
 
 # ------------------------------------------------------------------------------------------------------------- whole entry
@@ -215,7 +254,7 @@ def evaluating(folder: Path, source: str, *overrides: str):
 
 
 def predictions(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "out/predictions.jsonl").read_text().splitlines()[1:]]
+    return [json.loads(line) for line in (folder / "out/predictions.jsonl").read_text().splitlines()]
 
 
 def numbers(folder: Path) -> dict:
@@ -232,7 +271,7 @@ def test_an_evaluation_leaves_numbers_tables_predictions_and_a_page(scripted, tm
     for row in own:
         assert row["extracted"] == "A" and row["right"] == (row["answer"] == "A")
         assert row["options"][row["answer"]] == row["accepted"][1]
-        assert row["response"].startswith("<answer>A") and len(row["turns"]) == 2 and row["crops"] == 1
+        assert row["prediction"].startswith("<answer>A") and len(row["turns"]) == 2 and row["crops"] == 1
     page = (tmp_path / "out/report.html").read_text()
     assert "wrong" in page and "Curves" not in page
     assert "Table 6" in (tmp_path / "out/evaluation.md").read_text()
@@ -243,7 +282,7 @@ def test_the_published_order_is_a_switch_and_the_predictions_name_published_keys
     write_vstar(tmp_path / "published")
     evaluate.run(evaluating(tmp_path, "vstar", "options=published"))
     as_published = {row["id"]: row for row in predictions(tmp_path)}
-    (tmp_path / "out/predictions.jsonl").unlink()
+    (tmp_path / "out/played.jsonl").unlink()
     evaluate.run(evaluating(tmp_path, "vstar", "seed=5"))
     for row in predictions(tmp_path):
         assert row["published_answer"] == as_published[row["id"]]["answer"]
@@ -256,8 +295,8 @@ def test_an_interrupted_evaluation_goes_on_and_ends_like_one_that_was_not(script
     evaluate.run(evaluating(tmp_path, "hrbench4k"))
     whole = [row | {"seconds": None} for row in predictions(tmp_path)]
     table = numbers(tmp_path)["by"]
-    lines = (tmp_path / "out/predictions.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "out/predictions.jsonl").write_text("".join(lines[:13]) + lines[13][:40])  # a kill in the middle of a line
+    lines = (tmp_path / "out/played.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "out/played.jsonl").write_text("".join(lines[:4]) + lines[4][:40])  # a kill in the middle of a line
     asked: list[str] = []
     generate = Scripted.generate
     monkeypatch.setattr(Scripted, "generate", lambda self, c, s: asked.extend(x.trajectory.sample.id for x in c) or generate(self, c, s))
@@ -272,9 +311,9 @@ def test_an_interrupted_evaluation_goes_on_and_ends_like_one_that_was_not(script
 def test_another_evaluation_in_the_same_folder_is_refused(scripted, tmp_path):
     write_vstar(tmp_path / "published")
     evaluate.run(evaluating(tmp_path, "vstar"))
-    with pytest.raises(ValueError, match=r"holds an evaluation of another policy or with other settings.*output=FOLDER"):
+    with pytest.raises(ValueError, match=r"holds an evaluation of another policy, .*output=FOLDER"):
         evaluate.run(evaluating(tmp_path, "vstar", "view.max_tokens=32"))
-    with pytest.raises(ValueError, match="holds an evaluation of another policy or with other settings"):
+    with pytest.raises(ValueError, match="holds an evaluation of another policy, of other questions or with other settings"):
         evaluate.run(evaluating(tmp_path, "vstar", "options=published"))
 
 
@@ -283,7 +322,7 @@ def test_one_broken_image_costs_one_question(scripted, tmp_path):
     evaluate.run(evaluating(tmp_path, "hrbench4k", "evaluation.samples=1"))
     blob = next(path for path in (tmp_path / "data/hrbench4k").iterdir() if path.suffix in (".jpg", ".png"))
     blob.write_bytes(blob.read_bytes()[:60])
-    (tmp_path / "out/predictions.jsonl").unlink()
+    (tmp_path / "out/played.jsonl").unlink()
     evaluate.run(evaluating(tmp_path, "hrbench4k"))
     found, broken = numbers(tmp_path), {row["id"] for row in predictions(tmp_path) if row["broken"]}
     assert found["questions"] == 8 and 1 <= len(broken) < 8 and len(found["broken"]) == len(broken)
@@ -313,7 +352,11 @@ def test_a_judge_grades_free_answers_and_its_disagreements_with_the_rule_are_kep
     monkeypatch.setattr(evaluate, "load_player", lambda cfg: (qwen3_vl, engine))
     with Server(lambda request: ("yes", "stop", 1), models=("big",)) as server:
         evaluate.run(evaluating(tmp_path, "visualprobe", f"judge.url={server.url}", "judge.model=big", "evaluation.arms=[own]"))
-    found = numbers(tmp_path)
+        found = numbers(tmp_path)
+        first = found["judge"]
+        evaluate.run(evaluating(tmp_path, "visualprobe", f"judge.url={server.url}", "judge.model=big", "evaluation.arms=[own]"))
+    again = numbers(tmp_path)["judge"]
+    assert (again["asked"], again["cached"]) == (0, first["asked"] + first["cached"]) and again["disagreements"] == first["disagreements"]
     assert found["metrics"]["own"]["right"][0] == 1.0 and set(found["graded_by"]) == {"judge"}
     log = [json.loads(line) for line in (tmp_path / "out/judge_disagreements.jsonl").read_text().splitlines()]
     assert found["judge"]["disagreements"] == len(log) > 0 and found["settings"]["judge"] == "big"
@@ -321,7 +364,8 @@ def test_a_judge_grades_free_answers_and_its_disagreements_with_the_rule_are_kep
 
 def test_a_served_agent_is_evaluated_like_a_policy_that_is_here(tmp_path):
     write_vstar(tmp_path / "published")
-    with Server(lambda request: ("<answer>B</answer>", "stop", 4), models=("org/agent",)) as server:
+    opened = lambda request: "" if request.get("continue_final_message") else "<answer>"  # noqa: E731
+    with Server(lambda request: (f"{opened(request)}B</answer>", "stop", 4), models=("org/agent",)) as server:
         endpoint = ("rollout=openai", f"rollout.endpoint.url={server.url}", "rollout.endpoint.retries=0", "policy.checkpoint=org/agent")
         evaluate.run(evaluating(tmp_path, "vstar", *endpoint, "policy.dialect=mini_o3"))
         assert server.chats[0]["model"] == "org/agent"
@@ -331,9 +375,33 @@ def test_a_served_agent_is_evaluated_like_a_policy_that_is_here(tmp_path):
 
 def test_an_endpoint_that_is_not_there_is_one_message(tmp_path):
     write_vstar(tmp_path / "published")
-    nobody = ("rollout=openai", "rollout.endpoint.url=http://127.0.0.1:9/v1", "rollout.endpoint.retries=0", "policy.checkpoint=a")
+    nobody = ("rollout=openai", "rollout.endpoint.url=http://127.0.0.1:9/v1", "rollout.endpoint.retries=0")
+    nobody = (*nobody, "policy.checkpoint=a", "policy.dialect=mini_o3")
     with pytest.raises(ValueError, match=r"http://127.0.0.1:9/v1 .*start the server, or correct the url"):
         evaluate.run(evaluating(tmp_path, "vstar", *nobody))
+
+
+def test_a_served_agent_is_asked_in_a_dialect_and_at_a_budget_that_somebody_named(tmp_path):
+    write_vstar(tmp_path / "published")
+    with pytest.raises(ValueError) as refused:
+        evaluate.run(evaluating(tmp_path, "vstar", "rollout=openai", "policy.checkpoint=org/agent"))
+    assert "policy.dialect is tiny, which only the embedded policy speaks; org/agent needs one of qwen2_5_vl" in str(refused.value)
+    with pytest.raises(ValueError, match=r"view.max_tokens is null; name the most visual tokens"):
+        evaluate.run(evaluating(tmp_path, "vstar", "rollout=openai", "policy.dialect=deepeyes", "view.max_tokens=null"))
+
+
+def test_a_server_that_dies_in_the_middle_ends_the_run_and_another_goes_on(tmp_path, monkeypatch):
+    hurry(monkeypatch)
+    write_vstar(tmp_path / "published")
+    settled = ("rollout=openai", "policy.checkpoint=agent", "policy.dialect=mini_o3", "rollout.endpoint.retries=0", "evaluation.arms=[own]")
+    answer = lambda request: ("<answer>B</answer>", "stop", 4)  # noqa: E731
+    with Server(answer, models=("agent",)) as server:
+        server.faults.extend([lambda handler, reply: handler.send(200, server.answer("/v1/models", None)[1]), *[status(503)] * 9])
+        with pytest.raises(ValueError, match="answers 503"):
+            evaluate.run(evaluating(tmp_path, "vstar", *settled, f"rollout.endpoint.url={server.url}"))
+    with Server(answer, models=("agent",)) as server:  # on another port
+        evaluate.run(evaluating(tmp_path, "vstar", *settled, f"rollout.endpoint.url={server.url}", "rollout.endpoint.timeout_s=9"))
+    assert {row["status"] for row in predictions(tmp_path)} == {"answered"}
 
 
 @pytest.mark.parametrize(
@@ -365,14 +433,53 @@ def test_a_served_model_is_not_trained(tmp_path):
         train.run(settings(tmp_path, Path("embedded"), "rollout=openai"))
 
 
-def test_a_prediction_file_with_a_torn_end_keeps_its_whole_lines(tmp_path):
-    path = tmp_path / "predictions.jsonl"
-    kept = Predictions(path, "me")
-    kept.add([{"id": "a", "repeat": 0}])
+def test_what_was_played_keeps_its_whole_lines_when_its_end_is_torn(tmp_path):
+    path = tmp_path / "played.jsonl"
+    Played(path, "me").add([{"id": "a", "repeat": 0}])
     with path.open("a") as lines:
         lines.write('{"id": "b", "rep')
-    again = Predictions(path, "me")
-    assert again.done == {("a", 0)} and [row["id"] for row in again.rows()] == ["a"]
+    again = Played(path, "me")
+    assert again.done == {("a", 0)} and [line["id"] for line in again.lines()] == ["a"]
+
+
+def test_a_file_that_something_else_wrote_is_left_as_it_is(tmp_path):
+    path = tmp_path / "played.jsonl"
+    path.write_text('{"a": 1}\n{"b": 2}')
+    with pytest.raises(ValueError, match=r"played.jsonl holds an evaluation of another policy.*output=FOLDER"):
+        Played(path, "me")
+    assert path.read_text() == '{"a": 1}\n{"b": 2}'
+
+
+def test_fewer_repeats_and_fewer_questions_show_only_those(scripted, tmp_path):
+    write_visualprobe(tmp_path / "published")
+    sampled = ("evaluation.temperature=1.0", "evaluation.arms=[own]")
+    evaluate.run(evaluating(tmp_path, "visualprobe", "repeats=3", *sampled))
+    evaluate.run(evaluating(tmp_path, "visualprobe", "repeats=1", *sampled))
+    assert numbers(tmp_path)["repeats"] == 1
+
+
+def test_another_rule_of_reading_is_a_matter_of_seconds(scripted, tmp_path, monkeypatch):
+    write_vstar(tmp_path / "published")
+    evaluate.run(evaluating(tmp_path, "vstar"))
+    monkeypatch.setattr(Scripted, "generate", lambda *_: pytest.fail("asked again"))
+    evaluate.run(evaluating(tmp_path, "vstar", "extraction=lmms"))
+    assert numbers(tmp_path)["settings"]["extraction"] == "lmms"
+
+
+def test_arms_that_do_not_apply_to_a_category_leave_a_hole_and_no_crash(scripted, tmp_path):
+    write_treebench(tmp_path / "published")  # one of its rows has no box
+    evaluate.run(evaluating(tmp_path, "treebench", "evaluation.arms=[own,gt,gt]"))
+    parts = numbers(tmp_path)["by"]["category"].values()
+    assert all("own" in part for part in parts) and not all("gt" in part for part in parts)
+    assert "n/a" in (tmp_path / "out/evaluation.md").read_text()
+
+
+def test_a_folder_beside_it_that_something_else_wrote_is_passed_over(scripted, tmp_path):
+    write_vstar(tmp_path / "published")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/evaluation.json").write_text("{}")
+    evaluate.run(evaluating(tmp_path, "vstar", "evaluation.samples=2"))
+    assert "first 2 questions" in (tmp_path / "out/evaluation.md").read_text()
 
 
 def test_views_and_crops_grow_to_the_least_that_is_asked_for(scripted, tmp_path):

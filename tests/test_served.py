@@ -98,7 +98,7 @@ def examined(model, engine, samples: Sequence[Sample] = SCENES, arms: Sequence[s
 
 def served(server: Server, dialect: str = "tiny", timeout_s: float = 20.0, retries: int = 6, concurrency: int = 4):
     client = Endpoint(server.url, "tiny", "NO_KEY", timeout_s, retries, concurrency)
-    return Served(DIALECTS[dialect], "tiny"), OpenAIEngine(client, DIALECTS[dialect])
+    return Served(client, DIALECTS[dialect]), OpenAIEngine(client, DIALECTS[dialect])
 
 
 def same(one: Outcome, other: Outcome) -> list[str]:
@@ -126,6 +126,7 @@ def test_a_refused_request_costs_its_question_and_is_named(embedded, direct, cap
         found = examined(*served(server, concurrency=1), arms=("own",))
     assert found.values["answered"][0] == found.values["own"][0] == 0.0
     assert equal(found.values["answered"][1:], direct.values["answered"][1:])
+    assert "answers 400" in caplog.text
     assert SCENES[0].id in caplog.text and "too long" in caplog.text
 
 
@@ -185,6 +186,37 @@ def test_a_crop_of_an_image_that_was_never_shown_is_told_so_in_the_agents_own_wo
         "Error: the box is outside the image. No image.\nPlease analyze the error information obtained from the function tool and adjust "
         "your response. Countinue your reasoning process inside <think> and </think>."
     )
+
+
+def test_observations_are_numbered_by_the_crops_that_were_shown():
+    played, chats = asked_of(
+        [
+            "<grounding>{}",
+            '<grounding>{"bbox_2d": [0, 0, 0.5, 0.5]}',
+            '<grounding>{"bbox_2d": [0, 0, 0.5, 0.5], "source": "observation_1"}',
+            "<answer>A</answer>",
+        ],
+        "mini_o3",
+    )
+    assert "After the above Action 0, here is the the zoom-in image (Observation 1)" in told(chats[2]["messages"][5])
+    assert crops_of(played) == [(0, 0, 224, 224), (0, 0, 112, 112)]
+
+
+def test_a_server_that_refuses_everything_is_an_outage_and_no_wrong_answer():
+    with Server(lambda request: ("", "stop", 0), [status(500)] * 99) as server, pytest.raises(ValueError, match="refused all 10 requests"):
+        examined(*served(server, retries=0), arms=("own",))
+
+
+def test_a_server_that_begins_a_forced_turn_anew_is_told_from_one_that_goes_on():
+    with Server(lambda request: ("<answer>7</answer>", "stop", 3)) as server, pytest.raises(ValueError, match="begins a turn anew"):
+        examined(*served(server), samples=SCENES[:1], arms=("own", "tool_free"))
+
+
+def test_an_agent_whose_prompt_asks_for_no_tag_is_not_mute_in_the_probe():
+    sample = Sample("a/b/c", "a", "b", SCENES[0].image, *SCENES[0].size, "What?", ("B", "8"), "letter", (("A", "7"), ("B", "8")))
+    with Server(lambda request: ("It says 8, so\n\\boxed{B}", "stop", 3)) as server:
+        found = examined(*served(server, "qwen3_vl_zoom"), samples=[sample], arms=("own",))
+    assert found.values["own"] == [1.0]
 
 
 def test_deepeyes_speaks_in_pixels_of_the_image_that_it_saw_and_is_reminded_of_its_format():

@@ -12,7 +12,7 @@ import numpy as np
 from focus.data.sample import Sample
 
 # An option that speaks of others by their place can't be moved
-SPEAKS_OF_OTHERS = re.compile(r"\b(?:all|none|both|neither|any) of (?:the )?(?:above|these|following)\b|\babove\b", re.IGNORECASE)
+SPEAKS_OF_OTHERS = re.compile(r"\b(?:all|none|both|neither|any) of (?:the )?(?:above|these|following)\b|\b(?:the|from) above\W*$", re.I)
 NAMES_OTHERS = re.compile(r"\b[A-F]\)? ?(?:and|or|&|,) ?\(?[A-F]\b|\b[Oo]ptions? \(?[A-F]\b")
 
 

@@ -28,6 +28,7 @@ METRICS = {
     "right": ("accuracy", "%", 100.0),
     "unparsed": ("no answer could be read", "%", 100.0),
     "truncated": ("cut by the limit of turns or tokens", "%", 100.0),
+    "refused": ("refused by the server", "%", 100.0),
     "called": ("crop rate", "%", 100.0),
     "crops": ("crops/question", "", 1.0),
     "visual_tokens": ("visual tokens/question", "", 1.0),
@@ -37,7 +38,6 @@ METRICS = {
     "iou_precision": ("IoU, every crop's best target", "", 1.0),
 }
 FIELDS = ("split", "category", "l2-category", "question_type", "cycle_category")
-MOST_VALUES = 40  # a field with more is an identifier
 NAMES = {"own": "own crops", "tool_free": "tool-free", "format_only": "format only", "gt": "annotated crop", "no_tool": "no tool offered"}
 
 
@@ -56,7 +56,7 @@ def summary(rows: Rows, arms: Sequence[str], resamples: int) -> dict[str, Any]:
         "differences": {},
         "by": {},
         "unweighted": {},
-        "broken": [row["broken"] for row in own if row["broken"]],
+        "broken": list({row["id"]: row["broken"] for row in own if row["broken"]}.values()),
         "graded_by": {name: sum(row["graded_by"] == name for row in own) for name in {row["graded_by"] for row in own}},
     }
     for name, (first, second) in DIFFERENCES.items():
@@ -64,14 +64,18 @@ def summary(rows: Rows, arms: Sequence[str], resamples: int) -> dict[str, Any]:
             before, after = _by_question(played[second], "right"), _by_question(played[first], "right")
             found["differences"][name] = _interval({key: v - before[key] for key, v in after.items() if key in before}, own, resamples)
     for name in FIELDS:
-        values = sorted({_field(row, name) for row in own} - {None}, key=str)
-        if 1 < len(values) <= MOST_VALUES:
-            parts = {
-                str(value): {arm: _accuracy([r for r in each if _field(r, name) == value], resamples) for arm, each in played.items()}
-                for value in values
-            }
+        labels: dict[str, str] = {}  # sets spell a category in more than one way
+        for row in own:
+            if (value := _field(row, name)) is not None:
+                labels.setdefault(str(value).casefold(), str(value))
+        if len(labels) > 1:
+            parts: dict[str, dict[str, list[float]]] = {}
+            for key, label in sorted(labels.items()):
+                of_arm = {arm: [r for r in each if str(_field(r, name)).casefold() == key] for arm, each in played.items()}
+                parts[label] = {arm: _accuracy(each, resamples) for arm, each in of_arm.items() if each}
             found["by"][name] = parts
-            found["unweighted"][name] = {arm: round(sum(part[arm][0] for part in parts.values()) / len(parts), 5) for arm in played}
+            everywhere = [arm for arm in played if all(arm in part for part in parts.values())]
+            found["unweighted"][name] = {arm: round(sum(p[arm][0] for p in parts.values()) / len(parts), 5) for arm in everywhere}
     if any("cycle_category" in row["meta"] for row in own):
         found["strict_circular"] = {arm: _circular(each, resamples) for arm, each in played.items()}
     return found
@@ -103,6 +107,8 @@ def _by_question(rows: Rows, metric: str) -> dict[str, float]:
 def _value(row: Mapping[str, Any], metric: str) -> float | None:
     if metric == "unparsed":
         return float(row["extracted"] is None)
+    if metric == "refused":
+        return float(row["status"] == Status.REFUSED)
     if metric == "truncated":
         return float(row["status"] in (Status.OUT_OF_TURNS, Status.OUT_OF_TOKENS))
     if metric == "called":
@@ -136,28 +142,38 @@ def evaluation_table(found: Mapping[str, Any]) -> Results:
     rows = []
     for metric, (label, unit, factor) in METRICS.items():
         cells = [_cell(found["metrics"][arm].get(metric), factor) for arm in arms]
-        if any(cell.mean == cell.mean for cell in cells):
+        if metric == "seconds":  # of whole forwards: the questions of one have no times of their own
+            cells = [Cell(cell.mean, math.nan, math.nan) for cell in cells]
+        if any(cell.mean == cell.mean for cell in cells) and not (metric == "refused" and all(cell.mean == 0 for cell in cells)):
             rows.append(Row(label, unit, tuple(cells)))
     if "strict_circular" in found:
         rows.append(Row("accuracy, all rotations right", "%", tuple(_cell(found["strict_circular"][arm], 100.0) for arm in arms)))
     for name, parts in found["by"].items():
         for value, part in parts.items():
             n = part["own"][3]
-            rows.append(Row(f"{name} {value} ({n} questions)", "%", tuple(_cell(part[arm][:3], 100.0) for arm in arms)))
-        unweighted = tuple(Cell(100 * found["unweighted"][name][arm], math.nan, math.nan) for arm in arms)
+            cells = [_cell(part[arm][:3] if arm in part else None, 100.0) for arm in arms]
+            rows.append(Row(f"{name} {value} ({n})", "%", tuple(cells)))
+        unweighted = tuple(Cell(100 * found["unweighted"][name].get(arm, math.nan), math.nan, math.nan) for arm in arms)
         rows.append(Row(f"{name}: mean over its {len(parts)} values", "%", unweighted))
     s = found["settings"]
     least, most = s["view_tokens"]
     crop_least, crop_most = s["crop_tokens"]
     repeats = f", {found['repeats']} answers to each (Avg@{found['repeats']})" if found["repeats"] > 1 else ""
+    clusters = "groups of rotations" if "strict_circular" in found else "images"
+    first = f", the first {s['samples']:,} of the set" if s["samples"] else ""
     notes = [
-        f"{found['questions']} questions about {found['images']} images{repeats}; 95 % intervals from a bootstrap over images",
+        f"questions: {found['questions']:,}{first}, in {found['images']:,} {clusters}{repeats}; "
+        f"95 % intervals from a bootstrap over {clusters}; in brackets the number of questions",
         f"view: {least} to {most} visual tokens; up to {s['max_crops']} crops of {crop_least} to {crop_most}; "
         f"temperature {s['temperature']:g}",
-        f"options {s['options']} (seed {s['seed']}); answers read by the rule {s['extraction']}; "
+        (f"options in an order drawn by seed {s['seed']}" if s["options"] == "shuffled" else "options in published order")
+        + ("; rotations as published" if "strict_circular" in found else "")
+        + f"; answers read by the rule {s['extraction']}; "
         + (f"free answers graded by {s['judge']}" if s["judge"] else "free answers graded by equality, a lower bound"),
-        f"{s['engine']} on {s['device']}; seconds are those of whole conversations played side by side",
+        f"{s['engine']} on {s['device']}; seconds: {s['side_by_side']} conversations side by side, without opening images",
     ]
+    if s["derived_boxes"]:
+        notes.append("boxes of more than one level are derived; IoU is that with the smallest")
     notes += [f"{name}: {_said(interval)} points" for name, interval in found["differences"].items()]
     if found["broken"]:
         notes.append(f"{len(found['broken'])} questions could not be read and count as wrong: {found['broken'][0]}")
@@ -176,6 +192,8 @@ def _said(interval: Sequence[float]) -> str:
 
 # ------------------------------------------------------------------------------------------------ the paper, arXiv 2603.27494
 
+# What two evaluations share that may stand in one row
+SAME = {"weights", "view_tokens", "crop_tokens", "max_crops", "tokens_per_turn", "temperature", "options", "extraction", "dialect"}
 SETS = ("hrbench8k", "hrbench4k", "vstar")  # the columns of its tables
 COLUMNS = ("HR-Bench 8K", "HR-Bench 4K", "V*")
 # Overall accuracy, %, under the paper's protocol. The rivals' rows are its re-runs; their own papers print other numbers
@@ -215,14 +233,16 @@ def beside_the_paper(found: Mapping[str, Any], folder: Path) -> list[Results]:
     """
     me = found["settings"]
     others = [json.loads(path.read_text()) for path in sorted(folder.glob("*/evaluation.json"))]
-    same = [e for e in others if all(e["settings"][key] == me[key] for key in ("weights", "view_tokens"))]
+    same = [e for e in others if e.get("settings", {}).keys() >= SAME and all(e["settings"][key] == me[key] for key in SAME)]
     ours = {e["settings"]["data"]: e for e in (*same, found) if e["settings"]["data"] in SETS}
 
     def row(label: str, unit: str, cells: Iterable[Cell | None]) -> Row:
         return Row(label, unit, tuple(cells))
 
     def printed(table: Mapping[str, tuple[float | None, ...]], unit: str) -> list[Row]:
-        return [row(label, unit, (None if v is None else Cell(v, math.nan, math.nan) for v in values)) for label, values in table.items()]
+        return [
+            row(label, unit, (Cell(math.nan if v is None else v, math.nan, math.nan) for v in values)) for label, values in table.items()
+        ]
 
     def measured(unit: str, factor: float, *keys: str) -> Row:
         cells = []
@@ -231,22 +251,28 @@ def beside_the_paper(found: Mapping[str, Any], folder: Path) -> list[Results]:
             for key in keys:
                 value = value.get(key) if value else None
             cells.append(_cell(value, factor) if value else None)
-        return row(f"{me['policy']}, {me['view_tokens'][1]:,} tokens, measured here", unit, cells)
+        some = f", first {me['samples']:,} questions" if me["samples"] else ""
+        return row(f"{me['policy']}, {me['view_tokens'][1]:,} tokens, measured here{some}", unit, cells)
 
     accuracy = measured("%", 100.0, "metrics", "own", "right")
     dependence = measured("pt", 100.0, "differences", "D_noise")
-    unknown = ("Where the paper prints no number the cell says not run too.",)
+    annotated = measured("pt", 100.0, "differences", "U_GT")
+    beside = f"{me['policy']}: {me['side_by_side']} questions side by side. For a latency set evaluation.questions_per_forward=1."
     return [
-        Results("Table 1: accuracy lost when crops become noise (the paper prints no numbers: very little)", COLUMNS, (dependence,)),
+        Results(
+            "Table 1: accuracy lost when crops become noise, and gained when they become the annotated ones (the paper: very little)",
+            COLUMNS,
+            (dependence, replace(annotated, metric=f"{annotated.metric}, annotated crops")),
+        ),
         Results("Table 2: overall accuracy", COLUMNS, (*printed(TABLE_2, "%"), accuracy)),
         Results("Table 3: stages, at 1,024 tokens", COLUMNS, (*printed(TABLE_3, "%"), accuracy)),
-        Results("Table 4: inside stage II", COLUMNS, (*printed(TABLE_4, "%"), accuracy), unknown),
+        Results("Table 4: inside stage II", COLUMNS, (*printed(TABLE_4, "%"), accuracy)),
         Results("Table 5: accuracy change when the crop is replaced", COLUMNS, (*printed(TABLE_5, "pt"), dependence)),
         Results(
             "Table 6: seconds per question, each on its own device",
             COLUMNS,
             (*printed(TABLE_6, "s"), measured("s", 1.0, "metrics", "own", "seconds")),
-            unknown,
+            (beside,),
         ),
     ]
 
@@ -275,20 +301,21 @@ def worst(rows: Rows, samples: Sequence[Sample], examiner: Examiner, count: int)
 
 
 def _example(row: Mapping[str, Any], sample: Sample, examiner: Examiner) -> Example:
-    caption = f"{sample.id}: read as {row['extracted']!r}" + (f", graded by the {row['graded_by']}" if row["graded_by"] != "rule" else "")
+    read = "no answer read" if row["extracted"] is None else f"read as {row['extracted']!r}"
+    caption = f"{sample.id}: {read}" + (f", graded by the {row['graded_by']}" if row["graded_by"] != "rule" else "")
     return Example(_replayed(row, sample, examiner), {"accuracy": row["right"]}, row["right"], caption)
 
 
 def _replayed(row: Mapping[str, Any], sample: Sample, examiner: Examiner) -> Trajectory:
     """The conversation of a row of predictions, its crops cut again; nobody is asked anew."""
     view, source = examiner.gap.see(sample, sample.open())
-    t = Trajectory(sample, source, view, (), 0, opening=row["opening"])
+    t = Trajectory(sample, source, view, (), examiner.seed, opening=row["opening"])
     for number, turn in enumerate(row["turns"]):
         said = Turn((-1,) * turn["tokens"], (), turn["text"], Malformed(Fault.NO_ACTION))
         if "box_px" in turn:
             action = Crop(tuple(turn["box_view"]), tuple(turn["box_px"]))
             crop = examiner.rules.cut(t, action.box_px, examiner.model.token_px)
-            said = Turn(said.ids, (), said.text, action, Observation((), crop, CROP_CONTENT))
+            said = Turn(said.ids, (), said.text, action, Observation((-1,) * crop.tokens, crop, CROP_CONTENT))
         else:
             spoken = parse(turn["text"], examiner.model.dialect)
             last = number + 1 == len(row["turns"])
@@ -296,4 +323,5 @@ def _replayed(row: Mapping[str, Any], sample: Sample, examiner: Examiner) -> Tra
             told = Observation((), None, error_content(act.fault)) if isinstance(act, Malformed) and not last else None
             said = Turn(said.ids, (), said.text, act, told)
         t = t.then(said, Status.OPEN)
+    source.release()  # the page is drawn from the view and the crops
     return replace(t, status=Status(row["status"]))

@@ -143,7 +143,7 @@ MEASURED = {
     "policy": ("dialect", "dtype", "attention"),
     "data": ("source", "records", "root", "annotations", "derive_boxes", "difficulty", "side_px", "letter_px"),
     "gap": ("mode", "view_tokens"),
-    "rollout": ("engine", "endpoint", "max_crops", "crop_tokens", "crop_min_tokens", "fixed_crops", "tokens_per_turn"),
+    "rollout": ("engine", "max_crops", "crop_tokens", "crop_min_tokens", "fixed_crops", "tokens_per_turn"),
     "evaluation": ("samples", "records", "difficulty", "letter_px", "arms", "temperature", "sigma", "common_view_tokens"),
     "view": ("min_tokens", "max_tokens"),
 }

@@ -73,7 +73,15 @@ def _decimals(row: Row) -> int:
 
 
 def print_table(results: Results, console: Console) -> None:
-    """The table on a terminal, notes beneath it."""
+    """The table on a terminal, notes beneath it. One that is too wide with its intervals is shown without them."""
+    table = _rich_table(results, intervals=True)
+    whole = console.measure(table, options=console.options.update(max_width=10_000)).maximum <= console.width
+    console.print(table if whole else _rich_table(results, intervals=False))
+    for note in (*results.notes, *(() if whole else ("this terminal is too narrow for the intervals",))):
+        console.print(Text(note, style="dim"))
+
+
+def _rich_table(results: Results, intervals: bool) -> Table:
     table = Table(
         title=Text(results.title, style="bold"), title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
@@ -81,11 +89,9 @@ def print_table(results: Results, console: Console) -> None:
     for column in results.columns:
         table.add_column(Text(column), justify="right", no_wrap=True, overflow="fold")
     for row in results.rows:
-        cells = [Text(cell_text(row, cell), style="" if cell else "dim") for cell in row.cells]
-        table.add_row(Text(row.metric), *cells)
-    console.print(table)
-    for note in results.notes:
-        console.print(Text(note, style="dim"))
+        texts = [cell_text(row, cell if intervals or cell is None else Cell(cell.mean, math.nan, math.nan)) for cell in row.cells]
+        table.add_row(Text(row.metric), *(Text(text, style="" if cell else "dim") for text, cell in zip(texts, row.cells, strict=True)))
+    return table
 
 
 def markdown_table(results: Results) -> str:

@@ -41,13 +41,14 @@ class Conversation:
 class Completion:
     """One sampled turn. The last id is the stop token where `stopped`; otherwise the token limit cut the turn.
 
-    An engine that hears words instead of ids gives `text`; each id is then -1 and only their number is known.
+    An engine that hears words instead of ids gives `text`; each id is then -1 and only their number is known. `refused`: not even those.
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     stopped: bool
     text: str | None = None
+    refused: bool = False
 
 
 class Engine(Protocol):

@@ -131,7 +131,7 @@ def reopen(checkpoint: Model, trajectory: Trajectory, alter: Alter) -> Trajector
 def _told(checkpoint: Model, before: Trajectory, said: str, crop: View | None, error: str | None = None) -> Observation:
     """The tool's answer to a call: the crop, or else the error."""
     content = CROP_CONTENT if crop else error or error_content()
-    text = observation_text(checkpoint.dialect, content, len(before.turns), closed=said.endswith("<|im_end|>"))
+    text = observation_text(checkpoint.dialect, content, len(before.crops), closed=said.endswith("<|im_end|>"))
     return Observation(tuple(encode(checkpoint.tokenizer, text, [crop.tokens] if crop else [])), crop, content)
 
 
@@ -160,6 +160,8 @@ def _listen(checkpoint: Model, trajectory: Trajectory, completion: Completion, r
     text = opening + (checkpoint.tokenizer.decode(completion.ids) if completion.text is None else completion.text)
     last = len(trajectory.turns) + 1 >= rules.max_turns
     spoken = parse(text, checkpoint.dialect)
+    if completion.refused:
+        return _Spoken(completion, text, Malformed(Fault.NO_ACTION), Status.REFUSED)
     if isinstance(spoken, Answer):
         return _Spoken(completion, text, spoken, Status.ANSWERED)
     if isinstance(spoken, Call):

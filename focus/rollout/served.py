@@ -7,6 +7,7 @@ a processor of that family leaves them as they are, provided that its own minimu
 
 import base64
 import io
+import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from focus.endpoint import Endpoint, Refused
+from focus.endpoint import Endpoint, Outage, Refused
 from focus.prompts import CROP_CONTENT, Dialect, reply_text, user_text
 from focus.rollout.engine import Completion, Conversation, Sampling
 from focus.rollout.trajectory import Trajectory
@@ -44,8 +45,8 @@ class Served:
 
     leaves_processors = True  # the arithmetic is elsewhere
 
-    def __init__(self, dialect: Dialect, name: str) -> None:
-        self.dialect, self.name = dialect, name
+    def __init__(self, endpoint: Endpoint, dialect: Dialect) -> None:
+        self.endpoint, self.dialect = endpoint, dialect
         self.tokenizer, self.token_px = Wordless(), dialect.token_px
 
     def remembering(self) -> nullcontext[None]:
@@ -56,13 +57,13 @@ class Served:
         """Nothing to do ahead."""
 
     def weights_hash(self) -> str:
-        """The name under which the server knows the weights, which is all that can be known of them here."""
-        return self.name
+        """The name under which the server knows the weights, which is all that can be known of them here, and what it is told besides."""
+        return " ".join([self.endpoint.model, *([json.dumps(self.endpoint.extra, sort_keys=True)] if self.endpoint.extra else [])])
 
 
 class OpenAIEngine:
-    """Implements `Engine`. A request that the server refuses is logged with its question and yields an empty turn: a wrong answer that
-    stays in the denominator. An outage ends the run, which can be resumed.
+    """Implements `Engine`. A request that the server refuses is logged with its question and ends it: a wrong answer that stays in the
+    denominator. An outage ends the run, which can be resumed; where every request is refused that is taken for one.
     """
 
     def __init__(self, endpoint: Endpoint, dialect: Dialect) -> None:
@@ -73,18 +74,30 @@ class OpenAIEngine:
         self._urls: dict[int, tuple[Image.Image, str]] = {}  # an image is kept beside its URL, so that its identity stays its own
 
     def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+        refused: Refused | None = None
+        heard = 0
         for i, reply in self.endpoint.ask_all(self._request(c, sampling) for c in conversations):
             t = conversations[i].trajectory
             assert t is not None
             if isinstance(reply, Refused):
                 log.warning("%s: %s", t.sample.id, reply)
-                yield i, Completion((), (), True, "")
+                refused = reply
+                yield i, Completion((), (), True, "", refused=True)
                 continue
+            heard += 1
             opening, closing = self.dialect.call
-            said = (t.opening if not t.turns else "") + reply.text
+            first = t.opening if not t.turns else ""
+            if first and first in reply.text:
+                raise Outage(
+                    f"the model server {self.endpoint.url} begins a turn anew ({reply.text[:40]!r}) where words were put into the model's "
+                    "mouth; leave tool_free and forced out of evaluation.arms, no_tool asks without a tool instead"
+                )
+            said = first + reply.text
             cut = reply.stopped and said.rfind(opening) > said.rfind(closing)  # servers leave out the text that they stop at
             ids = (UNKNOWN,) * reply.tokens
             yield i, Completion(ids, (math.nan,) * len(ids), reply.stopped, reply.text + (closing if cut else ""))
+        if refused and not heard and len(conversations) > 1:
+            raise Outage(f"the model server refused all {len(conversations)} requests at once. The last refusal: {refused}") from refused
 
     def weigh(self, conversations: Sequence[Conversation], tails: Sequence[int]) -> list[list[float]]:
         raise AssertionError("config.check lets no term that weighs answers meet rollout=openai")
@@ -119,10 +132,12 @@ class OpenAIEngine:
             {"role": "system", "content": asked_in.system},
             user(user_text(asked_in, t.sample.question, t.sample.options)),
         ]
-        for number, turn in enumerate(t.turns):
+        crops = 0
+        for turn in t.turns:
             assert turn.observation is not None
             messages.append({"role": "assistant", "content": turn.text.removesuffix("<|im_end|>")})
-            messages.append(user(reply_text(self.dialect, turn.observation.content, number)))
+            messages.append(user(reply_text(self.dialect, turn.observation.content, crops)))
+            crops += turn.observation.crop is not None
         if t.opening and not t.turns:
             messages.append({"role": "assistant", "content": t.opening})
         return messages

@@ -21,6 +21,7 @@ class Status(StrEnum):
     OUT_OF_TURNS = "out of turns"
     OUT_OF_TOKENS = "out of tokens"
     MALFORMED = "malformed"
+    REFUSED = "refused"  # by a server: its turn is empty
 
 
 @dataclass(frozen=True)

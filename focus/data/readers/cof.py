@@ -5,16 +5,13 @@ its line "Answer ..." and before "Think in the mind first". The answer is a lett
 `{"image": "./images/x.jpg"}` or the path alone. No boxes.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from focus.data.readers.draft import Bad, Draft, Place, Published, Reason
 from focus.data.readers.tables import find
-from focus.data.readers.text import native, question_of
+from focus.data.readers.text import native
 from focus.data.readers.training import answered, only_image, parted, rows_with_ids
-
-ANSWER_LINE = re.compile(r"\n\s*Answer\b[^\n]*\Z")
 
 
 def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
@@ -27,7 +24,7 @@ def draft(row: Mapping) -> Draft:
     image = only_image(row["images"], "images")
     extra = row["extra_info"] or {}
     asked = user_text(row["prompt"])
-    in_prompt, listed_there = parted(ANSWER_LINE.sub("", question_of(asked)))
+    in_prompt, listed_there = parted(asked)
     question, options = parted(extra.get("question") or "")
     answers, scorer = answered([row["reward_model"]["ground_truth"]], options or listed_there, "reward_model.ground_truth")
     return Draft(

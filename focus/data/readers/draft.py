@@ -20,6 +20,8 @@ class Reason(StrEnum):
     VIDEO = "it is about a video"
     SEVERAL_IMAGES = "it has not exactly one image"
     NO_IMAGE = "its image file does not exist: unpack the images beside the table, or set data.root to their folder"
+    OUTSIDE_ROOT = "its image path leads out of data.root: set data.root to the folder that the paths are relative to"
+    MARKUP = "its question or an option holds what only prompts may contain"
     BAD_IMAGE = "its image can't be decoded: download the file again"
     BAD_BASE64 = "its image is not base64: download the file again"
     BAD_LIST = "a list that is stored as text can't be read"
@@ -30,6 +32,7 @@ class Reason(StrEnum):
     NOT_AN_OPTION = "its answer is none of its options"
     REPEATED = "another row has the same id"
     KNOWN_WRONG_LABEL = "its published answer is known to be wrong"
+    OTHER_FRAME = "its boxes are in another frame: the published width and height are not those of its image; the boxes are dropped"
     BOX_OUTSIDE = "a box leaves the image by more than 2 px or has no area; the box alone is dropped"
 
 
@@ -67,6 +70,7 @@ class Draft:
     boxes: tuple[Box, ...] = ()
     box_labels: tuple[str, ...] = ()  # of each box, or none at all
     box_origin: str | None = None  # human, dataset, ocr, derived
+    size: tuple[object, object] | None = None  # width and height as published, if they are: the frame of the boxes
     answer_type: str = ""  # mcq, short_text, number, yes_no, sentence, bbox; default: as options and answers look
     group: str = ""  # rows that must be averaged together; default: the image
     meta: Mapping[str, object] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from focus.data.readers.draft import Bad, Draft, Place, Published, Reason
 from focus.data.readers.tables import find, rows_of
-from focus.data.readers.text import chosen, image_bytes, native
+from focus.data.readers.text import chosen, image_bytes, letter_options, native
 
 
 def rows(name: str) -> Callable[[Path], Iterator[tuple[Place, Mapping]]]:
@@ -29,7 +29,9 @@ def rows(name: str) -> Callable[[Path], Iterator[tuple[Place, Mapping]]]:
 
 def draft(row: Mapping) -> Draft:
     """One rotation of a question. Raises Bad if an option is empty or the answer is none of them."""
-    options = tuple((key, _option(row, key)) for key in "ABCD")
+    options = letter_options({key: row[key] for key in "ABCD"})
+    if len(options) < 4:
+        raise Bad(Reason.BAD_VALUE, "A, B, C, D", options)
     image = image_bytes(row["image"], "image")
     return Draft(
         split="test",
@@ -41,12 +43,6 @@ def draft(row: Mapping) -> Draft:
         group=hashlib.sha256(row["question"].strip().encode() + image).hexdigest(),
         meta=native(row, "category", "cycle_category"),
     )
-
-
-def _option(row: Mapping, key: str) -> str:
-    if row[key] is None or not (text := str(row[key]).strip()):
-        raise Bad(Reason.BAD_VALUE, key, row[key])
-    return text
 
 
 SETS: tuple[Published, ...] = tuple(

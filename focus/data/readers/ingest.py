@@ -20,8 +20,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from focus.boxes import area, intersection
 from focus.data.original import measured
 from focus.data.readers.draft import Bad, Draft, Place, Published, Reason
-from focus.data.readers.text import answer_type, first_of, question_of
-from focus.data.sample import SCHEMA, Records, read_records
+from focus.data.readers.text import answer_type, first_of, inside, question_of
+from focus.data.sample import MARKUP, SCHEMA, Records, read_records
 
 FORGIVEN_PX = 2.0  # a box that leaves the image by no more is clamped
 SUFFIXES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"II*": "tif", b"MM\0*": "tif", b"BM": "bmp", b"GIF8": "gif"}
@@ -46,8 +46,8 @@ def ingest(published: Published, root: Path, kept: Path) -> Reading:
         raise ValueError(f"data.kept is {kept}, inside data.root ({root}), where it would be taken for published files; choose another")
     manifest = kept / "reading.json"
     identity = _identity(published, root)
-    known = json.loads(manifest.read_text()) if manifest.is_file() else None
-    if known is None or known["identity"] != identity or (known["missing"] and (root / known["missing"]).is_file()):
+    known = _known(manifest)
+    if known.get("identity") != identity or any((root / image).is_file() for image in known["missing"]):
         kept.mkdir(parents=True, exist_ok=True)
         known = {"identity": identity} | _write(published, root, kept)
         partial = manifest.with_suffix(".partial")
@@ -57,11 +57,22 @@ def ingest(published: Published, root: Path, kept: Path) -> Reading:
     return Reading(samples, Counter(known["dropped"]), known["first"], Counter(known["notes"]))
 
 
+def _known(manifest: Path) -> dict:
+    """What was written before; empty if that is not there or not whole."""
+    if not manifest.with_name("records.jsonl").is_file():
+        return {}
+    try:
+        return json.loads(manifest.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
 def _identity(published: Published, root: Path) -> str:
     """Changes with the published tables (not with each of a million images), and with the readers themselves."""
     code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     files = ((folder, name) for folder, _, names in os.walk(root) for name in names)
-    tables = sorted(Path(folder, name) for folder, name in files if name.endswith((".tsv", ".parquet", ".json", ".jsonl")))
+    named = (Path(folder, name) for folder, name in files if name.endswith((".tsv", ".parquet", ".json", ".jsonl")))
+    tables = sorted(path for path in named if path.is_file())  # a link may lead nowhere
     stamps = [f"{path.relative_to(root)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in tables]
     return hashlib.sha256("\n".join([published.source, str(root.resolve()), *stamps]).encode() + code).hexdigest()
 
@@ -70,7 +81,7 @@ def _write(published: Published, root: Path, kept: Path) -> dict:
     dropped: Counter[str] = Counter()
     notes: Counter[str] = Counter()
     first: dict[str, str] = {}
-    missing = ""  # the first image that is not there
+    missing: dict[str, None] = {}  # images that are not there
     seen: set[bytes] = set()
     written = 0
     partial = kept / "records.jsonl.partial"
@@ -93,17 +104,17 @@ def _write(published: Published, root: Path, kept: Path) -> dict:
             except Bad as bad:
                 dropped[bad.reason] += 1
                 if bad.reason is Reason.NO_IMAGE:
-                    missing = missing or str(bad.seen)
+                    missing[str(bad.seen)] = None
                 first.setdefault(bad.reason, f"{native_id}: {_said(place, root)}, {bad.key}: {str(bad.seen)[:80]!r}")
                 continue
             except KeyError as error:
-                if place.row == 1:
+                if place.row == 1 and error.args[0] == row.last:  # a column; what lies deeper costs its own row
                     raise ValueError(
                         f"{_said(place, root)} has no column {error}; there is {', '.join(map(str, row))}. "
                         f"data.source={published.source} reads: {published.about}"
                     ) from error
                 dropped[Reason.LACKS_KEY] += 1
-                first.setdefault(Reason.LACKS_KEY, f"{native_id}: {_said(place, root)}, {error}")
+                first.setdefault(Reason.LACKS_KEY, f"{native_id}: {_said(place, root)}, {row.last}: no {error}")
                 continue
             inside |= isinstance(draft.image, bytes)
             for note in noted:
@@ -117,10 +128,11 @@ def _write(published: Published, root: Path, kept: Path) -> dict:
         raise ValueError(
             f"{root} holds no usable row of {published.source} ({dropped.total()} dropped): "
             + "; ".join(f"{count} x {reason} (first: {first[reason]})" for reason, count in dropped.items())
+            + f". data.source={published.source} reads: {published.about}"
         )
     partial.rename(kept / "records.jsonl")
     place_of_images = kept if inside else root
-    images = {"root": str(place_of_images.resolve()), "missing": missing}
+    images = {"root": str(place_of_images.resolve()), "missing": list(missing)}
     return images | {"dropped": dropped, "first": first, "notes": notes, "rows": written}
 
 
@@ -171,8 +183,11 @@ def _record(published: Published, draft: Draft, name: str, root: Path, kept: Pat
     question = question_of(draft.question)
     if not question:
         raise Bad(Reason.NO_QUESTION, "question", draft.question)
-    if not draft.answers or not all(answer.strip() for answer in draft.answers):
+    answers = [answer for answer in draft.answers if answer.strip()]
+    if not answers:
         raise Bad(Reason.NO_ANSWER, "answer", draft.answers)
+    if found := [mark for mark in MARKUP for text in (question, *(text for _, text in draft.options)) if mark in text]:
+        raise Bad(Reason.MARKUP, "question", found[0])
     if draft.scorer == "letter" and draft.answers[0] not in dict(draft.options):
         raise Bad(Reason.NOT_AN_OPTION, "answer", draft.answers[0])
     image, digest, (width, height) = _image(draft.image, "image", root, kept)
@@ -190,8 +205,8 @@ def _record(published: Published, draft: Draft, name: str, root: Path, kept: Pat
         "question": question,
         "raw_question": draft.raw or draft.question,
         "options": [{"key": key, "text": text} for key, text in draft.options],
-        "answers": list(draft.answers),
-        "answer_type": draft.answer_type or answer_type(draft.answers, draft.options),
+        "answers": answers,
+        "answer_type": draft.answer_type or answer_type(answers, draft.options),
         "scorer": draft.scorer,
         "boxes": boxes,
         "box_labels": labels,
@@ -200,17 +215,22 @@ def _record(published: Published, draft: Draft, name: str, root: Path, kept: Pat
         "meta": dict(draft.meta) | more,
         "licence": published.licence,
     }
-    return record, [*draft.notes, *noted]
+    blank = ["one of several answers is empty and is left out"] * (len(answers) < len(draft.answers))
+    return record, [*draft.notes, *noted, *blank]
 
 
 def _image(stored: str | bytes, key: str, root: Path, kept: Path) -> tuple[str, str, tuple[int, int]]:
     """Path of an image, hash of its bytes, and its upright size; bytes are written out under their hash. Raises Bad, at `key`."""
     if isinstance(stored, str):
+        stored = inside(stored, key)
         path = root / stored
-        if not path.is_file():
-            raise Bad(Reason.NO_IMAGE, key, stored)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            if not path.is_file():
+                raise Bad(Reason.NO_IMAGE, key, stored)
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:  # a name that is too long, a file that may not be read
+            raise Bad(Reason.BAD_IMAGE, key, f"{stored[:40]}: {error.strerror}") from error
         return stored, digest, _size(path, key, stored)
     digest = hashlib.sha256(stored).hexdigest()
     size = _size(io.BytesIO(stored), key, "bytes")
@@ -233,6 +253,8 @@ def _boxes(draft: Draft, width: int, height: int) -> tuple[list, list, list[str]
     """Chains of one box each that lie in the image, their labels, and what had to be noted."""
     chains, labels = [], []
     noted: list[str] = []
+    if draft.boxes and draft.size not in (None, (width, height)):
+        return [], [], [Reason.OTHER_FRAME]
     for box, label in zip(draft.boxes, draft.box_labels or [""] * len(draft.boxes), strict=True):
         clamped = intersection(box, (0, 0, width, height))
         moved = max(abs(a - b) for a, b in zip(box, clamped, strict=True))

@@ -33,6 +33,8 @@ def draft(row: Mapping) -> Draft:
         raise Bad(Reason.NO_ANSWER, "conversations", answer)
     question, options = parted(CROPS.sub("", stored))
     answers, scorer = answered([answer], options, "conversations")
+    if not row.get("image"):  # LLaVA has records without one
+        raise Bad(Reason.SEVERAL_IMAGES, "image", "none")
     targets = row.get("target_instances") or []
     return Draft(
         split="train",

@@ -45,9 +45,10 @@ def rows_of(path: Path) -> Iterator[tuple[Place, dict]]:
     try:
         for row, content in enumerate(readers[path.suffix](path), start=1):
             if not isinstance(content, dict):
+                row -= 1
                 raise ValueError(f"{content!r:.60} is not a record")
             yield Place(path, row), content
-    except (ValueError, OSError, csv.Error, pa.ArrowException, ijson.JSONError) as error:
+    except (ValueError, OSError, RecursionError, csv.Error, pa.ArrowException, ijson.JSONError) as error:
         raise ValueError(f"{path}, row {row + 1}: the file can't be read ({error}); download it again") from error
 
 
@@ -65,9 +66,11 @@ def entries_of(path: Path, prefix: str = "") -> Iterator[tuple[Place, str, dict]
 
 
 def _tsv(path: Path) -> Iterator[dict]:
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file, delimiter="\t"):
-            yield {key: value for key, value in row.items() if key is not None}
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for row in csv.DictReader(file, delimiter="\t", strict=True):  # strict: a quote that is never closed swallows rows
+            if None in row or None in row.values():
+                raise ValueError("it has more or fewer cells than the header has columns")
+            yield row
 
 
 def _parquet(path: Path) -> Iterator[dict]:
@@ -86,6 +89,12 @@ def _json_lines(path: Path) -> Iterator[dict]:
 def _json_list(path: Path) -> Iterator[dict]:
     """The items of a list; `{"data": [...]}` (TextVQA) is read as that list."""
     with path.open("rb") as file:
-        first = file.read(64).lstrip()[:1]
-        file.seek(0)
-        yield from ijson.items(file, "item" if first == b"[" else "data.item", use_float=True)
+        begin = 3 if file.read(3) == b"\xef\xbb\xbf" else 0
+        file.seek(begin)
+        first = next((byte for byte in iter(lambda: file.read(1), b"") if not byte.isspace()), b"")
+        file.seek(begin)
+        item = None
+        for item in ijson.items(file, "item" if first == b"[" else "data.item", use_float=True):
+            yield item
+        if item is None:
+            raise ValueError('it is neither a list of records nor {"data": [...]}, or an empty one')

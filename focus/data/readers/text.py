@@ -3,6 +3,7 @@
 import ast
 import base64
 import binascii
+import posixpath
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -14,12 +15,14 @@ from focus.data.readers.draft import Bad, Reason
 Options = tuple[tuple[str, str], ...]
 
 LEADING = re.compile(r"^(?:\s|<image>|<\|vision_start\|>.*?<\|vision_end\|>|Question:)+", re.DOTALL)
-# From here to the end: instructions that a set stores behind its questions
+# From here to the end: instructions that a set stores behind its questions. Words that a question may hold as well count only where a
+# sentence or a line begins, as they are spelt there
 TRAILER = re.compile(
-    r"(?:\n|(?<=[.?!:)\s])|^)\s*(?:Think first, call \*{0,2}image_zoom_in_tool|Think in the mind first|Format strictly as|Guidelines:"
-    r"|Answer with the option's letter|Answer the question using a single word or phrase|Answer the option letter directly"
-    r"|Select the best answer to the above multiple-choice question|Please provide the bounding box).*\Z",
-    re.DOTALL | re.IGNORECASE,
+    r"(?<=\s)(?i:Think first, call \*{0,2}image_zoom_in_tool|Think in the mind first|Answer with the option's letter"
+    r"|Answer the question using a single word or phrase|Answer the option letter directly"
+    r"|Select the best answer to the above multiple-choice question).*\Z"
+    r"|(?:(?<=\n)|(?<=[.?!:)] ))(?:Format strictly as|Guidelines:|Please provide the bounding box).*\Z",
+    re.DOTALL,
 )
 OPTION = re.compile(r"^\s*[(（]?([A-ZＡ-Ｚ])[)）.．:：、]\s*(.*\S)\s*$", re.DOTALL)
 
@@ -103,7 +106,10 @@ def numbers(stored: object, key: str) -> tuple[float, float, float, float]:
     four = listed(stored, key)
     if len(four) != 4 or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in four):
         raise Bad(Reason.BAD_VALUE, key, stored)
-    x1, y1, x2, y2 = map(float, four)
+    try:
+        x1, y1, x2, y2 = map(float, four)
+    except OverflowError:  # an integer of 400 digits
+        raise Bad(Reason.BAD_VALUE, key, stored) from None
     return x1, y1, x2, y2
 
 
@@ -135,7 +141,7 @@ def image_bytes(stored: object, key: str) -> bytes:
     if not isinstance(stored, str):
         raise Bad(Reason.BAD_VALUE, key, stored)
     try:
-        return base64.b64decode(stored.rpartition("base64,")[2], validate=True)
+        return base64.b64decode("".join(stored.rpartition("base64,")[2].split()), validate=True)
     except (binascii.Error, ValueError):
         raise Bad(Reason.BAD_BASE64, key, stored) from None
 
@@ -149,3 +155,11 @@ def letter_options(row: Mapping) -> Options:
             continue
         found.append((str(name), str(value).strip()))
     return tuple(found)
+
+
+def inside(stored: str, key: str) -> str:
+    """A path relative to the root, without `./` and the like. Raises Bad for one that leads out of it."""
+    path = posixpath.normpath(stored.strip())
+    if path.startswith("/") or path == ".." or path.startswith("../"):
+        raise Bad(Reason.OUTSIDE_ROOT, key, stored)
+    return path

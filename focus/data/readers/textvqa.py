@@ -19,6 +19,7 @@ from focus.data.readers.tables import find, rows_of
 from focus.data.readers.text import from_corner, native
 
 NOT_READ = "the OCR did not read its answer in one place only: the row is used without a box"
+UPRIGHT_DEGREES = 5.0
 Read = tuple[tuple[str, ...], array]  # words as `normalise` leaves them, and four fractions for each
 
 
@@ -54,6 +55,7 @@ def draft(row: Mapping) -> Draft:
         boxes=(box,) if box else (),
         box_labels=(label,) if box else (),
         box_origin="ocr",
+        size=size,
         meta=native(row, "image_classes"),
         notes=() if box else (NOT_READ,),
     )
@@ -78,9 +80,9 @@ def _upright_words(entries: Sequence[Mapping]) -> Read:
     words, fractions = [], array("d")
     for entry in entries:
         box = entry["bounding_box"]
-        if not box["rotation"]:
-            words.append(normalise(entry["word"]))
-            fractions.extend(from_corner((box["top_left_x"], box["top_left_y"], box["width"], box["height"])))
+        turned = abs(box["rotation"] or 0) > UPRIGHT_DEGREES  # stays as a word that nothing equals: its neighbours don't follow each other
+        words.append("" if turned else normalise(entry["word"]))
+        fractions.extend(from_corner((box["top_left_x"], box["top_left_y"], box["width"], box["height"])))
     return tuple(words), fractions
 
 

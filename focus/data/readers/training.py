@@ -4,7 +4,6 @@ None of them says how an answer is to be scored, so it is read off the answer it
 where every accepted answer is one, `exact` for yes and no, `judge` for free text, however short: other words may be as right.
 """
 
-import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -13,9 +12,10 @@ from pathlib import Path
 from focus.answers import chosen_letter
 from focus.data.readers.draft import ROW_ID, Bad, Place, Reason
 from focus.data.readers.tables import rows_of
-from focus.data.readers.text import Options, answer_type, chosen, options_among, question_of
+from focus.data.readers.text import Options, answer_type, chosen, inside, options_among, question_of
 
 INLINE = re.compile(r"(?:^|(?<=\s))\(([A-Z])\)\s*")
+INSTRUCTION = re.compile(r"\s*(?:Please|Answer|Respond|Choose|Select)\b", re.IGNORECASE)  # a last line behind the options
 INVITATION = re.compile(
     r"(?:^|(?<=\s))(?:Options|Choices|Select from the following (?:choices|options)|The (?:choices|options) are listed below)\s*[.:]?\s*\Z",
     re.IGNORECASE,
@@ -52,10 +52,7 @@ def only_image(stored: object, key: str) -> str | bytes:
         raise Bad(Reason.SEVERAL_IMAGES, key, "none")
     if not isinstance(stored, str):
         raise Bad(Reason.BAD_VALUE, key, type(stored).__name__)
-    path = posixpath.normpath(stored.strip())
-    if path.startswith(("/", "..")):
-        raise Bad(Reason.BAD_VALUE, key, stored)
-    return path
+    return inside(stored, key)
 
 
 def parted(stored: str) -> tuple[str, Options]:
@@ -64,9 +61,12 @@ def parted(stored: str) -> tuple[str, Options]:
     Fewer than two options, or letters that do not run A, B, C, ..., are part of the question.
     """
     text = question_of(stored)
-    rest, options = options_among([line for line in text.splitlines() if line.strip()])
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and INSTRUCTION.match(lines[-1]):
+        lines.pop()
+    rest, options = options_among(lines)
     if not _runs(options):
-        rest, options = _inline(text)
+        rest, options = _inline("\n".join(lines))
     if not _runs(options):
         return text, ()
     return INVITATION.sub("", "\n".join(rest)).strip(), options
@@ -77,13 +77,17 @@ def _inline(text: str) -> tuple[list[str], Options]:
     first = max((at for at, mark in enumerate(marks) if mark[1] == "A"), default=None)
     if first is None:
         return [text], ()
+    asked = text[: marks[first].start()]
+    if asked.rstrip(" ").rpartition("\n")[2].strip() and asked.rstrip()[-1] not in ".?!:。？：":
+        return [text], ()  # `(A)` in the middle of a sentence is no option
     ends = [*(after.start() for _, after in pairwise(marks[first:])), len(text)]
     options = tuple((mark[1], text[mark.end() : end].strip().rstrip(",;")) for mark, end in zip(marks[first:], ends, strict=True))
     return [text[: marks[first].start()].rstrip()], options
 
 
 def _runs(options: Options) -> bool:
-    return len(options) > 1 and [key for key, _ in options] == [chr(ord("A") + at) for at in range(len(options))]
+    keys = [chr(ord("A") + place) for place in range(len(options))]
+    return len(options) > 1 and all(text for _, text in options) and [key for key, _ in options] == keys
 
 
 def answered(stored: Sequence[object], options: Options, key: str) -> tuple[tuple[str, ...], str]:

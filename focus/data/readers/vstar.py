@@ -30,11 +30,13 @@ def _beside(root: Path, image: object) -> object:
     if not isinstance(image, str) or not Path(image).name:
         return None
     path = (root / image).with_suffix(".json")
-    if not path.is_file():
+    if ".." in path.parts or Path(image).is_absolute():
         return None
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:
+    except OSError:  # it is not there, or its name is longer than the file system takes
+        return None
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: the file can't be read ({error}); download it again") from error
 
 

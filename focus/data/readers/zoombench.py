@@ -7,16 +7,13 @@ Columns go by two sets of names (query, response; prompt or question, answer). O
 the following choices."; a query without them is open, and judged. `bbox` (x1, y1, x2, y2 in pixels of the image) is not in every release.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from focus.data.readers.draft import Bad, Draft, Place, Published, Reason
 from focus.data.readers.tables import find, rows_of
-from focus.data.readers.text import Options, chosen, first_of, image_bytes, native, numbers, options_among
-
-INVITATION = re.compile(r"\s*Select from the following (?:choices|options)\s*[.:]?\s*\Z", re.IGNORECASE)
-LETTER = re.compile(r"\(?[A-Z]\)?\.?")
+from focus.data.readers.text import chosen, first_of, image_bytes, native, numbers
+from focus.data.readers.training import parted
 
 
 def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
@@ -28,13 +25,11 @@ def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
 def draft(row: Mapping) -> Draft:
     """A row with its crop. Raises Bad for a letter without an option."""
     stored = first_of(row, "query", "prompt", "question")
-    question, options = _parted(stored)
+    question, options = parted(stored)
     answer = first_of(row, "response", "answer")
     bbox = row.get("bbox")
     if not isinstance(answer, str):
         raise Bad(Reason.NO_ANSWER if answer is None else Reason.BAD_VALUE, "response", answer)
-    if not options and "(A)" in stored and LETTER.fullmatch(answer.strip()):
-        raise Bad(Reason.NOT_AN_OPTION, "response", answer)  # its options do not stand one a line
     return Draft(
         split="test",
         image=image_bytes(row["image"], "image"),
@@ -54,14 +49,6 @@ def _has_crop(row: Mapping) -> bool:
     """A null may be stored as null or as a struct of nulls."""
     crop = row.get("crop_image")
     return crop.get("bytes") is not None if isinstance(crop, Mapping) else crop is not None
-
-
-def _parted(stored: str) -> tuple[str, Options]:
-    """The question and its options; a single line that looks like an option is a part of the question."""
-    lines, options = options_among([line for line in stored.split("\n") if line.strip()])
-    if len(options) < 2:
-        return stored, ()
-    return INVITATION.sub("", "\n".join(lines)), options
 
 
 SETS: tuple[Published, ...] = (
