@@ -30,6 +30,7 @@ from focus.gap import Mode, Search
 from focus.prompts import DIALECTS
 
 CONF = Path(__file__).parents[1] / "conf"
+EMBEDDED_VIEW = 16  # merged visual tokens of the view that an evaluation of the embedded policy shows: what its stage 1 trains at
 
 
 @dataclass
@@ -623,7 +624,7 @@ def _evaluate_problems(cfg: DictConfig) -> list[str]:
         problems.append(
             "view.max_tokens is null; name the most visual tokens of the view, which a number means little without: 1024, 16384"
         )
-    if not 1 <= cfg.view.min_tokens <= (cfg.view.max_tokens or 16):
+    if not 1 <= cfg.view.min_tokens <= (cfg.view.max_tokens or EMBEDDED_VIEW):
         problems.append(
             f"view.min_tokens is {cfg.view.min_tokens} and view.max_tokens {cfg.view.max_tokens}; they must be 1 or more, in this order"
         )

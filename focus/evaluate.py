@@ -33,9 +33,6 @@ from focus.rollout.trajectory import Crop, Status, Trajectory
 from focus.train import held_out_samples, leaks_of, load_player, reached, rules
 
 KEPT_META = ("category", "l2-category", "cycle_category", "question_type", "index", "data_source")
-
-
-EMBEDDED_VIEW = 16  # tokens, what the embedded policy's stage 1 trains at
 JUDGED = ("asked", "cached", "by_rule", "unclear", "refused", "disagreements")
 
 
@@ -75,12 +72,15 @@ def run(cfg: DictConfig) -> None:
     samples: Sequence[Sample] = held_out_samples(cfg)
     for sentence in leaks_of(cfg, samples):
         console.print(sentence)
-    asked = hashlib.sha256(samples.path.read_bytes()).hexdigest() if isinstance(samples, Records) else ""
+    asked = ""
+    if isinstance(samples, Records):
+        with samples.path.open("rb") as records:
+            asked = hashlib.file_digest(records, "sha256").hexdigest()
     if cfg.options == "shuffled":
         samples = Shuffled(samples, cfg.seed)
     model, engine = load_player(cfg)
     output = Path(cfg.output) if cfg.output else Path("outputs/evaluate") / _name(cfg.policy.checkpoint) / cfg.data.source
-    e, most = cfg.evaluation, cfg.view.max_tokens or EMBEDDED_VIEW
+    e, most = cfg.evaluation, cfg.view.max_tokens or config.EMBEDDED_VIEW
     gap = Gap(Mode.FIXED, most, model.token_px, min_tokens=cfg.view.min_tokens)
     examiner = Examiner(model, engine, gap, rules(cfg, e.temperature), cfg.seed, e.arms, e.questions_per_forward, e.sigma)
     with config.writable(str(output)):
