@@ -32,7 +32,7 @@ from focus.rollout.loop import seed_of
 from focus.rollout.trajectory import Crop, Status, Trajectory
 from focus.train import held_out_samples, leaks_of, load_player, reached, rules
 
-KEPT_META = ("category", "l2-category", "cycle_category", "question_type", "index", "data_source")
+KEPT_META = ("category", "l2-category", "Task", "Subtask", "Category", "cycle_category", "question_type", "index", "data_source")
 JUDGED = ("asked", "cached", "by_rule", "unclear", "refused", "disagreements")
 
 

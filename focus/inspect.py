@@ -24,7 +24,7 @@ from rich.text import Text
 from focus import config
 from focus.boxes import Size, area
 from focus.data.leaks import known_sets, report
-from focus.data.readers import SETS
+from focus.data.readers import SETS, TESTS
 from focus.data.sample import Records, Sample
 from focus.report.sheet import MOST, draw_sheet
 from focus.train import training_samples
@@ -133,11 +133,15 @@ def run(cfg: DictConfig) -> None:
 
 
 def _shared(cfg: DictConfig, samples: Sequence[Sample]) -> dict[str, list[str]]:
-    """The sets that this one was compared with, and what the leak guard says about them. Scenes have no files to compare."""
+    """The sets that this one was compared with, what the leak guard says about them, and the test sets that nobody read here.
+
+    Scenes have no files to compare.
+    """
     if not isinstance(samples, Records):
-        return {"compared": [], "found": []}
+        return {"compared": [], "found": [], "unread": []}
     known = {name: path for name, path in known_sets(Path(cfg.data.kept).parent).items() if path.parent != samples.path.parent}
-    return {"compared": list(known), "found": report(cfg.data.source, samples.path, known)}
+    unread = [name for name in TESTS if name not in known and name != cfg.data.source]
+    return {"compared": list(known), "found": report(cfg.data.source, samples.path, known), "unread": unread}
 
 
 def _record(found: Contents, cfg: DictConfig, samples: Sequence[Sample]) -> dict[str, object]:
@@ -206,6 +210,8 @@ def _print(found: Contents, cfg: DictConfig, shared: Mapping[str, list[str]], co
     if shared["compared"]:
         seen = "see below" if shared["found"] else "none"
         table.add_row("shared", Text(f"{seen}; compared with {len(shared['compared'])} sets read before: {', '.join(shared['compared'])}"))
+    if shared["unread"]:
+        table.add_row("not compared", Text(f"{', '.join(shared['unread'])}: test sets that were not read here; `make inspect` reads one"))
     console.print(table)
     for sentence in shared["found"]:
         console.print(Text(sentence, style="yellow"))

@@ -14,6 +14,7 @@ from PIL import Image
 from focus import inspect
 from focus.config import CONF
 from focus.data.original import Decoded, LargeJpeg
+from focus.data.readers import TESTS
 from focus.data.sample import ImageFile, Sample
 from focus.report.picture import CROP_COLOURS
 from focus.report.sheet import MARGIN, MOST, PANEL, TILE, TOP, WIDTH, draw_sheet
@@ -163,17 +164,36 @@ def test_derived_boxes_are_marked(look):
 def test_scenes_are_looked_at_like_any_set(look):
     found = look("scenes", "data.scenes=6", "pictures=2").found
     assert found["questions"] == 6 and found["boxes"]["levels"] == {"3": 6} and found["published"] is None
-    assert len(found["pictures"]) == 2 and found["shared"] == {"compared": [], "found": []}
+    assert len(found["pictures"]) == 2 and found["shared"] == {"compared": [], "found": [], "unread": []}
 
 
 def test_images_shared_with_a_set_that_was_read_before_are_told(look):
     first = look("hrbench4k")
-    assert first.found["shared"] == {"compared": [], "found": []}
+    assert first.found["shared"]["compared"] == first.found["shared"]["found"] == []
     second = look("hrbench8k")  # whose miniature has the same pictures
     assert second.found["shared"]["compared"] == ["hrbench4k"]
     assert "hrbench8k shares 2 images with hrbench4k: 8 of its questions and 8 of theirs" in second.said
     assert "hrbench8k and hrbench4k show the same scenes" in second.said
     assert "shared none; compared with 2 sets read before: hrbench4k, hrbench8k" in look("vstar").said
+
+
+def test_test_sets_that_were_not_read_are_named_so_that_silence_is_not_taken_for_clean(look):
+    others = [name for name in TESTS if name not in ("vstar", "treebench")]
+    assert look("treevgr_rl").found["shared"]["unread"] == list(TESTS)
+    look("vstar")
+    looked = look("treebench")
+    assert looked.found["shared"]["unread"] == others and {"infovqa", "docvqa", "textvqa"} < {*others}
+    assert f"not compared {', '.join(others)}: test sets that were not read here" in looked.said
+
+
+def test_pictures_with_their_box_drawn_on_them_are_said_to_match_nothing(look):
+    assert "the images of zwz_rl have the box drawn on them" in look("zwz_rl").said
+
+
+def test_a_neighbour_that_is_no_set_is_one_message(tmp_path, look):
+    write_jsonl(tmp_path / "data/mine/records.jsonl", [{"text": "a dog"}])
+    with pytest.raises(ValueError, match=r"mine/records\.jsonl, line 1: not a record"):
+        look("vstar")
 
 
 def test_texts_of_a_set_are_printed_as_they_stand(tmp_path, look):

@@ -128,3 +128,35 @@ def test_records_without_any_hash_are_known_by_their_place_alone_and_that_is_tol
     assert sentence.startswith("2 questions of a have no image_sha256") and sentence.endswith("Add the field")
     inside = written(tmp_path / "a/inside", ("c/0", "?"), image_sha256=None, image="../0.jpg")
     assert overlaps(hashes(mine), hashes(inside)).images == 1
+
+
+@pytest.mark.parametrize("line, seen", [
+    ("{", "JSONDecodeError"),
+    ("[1]", "AttributeError"),
+    ('{"id": "a"}', "KeyError: 'image'"),
+    ('{"image": "a.jpg"}', "KeyError: 'id'"),
+    ('{"id": 7, "image": "a.jpg"}', "its id is 7"),
+    ('{"id": "a", "image": null}', "TypeError"),
+    ('{"id": "a", "image": "a.jpg", "meta": [1]}', "AttributeError"),
+    ("[" * 100_000, "RecursionError"),
+])  # fmt: skip
+def test_a_file_of_other_things_than_records_is_one_message_with_its_line_and_what_to_do(tmp_path, trained, line, seen):
+    path = written(tmp_path / "theirs", ("vstar/test/0", "dog"))
+    path.write_text(path.read_text() + "\n" + line + "\n")
+    with pytest.raises(ValueError) as told:
+        report("deepeyes47k", trained, {"theirs": path})
+    assert str(told.value).startswith(f"{path}, line 3: not a record") and seen in str(told.value)
+    assert f"move the file out of {path.parent}" in str(told.value)
+
+
+def test_a_set_whose_pictures_have_the_box_drawn_on_them_can_not_be_compared_whichever_is_looked_at(tmp_path, trained):
+    drawn = written(tmp_path / "zwz_rl", ("zwz_rl/train/0", "dog"), meta={"box_is_drawn": True})
+    for told in (report("zwz_rl", drawn, {"deepeyes47k": trained}), report("deepeyes47k", trained, {"zwz_rl": drawn})):
+        [sentence] = told
+        assert sentence.startswith("the images of zwz_rl have the box drawn on them, so their hashes match no original")
+
+
+def test_validation_sets_of_documents_are_test_sets_too(tmp_path, trained):
+    for name in ("infovqa", "docvqa", "textvqa"):
+        tested = written(tmp_path / name, (f"{name}/val/9", "kite"))
+        assert f"{name} is a test set: do not train on these questions" in report("deepeyes47k", trained, {name: tested})[0]

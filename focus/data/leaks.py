@@ -21,11 +21,15 @@ SAME_SCENES = (("hrbench4k", "hrbench8k"),)
 
 
 class Asked(NamedTuple):
-    """What a set asks about one image: the id of the first question, and how many there are. `hashed`: is the image known by its bytes?"""
+    """What a set asks about one image: the id of the first question, and how many there are.
+
+    `hashed`: is the image known by its bytes? `drawn`: is the box drawn on it, so that its bytes are those of no original?
+    """
 
     first: str
     questions: int
     hashed: bool
+    drawn: bool = False
 
 
 class Overlap(NamedTuple):
@@ -40,16 +44,25 @@ def hashes(records: Path) -> dict[bytes, Asked]:
     """The images of a `records.jsonl`, each by 16 bytes of its hash. The file is streamed, and no image is opened.
 
     A record without `image_sha256` is known by the name of its image: the hash itself where our own writer named it, or else the place
-    of the file, which recognises nothing but that file.
+    of the file, which recognises nothing but that file. Raises ValueError, with file and line, for a file of other things than records.
     """
     found: dict[bytes, Asked] = {}
     with records.open("rb") as lines:
-        for line in lines:
+        for number, line in enumerate(lines, start=1):
             if line.strip():
-                record = json.loads(line)
-                digest, hashed = _digest(record, records.parent)
+                try:
+                    record = json.loads(line)
+                    digest, hashed = _digest(record, records.parent)
+                    first, drawn = record["id"], bool((record.get("meta") or {}).get("box_is_drawn"))
+                    if not isinstance(first, str):
+                        raise TypeError(f"its id is {first!r:.40}")
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                    raise ValueError(
+                        f"{records}, line {number}: not a record with id and image ({type(error).__name__}: {error}); move the file out of "
+                        f"{records.parent}, and if a published set was kept there, read that again with `make inspect`"
+                    ) from error
                 known = found.get(digest)
-                found[digest] = known._replace(questions=known.questions + 1) if known else Asked(record["id"], 1, hashed)
+                found[digest] = known._replace(questions=known.questions + 1) if known else Asked(first, 1, hashed, drawn)
     return found
 
 
@@ -80,11 +93,15 @@ def report(name: str, records: Path, known: Mapping[str, Path]) -> list[str]:
             f"{unhashed} questions of {name} have no image_sha256, nor an image that is named by its hash: copies in other sets are not "
             "recognised. Add the field"
         )
+    if any(asked.drawn for asked in mine.values()):
+        sentences.append(_drawn(name))
     for other, path in known.items():
         if path.resolve().parent == records.resolve().parent:
             continue
         theirs = hashes(path)
         others, shared = _sources(theirs), overlaps(mine, theirs)
+        if any(asked.drawn for asked in theirs.values()):
+            sentences.append(_drawn(other))
         if shared.images:
             sentences.append(
                 f"{name} shares {shared.images} images with {other}: {shared.questions[0]} of its questions and {shared.questions[1]} of "
@@ -109,6 +126,13 @@ def _digest(record: Mapping, folder: Path) -> tuple[bytes, bool]:
 def _sources(images: Mapping[bytes, Asked]) -> set[str]:
     """The published sets that the questions are from, whatever the records are called now: ids begin with them."""
     return {asked.first.split("/", 1)[0] for asked in images.values()}
+
+
+def _drawn(name: str) -> str:
+    return (
+        f"the images of {name} have the box drawn on them, so their hashes match no original: what it shares with other sets can't be told "
+        "here; see where its images are from"
+    )
 
 
 def _advice(*sets: tuple[str, set[str]]) -> str:

@@ -35,6 +35,7 @@ LIMIT_PX = 1_000_000_000
 Image.MAX_IMAGE_PIXELS = LIMIT_PX // 2
 
 BAND_PX = 2_000_000  # pixels of a huge file that are in memory at once, while its view is made
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # JPEG opens MPO too; nothing that runs a program, as EPS does
 STREAMED = ("JPEG", "MPO", "PNG", "TIFF")  # MPO: a phone's JPEG with a second picture in it
 STREAMED_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I;16B")
 TURNS = {
@@ -192,12 +193,18 @@ def measured(source: Path | io.BytesIO) -> Size:
         return _upright_size(image)
 
 
+def orientation(source: Path | io.BytesIO) -> int:
+    """What EXIF says about the image in a file or in its bytes, 1 (upright) to 8. Raises ValueError like `measured`."""
+    with _reading(source) as image:
+        return _orientation(image)
+
+
 @contextmanager
 def _reading(source: Path | io.BytesIO) -> Iterator[Image.Image]:
     """The file with its header read. Whatever goes wrong inside is told with the file and the remedy."""
     name = f"of {source.getbuffer().nbytes} bytes" if isinstance(source, io.BytesIO) else source
     try:
-        with Image.open(source) as image:
+        with Image.open(source, formats=FORMATS) as image:
             yield image
     except FileNotFoundError:
         raise ValueError(f"image {name} does not exist; check data.root, which image paths are relative to") from None

@@ -37,7 +37,7 @@ METRICS = {
     "iou_recall": ("IoU, every target's best crop", "", 1.0),
     "iou_precision": ("IoU, every crop's best target", "", 1.0),
 }
-FIELDS = ("split", "category", "l2-category", "question_type", "cycle_category")
+FIELDS = ("split", "category", "l2-category", "Task", "Subtask", "Category", "question_type", "cycle_category")
 NAMES = {"own": "own crops", "tool_free": "tool-free", "format_only": "format only", "gt": "annotated crop", "no_tool": "no tool offered"}
 
 

@@ -29,7 +29,8 @@ EVALUATION = (vstar, hrbench, mme_realworld, treebench, zoombench, visualprobe, 
 TRAINING = (pixelreasoner, cof, thinklite, deepeyes, treevgr, seal, vigorl, visual_cot, gqa, textvqa, zwz)
 
 # No policy trains on these: their images, and for HR-Bench both resolutions, are what it is measured by
-TESTS = ("vstar", "hrbench4k", "hrbench8k", "mme_rw_lite", "mme_rw", "mme_rw_cn", "treebench", "zoombench", "visualprobe")
+TESTS: tuple[str, ...] = ("vstar", "hrbench4k", "hrbench8k", "mme_rw_lite", "mme_rw", "mme_rw_cn", "treebench", "zoombench", "visualprobe")
+TESTS += ("infovqa", "docvqa", "textvqa")  # their validation parts
 
 SETS: dict[str, Published] = {}  # by the name in `data.source`
 for module in (*EVALUATION, *TRAINING):

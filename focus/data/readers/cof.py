@@ -5,18 +5,12 @@ its line "Answer ..." and before "Think in the mind first". The answer is a lett
 `{"image": "./images/x.jpg"}` or the path alone. No boxes.
 """
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
-from focus.data.readers.draft import Bad, Draft, Place, Published, Reason
-from focus.data.readers.tables import find
-from focus.data.readers.text import native
-from focus.data.readers.training import answered, only_image, parted, rows_with_ids
-
-
-def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
-    """The rows of the training table."""
-    yield from rows_with_ids(find(root, "train.parquet", "**/train*.parquet", "**/*.parquet"))
+from focus.data.readers.draft import Bad, Draft, Published, Reason
+from focus.data.readers.tables import rows_with_ids
+from focus.data.readers.text import native, question_of
+from focus.data.readers.training import answered, only_image, parted
 
 
 def draft(row: Mapping) -> Draft:
@@ -24,7 +18,7 @@ def draft(row: Mapping) -> Draft:
     image = only_image(row["images"], "images")
     extra = row["extra_info"] or {}
     asked = user_text(row["prompt"])
-    in_prompt, listed_there = parted(asked)
+    in_prompt, listed_there = parted(_without_answer_line(question_of(asked)))
     question, options = parted(extra.get("question") or "")
     answers, scorer = answered([row["reward_model"]["ground_truth"]], options or listed_there, "reward_model.ground_truth")
     return Draft(
@@ -47,13 +41,19 @@ def user_text(prompt: list[Mapping]) -> str:
     return "\n".join(said)
 
 
+def _without_answer_line(text: str) -> str:
+    """The text without a last line that says how to answer; one that asks something stays."""
+    before, _, last = text.rpartition("\n")
+    return before if before and last.lstrip().startswith("Answer ") and "?" not in last else text
+
+
 SETS: tuple[Published, ...] = (
     Published(
         source="cof_rl",
         about="train.parquet (prompt, images, reward_model, data_source, extra_info), and images.zip unpacked beside it to images/",
         licence="see the dataset's card",
         counts="not published",
-        rows=rows,
+        rows=rows_with_ids("train.parquet", "**/train*.parquet", "**/*.parquet"),
         draft=draft,
     ),
 )

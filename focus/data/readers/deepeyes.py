@@ -9,21 +9,15 @@ One label is known to be wrong: "row 10681" of the `vstar` table. It is looked f
 that was meant, one good row of 22,362 is lost and counted under this reason.
 """
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 from focus.data.readers.cof import user_text
-from focus.data.readers.draft import Bad, Draft, Place, Published, Reason
-from focus.data.readers.tables import find
+from focus.data.readers.draft import Bad, Draft, Published, Reason
+from focus.data.readers.tables import rows_with_ids
 from focus.data.readers.text import native, question_of
-from focus.data.readers.training import answered, only_image, parted, rows_with_ids
+from focus.data.readers.training import answered, only_image, parted
 
 KNOWN_WRONG = "10681"
-
-
-def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
-    """The rows of the three tables, or of those that are there."""
-    yield from rows_with_ids(find(root, "*.parquet", "**/*.parquet"))
 
 
 def draft(row: Mapping) -> Draft:
@@ -54,7 +48,7 @@ SETS: tuple[Published, ...] = (
         "or some of them (prompt, images, reward_model, extra_info, data_source)",
         licence="Apache-2.0",
         counts="about 47,000 rows: 22,362 of vstar; those of chart and thinklite_eureka are not published",
-        rows=rows,
+        rows=rows_with_ids("*.parquet", "**/*.parquet"),  # the three tables, or those of them that are there
         draft=draft,
     ),
 )

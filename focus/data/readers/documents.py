@@ -5,23 +5,12 @@ TextVQA has ten answers a question, repeated ones included, because its scorer c
 answers and are not read.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
-from focus.data.readers.draft import Bad, Draft, Place, Published, Reason
-from focus.data.readers.tables import find, rows_of
-from focus.data.readers.text import image_bytes, native
-
-
-def rows(folder: str) -> Callable[[Path], Iterator[tuple[Place, Mapping]]]:
-    """The rows of the validation files in this folder of the download, or in the given folder itself."""
-
-    def walk(root: Path) -> Iterator[tuple[Place, Mapping]]:
-        for path in find(root, f"{folder}/val*.parquet", "val*.parquet"):
-            yield from rows_of(path)
-
-    return walk
+from focus.data.readers.draft import Bad, Draft, Published, Reason
+from focus.data.readers.tables import rows_in
+from focus.data.readers.text import image_bytes, native, text_of
 
 
 def draft(row: Mapping, scorer: str) -> Draft:
@@ -32,7 +21,7 @@ def draft(row: Mapping, scorer: str) -> Draft:
         split="val",
         image=image_bytes(row["image"], "image"),
         question=row["question"],
-        answers=tuple(row["answers"]),
+        answers=tuple(map(text_of, row["answers"])),
         scorer=scorer,
         meta=native(row, "question_types", "answer_type", "docId", "image_id", "image_classes", "set_name"),
     )
@@ -44,7 +33,7 @@ SETS: tuple[Published, ...] = (
         about="InfographicVQA/validation-*.parquet (image, question, answers, questionId)",
         licence="unstated",
         counts="the validation part of InfographicVQA",
-        rows=rows("InfographicVQA"),
+        rows=rows_in("InfographicVQA/val*.parquet", "val*.parquet"),
         draft=partial(draft, scorer="anls"),
         ids=("questionId",),
     ),
@@ -53,7 +42,7 @@ SETS: tuple[Published, ...] = (
         about="DocVQA/validation-*.parquet (image, question, answers, questionId)",
         licence="unstated",
         counts="the validation part of DocVQA",
-        rows=rows("DocVQA"),
+        rows=rows_in("DocVQA/val*.parquet", "val*.parquet"),
         draft=partial(draft, scorer="anls"),
         ids=("questionId",),
     ),
@@ -62,7 +51,7 @@ SETS: tuple[Published, ...] = (
         about="data/validation-*.parquet (image, question, answers, question_id)",
         licence="CC BY 4.0 (not confirmed)",
         counts="5,000 rows",
-        rows=rows("data"),
+        rows=rows_in("data/val*.parquet", "val*.parquet"),
         draft=partial(draft, scorer="vqa10"),
         ids=("question_id",),
     ),

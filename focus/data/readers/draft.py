@@ -12,6 +12,7 @@ from pathlib import Path
 from focus.boxes import Box
 
 ROW_ID = "row id"  # the column that `rows_with_ids` makes
+Rows = Callable[[Path], Iterator[tuple["Place", dict]]]
 
 
 class Reason(StrEnum):
@@ -34,6 +35,12 @@ class Reason(StrEnum):
     KNOWN_WRONG_LABEL = "its published answer is known to be wrong"
     OTHER_FRAME = "its boxes are in another frame: the published width and height are not those of its image; the boxes are dropped"
     BOX_OUTSIDE = "a box leaves the image by more than 2 px or has no area; the box alone is dropped"
+    BOX_UNREADABLE = "where a box should stand is nothing or something else than four numbers; the box alone is dropped"
+    TURNED = "its image lies on its side by EXIF; its boxes are taken as upright"
+
+
+# A few such rows are the publisher's. Many of them are another release, for which there is a remedy
+LAYOUT = (Reason.BAD_VALUE, Reason.LACKS_KEY, Reason.NO_ANSWER, Reason.NOT_AN_OPTION)
 
 
 class Bad(ValueError):
@@ -57,8 +64,8 @@ class Draft:
     """One question as published.
 
     `image` is a path relative to the root of the set, or the encoded bytes of the image file. `question` is as stored: `ingest` strips
-    image tags, tool prompts and trailers from it. `boxes` are (x1, y1, x2, y2) in pixels of the original, one for each target: nobody
-    publishes nested ones.
+    image tags, tool prompts and trailers from it. `boxes` are (x1, y1, x2, y2) in pixels of the original, one for each target (None: what
+    stands there is no box): nobody publishes nested ones.
     """
 
     split: str
@@ -67,7 +74,7 @@ class Draft:
     answers: tuple[str, ...]
     scorer: str  # letter, number, exact, anls, vqa10, judge
     options: tuple[tuple[str, str], ...] = ()
-    boxes: tuple[Box, ...] = ()
+    boxes: tuple[Box | None, ...] = ()
     box_labels: tuple[str, ...] = ()  # of each box, or none at all
     box_origin: str | None = None  # human, dataset, ocr, derived
     size: tuple[object, object] | None = None  # width and height as published, if they are: the frame of the boxes
@@ -90,6 +97,6 @@ class Published:
     about: str
     licence: str
     counts: str  # the published row counts, as one would say them
-    rows: Callable[[Path], Iterator[tuple[Place, Mapping]]]
+    rows: Rows
     draft: Callable[[Mapping], Draft]
     ids: tuple[str, ...] = (ROW_ID,)

@@ -37,7 +37,7 @@ class Objects:
                         self._ids.append(hash(name))  # ids are texts; of one image's few objects no two share a hash
                         self._name_of.append(self._names.setdefault(content["name"], len(self._names)))
                         self._boxes.extend(float(content[key]) for key in "xywh")
-                except (KeyError, TypeError, AttributeError, ValueError) as error:
+                except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
                     raise ValueError(
                         f"{path}, row {place.row} ({image}): no scene graph of objects with name, x, y, w, h ({error!r})"
                     ) from error
@@ -55,7 +55,7 @@ class Objects:
         return self._named[self._name_of[at]], from_corner((x, y, width, height))
 
 
-def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
+def rows(root: Path) -> Iterator[tuple[Place, dict]]:
     """The questions, each with its id, its split (by its file's name) and the objects of all images."""
     questions, graphs = find(root, *QUESTIONS), find(root, GRAPHS)
     objects = Objects(graphs)

@@ -9,22 +9,11 @@ on; byte-equal images come in groups of exactly four.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
-from focus.data.readers.draft import Bad, Draft, Place, Published, Reason
-from focus.data.readers.tables import find, rows_of
+from focus.data.readers.draft import Bad, Draft, Published, Reason
+from focus.data.readers.tables import rows_in
 from focus.data.readers.text import chosen, image_bytes, letter_options, native
-
-
-def rows(name: str) -> Callable[[Path], Iterator[tuple[Place, Mapping]]]:
-    """The rows of `hr_bench_4k` or `hr_bench_8k`."""
-
-    def walk(root: Path) -> Iterator[tuple[Place, Mapping]]:
-        for path in find(root, f"**/{name}*.parquet", f"**/{name}.tsv"):
-            yield from rows_of(path)
-
-    return walk
 
 
 def draft(row: Mapping) -> Draft:
@@ -51,7 +40,7 @@ SETS: tuple[Published, ...] = tuple(
         about=f"hr_bench_{size}.parquet, else hr_bench_{size}.tsv (index, question, A, B, C, D, answer, category, cycle_category, image)",
         licence="other (the LICENSE file is empty)",
         counts="800 rows: 200 questions (100 single, 100 cross) in four rotations of their options",
-        rows=rows(f"hr_bench_{size}"),
+        rows=rows_in(f"**/hr_bench_{size}*.parquet", f"**/hr_bench_{size}.tsv"),
         draft=draft,
         ids=("index",),
     )

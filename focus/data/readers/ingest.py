@@ -18,13 +18,15 @@ from typing import Any
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from focus.boxes import area, intersection
-from focus.data.original import measured
-from focus.data.readers.draft import Bad, Draft, Place, Published, Reason
+from focus.data.original import measured, orientation, read
+from focus.data.readers.draft import LAYOUT, Bad, Draft, Place, Published, Reason
 from focus.data.readers.text import answer_type, first_of, inside, question_of
 from focus.data.sample import MARKUP, SCHEMA, Records, read_records
 
 FORGIVEN_PX = 2.0  # a box that leaves the image by no more is clamped
 SUFFIXES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"II*": "tif", b"MM\0*": "tif", b"BM": "bmp", b"GIF8": "gif"}
+ENDS = {"jpg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}  # of a file that is whole; a few have more behind it
+COLUMNAR = (".tsv", ".parquet")  # every row of these has the same columns
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ def _write(published: Published, root: Path, kept: Path) -> dict:
     seen: set[bytes] = set()
     written = 0
     partial = kept / "records.jsonl.partial"
-    inside = False
+    odd = Path()  # a file whose first row lacks a column
+    remedy = f"; if many rows are like it, get the release that conf/data/{published.source}.yaml names"
+    embedded = False
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TextColumn("{task.fields[counted]}"))
     with partial.open("w") as out, Progress(*columns, transient=True) as progress:
         task = progress.add_task(f"reading {published.source}", total=None, counted="")
@@ -105,18 +109,21 @@ def _write(published: Published, root: Path, kept: Path) -> dict:
                 dropped[bad.reason] += 1
                 if bad.reason is Reason.NO_IMAGE:
                     missing[str(bad.seen)] = None
-                first.setdefault(bad.reason, f"{native_id}: {_said(place, root)}, {bad.key}: {str(bad.seen)[:80]!r}")
+                told = f"{native_id}: {_said(place, root)}, {bad.key}: {str(bad.seen)[:80]!r}"
+                first.setdefault(bad.reason, told + (remedy if bad.reason in LAYOUT else ""))
                 continue
             except KeyError as error:
-                if place.row == 1 and error.args[0] == row.last:  # a column; what lies deeper costs its own row
+                column = error.args[0] == row.last  # what lies deeper costs its own row; so does the first row of a JSON file alone
+                if column and ((place.row == 1 and place.file.suffix in COLUMNAR) or place == Place(odd, 2)):
                     raise ValueError(
                         f"{_said(place, root)} has no column {error}; there is {', '.join(map(str, row))}. "
                         f"data.source={published.source} reads: {published.about}"
                     ) from error
+                odd = place.file if column and place.row == 1 else odd
                 dropped[Reason.LACKS_KEY] += 1
-                first.setdefault(Reason.LACKS_KEY, f"{native_id}: {_said(place, root)}, {row.last}: no {error}")
+                first.setdefault(Reason.LACKS_KEY, f"{native_id}: {_said(place, root)}, {row.last}: no {error}{remedy}")
                 continue
-            inside |= isinstance(draft.image, bytes)
+            embedded |= isinstance(draft.image, bytes)
             for note in noted:
                 notes[note] += 1
                 first.setdefault(note, f"{native_id}: {_said(place, root)}")
@@ -124,6 +131,8 @@ def _write(published: Published, root: Path, kept: Path) -> dict:
             written += 1
             if written % 50 == 0:
                 progress.update(task, counted=f"{written} rows, {dropped.total()} dropped")
+    if not written and not dropped:
+        raise ValueError(f"the files of {published.source} in {root} have no row at all; download them again. They are: {published.about}")
     if not written:
         raise ValueError(
             f"{root} holds no usable row of {published.source} ({dropped.total()} dropped): "
@@ -131,7 +140,7 @@ def _write(published: Published, root: Path, kept: Path) -> dict:
             + f". data.source={published.source} reads: {published.about}"
         )
     partial.rename(kept / "records.jsonl")
-    place_of_images = kept if inside else root
+    place_of_images = kept if embedded else root
     images = {"root": str(place_of_images.resolve()), "missing": list(missing)}
     return images | {"dropped": dropped, "first": first, "notes": notes, "rows": written}
 
@@ -163,7 +172,7 @@ def _draft(published: Published, row: _Row) -> Draft:
         draft = published.draft(row)
     except Bad:
         raise
-    except (TypeError, AttributeError, IndexError, ValueError) as error:
+    except (TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
         raise Bad(Reason.BAD_VALUE, row.last, dict.get(row, row.last)) from error
     for key, value, kind in (("split", draft.split, str), ("question", draft.question, str), ("image", draft.image, str | bytes)):
         if not isinstance(value, kind):
@@ -193,6 +202,8 @@ def _record(published: Published, draft: Draft, name: str, root: Path, kept: Pat
     image, digest, (width, height) = _image(draft.image, "image", root, kept)
     more = {key: _image(blob, key, root, kept)[0] for key, blob in draft.more_images.items()}
     boxes, labels, noted = _boxes(draft, width, height)
+    if boxes and orientation(io.BytesIO(draft.image) if isinstance(draft.image, bytes) else root / image) > 1:
+        noted.append(Reason.TURNED)
     record = {
         "schema": SCHEMA,
         "id": name,
@@ -231,15 +242,39 @@ def _image(stored: str | bytes, key: str, root: Path, kept: Path) -> tuple[str, 
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:  # a name that is too long, a file that may not be read
             raise Bad(Reason.BAD_IMAGE, key, f"{stored[:40]}: {error.strerror}") from error
-        return stored, digest, _size(path, key, stored)
+        size = _size(path, key, stored)
+        _check_end(path, key, stored)
+        return stored, digest, size
     digest = hashlib.sha256(stored).hexdigest()
     size = _size(io.BytesIO(stored), key, "bytes")
-    name = f"{digest}.{next((suffix for head, suffix in SUFFIXES.items() if stored.startswith(head)), 'image')}"
+    name = f"{digest}.{_suffix(stored)}"
     if not (kept / name).is_file():
         partial = kept / f"{digest}.partial"
         partial.write_bytes(stored)
+        try:
+            _check_end(partial, key, "bytes")
+        except Bad:
+            partial.unlink()
+            raise
         partial.rename(kept / name)
     return name, digest, size
+
+
+def _check_end(path: Path, key: str, said: str) -> None:
+    """Raises Bad for an image that ends too early. To tell, a file that lacks the mark at its end is decoded; no other is."""
+    with path.open("rb") as file:
+        mark = ENDS.get(_suffix(file.read(8)), b"")
+        file.seek(max(0, file.seek(0, io.SEEK_END) - len(mark)))
+        if file.read() == mark:
+            return
+    try:
+        read(path).reduced((1, 1))
+    except ValueError as error:
+        raise Bad(Reason.BAD_IMAGE, key, f"{said}: {error}") from error
+
+
+def _suffix(blob: bytes) -> str:
+    return next((suffix for head, suffix in SUFFIXES.items() if blob.startswith(head)), "image")
 
 
 def _size(source: Path | io.BytesIO, key: str, said: str) -> tuple[int, int]:
@@ -256,6 +291,9 @@ def _boxes(draft: Draft, width: int, height: int) -> tuple[list, list, list[str]
     if draft.boxes and draft.size not in (None, (width, height)):
         return [], [], [Reason.OTHER_FRAME]
     for box, label in zip(draft.boxes, draft.box_labels or [""] * len(draft.boxes), strict=True):
+        if box is None:
+            noted.append(Reason.BOX_UNREADABLE)
+            continue
         clamped = intersection(box, (0, 0, width, height))
         moved = max(abs(a - b) for a, b in zip(box, clamped, strict=True))
         if not moved <= FORGIVEN_PX or area(clamped) <= 0:  # not <=: a NaN is not forgiven

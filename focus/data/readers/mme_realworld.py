@@ -5,67 +5,55 @@ column `bytes` holds base64 *text*. (c) A TSV whose options are the text of a Py
 with their letter, in the Chinese part maybe in full-width brackets. Not every image is a JPEG: images are told by content. The tables call
 their split `train` although the set is for evaluation; it keeps that name here, and the JSON, which names none, is `test`.
 
-`meta` has Task and Subtask in every form; in (b) and (c) they are the two parts of `category`, whose case varies.
+`meta` has Task, Subtask and Category in every form. They are columns of (a), or else parts of its `Question_id`; in (b) and (c) the two
+parts of `category`, and `l2-category`. Their case varies, so each has one spelling here; `category` is `<Task>/<Subtask>`. What the field
+calls Avg-C is the mean over the values of Subtask.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
-from focus.data.readers.draft import Draft, Place, Published
-from focus.data.readers.tables import find, rows_of
+from focus.data.readers.draft import Draft, Published
+from focus.data.readers.tables import rows_in
 from focus.data.readers.text import chosen, image_bytes, listed, native, option_of
 
 TABLE = "index, question, multi-choice options, answer, category, l2-category, and the image as base64 in bytes (parquet) or image (TSV)"
+GROUPS = ("Task", "Subtask", "Category")
+SPELT = ("OCR with Complex Context", "Diagram and Table", "Remote Sensing", "OCR CN")  # others begin with their only capital
 LIST = "Question_id, Image (a path beside the list), Text, Answer choices, Ground truth, Task, Subtask, Category"
-
-
-def rows(*patterns: str) -> Callable[[Path], Iterator[tuple[Place, Mapping]]]:
-    """The rows of the files that match the first of these patterns that matches any."""
-
-    def walk(root: Path) -> Iterator[tuple[Place, Mapping]]:
-        for path in find(root, *patterns):
-            yield from rows_of(path)
-
-    return walk
 
 
 def draft(row: Mapping) -> Draft:
     """A row of any of the three forms. Raises Bad for options without letters, and for an answer that is none of them."""
-    return _listed(row) if "Question_id" in row else _tabled(row)
-
-
-def _tabled(row: Mapping) -> Draft:
-    """Forms b and c."""
-    options = _options(row["multi-choice options"], "multi-choice options")
-    task, _, subtask = row["category"].partition("/")
-    image = "bytes" if "bytes" in row else "image"
+    if "Question_id" in row:
+        split, image, question = "test", row["Image"], row["Text"]
+        choices, answer = "Answer choices", "Ground truth"
+        parts = str(row["Question_id"]).split("/")
+        groups = [row.get(name) or part for name, part in zip(GROUPS, parts if len(parts) > 3 else ("", "", ""), strict=False)]
+        kept = native(row, "Question Type", "Dataset")
+    else:
+        column = "bytes" if "bytes" in row else "image"
+        split, image, question = "train", image_bytes(row[column], column), row["question"]
+        choices, answer = "multi-choice options", "answer"
+        task, _, subtask = row["category"].partition("/")
+        groups = [task, subtask, row.get("l2-category")]
+        kept = native(row, "l2-category")
+    options = tuple(option_of(option, choices) for option in listed(row[choices], choices))
+    named = {name: _spelt(group) for name, group in zip(GROUPS, groups, strict=True) if group}
     return Draft(
-        split="train",
-        image=image_bytes(row[image], image),
-        question=row["question"],
-        answers=chosen(options, row["answer"], "answer"),
+        split=split,
+        image=image,
+        question=question,
+        answers=chosen(options, row[answer], answer),
         scorer="letter",
         options=options,
-        meta=native(row, "category", "l2-category") | {"Task": task, "Subtask": subtask},
+        meta=kept | named | {"category": "/".join(named[name] for name in GROUPS[:2] if name in named)},
     )
 
 
-def _listed(row: Mapping) -> Draft:
-    """Form a."""
-    options = _options(row["Answer choices"], "Answer choices")
-    return Draft(
-        split="test",
-        image=row["Image"],
-        question=row["Text"],
-        answers=chosen(options, row["Ground truth"], "Ground truth"),
-        scorer="letter",
-        options=options,
-        meta=native(row, "Task", "Subtask", "Category", "Question Type", "Dataset"),
-    )
-
-
-def _options(stored: object, key: str) -> tuple[tuple[str, str], ...]:
-    return tuple(option_of(option, key) for option in listed(stored, key))
+def _spelt(stored: str) -> str:
+    """One spelling of a group, whose case and spaces vary from form to form."""
+    words = " ".join(stored.replace("_", " ").split())
+    return next((name for name in SPELT if name.casefold() == words.casefold()), words[:1].upper() + words[1:].lower())
 
 
 IDS = ("Question_id", "index")
@@ -76,7 +64,7 @@ SETS: tuple[Published, ...] = (
         about=f"data/train-*.parquet, else mme_realworld_lite.tsv: {TABLE}",
         licence=LICENCE,
         counts="1,919 rows: 50 of each task, or all where there are fewer",
-        rows=rows("data/train-*.parquet", "**/*.parquet", "**/mme_realworld_lite.tsv", "**/*.tsv"),
+        rows=rows_in("data/train-*.parquet", "**/*.parquet", "**/mme_realworld_lite.tsv", "**/*.tsv"),
         draft=draft,
         ids=IDS,
     ),
@@ -85,7 +73,7 @@ SETS: tuple[Published, ...] = (
         about=f"MME_RealWorld.json: {LIST}; else data/train-*.parquet: {TABLE}",
         licence=LICENCE,
         counts="23,609 rows in English",
-        rows=rows("MME_RealWorld.json", "data/train-*.parquet", "**/*.parquet"),
+        rows=rows_in("MME_RealWorld.json", "data/train-*.parquet", "**/*.parquet"),
         draft=draft,
         ids=IDS,
     ),
@@ -94,7 +82,7 @@ SETS: tuple[Published, ...] = (
         about=f"MME_RealWorld_CN.json: {LIST}",
         licence=LICENCE,
         counts="5,462 rows in Chinese",
-        rows=rows("MME_RealWorld_CN.json"),
+        rows=rows_in("MME_RealWorld_CN.json"),
         draft=draft,
         ids=IDS,
     ),

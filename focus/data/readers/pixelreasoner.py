@@ -5,19 +5,13 @@ which are several accepted answers (a list of numbers is one answer, such as an 
 a video stand in `image` like images, so rows of several images are left out too. No boxes.
 """
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
 
-from focus.data.readers.draft import Bad, Draft, Place, Published, Reason
-from focus.data.readers.tables import find, rows_of
+from focus.data.readers.draft import Bad, Draft, Published, Reason
+from focus.data.readers.tables import rows_in
 from focus.data.readers.text import boxed, listed, native
-from focus.data.readers.training import answered, only_image, parted
-
-
-def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
-    """The rows of the release."""
-    for path in find(root, "release.parquet", "**/*.parquet"):
-        yield from rows_of(path)
+from focus.data.readers.training import asked, only_image
 
 
 def draft(row: Mapping) -> Draft:
@@ -25,19 +19,9 @@ def draft(row: Mapping) -> Draft:
     if row["is_video"] is True:
         raise Bad(Reason.VIDEO, "is_video", True)
     image = only_image(row["image"], "image")
-    question, options = parted(row["question"])
     stored = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
-    answers, scorer = answered([text for entry in stored for text in _alternatives(boxed(entry))], options, "answer")
-    return Draft(
-        split="train",
-        image=image,
-        question=question,
-        answers=answers,
-        scorer=scorer,
-        options=options,
-        meta=native(row, "is_video"),
-        raw=row["question"],
-    )
+    answers = [text for entry in stored for text in _alternatives(boxed(entry))]
+    return replace(asked(row["question"], answers, image), meta=native(row, "is_video"))
 
 
 def _alternatives(text: str) -> list[str]:
@@ -52,7 +36,7 @@ SETS: tuple[Published, ...] = (
         about="release.parquet (question, answer, image, is_video, qid), and images.zip unpacked beside it to images/",
         licence="Apache-2.0",
         counts="about 15,400 rows with videos",
-        rows=rows,
+        rows=rows_in("release.parquet", "**/*.parquet"),
         draft=draft,
         ids=("qid",),
     ),

@@ -7,22 +7,17 @@ on the first, so it is not used, and that is noted.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
 
-from focus.data.readers.draft import Bad, Draft, Place, Published, Reason
-from focus.data.readers.tables import find
-from focus.data.readers.text import from_corner, native, numbers
-from focus.data.readers.training import answered, only_image, parted, rows_with_ids
+from focus.data.readers.draft import Bad, Draft, Published, Reason
+from focus.data.readers.tables import rows_with_ids
+from focus.data.readers.text import box_of, native
+from focus.data.readers.training import asked, only_image
 
 CROPS = re.compile(r"Additional visual information to focus on:[^\n]*\n?|<object>")
 REFUSAL = "Sorry, I can not answer the question."
 LATER_TURNS = "later turns of its conversation are not used"
-
-
-def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
-    """The records of every list."""
-    yield from rows_with_ids(find(root, "*.json", "**/*.json"), own="id")
 
 
 def draft(row: Mapping) -> Draft:
@@ -31,19 +26,10 @@ def draft(row: Mapping) -> Draft:
     stored, answer = turns[0]["value"], turns[1]["value"]
     if answer.lstrip().startswith(REFUSAL):
         raise Bad(Reason.NO_ANSWER, "conversations", answer)
-    question, options = parted(CROPS.sub("", stored))
-    answers, scorer = answered([answer], options, "conversations")
-    if not row.get("image"):  # LLaVA has records without one
-        raise Bad(Reason.SEVERAL_IMAGES, "image", "none")
     targets = row.get("target_instances") or []
-    return Draft(
-        split="train",
-        image=only_image(row["image"], "image"),
-        question=question,
-        answers=answers,
-        scorer=scorer,
-        options=options,
-        boxes=tuple(from_corner(numbers(target["bbox"], "target_instances.bbox")) for target in targets),
+    return replace(
+        asked(CROPS.sub("", stored), [answer], only_image(row.get("image"), "image"), "conversations"),  # LLaVA has records without one
+        boxes=tuple(box_of(target["bbox"], "target_instances.bbox", corner=True) for target in targets),
         box_labels=tuple(str(target["name"]) for target in targets),
         box_origin="dataset",
         meta=native(row, "id"),
@@ -58,7 +44,7 @@ SETS: tuple[Published, ...] = (
         about="*.json (id, image, conversations; target_instances where there are targets), and the COCO and GQA images its paths name",
         licence="see the dataset's card",
         counts="not published",
-        rows=rows,
+        rows=rows_with_ids("*.json", "**/*.json", own="id"),
         draft=draft,
     ),
 )

@@ -3,14 +3,15 @@
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from focus.data.readers.draft import Place
+from focus.data.readers.draft import ROW_ID, Place, Rows
 
 # Of a parquet file some sets have row groups of 1 to 2 GB once decompressed. With both settings and `pre_buffer=False`, pages and rows are
 # decoded as they are asked for; without any one of them pyarrow holds the whole row group.
@@ -41,27 +42,48 @@ def rows_of(path: Path) -> Iterator[tuple[Place, dict]]:
     readers = {".tsv": _tsv, ".parquet": _parquet, ".jsonl": _json_lines, ".json": _json_list}
     if path.suffix not in readers:
         raise ValueError(f"{path} is no table that can be read; there are {', '.join(readers)}")
+    for place, _, content in _placed(path, ((None, content) for content in readers[path.suffix](path))):
+        yield place, content
+
+
+def entries_of(path: Path) -> Iterator[tuple[Place, str, dict]]:
+    """Key and value of every entry of a JSON mapping of records. Raises ValueError like `rows_of`."""
+    yield from _placed(path, _json_mapping(path))
+
+
+def rows_in(*patterns: str) -> Rows:
+    """What walks a set below its root: the rows of the files that match the first of these patterns that matches any."""
+
+    def walk(root: Path) -> Iterator[tuple[Place, dict]]:
+        for path in find(root, *patterns):
+            yield from rows_of(path)
+
+    return walk
+
+
+def rows_with_ids(*patterns: str, own: str = "") -> Rows:
+    """Like `rows_in`, each row with a `row id`: for sets whose rows have no id, or none that is unique.
+
+    It is the name of the file, the row's number, and its id in the column `own` where it has one.
+    """
+
+    def walk(root: Path) -> Iterator[tuple[Place, dict]]:
+        for place, row in rows_in(*patterns)(root):
+            parts = (place.file.stem, place.row, row.get(own))
+            yield place, row | {ROW_ID: "-".join(str(part) for part in parts if part is not None)}
+
+    return walk
+
+
+def _placed(path: Path, contents: Iterable[tuple[Any, object]]) -> Iterator[tuple[Place, Any, dict]]:
     row = 0
     try:
-        for row, content in enumerate(readers[path.suffix](path), start=1):
+        for row, (key, content) in enumerate(contents, start=1):
             if not isinstance(content, dict):
                 row -= 1
                 raise ValueError(f"{content!r:.60} is not a record")
-            yield Place(path, row), content
+            yield Place(path, row), key, content
     except (ValueError, OSError, RecursionError, csv.Error, pa.ArrowException, ijson.JSONError) as error:
-        raise ValueError(f"{path}, row {row + 1}: the file can't be read ({error}); download it again") from error
-
-
-def entries_of(path: Path, prefix: str = "") -> Iterator[tuple[Place, str, dict]]:
-    """Key and value of every entry of a JSON mapping of records, at `prefix`. Raises ValueError like `rows_of`."""
-    row = 0
-    try:
-        with path.open("rb") as file:
-            for row, (key, content) in enumerate(ijson.kvitems(file, prefix, use_float=True), start=1):
-                if not isinstance(content, dict):
-                    raise ValueError(f"{content!r:.60} is not a record")
-                yield Place(path, row), key, content
-    except (ValueError, OSError, ijson.JSONError) as error:
         raise ValueError(f"{path}, row {row + 1}: the file can't be read ({error}); download it again") from error
 
 
@@ -89,8 +111,7 @@ def _json_lines(path: Path) -> Iterator[dict]:
 def _json_list(path: Path) -> Iterator[dict]:
     """The items of a list; `{"data": [...]}` (TextVQA) is read as that list."""
     with path.open("rb") as file:
-        begin = 3 if file.read(3) == b"\xef\xbb\xbf" else 0
-        file.seek(begin)
+        begin = _skip_mark(file)
         first = next((byte for byte in iter(lambda: file.read(1), b"") if not byte.isspace()), b"")
         file.seek(begin)
         item = None
@@ -98,3 +119,14 @@ def _json_list(path: Path) -> Iterator[dict]:
             yield item
         if item is None:
             raise ValueError('it is neither a list of records nor {"data": [...]}, or an empty one')
+
+
+def _json_mapping(path: Path) -> Iterator[tuple[str, object]]:
+    with path.open("rb") as file:
+        _skip_mark(file)
+        yield from ijson.kvitems(file, "", use_float=True)
+
+
+def _skip_mark(file: BinaryIO) -> int:
+    """Go behind a byte order mark, if the file has one, and say where that is."""
+    return file.seek(3 if file.read(3) == b"\xef\xbb\xbf" else 0)

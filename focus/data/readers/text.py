@@ -3,6 +3,8 @@
 import ast
 import base64
 import binascii
+import json
+import math
 import posixpath
 import re
 import unicodedata
@@ -10,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from focus.answers import NUMBER, chosen_letter
+from focus.boxes import Box
 from focus.data.readers.draft import Bad, Reason
 
 Options = tuple[tuple[str, str], ...]
@@ -24,8 +27,7 @@ TRAILER = re.compile(
     r"|(?:(?<=\n)|(?<=[.?!:)] ))(?:Format strictly as|Guidelines:|Please provide the bounding box).*\Z",
     re.DOTALL,
 )
-OPTION = re.compile(r"^\s*[(（]?([A-ZＡ-Ｚ])[)）.．:：、]\s*(.*\S)\s*$", re.DOTALL)
-
+OPTION = re.compile(r"^\s*[(（]?([A-ZＡ-Ｚ])[)）.．:：、]\s*(\S.*)\Z", re.DOTALL)
 
 FEW_WORDS = 5  # an answer of more words is a sentence; so is one of four or more that ends with a full stop
 YES_NO = re.compile(r"(?:yes|no)\.?", re.IGNORECASE)
@@ -51,7 +53,7 @@ def option_of(stored: str, key: str) -> tuple[str, str]:
     found = OPTION.match(str(stored))
     if not found:
         raise Bad(Reason.BAD_VALUE, key, stored)
-    return unicodedata.normalize("NFKC", found[1]), found[2]
+    return unicodedata.normalize("NFKC", found[1]), found[2].rstrip()
 
 
 def chosen(options: Options, stored: object, key: str) -> tuple[str, str]:
@@ -89,19 +91,36 @@ def native(row: Mapping, *names: str) -> dict[str, object]:
 
 def listed(stored: object, key: str) -> list:
     """A list that may be stored as its Python or JSON text. Raises Bad if it is no list. Nothing is evaluated but literals."""
+    found = stored
     if isinstance(stored, str):
-        try:
-            stored = ast.literal_eval(stored.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            raise Bad(Reason.BAD_LIST, key, stored) from None
-    if isinstance(stored, tuple):
-        stored = list(stored)
-    if not isinstance(stored, list):
+        for literal in (ast.literal_eval, json.loads):  # JSON alone has null and true
+            try:
+                found = literal(stored.strip())
+                break
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                continue
+    if isinstance(found, tuple):
+        found = list(found)
+    if not isinstance(found, list):
         raise Bad(Reason.BAD_LIST, key, stored)
-    return stored
+    return found
 
 
-def numbers(stored: object, key: str) -> tuple[float, float, float, float]:
+def text_of(stored: object) -> Any:
+    """A number as its text, which is how a JSON file may hold an answer; anything else as it is."""
+    number = isinstance(stored, int | float) and not isinstance(stored, bool) and math.isfinite(stored)
+    return str(stored) if number else stored
+
+
+def box_of(stored: object, key: str, corner: bool = False) -> Box | None:
+    """Four numbers as (x1, y1, x2, y2); with `corner` they are left, top, width, height. None for anything else."""
+    try:
+        return from_corner(numbers(stored, key)) if corner else numbers(stored, key)
+    except Bad:
+        return None
+
+
+def numbers(stored: object, key: str) -> Box:
     """Four numbers. Raises Bad for anything else."""
     four = listed(stored, key)
     if len(four) != 4 or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in four):
@@ -113,7 +132,7 @@ def numbers(stored: object, key: str) -> tuple[float, float, float, float]:
     return x1, y1, x2, y2
 
 
-def from_corner(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+def from_corner(box: Box) -> Box:
     """Left, top, width, height as (x1, y1, x2, y2)."""
     x, y, width, height = box
     return x, y, x + width, y + height

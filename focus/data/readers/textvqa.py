@@ -14,16 +14,16 @@ from pathlib import Path
 
 from focus.answers import normalise
 from focus.boxes import Box
-from focus.data.readers.draft import Bad, Draft, Place, Published, Reason
+from focus.data.readers.draft import Draft, Place, Published
 from focus.data.readers.tables import find, rows_of
-from focus.data.readers.text import from_corner, native
+from focus.data.readers.text import from_corner, native, text_of
 
 NOT_READ = "the OCR did not read its answer in one place only: the row is used without a box"
 UPRIGHT_DEGREES = 5.0
 Read = tuple[tuple[str, ...], array]  # words as `normalise` leaves them, and four fractions for each
 
 
-def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
+def rows(root: Path) -> Iterator[tuple[Place, dict]]:
     """The questions of the training split, or of what else is there with answers, each with its split and the OCR of its image."""
     found = find(root, "**/TextVQA_0.5.1_train.json", "**/TextVQA_0.5.1_val.json", "**/TextVQA_0.5.1_*.json")
     for path in found:
@@ -35,13 +35,11 @@ def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
 
 def draft(row: Mapping) -> Draft:
     """The box is in pixels by the stored width and height of the image."""
-    answers = [answer.strip() for answer in row["answers"] if answer.strip()]
-    if not answers:
-        raise Bad(Reason.NO_ANSWER, "answers", row["answers"])
+    answers = tuple(text_of(answer).strip() for answer in row["answers"])
     size = (row["image_width"], row["image_height"])
     words, fractions = row["ocr"] or ((), array("d"))
     box, label = None, ""
-    for label in [answer for answer, _ in Counter(answers).most_common()]:
+    for label, _ in Counter(filter(None, answers)).most_common():
         spans = _spans(words, [normalise(word) for word in label.split()])
         if spans:
             box = _union(fractions, spans[0], size) if len(spans) == 1 else None
@@ -50,7 +48,7 @@ def draft(row: Mapping) -> Draft:
         split=row["split"],
         image=f"train_images/{row['image_id']}.jpg" if row["split"] != "test" else f"test_images/{row['image_id']}.jpg",
         question=row["question"],
-        answers=tuple(answers),
+        answers=answers,
         scorer="vqa10",
         boxes=(box,) if box else (),
         box_labels=(label,) if box else (),
@@ -68,7 +66,7 @@ def _read(paths: Sequence[Path]) -> dict[str, Read]:
         for place, row in rows_of(path):
             try:
                 read[str(row["image_id"])] = _upright_words(row["ocr_info"])
-            except (KeyError, TypeError, AttributeError) as error:
+            except (KeyError, TypeError, AttributeError, OverflowError) as error:
                 raise ValueError(
                     f"{path}, row {place.row}: not image_id and ocr_info with word and bounding_box "
                     f"(top_left_x, top_left_y, width, height, rotation) ({error!r})"

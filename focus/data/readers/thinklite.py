@@ -6,36 +6,20 @@ itself take precedence, because letters refer to what was shown. Both `answer` a
 names one counts. No boxes.
 """
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
 
-from focus.data.readers.draft import Draft, Place, Published
-from focus.data.readers.tables import find
+from focus.data.readers.draft import Draft, Published
+from focus.data.readers.tables import rows_with_ids
 from focus.data.readers.text import OPTION, Options, image_bytes, listed, native, option_of
-from focus.data.readers.training import answered, parted, rows_with_ids
-
-
-def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
-    """The rows of every table of one version."""
-    yield from rows_with_ids(find(root, "**/*.parquet"), own="id")
+from focus.data.readers.training import asked
 
 
 def draft(row: Mapping) -> Draft:
     """Raises Bad for an answer that is none of the choices."""
-    question, options = parted(row["problem"])
-    options = options or _choices(row.get("choices"))
     stored = [answer for answer in (row["answer"], row.get("ground_truth")) if answer not in (None, "")]
-    answers, scorer = answered(stored, options, "answer")
-    return Draft(
-        split="train",
-        image=image_bytes(row["image"], "image"),
-        question=question,
-        answers=answers,
-        scorer=scorer,
-        options=options,
-        meta=native(row, "id"),
-        raw=row["problem"],
-    )
+    shown = asked(row["problem"], stored, image_bytes(row["image"], "image"), options=_choices(row.get("choices")))
+    return replace(shown, meta=native(row, "id"))
 
 
 def _choices(stored: object) -> Options:
@@ -55,7 +39,7 @@ SETS: tuple[Published, ...] = (
         about="*.parquet of one version (image, problem, answer; the 70k version also id, choices, ground_truth)",
         licence="MIT",
         counts="70,000 or 11,000 rows, by the version's name",
-        rows=rows,
+        rows=rows_with_ids("**/*.parquet", own="id"),
         draft=draft,
     ),
 )

@@ -1,43 +1,41 @@
-"""What the published training sets share: rows without an id, one image to a row, options inside the question, answers of any kind.
+"""What the published training sets share: one image to a row, options inside the question, answers of any kind.
 
 None of them says how an answer is to be scored, so it is read off the answer itself: a letter where the question holds options, a number
 where every accepted answer is one, `exact` for yes and no, `judge` for free text, however short: other words may be as right.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 
 from focus.answers import chosen_letter
-from focus.data.readers.draft import ROW_ID, Bad, Place, Reason
-from focus.data.readers.tables import rows_of
-from focus.data.readers.text import Options, answer_type, chosen, inside, options_among, question_of
+from focus.data.readers.draft import Bad, Draft, Reason
+from focus.data.readers.text import Options, answer_type, chosen, options_among, question_of, text_of
 
 INLINE = re.compile(r"(?:^|(?<=\s))\(([A-Z])\)\s*")
 INSTRUCTION = re.compile(r"\s*(?:Please|Answer|Respond|Choose|Select)\b", re.IGNORECASE)  # a last line behind the options
 INVITATION = re.compile(
-    r"(?:^|(?<=\s))(?:Options|Choices|Select from the following (?:choices|options)|The (?:choices|options) are listed below)\s*[.:]?\s*\Z",
+    r"(?:^|(?<=\s))(?:Options|Choices|Select from the following (?:choices|options)|The (?:choices|options) are listed below)"
+    r"\s*(?:[.:]\s*)?\Z",
     re.IGNORECASE,
 )
 SCORERS = {"number": "number", "yes_no": "exact"}  # by type of answer, without options
 
 
-def rows_with_ids(paths: Sequence[Path], own: str = "") -> Iterator[tuple[Place, dict]]:
-    """The rows of these tables in turn, each with a `row id`: for sets whose rows have no id, or none that is unique.
+def asked(stored: str, answers: Sequence[object], image: str | bytes, key: str = "answer", options: Options = ()) -> Draft:
+    """A row of a training split whose text holds question and options; `options` are those of a text that holds none.
 
-    It is the name of the file, the row's number, and its id in the column `own` where it has one.
+    Raises Bad, at `key`, like `answered`.
     """
-    for path in paths:
-        for place, row in rows_of(path):
-            parts = (path.stem, place.row, row.get(own))
-            yield place, row | {ROW_ID: "-".join(str(part) for part in parts if part is not None)}
+    question, listed = parted(stored)
+    accepted, scorer = answered(answers, listed or options, key)
+    return Draft("train", image, question, accepted, scorer, listed or options, raw=stored)
 
 
 def only_image(stored: object, key: str) -> str | bytes:
     """The one image of a row: a path relative to the root, or encoded bytes; alone, in a list of one, or in a struct.
 
-    Raises Bad for none or several, and for a path that leads out of the root.
+    Raises Bad for none or several.
     """
     if isinstance(stored, list | tuple):
         if len(stored) != 1:
@@ -52,7 +50,7 @@ def only_image(stored: object, key: str) -> str | bytes:
         raise Bad(Reason.SEVERAL_IMAGES, key, "none")
     if not isinstance(stored, str):
         raise Bad(Reason.BAD_VALUE, key, type(stored).__name__)
-    return inside(stored, key)
+    return stored
 
 
 def parted(stored: str) -> tuple[str, Options]:
@@ -92,9 +90,12 @@ def _runs(options: Options) -> bool:
 
 def answered(stored: Sequence[object], options: Options, key: str) -> tuple[tuple[str, ...], str]:
     """The accepted answers and their scorer; with options, the letter and the text of the first that names one. Raises Bad."""
-    if not all(isinstance(answer, str) for answer in stored):
-        raise Bad(Reason.NO_ANSWER if all(answer is None for answer in stored) else Reason.BAD_VALUE, key, stored)
-    answers = tuple(dict.fromkeys(str(answer).strip() for answer in stored))
+    if all(answer is None for answer in stored):
+        raise Bad(Reason.NO_ANSWER, key, stored)
+    texts = [text_of(answer) for answer in stored]
+    if not all(isinstance(text, str) for text in texts):
+        raise Bad(Reason.BAD_VALUE, key, stored)
+    answers = tuple(dict.fromkeys(text.strip() for text in texts))
     if not any(answers):
         raise Bad(Reason.NO_ANSWER, key, stored)
     if options:

@@ -5,21 +5,14 @@ the text of a list of x1, y1, x2, y2 in pixels of the original, without names: e
 called `train` although the set is for evaluation; it keeps that name here. OCR questions (`Perception/OCR`) have options like the others.
 """
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 from focus.boxes import Box
-from focus.data.readers.draft import Draft, Place, Published
-from focus.data.readers.tables import find, rows_of
-from focus.data.readers.text import chosen, image_bytes, letter_options, listed, native, numbers
+from focus.data.readers.draft import Draft, Published
+from focus.data.readers.tables import rows_in
+from focus.data.readers.text import box_of, chosen, image_bytes, letter_options, listed, native
 
 NO_LIST = "its target_instances is an empty cell: the row is used without boxes"
-
-
-def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
-    """The rows of its one table."""
-    for path in find(root, "TreeBench.tsv", "**/*.tsv"):
-        yield from rows_of(path)
 
 
 def draft(row: Mapping) -> Draft:
@@ -40,11 +33,11 @@ def draft(row: Mapping) -> Draft:
     )
 
 
-def _boxes(stored: str | None) -> tuple[tuple[Box, ...], tuple[str, ...]]:
+def _boxes(stored: str | None) -> tuple[tuple[Box | None, ...], tuple[str, ...]]:
     """The boxes, and what is to be noted: an empty list says that there are none, an empty cell says nothing."""
     if stored is None or stored.strip().lower() in ("", "nan"):
         return (), (NO_LIST,)
-    return tuple(numbers(box, "target_instances") for box in listed(stored, "target_instances")), ()
+    return tuple(box_of(box, "target_instances") for box in listed(stored, "target_instances")), ()
 
 
 SETS: tuple[Published, ...] = (
@@ -56,7 +49,7 @@ SETS: tuple[Published, ...] = (
             "405 rows: Perception: Attributes 29, Material 13, Physical State 23, Object Retrieval 16, OCR 68; Reasoning: Perspective "
             "Transform 85, Ordering 57, Contact and Occlusion 41, Spatial Containment 29, Comparison 44"
         ),
-        rows=rows,
+        rows=rows_in("TreeBench.tsv", "**/*.tsv"),
         draft=draft,
         ids=("index",),
     ),

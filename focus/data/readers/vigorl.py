@@ -5,32 +5,16 @@ inside the traces of other files, so there are no boxes. `visual_search/vstar/vs
 (V*Bench) and is never read. Neither is web grounding, whose answers are boxes.
 """
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
-from focus.data.readers.draft import Draft, Place, Published
-from focus.data.readers.tables import find
-from focus.data.readers.training import answered, only_image, parted, rows_with_ids
-
-
-def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
-    """The rows of its visual-search table."""
-    yield from rows_with_ids(find(root, "visual_search/vigorl_SA_RL.jsonl", "**/vigorl_SA_RL.jsonl"))
+from focus.data.readers.draft import Draft, Published
+from focus.data.readers.tables import rows_with_ids
+from focus.data.readers.training import asked, only_image
 
 
 def draft(row: Mapping) -> Draft:
     """Raises Bad like its parts."""
-    question, options = parted(row["problem"])
-    answers, scorer = answered([row["answer"]], options, "answer")
-    return Draft(
-        split="train",
-        image=only_image(row["images"], "images"),
-        question=question,
-        answers=answers,
-        scorer=scorer,
-        options=options,
-        raw=row["problem"],
-    )
+    return asked(row["problem"], [row["answer"]], only_image(row["images"], "images"))
 
 
 SETS: tuple[Published, ...] = (
@@ -39,7 +23,7 @@ SETS: tuple[Published, ...] = (
         about="visual_search/vigorl_SA_RL.jsonl (problem, answer, images), and the images its paths name",
         licence="MIT",
         counts="not published",
-        rows=rows,
+        rows=rows_with_ids("visual_search/vigorl_SA_RL.jsonl", "**/vigorl_SA_RL.jsonl"),
         draft=draft,
     ),
 )

@@ -9,49 +9,36 @@
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from focus.data.readers.draft import Bad, Draft, Place, Published, Reason
-from focus.data.readers.tables import find
-from focus.data.readers.text import listed, native, numbers
-from focus.data.readers.training import answered, only_image, parted, rows_with_ids
+from focus.data.readers.tables import rows_with_ids
+from focus.data.readers.text import box_of, listed, native, numbers
+from focus.data.readers.training import asked, only_image
 
 FOLDERS = {"textcap": "textvqa", "visual7w": "v7w"}
 ENDING = "_cot_train"
 LICENCE = "Apache-2.0; the images have their own terms"
 
 
-def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
+def rows(root: Path) -> Iterator[tuple[Place, dict]]:
     """The rows of every set's metadata, each with the folder of its images."""
-    for path in find(root, f"metadata/*{ENDING}.jsonl", f"**/*{ENDING}.jsonl"):
-        name = path.stem.removesuffix(ENDING)
-        for place, row in rows_with_ids([path]):
-            yield place, row | {"folder": f"cot/{FOLDERS.get(name, name)}"}
+    for place, row in rows_with_ids(f"metadata/*{ENDING}.jsonl", f"**/*{ENDING}.jsonl")(root):
+        name = place.file.stem.removesuffix(ENDING)
+        yield place, row | {"folder": f"cot/{FOLDERS.get(name, name)}"}
 
 
 def draft(row: Mapping) -> Draft:
     """One target for each of `bboxs`."""
-    question, options = parted(row["question"])
-    answers, scorer = answered([row["answer"]], options, "answer")
-    boxes = tuple(numbers(box, "bboxs") for box in listed(row["bboxs"], "bboxs"))
-    return Draft(
+    return replace(
+        asked(row["question"], [row["answer"]], f"{row['folder']}/{row['image']}"),
         split=row["split"],
-        image=only_image(f"{row['folder']}/{row['image']}", "image"),
-        question=question,
-        answers=answers,
-        scorer=scorer,
-        options=options,
-        boxes=boxes,
-        size=(row["width"], row["height"]),
+        boxes=tuple(box_of(box, "bboxs") for box in listed(row["bboxs"], "bboxs")),
         box_origin="dataset",
+        size=(row["width"], row["height"]),
         meta=native(row, "dataset"),
-        raw=row["question"],
     )
-
-
-def chat_rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
-    """The conversations of the training list, or of the benchmark where only that is there."""
-    yield from rows_with_ids(find(root, "viscot_363k.json", "**/viscot_363k.json", "**/benchmark/*.json", "*.json"), own="question_id")
 
 
 def chat_draft(row: Mapping) -> Draft:
@@ -61,25 +48,13 @@ def chat_draft(row: Mapping) -> Draft:
     if not mark:
         raise Bad(Reason.BAD_VALUE, "image", focus)
     turns = row["conversations"]
-    question, options = parted(turns[0]["value"])
-    answers, scorer = answered([turns[-1]["value"]], options, "conversations")
-    return Draft(
+    return replace(
+        asked(turns[0]["value"], [turns[-1]["value"]], only_image(whole, "image"), "conversations"),
         split=row["split"],
-        image=only_image(whole, "image"),
-        question=question,
-        answers=answers,
-        scorer=scorer,
-        options=options,
-        boxes=(numbers(box, "image"),),
+        boxes=(box_of(box, "image"),),
         box_origin="dataset",
         meta=native(row, "dataset", "question_id"),
-        raw=turns[0]["value"],
     )
-
-
-def det_rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
-    """The rows of every set's detection table."""
-    yield from rows_with_ids(find(root, "**/benchmark_det/*.jsonl", "*.jsonl"), own="question_id")
 
 
 def det_draft(row: Mapping) -> Draft:
@@ -114,7 +89,7 @@ SETS: tuple[Published, ...] = (
         about="viscot_363k.json or else benchmark/*.json (image, conversations, split), and the images its paths name",
         licence=LICENCE,
         counts="about 363,000 rows; 9,937 of the benchmark",
-        rows=chat_rows,
+        rows=rows_with_ids("viscot_363k.json", "**/viscot_363k.json", "**/benchmark/*.json", "*.json", own="question_id"),
         draft=chat_draft,
     ),
     Published(
@@ -122,7 +97,7 @@ SETS: tuple[Published, ...] = (
         about="benchmark_det/*.jsonl (img_path, expression, bbox, split), and the images its paths name",
         licence=LICENCE,
         counts="not published for this form; the benchmark has 9,937 rows",
-        rows=det_rows,
+        rows=rows_with_ids("**/benchmark_det/*.jsonl", "*.jsonl", own="question_id"),
         draft=det_draft,
     ),
 )

@@ -12,30 +12,27 @@ from pathlib import Path
 
 from focus.boxes import Box
 from focus.data.readers.draft import Draft, Place, Published
-from focus.data.readers.tables import find, rows_of
-from focus.data.readers.text import OPTION, chosen, from_corner, listed, native, numbers, options_among
+from focus.data.readers.tables import rows_in
+from focus.data.readers.text import OPTION, box_of, chosen, inside, native, options_among
 
 NO_BOXES = "the JSON with the boxes does not lie beside the image: the row is used without boxes"
 BOXES_UNNAMED = "its JSON has not one box per target: the row is used without boxes"
 
 
-def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
+def rows(root: Path) -> Iterator[tuple[Place, dict]]:
     """The questions, each with the content of its per-image JSON as `beside` (None where that file is missing)."""
-    for path in find(root, "test_questions.jsonl"):
-        for place, row in rows_of(path):
-            yield place, row | {"beside": _beside(root, row.get("image"))}
+    for place, row in rows_in("test_questions.jsonl")(root):
+        yield place, row | {"beside": _beside(root, row.get("image"))}
 
 
 def _beside(root: Path, image: object) -> object:
-    if not isinstance(image, str) or not Path(image).name:
-        return None
-    path = (root / image).with_suffix(".json")
-    if ".." in path.parts or Path(image).is_absolute():
+    try:
+        path = (root / inside(str(image), "image")).with_suffix(".json")
+        content = path.read_bytes()
+    except (OSError, ValueError):  # it is not there, or lies outside, or has a name that no file can have
         return None
     try:
-        return json.loads(path.read_bytes())
-    except OSError:  # it is not there, or its name is longer than the file system takes
-        return None
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: the file can't be read ({error}); download it again") from error
 
@@ -54,8 +51,8 @@ def draft(row: Mapping) -> Draft:
         answers=chosen(options, row["label"], "label"),
         scorer="letter",
         options=options,
-        boxes=tuple(boxes),
-        box_labels=tuple(names),
+        boxes=boxes,
+        box_labels=names,
         box_origin="human",
         meta=native(row, "category"),
         raw=row["text"],
@@ -63,14 +60,14 @@ def draft(row: Mapping) -> Draft:
     )
 
 
-def _targets(beside: Mapping | None) -> tuple[list[str], list[Box], tuple[str, ...]]:
+def _targets(beside: object) -> tuple[tuple[str, ...], tuple[Box | None, ...], tuple[str, ...]]:
     """Names and boxes of the targets, and what is to be noted where there are none."""
     if beside is None:
-        return [], [], (NO_BOXES,)
-    names, boxes = listed(beside["target_object"], "target_object"), listed(beside["bbox"], "bbox")
-    if len(names) != len(boxes):
-        return [], [], (BOXES_UNNAMED,)
-    return [str(name) for name in names], [from_corner(numbers(box, "bbox")) for box in boxes], ()
+        return (), (), (NO_BOXES,)
+    names, boxes = (beside.get(key) for key in ("target_object", "bbox")) if isinstance(beside, Mapping) else (None, None)
+    if not isinstance(names, list) or not isinstance(boxes, list) or len(names) != len(boxes):
+        return (), (), (BOXES_UNNAMED,)
+    return tuple(map(str, names)), tuple(box_of(box, "bbox", corner=True) for box in boxes), ()
 
 
 SETS: tuple[Published, ...] = (

@@ -7,26 +7,19 @@ Columns go by two sets of names (query, response; prompt or question, answer). O
 the following choices."; a query without them is open, and judged. `bbox` (x1, y1, x2, y2 in pixels of the image) is not in every release.
 """
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
-from focus.data.readers.draft import Bad, Draft, Place, Published, Reason
-from focus.data.readers.tables import find, rows_of
-from focus.data.readers.text import chosen, first_of, image_bytes, native, numbers
+from focus.data.readers.draft import Bad, Draft, Published, Reason
+from focus.data.readers.tables import rows_in
+from focus.data.readers.text import box_of, chosen, first_of, image_bytes, native, text_of
 from focus.data.readers.training import parted
-
-
-def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
-    """The rows of the test split."""
-    for path in find(root, "data/test*.parquet", "**/test*.parquet", "**/*.parquet"):
-        yield from rows_of(path)
 
 
 def draft(row: Mapping) -> Draft:
     """A row with its crop. Raises Bad for a letter without an option."""
     stored = first_of(row, "query", "prompt", "question")
     question, options = parted(stored)
-    answer = first_of(row, "response", "answer")
+    answer = text_of(first_of(row, "response", "answer"))
     bbox = row.get("bbox")
     if not isinstance(answer, str):
         raise Bad(Reason.NO_ANSWER if answer is None else Reason.BAD_VALUE, "response", answer)
@@ -37,7 +30,7 @@ def draft(row: Mapping) -> Draft:
         answers=chosen(options, answer, "response") if options else (answer.strip(),),
         scorer="letter" if options else "judge",
         options=options,
-        boxes=(numbers(bbox, "bbox"),) if bbox else (),
+        boxes=(box_of(bbox, "bbox"),) if bbox else (),
         box_origin="dataset",
         meta=native(row, "question_type") | {"crop_image": None},
         more_images={"crop_image": image_bytes(row["crop_image"], "crop_image")} if _has_crop(row) else {},
@@ -57,7 +50,7 @@ SETS: tuple[Published, ...] = (
         about="data/test*.parquet (id, query, response, image, crop_image, question_type; bbox if there is one)",
         licence="Apache-2.0",
         counts="845 rows: 621 with options, 224 open",
-        rows=rows,
+        rows=rows_in("data/test*.parquet", "**/test*.parquet", "**/*.parquet"),
         draft=draft,
         ids=("id",),
     ),

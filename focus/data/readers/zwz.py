@@ -4,36 +4,22 @@ The published images have the box of the answer drawn on them: whoever sees one 
 record. `bbox` is x1, y1, x2, y2 in pixels of the original.
 """
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
 
-from focus.data.readers.draft import Draft, Place, Published
-from focus.data.readers.tables import find
-from focus.data.readers.text import native, numbers
-from focus.data.readers.training import answered, only_image, parted, rows_with_ids
-
-
-def rows(root: Path) -> Iterator[tuple[Place, Mapping]]:
-    """The rows of every table."""
-    yield from rows_with_ids(find(root, "*.parquet", "**/*.parquet"))
+from focus.data.readers.draft import Draft, Published
+from focus.data.readers.tables import rows_with_ids
+from focus.data.readers.text import box_of, native
+from focus.data.readers.training import asked, only_image
 
 
 def draft(row: Mapping) -> Draft:
-    """Raises Bad for a box that is not four numbers; a null is no box."""
-    question, options = parted(row["problem"])
-    answers, scorer = answered([row["answer"]], options, "answer")
-    boxes = (numbers(row["bbox"], "bbox"),) if row["bbox"] else ()
-    return Draft(
-        split="train",
-        image=only_image(row["images"], "images"),
-        question=question,
-        answers=answers,
-        scorer=scorer,
-        options=options,
-        boxes=boxes,
+    """A null is no box."""
+    return replace(
+        asked(row["problem"], [row["answer"]], only_image(row["images"], "images")),
+        boxes=(box_of(row["bbox"], "bbox"),) if row["bbox"] else (),
         box_origin="dataset",
         meta=native(row, "status") | {"box_is_drawn": True},
-        raw=row["problem"],
     )
 
 
@@ -43,7 +29,7 @@ SETS: tuple[Published, ...] = (
         about="*.parquet (images, problem, answer, bbox, status), and the images its paths name",
         licence="Apache-2.0",
         counts="37,000 rows by the README, 74,000 in an older copy",
-        rows=rows,
+        rows=rows_with_ids("*.parquet", "**/*.parquet"),
         draft=draft,
     ),
 )
