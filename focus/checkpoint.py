@@ -3,7 +3,6 @@
 The embedded tiny policy and Qwen2.5-VL-7B go through the same functions. Nothing here needs torchvision.
 """
 
-import copy
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
@@ -30,6 +30,7 @@ from transformers.utils import logging as transformers_logging
 from focus.attention import NO_MASK, Layout, share_prompts
 from focus.boxes import Frame
 from focus.prompts import DIALECTS, STOP_TOKENS, VISION_TOKENS, Dialect
+from focus.ranks import collect, is_first, whole
 
 transformers_logging.disable_progress_bar()  # loading and saving a policy is one line of ours, not three bars
 
@@ -82,7 +83,7 @@ class Checkpoint:
     _memory: _Memory | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        share_prompts(self._bare)
+        share_prompts(self.bare)
         embedding = self.core.visual.patch_embed.proj
         embedding.forward = MethodType(_embed_patches, embedding)
 
@@ -126,14 +127,14 @@ class Checkpoint:
     @property
     def core(self) -> Any:
         """The model without its head: the vision tower (`visual`) and the text layers (`language_model`)."""
-        return self._bare.model
+        return self.bare.model
 
     def head(self, hidden: Float[Tensor, "*place width"]) -> Float[Tensor, "*place word"]:
         """Logits of hidden states; called only where a token is sampled."""
-        return self._bare.lm_head(hidden)
+        return self.bare.lm_head(hidden)
 
     @property
-    def _bare(self) -> PreTrainedModel:
+    def bare(self) -> PreTrainedModel:
         model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         assert isinstance(model, PreTrainedModel)
         return model
@@ -222,20 +223,40 @@ class Checkpoint:
         )
         return out.last_hidden_state[0]
 
+    @torch.no_grad()
+    def plain_state(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight under its name in a plain transformers model: whole, adapters merged into it. All ranks go through it together."""
+        adapted: dict[str, Any] = {name: module for name, module in self.bare.named_modules() if isinstance(module, LoraLayer)}
+        for name, value in self.bare.state_dict().items():
+            if ".lora_" in name:
+                continue
+            value = whole(value)
+            if (layer := adapted.get(name.removesuffix(".base_layer.weight"))) is not None:
+                for key in layer.active_adapters:
+                    value = value + layer.scaling[key] * (whole(layer.lora_B[key].weight) @ whole(layer.lora_A[key].weight))
+            yield name.replace(".base_layer.", "."), value
+
     def weights_hash(self) -> str:
         """Names these weights: equal policies have equal hashes, whatever folder they came from."""
         digest = hashlib.blake2b(digest_size=8)
         for name, value in sorted(self.model.state_dict().items()):
-            digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
+            digest.update(name.encode() + whole(value.detach()).float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def save(self, folder: Path, dtype: str = "bfloat16") -> None:
-        """Write the Hugging Face layout that transformers and vLLM load. The folder appears whole or not at all."""
+        """Write the Hugging Face layout that transformers and vLLM load. The folder appears whole or not at all.
+
+        All ranks call it together; the first one writes, and all go on when it has.
+        """
+        state = {name: value.to("cpu", DTYPES[dtype]) for name, value in self.plain_state() if is_first()}
+        if is_first():
+            self._write(folder, state, dtype)
+        collect(None)
+
+    def _write(self, folder: Path, state: dict[str, Tensor], dtype: str) -> None:
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        model = copy.deepcopy(self.model).merge_and_unload() if isinstance(self.model, PeftModel) else self.model
-        state = {name: value.detach().to("cpu", DTYPES[dtype]) for name, value in model.state_dict().items()}
-        model.save_pretrained(partial, state_dict=state)
+        self.bare.save_pretrained(partial, state_dict=state)
         config = json.loads((partial / "config.json").read_text())
         for part in (config, *(config[key] for key in ("text_config", "vision_config"))):
             part["dtype"] = dtype
@@ -243,7 +264,7 @@ class Checkpoint:
         self.tokenizer.save_pretrained(partial)
         self.image_processor.save_pretrained(partial)
         processor = partial / "preprocessor_config.json"
-        settings = json.loads(processor.read_text()) | {"processor_class": FAMILIES[model.config.model_type]}
+        settings = json.loads(processor.read_text()) | {"processor_class": FAMILIES[self.bare.config.model_type]}
         processor.write_text(json.dumps(settings, indent=2) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
@@ -292,7 +313,7 @@ def load(folder: str | Path, dialect: str, dtype: str = "float32", attention: st
         raise ValueError(f"the weights in {place} can't be read as those of its config.json ({error}); copy the folder again") from error
     model, loading = loaded
     if torch.cuda.is_available():  # measured before and after Lightning has it
-        model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))))
+        model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))))
     if lacking := sorted(loading["missing_keys"]):
         raise ValueError(
             f"{place} lacks {len(lacking)} weights that its config.json names (first: {lacking[0]}); they would be random. "

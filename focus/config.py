@@ -86,6 +86,7 @@ class RolloutConfig:
     endpoint: EndpointConfig | None = MISSING
     questions_per_update: int = MISSING
     rollouts_per_question: int = MISSING
+    questions_per_forward: int | None = MISSING
     max_crops: int = MISSING
     crop_tokens: int = MISSING
     crop_min_tokens: int = MISSING
@@ -376,6 +377,8 @@ def check(cfg: DictConfig, schema: str) -> None:
     raise_all(unknown + problems_of(cfg))
 
 
+# What makes a run fit into memory: it may change when the run resumes
+MEMORY = ("rollout.questions_per_forward", "objective.tokens_per_forward", "policy.activation_checkpointing")
 # Settings that change where a run writes, how fast it is or how it is measured, but not what is learned
 NOT_LEARNED = ("name", "output", "results", "threads", "trainer", "logger", "report", "evaluation", "alarms")
 
@@ -400,11 +403,11 @@ def learned_settings(cfg: DictConfig) -> dict[str, Any]:
 def refuse_other_run(cfg: DictConfig, settings: Path, finished: bool) -> None:
     """Raise ConfigError if the run whose settings are kept there was another one: resuming it would mix two runs.
 
-    A run that has not finished may be given another length.
+    A run that has not finished may be given another length, and whatever fits into memory.
     """
     before, now = learned_settings(OmegaConf.load(settings)), learned_settings(cfg)  # type: ignore[arg-type]
     if not finished:
-        before["objective.updates"] = now["objective.updates"]
+        before |= {key: now[key] for key in ("objective.updates", *MEMORY)}
     changed = [f"{key}: {before.get(key)} then, {now.get(key)} now" for key in sorted(before | now) if before.get(key) != now.get(key)]
     if changed:
         raise ConfigError(
@@ -562,6 +565,8 @@ def _rollout_problems(rollout: DictConfig) -> list[str]:
         problems.append(
             f"rollout.crop_min_tokens is {rollout.crop_min_tokens}; it must be 1 up to rollout.crop_tokens, {rollout.crop_tokens}"
         )
+    if rollout.questions_per_forward is not None and rollout.questions_per_forward < 1:
+        problems.append(f"rollout.questions_per_forward is {rollout.questions_per_forward}; use at least 1, or null for all side by side")
     for key, least in (
         ("questions_per_update", 1),
         ("rollouts_per_question", 2),

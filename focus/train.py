@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
 from focus import checkpoint as checkpoints
-from focus import config, dependence
+from focus import config, dependence, ranks
 from focus.alarms import CollapseAlarms
 from focus.checkpoint import Checkpoint
 from focus.data import leaks
@@ -28,7 +28,7 @@ from focus.data.questions import Questions
 from focus.data.sample import Records, Sample
 from focus.data.scenes import Scenes, scene_spec
 from focus.data.source import open_source
-from focus.dependence import Examiner, Outcome, Probe, measure
+from focus.dependence import Examiner, Outcome, Probe, measure, measure_together
 from focus.endpoint import Endpoint
 from focus.gap import Gap, Mode, read_levels
 from focus.policy import FocusPolicy, Settings
@@ -175,7 +175,8 @@ def build_rewards(cfg: DictConfig) -> list[RewardCallback]:
 def build_policy(cfg: DictConfig, loaded: Checkpoint) -> FocusPolicy:
     """Put the LightningModule together from its typed sections."""
     objective = {key: cfg.objective[key] for key in Settings.__dataclass_fields__ if key in cfg.objective}
-    settings = Settings(rollouts_per_question=cfg.rollout.rollouts_per_question, **objective)
+    rollout = {key: cfg.rollout[key] for key in ("rollouts_per_question", "questions_per_forward")}
+    settings = Settings(**rollout, **objective)
     selected = read_levels(Path(cfg.gap.table)) if cfg.gap.mode == Mode.CALIBRATED else {}
     gap = Gap(Mode(cfg.gap.mode), cfg.gap.view_tokens, loaded.token_px, selected)
     return FocusPolicy(loaded, KVEngine(loaded), gap, rules(cfg, cfg.rollout.temperature), build_rewards(cfg), settings, cfg.seed)
@@ -211,7 +212,7 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms:
             raise ValueError(
                 f"gap.table {cfg.gap.table} has a level for none of these questions; calibrate on this data set: make calibrate"
             )
-    last = output / "checkpoints" / "last.ckpt"
+    kept = output / "checkpoints"
     history = History(output / "history.jsonl")
     e = cfg.evaluation
     probes = []
@@ -227,10 +228,9 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms:
         TrajectoryTable(cfg.report.trajectories_every),
         RichProgressBar(leave=True),
         ModelCheckpoint(
-            last.parent,
+            kept,
             filename="update-{step}",
             every_n_train_steps=cfg.report.checkpoint_every * cfg.objective.updates_per_rollout,
-            save_last=True,
             save_top_k=1,
             save_on_train_epoch_end=False,
         ),
@@ -247,8 +247,16 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms:
         default_root_dir=str(output),
     )
     questions = Questions(samples, cfg.objective.updates, cfg.rollout.questions_per_update, cfg.data.workers, cfg.seed)
+    last = max(kept.glob("update-*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
+    if last and last.is_dir() != isinstance(trainer.strategy, ranks.FullyShardedStrategy):
+        by = (
+            "trainer=fsdp, on any number of ranks"
+            if last.is_dir()
+            else "a trainer that keeps whole weights (not fsdp), on any number of ranks"
+        )
+        raise ValueError(f"{last} was written by {by}; resume it with the same kind of trainer, or give this run another name (name=...)")
     try:
-        trainer.fit(policy, questions, ckpt_path=str(last) if last.exists() else None)
+        trainer.fit(policy, questions, ckpt_path=str(last) if last else None)
     except SystemExit:  # what Lightning makes of ctrl-C
         raise KeyboardInterrupt from None
 
@@ -270,9 +278,10 @@ def run(cfg: DictConfig) -> None:
 
 
 def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
-    console = Console()
+    console = Console(quiet=not ranks.is_first())
     with config.writable(cfg.output):
-        (output / "settings.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+        if ranks.is_first():
+            (output / "settings.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     torch.set_num_threads(cfg.threads)
     dependence.check_arms(cfg.evaluation.arms)
     alarms = CollapseAlarms(**cfg.alarms)
@@ -287,20 +296,25 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
             f"{output} holds a run that started from another policy than {cfg.policy.checkpoint} is now; give this one another name "
             "(name=...), or remove that folder"
         )
-    origin.write_text(base)
+    if ranks.is_first():
+        origin.write_text(base)
     if cfg.results and has_row(Path(cfg.results), settings_hash(cfg), base):
         console.print(f"{cfg.name}: this point stands in {cfg.results} already")
         return
     is_trained = (trained / "config.json").is_file()
     logger = None if is_trained else start_logger(cfg.logger)  # before anything slow: it may have no account or no network
-    policy = build_policy(cfg, loaded)
-    measured = _measure(cfg, policy, "base", output) if cfg.evaluation.samples and cfg.evaluation.base else {}
     if logger is not None:
-        fit(cfg, policy, samples, alarms, output, logger)
+        fit(cfg, build_policy(cfg, loaded), samples, alarms, output, logger)
         loaded.save(trained)
-    after = build_policy(cfg, checkpoints.load(trained, cfg.policy.dialect, cfg.policy.dtype, cfg.policy.attention))
-    measured |= _measure(cfg, after, "trained", output) if cfg.evaluation.samples else {}
-    results, page = report_run(cfg, output, measured, _examples(cfg, after))
+    del loaded  # its memory is for the two that are measured
+    measured: dict[str, Outcome] = {}
+    known = {"base": checkpoints.place(cfg.policy.checkpoint)} if cfg.evaluation.samples and cfg.evaluation.base else {}
+    for label, checkpoint in {**known, "trained": trained}.items():
+        policy = build_policy(cfg, checkpoints.load(checkpoint, cfg.policy.dialect, cfg.policy.dtype, cfg.policy.attention))
+        measured |= _measure(cfg, policy, label, output) if cfg.evaluation.samples else {}
+    if not ranks.is_first():
+        return
+    results, page = report_run(cfg, output, measured, _examples(cfg, policy))
     if results:
         print_table(results, console)
     if cfg.results:
@@ -346,8 +360,9 @@ def _measure(cfg: DictConfig, policy: FocusPolicy, label: str, output: Path) -> 
         examiner = Examiner(
             policy.checkpoint, policy.engine, gap, rules(cfg, e.temperature), cfg.seed, e.arms, e.questions_per_forward, e.sigma
         )
-        outcomes[name], _ = measure(examiner, held_out, f"{label}, {name}")
-    dependence.save(outcomes, kept, identity)
+        outcomes[name] = measure_together(examiner, held_out, f"{label}, {name}")
+    if ranks.is_first():
+        dependence.save(outcomes, kept, identity)
     return {f"{label} {name}": outcome for name, outcome in outcomes.items()}
 
 

@@ -162,7 +162,7 @@ def rolled(force: bool) -> tuple[list[Trajectory], list[int]]:
     policy = policy_of(random_qwen3_vl(seed=1))
     policy.rules = replace(policy.rules, force_first_crop=force)
     policy.trainer = trainer()
-    found = policy.roll_out(next(iter(questions(per_update=2).train_dataloader())))
+    [found] = policy.roll_out(next(iter(questions(per_update=2).train_dataloader())))
     assert len(found) == 8
     return found, encode(policy.checkpoint.tokenizer, CALL_OPEN)
 

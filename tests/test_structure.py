@@ -18,7 +18,7 @@ import focus.rollout.loop
 from focus import boxes, dependence
 
 ROOT = Path(__file__).parents[1]
-LEAVES = {"boxes", "answers", "extraction", "prompts", "statistics", "attention", "checkpoint", "endpoint"}
+LEAVES = {"boxes", "answers", "extraction", "prompts", "statistics", "attention", "checkpoint", "endpoint", "ranks"}
 ROW = [
     "config",
     "data",
@@ -28,6 +28,7 @@ ROW = [
     "rewards",
     "objective",
     "logprobs",
+    "figures",
     "policy",
     "dependence",
     "judge",
