@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -53,6 +54,7 @@ class DataConfig:
     side_px: int = MISSING
     letter_px: list[int] | None = MISSING
     scenes: int = MISSING
+    mix: list[str] = MISSING
     records: str | None = MISSING
     root: str | None = MISSING
     kept: str = MISSING
@@ -374,7 +376,14 @@ def check(cfg: DictConfig, schema: str) -> None:
     unknown = unknown_keys(cfg, SCHEMAS[schema])
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise_all([*unknown, "these keys have no value: " + ", ".join(missing) + ". Choose an experiment, e.g. experiment=stage1"])
-    raise_all(unknown + problems_of(cfg))
+    raise_all(unknown + problems_of(cfg) + (_device_problems(cfg.trainer) if schema == "train" else []))
+
+
+def _device_problems(trainer: DictConfig) -> list[str]:
+    """What this machine lacks. Others may only describe a run that another machine makes."""
+    if trainer.get("accelerator") not in ("gpu", "cuda") or torch.cuda.is_available():
+        return []
+    return [f"trainer.accelerator is {trainer.accelerator}, but PyTorch finds no GPU here (torch.cuda.is_available()); use trainer=cpu"]
 
 
 # What makes a run fit into memory: it may change when the run resumes
@@ -473,7 +482,7 @@ def _policy_problems(policy: DictConfig, served: bool) -> list[str]:
 
 def _data_problems(data: DictConfig) -> list[str]:
     problems = []
-    if data.source not in ("scenes", "records", *SETS):
+    if not data.mix and data.source not in ("scenes", "records", *SETS):
         near = difflib.get_close_matches(data.source, SETS, n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
         problems.append(
@@ -487,6 +496,16 @@ def _data_problems(data: DictConfig) -> list[str]:
             f"data.root is {data.root}, where the files of {data.source} are expected ({SETS[data.source].about}); "
             "download them, then name their folder: data.root=FOLDER"
         )
+    if data.mix and data.source in ("scenes", "records", *SETS):
+        problems.append(f"data.mix joins {', '.join(data.mix)}, but data.source is {data.source}; give the mix a name of its own")
+    for name in data.mix:
+        if name not in SETS:
+            problems.append(f"data.mix names {name!r}; choose from {', '.join(sorted(SETS))}")
+        elif not (place := Path(data.root or "", name)).is_dir():
+            problems.append(
+                f"data.mix names {name}, whose files are expected in {place} ({SETS[name].about}); download them, then name the folder "
+                "that holds the sets: data.root=FOLDER"
+            )
     if data.source == "scenes" and (data.annotations or data.derive_boxes):
         problems.append("data.source is scenes, whose boxes are exact; data.annotations and data.derive_boxes are for other sets")
     if data.derive_boxes < 0:
@@ -494,6 +513,8 @@ def _data_problems(data: DictConfig) -> list[str]:
             f"data.derive_boxes is {data.derive_boxes}; give the least side of the smallest box in pixels (28 for Qwen2.5-VL, 32 for "
             "Qwen3-VL), or 0 to derive none"
         )
+    if data.annotations and not Path(data.annotations).is_file():
+        problems.append(f"data.annotations is {data.annotations}, which does not exist; give an export of Label Studio, CVAT or COCO")
     problems += _letter_problems("data.", data.letter_px)
     if data.records and not Path(data.records).is_file():
         problems.append(f"data.records is {data.records}, which does not exist")
@@ -542,8 +563,9 @@ def _training_problems(cfg: DictConfig) -> list[str]:
     problems += _term_problems(cfg.reward.terms)
     for section in ("trainer", "logger"):
         problems += _call_problems(section, cfg[section])
-    if cfg.data.source in TESTS:
-        problems.append(f"data.source is {cfg.data.source}, which policies are tested on; train on another set")
+    for name in (cfg.data.source, *cfg.data.mix):
+        if name in TESTS:
+            problems.append(f"the training questions are from {name}, which policies are tested on; train on another set")
     if cfg.evaluation.samples and cfg.data.source != "scenes" and not cfg.evaluation.records:
         problems.append(
             f"data.source is {cfg.data.source}, so evaluation needs records of its own: set evaluation.records (make inspect DATA=... "

@@ -8,13 +8,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
@@ -79,13 +80,28 @@ def load_policy(cfg: DictConfig) -> Checkpoint:
     """
     loaded = checkpoints.load(checkpoints.place(cfg.checkpoint), cfg.dialect, cfg.dtype, cfg.attention)
     if not cfg.train_vision:
-        loaded.model.model.visual.requires_grad_(False)
+        loaded.core.visual.requires_grad_(False)
     if cfg.activation_checkpointing:
-        loaded.model.gradient_checkpointing_enable()  # its name in transformers 5.16 to 5.23; the newest has a second one
+        loaded.recompute_activations()
     if cfg.lora_rank:
-        adapters = LoraConfig(r=cfg.lora_rank, lora_alpha=cfg.lora_alpha, target_modules=list(cfg.lora_targets))
-        loaded.model = get_peft_model(loaded.model, adapters)
+        loaded.model = _adapted(loaded.model, cfg)
     return loaded
+
+
+def _adapted(model: Any, cfg: DictConfig) -> PeftModel:
+    """The model with LoRA adapters; a frozen tower gets none. They begin the same in every process and after every restart."""
+    frozen = None if cfg.train_vision else r".*\bvisual\..*"
+    settings = LoraConfig(r=cfg.lora_rank, lora_alpha=cfg.lora_alpha, target_modules=list(cfg.lora_targets), exclude_modules=frozen)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return get_peft_model(model, settings)  # in float32, whatever the dtype of what they are added to
+    except ValueError as error:
+        layers = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        raise ValueError(
+            f"policy.lora_targets is {list(cfg.lora_targets)}, which adapters can't be added to: {error}. Linear layers of this policy are "
+            + ", ".join(sorted(layers))
+        ) from error
 
 
 def load_player(cfg: DictConfig) -> tuple[Model, Engine]:
@@ -130,14 +146,15 @@ def leaks_of(cfg: DictConfig, samples: Sequence[Sample]) -> list[str]:
     """What these questions share with every set that was read before and with `evaluation.records`, one sentence each."""
     if not isinstance(samples, Records):
         return []
-    known = leaks.known_sets(Path(cfg.data.kept).parent)
+    known = {name: path for name, path in leaks.known_sets(Path(cfg.data.kept).parent).items() if name not in cfg.data.mix}
     if cfg.evaluation.records:
         known["evaluation.records"] = Path(cfg.evaluation.records)
     return leaks.report(cfg.data.source, samples.path, known)
 
 
 def _opened(data: DictConfig) -> Sequence[Sample]:
-    return open_source(data.source, data.records, data.root, Path(data.kept), data.annotations, data.repair_annotations, data.derive_boxes)
+    drawn = data.annotations, data.repair_annotations, data.derive_boxes
+    return open_source(data.source, data.records, data.root, Path(data.kept), *drawn, data.mix)
 
 
 def with_boxes(samples: Sequence[Sample], rewards: Sequence[RewardCallback]) -> Sequence[Sample]:

@@ -215,7 +215,7 @@ def test_an_output_folder_that_cannot_be_written_is_said_at_once(tmp_path, rando
 
 
 def test_a_policy_folder_without_a_policy_is_said_at_once(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no config\.json"):
+    with pytest.raises(ValueError, match=r"lacks config\.json"):
         train.run(settings(tmp_path / "run", tmp_path))
 
 
