@@ -188,7 +188,10 @@ def truncated(folder: Path) -> None:
             r"image processor has patch_size 16, config\.json patch_size 14",
         ),
         (wordless, r"its tokenizer has \d+ tokens, config\.json vocab_size 100"),
-        (lambda folder: change(folder / "config.json", model_type="llava"), r"'llava' model; this version trains qwen2_5_vl, qwen3_vl"),
+        (
+            lambda folder: change(folder / "config.json", model_type="qwen2_vl"),
+            r"'qwen2_vl' model; this version trains qwen2_5_vl, qwen3_vl",
+        ),
     ],
 )
 def test_a_folder_that_is_not_whole_is_refused_in_one_message_before_its_weights_are_used(damage, said, folders, tmp_path):
