@@ -7,6 +7,7 @@ our own renderer.
 import base64
 from functools import cache
 from importlib import resources
+from itertools import pairwise
 
 import pytest
 import tiktoken
@@ -23,12 +24,31 @@ from focus.rollout.loop import Rules, begin, opened, play
 from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
 from tests.scripted import Scripted, call, playing
 
-SPECIAL = (
-    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> <|quad_start|> <|quad_end|> "
-    "<|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|> <tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> "
-    "<|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|>"
-).split()
-QWEN3 = "<tool_response> </tool_response> <think> </think>".split()
+SPECIAL = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<tool_call>",
+    "</tool_call>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+]
+QWEN3 = ["<tool_response>", "</tool_response>", "<think>", "</think>"]
 FIRST_SPECIAL = 151643
 
 # What the two families' own templates lay out of messages without tools, without the branches that are not taken here
@@ -62,7 +82,7 @@ def split_of(token: bytes, known: dict[bytes, int]) -> tuple[bytes, bytes]:
     """The last merge that makes a token: byte pairs are joined by rank, all below its own."""
     parts = [bytes([b]) for b in token]
     while len(parts) > 2:
-        pairs = [(known.get(a + b, FIRST_SPECIAL), i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False))]
+        pairs = [(known.get(a + b, FIRST_SPECIAL), i) for i, (a, b) in enumerate(pairwise(parts))]
         rank, at = min(pairs)
         assert rank < known[token]
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
