@@ -7,6 +7,7 @@ target's signature.
 
 import difflib
 import inspect
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -277,6 +278,15 @@ class InspectConfig:
     pictures: int = MISSING
 
 
+@dataclass
+class SweepConfig:
+    """Everything that `sweep.py` reads."""
+
+    sweep: str = MISSING
+    metrics: list[str] = MISSING
+    resamples: int = MISSING
+
+
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "probe": ProbeConfig,
@@ -285,6 +295,7 @@ SCHEMAS: dict[str, type] = {
     "export": ExportConfig,
     "evaluate": EvaluateConfig,
     "inspect": InspectConfig,
+    "sweep": SweepConfig,
 }
 for _name, _node in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_node)
@@ -292,6 +303,8 @@ for _name, _node in SCHEMAS.items():
 
 def start(main: Callable[[], None], name: str) -> None:
     """Run an entry point. What Hydra would refuse is first said in one message that lists what exists."""
+    if "hydra/launcher=slurm" in sys.argv and shutil.which("sbatch") is None:
+        sys.exit("focus: hydra/launcher=slurm needs sbatch, which is not here; start it on a login node, or use hydra/launcher=local")
     overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
     if len(overrides) == len(sys.argv) - 1:  # with a flag of Hydra's own (--multirun, --help) Hydra speaks for itself
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):

@@ -4,6 +4,8 @@ Started again on the same output folder, a run resumes where it stopped; a finis
 """
 
 import logging
+import os
+import signal
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,8 +18,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from peft import LoraConfig, PeftModel, get_peft_model
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from rich.console import Console
 
 from focus import checkpoint as checkpoints
@@ -221,6 +225,18 @@ def start_logger(cfg: DictConfig) -> Logger:
     return logger
 
 
+class KeepsSignals(Callback):
+    """Signals stay with whoever had them: on SIGTERM Lightning would end the training with an error after the next update."""
+
+    def __init__(self) -> None:
+        self._handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if "SUBMITIT_EXECUTOR" in os.environ:
+            for each, handler in self._handlers.items():
+                signal.signal(each, handler)
+
+
 def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms: CollapseAlarms, output: Path, logger: Logger) -> None:
     """Train until `objective.updates`, from the last checkpoint if there is one."""
     if policy.gap.mode is Mode.CALIBRATED:
@@ -252,9 +268,12 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms:
             save_on_train_epoch_end=False,
         ),
     ]
+    # Whoever started this process requeues it (submitit, on Slurm); Lightning neither does so nor takes a warning for the end
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None
     trainer = instantiate(
         cfg.trainer,
-        callbacks=callbacks,
+        callbacks=[*callbacks, KeepsSignals()],
+        plugins=slurm,
         logger=logger,
         max_epochs=1,
         log_every_n_steps=1,
@@ -274,8 +293,10 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms:
         raise ValueError(f"{last} was written by {by}; resume it with the same kind of trainer, or give this run another name (name=...)")
     try:
         trainer.fit(policy, questions, ckpt_path=str(last) if last else None)
-    except SystemExit:  # what Lightning makes of ctrl-C
-        raise KeyboardInterrupt from None
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of ctrl-C
+            raise KeyboardInterrupt from None
+        raise  # a job that is requeued
 
 
 def run(cfg: DictConfig) -> None:
