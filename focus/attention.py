@@ -54,7 +54,9 @@ def _interface(native: str) -> Any:
     ) -> tuple[Tensor, None]:
         if layout is None:
             return ALL_ATTENTION_FUNCTIONS[native](module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **rest)
-        return layout.attend(int(module.layer_idx), query[0], key[0], value[0], scaling).transpose(0, 1)[None], None  # type: ignore[arg-type]
+        # under autocast rotation leaves float32, which no attention computes in and no cache should hold
+        packed = query[0].to(value.dtype), key[0].to(value.dtype), value[0]
+        return layout.attend(int(module.layer_idx), *packed, scaling).transpose(0, 1)[None], None  # type: ignore[arg-type]
 
     return attention
 

@@ -157,7 +157,7 @@ class FocusPolicy(pl.LightningModule):
                     loss = policy_loss(torch.cat(logprobs), torch.cat([old[i] for i in rows]), each, tokens, s.clip, s.dual_clip)
                     self.manual_backward(loss * counts * self.trainer.world_size)  # ranks are averaged; the denominator is global
                     loss_sum += float(loss.detach()) * counts
-            grad_norm = float(ranks.whole(torch.nn.utils.clip_grad_norm_(self._trainable(), s.grad_clip)))
+            grad_norm = ranks.clip(strategy, self._trainable(), s.grad_clip)
             if not math.isfinite(grad_norm):
                 raise ValueError(
                     f"the gradient norm of update {self.updates_done + 1} is {grad_norm}; lower objective.learning_rate or use "

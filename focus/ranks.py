@@ -4,15 +4,16 @@ Every rank plays and trains on its own questions. What all ranks must do equally
 gathering weights, reducing gradients, exchanging figures. In one process all of this is nothing.
 """
 
+import importlib.util
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from pytorch_lightning.strategies import ModelParallelStrategy, ParallelStrategy, Strategy
+from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy, Strategy
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -55,16 +56,32 @@ def average(values: Mapping[str, float]) -> dict[str, float]:
 def passes(strategy: Strategy, count: int) -> int:
     """How often a rank with `count` micro-batches passes through the network.
 
-    Where weights are divided, all ranks gather them together: as often as the one with the most. Else as often as it needs.
+    Where weights or gradients are divided, every pass needs all ranks: as many as the one with the most. Else as many as it has.
     """
-    if not isinstance(strategy, FullyShardedStrategy):
+    if not isinstance(strategy, FullyShardedStrategy | ZeroStrategy):
         return count
     return int(strategy.reduce(torch.tensor(float(count), device=strategy.root_device), reduce_op="max"))
 
 
-def unsynchronised(strategy: Strategy) -> AbstractContextManager:
-    """Within it a backward keeps its gradients on this rank, where the strategy can do without exchanging them."""
-    return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+@contextmanager
+def unsynchronised(strategy: Strategy) -> Iterator[None]:
+    """Within it a backward adds to the gradients, and no step follows; they stay on this rank where the strategy can do that."""
+    if isinstance(strategy, ZeroStrategy):
+        strategy.deepspeed_engine.set_gradient_accumulation_boundary(False)
+        yield
+        strategy.deepspeed_engine.set_gradient_accumulation_boundary(True)
+    elif isinstance(strategy, DDPStrategy):
+        with strategy.block_backward_sync():
+            yield
+    else:
+        yield
+
+
+def clip(strategy: Strategy, parameters: Sequence[nn.Parameter], largest: float) -> float:
+    """Bring the norm of the gradients down to `largest`; returns what it was. DeepSpeed clips by itself when it steps."""
+    if isinstance(strategy, ZeroStrategy):
+        return float(strategy.deepspeed_engine.optimizer.scaled_global_norm())
+    return float(whole(torch.nn.utils.clip_grad_norm_(parameters, largest)))
 
 
 def whole(value: Tensor) -> Tensor:
@@ -92,7 +109,54 @@ def gathered(model: nn.Module) -> Iterator[None]:
             parts[0].reset_iter_state()  # the root: gives the gathered weights back, and forgets the order of the rollouts' forwards
 
 
-class FullyShardedStrategy(ModelParallelStrategy):
+class _WholeFolders(Strategy):
+    """Checkpoints that are folders with a file for each rank: they appear whole or not at all."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        final = Path(self.broadcast(filepath))
+        partial = final.with_name(final.name + ".partial")
+        if self.is_global_zero:
+            shutil.rmtree(partial, ignore_errors=True)  # another number of ranks may have left it
+        self.barrier()
+        super().save_checkpoint(checkpoint, partial, storage_options)
+        self.barrier()
+        if self.is_global_zero:
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+        self.barrier()
+
+
+def written_by(checkpoint: Path) -> str:
+    """The kind of trainer that a checkpoint is from: `fsdp`, `deepspeed`, or `whole` for those that keep whole weights."""
+    return "whole" if checkpoint.is_file() else "fsdp" if (checkpoint / ".metadata").is_file() else "deepspeed"
+
+
+def kind(strategy: Strategy) -> str:
+    """In the words of `written_by`."""
+    return "fsdp" if isinstance(strategy, FullyShardedStrategy) else "deepspeed" if isinstance(strategy, ZeroStrategy) else "whole"
+
+
+class ZeroStrategy(_WholeFolders, DeepSpeedStrategy):
+    """DeepSpeed's ZeRO-2: gradients and moments are divided over all ranks, weights stay whole, so rollouts ask nobody.
+
+    ZeRO-3 would divide the weights too: that is fsdp's business here. Raises ValueError without the package deepspeed.
+    """
+
+    def __init__(self, grad_clip: float, **rest: Any) -> None:
+        if importlib.util.find_spec("deepspeed") is None:
+            raise ValueError(
+                "trainer=deepspeed needs the package deepspeed (requirements-gpu.txt); trainer=fsdp needs nothing beside PyTorch"
+            )
+        super().__init__(stage=2, logging_batch_size_per_gpu=1, **rest)
+        assert isinstance(self.config, dict)
+        self.config["gradient_clipping"] = grad_clip
+
+    def setup(self, trainer: Any) -> None:
+        self.precision_plugin.convert_input = lambda data: data  # type: ignore[method-assign]  # questions hold images, not tensors
+        super().setup(trainer)
+
+
+class FullyShardedStrategy(_WholeFolders, ModelParallelStrategy):
     """FSDP2: weights, gradients and the optimiser's moments are divided over all ranks.
 
     `arithmetic` is the dtype in which gathered weights and activations compute, float32 or bfloat16; weights are stored and gradients
@@ -129,17 +193,3 @@ class FullyShardedStrategy(ModelParallelStrategy):
             ignored = None if learns else set(tower.parameters())
             fully_shard(part, mesh=mesh, reshard_after_forward=True, mp_policy=policy, ignored_params=ignored)
         bare._get_fsdp_state()._lazy_init()  # its own forward is never called; else each part would become a root of its own
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """A folder with a file for each rank. It appears whole or not at all."""
-        final = Path(self.broadcast(filepath))
-        partial = final.with_name(final.name + ".partial")
-        if self.is_global_zero:
-            shutil.rmtree(partial, ignore_errors=True)  # another number of ranks may have left it
-        self.barrier()
-        super().save_checkpoint(checkpoint, partial, storage_options)
-        self.barrier()
-        if self.is_global_zero:
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-        self.barrier()

@@ -237,6 +237,14 @@ class KeepsSignals(Callback):
                 signal.signal(each, handler)
 
 
+def constructed(cfg: DictConfig, **rest: Any) -> Trainer:
+    """Lightning's trainer. Raises ValueError where it, or its strategy, refuses its settings."""
+    try:
+        return instantiate(cfg, **rest)
+    except InstantiationException as error:
+        raise ValueError(f"trainer can't be constructed: {error.__cause__ or error}") from error
+
+
 def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms: CollapseAlarms, output: Path, logger: Logger) -> None:
     """Train until `objective.updates`, from the last checkpoint if there is one."""
     if policy.gap.mode is Mode.CALIBRATED:
@@ -270,7 +278,7 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms:
     ]
     # Whoever started this process requeues it (submitit, on Slurm); Lightning neither does so nor takes a warning for the end
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None
-    trainer = instantiate(
+    trainer = constructed(
         cfg.trainer,
         callbacks=[*callbacks, KeepsSignals()],
         plugins=slurm,
@@ -284,13 +292,9 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms:
     )
     questions = Questions(samples, cfg.objective.updates, cfg.rollout.questions_per_update, cfg.data.workers, cfg.seed)
     last = max(kept.glob("update-*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
-    if last and last.is_dir() != isinstance(trainer.strategy, ranks.FullyShardedStrategy):
-        by = (
-            "trainer=fsdp, on any number of ranks"
-            if last.is_dir()
-            else "a trainer that keeps whole weights (not fsdp), on any number of ranks"
-        )
-        raise ValueError(f"{last} was written by {by}; resume it with the same kind of trainer, or give this run another name (name=...)")
+    if last and (by := ranks.written_by(last)) != ranks.kind(trainer.strategy):
+        told = {"whole": "a trainer that keeps whole weights"}.get(by, f"trainer={by}")
+        raise ValueError(f"{last} was written by {told}; resume it with the same kind of trainer, or give this run another name (name=...)")
     try:
         trainer.fit(policy, questions, ckpt_path=str(last) if last else None)
     except SystemExit as error:

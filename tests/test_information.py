@@ -1,6 +1,5 @@
 """Information gain (E9): worked by hand, equal to the naive way, on a schedule, asked of a frozen reader, and what does not pay."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from focus import checkpoint as checkpoints
-from focus.checkpoint import Checkpoint
+from focus.checkpoint import EMBEDDED, Checkpoint
 from focus.prompts import ANSWER_OPEN, Answer, Fault, encode
 from focus.rewards import InformationGain
 from focus.rewards.terms import information_gain, total
@@ -97,9 +96,10 @@ def asked_of(policy: Checkpoint, t: Trajectory, turns: int, label: str) -> tuple
     return asking(after(t, turns), turns - 1, [*encode(policy.tokenizer, ANSWER_OPEN), *ids]), len(ids)
 
 
-def rolled(policy: Checkpoint, crops: int, siblings: int = 2) -> tuple[KVEngine, list[Trajectory]]:
+def rolled(policy: Checkpoint, crops: int, siblings: int = 2, keeps_turns: bool = True) -> tuple[KVEngine, list[Trajectory]]:
     """A real rollout of two questions, and the engine that still holds it."""
     engine = steer(policy, boxes_of(policy), crops)
+    engine.keeps_turns = keeps_turns
     played = play(policy, engine, opened(policy, siblings=siblings), replace(RULES, max_crops=crops))
     assert [len(t.crops) for t in played] == [crops] * len(played)
     return engine, played
@@ -134,6 +134,26 @@ def test_the_end_of_a_rollout_is_weighed_without_reading_the_rollout_again(polic
     engine.weigh([conversation for conversation, _ in asked], [tail for _, tail in asked])
     # the observation, <answer> and the label; and the last token of the turn, which was sampled and never fed
     assert tokens == [sum(1 + len(t.turns[0].observation.ids) + len(encode(policy.tokenizer, f"{ANSWER_OPEN}42")) for t in played)]
+
+
+def test_without_earlier_turns_in_memory_a_label_weighs_the_same(policy):
+    """Only the last turn of what was played is held then: earlier ones are read again."""
+    weighed = []
+    for keeps in (True, False):
+        engine, played = rolled(policy, 2, keeps_turns=keeps)
+        kept = [sum(turn.conversation in engine._kept for turn in t.turns) for t in played]
+        assert kept == [3 if keeps else 1] * len(played)
+        asked = [asked_of(policy, t, turns, "42") for t in played for turns in (0, 1, 2)]
+        weighed.append(engine.weigh([conversation for conversation, _ in asked], [tail for _, tail in asked]))
+    for a, b in zip(*weighed, strict=True):
+        assert a == pytest.approx(b, abs=2e-5)
+
+
+@pytest.mark.parametrize(("weight", "keeps"), [(0.5, True), (0.0, False)])
+def test_only_a_gain_that_is_paid_keeps_all_turns_in_memory(qwen3_vl, weight, keeps):
+    engine = KVEngine(qwen3_vl)
+    InformationGain(weight).attach(qwen3_vl, engine, RULES)
+    assert engine.keeps_turns is keeps
 
 
 def test_what_must_not_be_sampled_is_never_likely_and_takes_no_probability_from_a_label():
@@ -414,19 +434,22 @@ def test_a_reader_learns_nothing_while_the_policy_does(folder):
 
 def test_a_reader_with_other_tokens_is_refused(tmp_path):
     folder = tmp_path / "reader"
-    random_qwen3_vl(seed=9).save(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_tokens(["zebra"])
-    tokenizer.save_pretrained(folder)
+    other = random_qwen3_vl(seed=9)
+    other.tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    other.tokenizer.add_tokens(["zebra"])
+    other.bare.resize_token_embeddings(len(other.tokenizer))
+    other.save(folder)
     with pytest.raises(ValueError, match=r"the reader .*reader has other tokens or another patch size than the policy; choose one of its"):
         term(random_qwen3_vl(seed=1), Silent(), reader=str(folder))
 
 
 def test_a_reader_with_another_patch_size_is_refused(tmp_path):
     folder = tmp_path / "reader"
-    random_qwen3_vl(seed=9).save(folder)
-    place = folder / "preprocessor_config.json"
-    place.write_text(json.dumps(json.loads(place.read_text()) | {"patch_size": 16}))
+    other = random_qwen3_vl(seed=9)
+    projection = other.core.visual.patch_embed.proj
+    other.core.visual.patch_embed.proj = torch.nn.Conv3d(3, projection.out_channels, (2, 16, 16), (2, 16, 16))
+    other.bare.config.vision_config.patch_size = other.image_processor.patch_size = 16
+    other.save(folder)
     with pytest.raises(ValueError, match="has other tokens or another patch size"):
         term(random_qwen3_vl(seed=1), Silent(), reader=str(folder))
 

@@ -1,5 +1,6 @@
 """Several processes are one run: same loss, same weights, same figures, whatever is divided among them. gloo on the CPU."""
 
+import importlib.util
 import json
 import math
 import os
@@ -46,7 +47,7 @@ def fitted(job: dict) -> tuple[FocusPolicy, list[dict[str, float]]]:
     if job.get("tied"):
         checkpoint.bare.lm_head.weight = checkpoint.core.language_model.get_input_embeddings().weight
     checkpoint.core.visual.requires_grad_(not job.get("frozen"))
-    policy = policy_of(checkpoint, tokens_per_forward=job.get("tokens_per_forward", 600))
+    policy = policy_of(checkpoint, tokens_per_forward=job.get("tokens_per_forward", 600), grad_clip=job.get("grad_clip", 1e9))
     if job.get("uneven"):
         policy.rules = replace(policy.rules, sampling=Sampling(1.0, 3 + 20 * int(os.environ.get("LOCAL_RANK", 0))))
     rows = Rows()
@@ -78,11 +79,11 @@ if policy.global_rank == 0:
 """
 
 
-def played_by(ranks_: int, folder: Path, **job) -> tuple[dict[str, torch.Tensor], list[dict[str, float]], int]:
+def played_by(ranks_: int, folder: Path, worker: str = WORKER, **job) -> tuple[dict[str, torch.Tensor], list[dict[str, float]], int]:
     """Weights, log and number of updates of a run on so many processes."""
     job = {"family": "qwen3_vl", "updates": 2, "devices": ranks_, "strategy": "ddp", "out": str(folder / f"out{ranks_}.pt"), **job}
     script = folder / "worker.py"
-    script.write_text(WORKER)
+    script.write_text(worker)
     done = in_processes([str(script), json.dumps(job)])
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(job["out"])
@@ -186,9 +187,60 @@ def test_a_whole_run_on_two_processes_leaves_what_one_leaves(strategy, tmp_path,
 def test_another_kind_of_trainer_cannot_take_up_a_checkpoint_and_says_why(tmp_path, random_policy):
     cfg = settings(tmp_path / "run", random_policy, "evaluation.samples=0")
     (tmp_path / "run/checkpoints/update-step=1.ckpt").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/update-step=1.ckpt/.metadata").write_text("")
     (tmp_path / "run/settings.yaml").write_text("")
-    with pytest.raises(ValueError, match=r"update-step=1.ckpt was written by trainer=fsdp, on any number of ranks; resume it with"):
+    with pytest.raises(ValueError, match=r"update-step=1.ckpt was written by trainer=fsdp; resume it with"):
         train._run(cfg, tmp_path / "run", tmp_path / "run/policy")
+
+
+def test_deepspeed_without_its_package_is_refused_in_one_line(tmp_path, random_policy):
+    if importlib.util.find_spec("deepspeed"):
+        pytest.skip("deepspeed is there")
+    cfg = settings(tmp_path / "run", random_policy, "evaluation.samples=0", "trainer=deepspeed", "trainer.accelerator=cpu")
+    with pytest.raises(ValueError, match=r"trainer can't be constructed: trainer=deepspeed needs the package deepspeed \(requirements-gpu"):
+        train.run(cfg)
+
+
+CPU_DEEPSPEED = """
+import json, os, sys, torch
+os.environ["DS_ACCELERATOR"] = "cpu"
+import pytorch_lightning.strategies.deepspeed as lightning
+from focus import ranks
+from tests import test_ranks
+
+lightning._validate_device_index_selection = lambda devices: None
+
+
+class OnCPU(ranks.ZeroStrategy):  # Lightning wants CUDA; DeepSpeed does not
+    root_device = torch.device("cpu", 0)
+
+    def setup_environment(self):
+        super(lightning.DeepSpeedStrategy, self).setup_environment()
+
+
+test_ranks.FullyShardedStrategy = lambda arithmetic: OnCPU(0.5, process_group_backend="gloo")
+job = json.loads(sys.argv[1])
+policy, rows = test_ranks.fitted(job)
+if policy.global_rank == 0:
+    torch.save((dict(policy.checkpoint.plain_state()), rows, policy.updates_done), job["out"])
+"""
+
+
+def test_deepspeed_makes_the_steps_of_one_process_and_resumes(tmp_path):
+    """Where the package is (requirements-gpu.txt): here on the CPU, which it can do but Lightning does not expect."""
+    pytest.importorskip("deepspeed")
+    one, rows, _ = alone(grad_clip=0.5)
+    job = {"strategy": "fsdp", "tokens_per_forward": 1, "keep": str(tmp_path / "kept")}
+    two, logged, updates = played_by(2, tmp_path, worker=CPU_DEEPSPEED, **job)
+    assert updates == 2 and [row["objective/grad_norm"] for row in logged] == pytest.approx(
+        [row["objective/grad_norm"] for row in rows], rel=1e-3
+    )
+    assert_close(one, two, 1e-4)
+    again, _, updates = played_by(
+        2, tmp_path, worker=CPU_DEEPSPEED, **job | {"keep": None, "resume": str(tmp_path / "kept/at-step=1.ckpt")}
+    )
+    assert updates == 2
+    assert_close(two, again, 1e-4)
 
 
 def test_in_one_process_sharing_and_collecting_change_nothing():

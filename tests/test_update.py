@@ -235,6 +235,29 @@ def test_resuming_with_another_gap_is_refused(tmp_path):
         trainer().fit(other, questions(2), ckpt_path=tmp_path / "at.ckpt")
 
 
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
+def test_in_mixed_precision_rollouts_and_updates_compute_in_bfloat16_and_agree(family):
+    """Crops are asked for, so that a second turn goes on from caches of the first."""
+    checkpoint = {"qwen3_vl": random_qwen3_vl, "qwen2_5_vl": random_qwen2_5_vl}[family](seed=4)
+    policy = policy_of(checkpoint)
+    policy.engine, policy.rules = steer(checkpoint, boxes_of(checkpoint), 1), Rules(1, 64, Sampling(1.0, 60))
+    held: set[torch.dtype] = set()
+    forget = policy.engine.forget
+
+    def looking() -> None:
+        if policy.engine._prompts:
+            held.update(store.dtype for kept in policy.engine._kept.values() for store in (*kept.rows.keys, *kept.rows.values))
+        forget()
+
+    policy.engine.forget = looking
+    seen = {}
+    policy._watch = lambda trajectories, scores, reward, update, broken: seen.update(update, crops=sum(bool(t.crops) for t in trajectories))
+    trainer(precision="bf16-mixed").fit(policy, questions())
+    assert seen["crops"] == 16 and seen["objective/mismatch_mean"] < 0.02
+    assert held == {torch.bfloat16}
+    assert {p.dtype for p in checkpoint.model.parameters()} == {torch.float32}
+
+
 WORKER = """
 import sys, torch
 from tests.test_update import *

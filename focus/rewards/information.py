@@ -50,6 +50,8 @@ class InformationGain(RewardCallback):
     def attach(self, checkpoint: Checkpoint, engine: Engine, rules: Rules) -> None:
         self._policy, self._policy_engine, self._rules = checkpoint, engine, rules
         self._reader, self._engine = checkpoint, engine
+        if isinstance(engine, KVEngine):
+            engine.keeps_turns = self.weight != 0 and self.reader is None  # paid for in memory where it is asked in every update
         if self.reader is not None:
             dtype = str(checkpoint.model.dtype).removeprefix("torch.")
             self._reader = checkpoints.load(checkpoints.place(self.reader), checkpoint.dialect.name, dtype)

@@ -34,10 +34,13 @@ class _Kept:
 
 
 class KVEngine:
-    """Implements `Engine`. Of every prompt all but the last token is held in common: each row feeds at least that one itself."""
+    """Implements `Engine`. Of every prompt all but the last token is held in common: each row feeds at least that one itself.
+
+    Of a conversation only its latest turn is held, unless `keeps_turns`: then `weigh` goes on from any turn and reads less again.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
+        self.checkpoint, self.keeps_turns = checkpoint, False
         self.forget()
 
     def forget(self) -> None:
@@ -51,6 +54,8 @@ class KVEngine:
             return
         order = self._by_prompt(conversations)
         rows, hidden, lengths = self._append([conversations[i] for i in order], sampling.tokens_per_turn)
+        if not self.keeps_turns:
+            self._kept.clear()  # who goes on has been gathered
         last = hidden[torch.tensor(lengths, device=hidden.device).cumsum(0) - 1]
         for row, completion in self._decode([conversations[i] for i in order], rows, last, sampling):
             yield order[row], completion
