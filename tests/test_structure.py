@@ -34,7 +34,7 @@ ROW = [
     "alarms",
     "report",
 ]
-ENTRIES = {"train", "probe", "evaluate", "calibrate", "base", "export", "inspect"}
+ENTRIES = {"train", "probe", "evaluate", "calibrate", "base", "export", "inspect", "plan"}
 
 
 def modules() -> list[Path]:
