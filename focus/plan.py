@@ -12,6 +12,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -183,10 +184,9 @@ class Lengths:
 def lengths(cfg: DictConfig) -> tuple[Lengths, Lengths, bool]:
     """The longest rollout that the settings allow, the mean one, and whether texts were measured with the policy's tokenizer."""
     dialect, rollout, expected = DIALECTS[cfg.policy.dialect], cfg.rollout, cfg.lengths
-    try:
+    tokenizer: Any = None
+    with suppress(OSError, ValueError):
         tokenizer = AutoTokenizer.from_pretrained(place(cfg.policy.checkpoint), local_files_only=True)
-    except (OSError, ValueError):
-        tokenizer = None
 
     def tokens(text: str) -> int:
         if tokenizer is not None:
@@ -195,7 +195,9 @@ def lengths(cfg: DictConfig) -> tuple[Lengths, Lengths, bool]:
 
     around = tokens(question_text(dialect, QUESTION)) - tokens(QUESTION)
     reply, view = tokens(observation_text(dialect, CROP_CONTENT, 0, False)), cfg.gap.view_tokens
-    longest = Lengths(around + expected.longest_question + view, view, rollout.max_crops + 1, rollout.tokens_per_turn, reply, rollout.crop_tokens)  # fmt: skip
+    longest = Lengths(
+        around + expected.longest_question + view, view, rollout.max_crops + 1, rollout.tokens_per_turn, reply, rollout.crop_tokens
+    )  # fmt: skip
     shown = min(view, expected.view or view)
     mean = Lengths(
         around + expected.question + shown, shown, 1 + min(expected.crops, rollout.max_crops), min(expected.turn, rollout.tokens_per_turn),
@@ -206,7 +208,7 @@ def lengths(cfg: DictConfig) -> tuple[Lengths, Lengths, bool]:
 
 @dataclass(frozen=True)
 class Sharding:
-    """How weights are held: `kind` is one, ddp, zero2 or fsdp. Bytes of a stored number, of one in the arithmetic, of the residual stream."""
+    """How weights are held: `kind` is one, ddp, zero2 or fsdp; `stored` and `arithmetic` are bytes of one number."""
 
     kind: str
     ranks: int
@@ -229,7 +231,8 @@ def sharding(cfg: DictConfig) -> Sharding:
     name = strategy if isinstance(strategy, str) else str(strategy.get("_target_", ""))
     if cfg.rollout.questions_per_update % ranks:
         raise ValueError(
-            f"rollout.questions_per_update is {cfg.rollout.questions_per_update}, which {ranks} devices can't share evenly; choose a multiple"
+            f"rollout.questions_per_update is {cfg.rollout.questions_per_update}, which {ranks} devices can't share evenly; "
+            "choose a multiple, or other devices"
         )
     divided = name.endswith(("ModelParallelStrategy", "FullyShardedStrategy")) or name.startswith("fsdp")
     zero = "deepspeed" in name.lower()
@@ -259,14 +262,14 @@ class Cache:
 class Shape:
     """Sizes of an architecture, and what one forward of it takes."""
 
-    def __init__(self, config: PretrainedConfig, held: Sharding) -> None:
+    def __init__(self, config: PretrainedConfig, held: Sharding, adapted: bool = False) -> None:
         text, self.vision = config.get_text_config(), config.vision_config
         self.gated = config.model_type == "qwen2_5_vl"  # its vision tower has a gated MLP and windows, Qwen3's text layers norm q and k
         self.width, self.inner, self.layers, self.words = text.hidden_size, text.intermediate_size, text.num_hidden_layers, text.vocab_size
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         self.head, self.queries, self.keys = head, text.num_attention_heads * head, text.num_key_value_heads * head
         self.heads, self.grouped = text.num_attention_heads, text.num_attention_heads != text.num_key_value_heads
-        self.tied = bool(config.tie_word_embeddings)
+        self.tied, self.adapted = bool(config.tie_word_embeddings), adapted  # with adapters, norms and patch embedding are frozen
         self.held = held
 
     # -- arithmetic, in FLOP; a multiply-add counts two
@@ -305,23 +308,26 @@ class Shape:
         """What KVEngine holds at most: rows of all turns until they are forgotten; each turn has `limit` free slots in every row."""
         one = self.layers * self.keys
         rows, turns, b = questions * rollouts, math.ceil(lengths.turns), self.held.arithmetic
-        # under autocast rotated keys stay float32, and rows are made like the keys
-        prompt_bytes, row_bytes = (4 + b, 8) if self.held.mixed else (2 * b, 2 * b)
-        ends = [lengths.before(turn) + lengths.turn for turn in range(1, turns + 1)]
-        kept = sum(ends[:-1]) + ends[-1]  # a finished turn is copied out of its slots before these are freed
+        both = 4 + b if self.held.mixed else 2 * b  # under autocast rotated keys stay float32
+        # a mean of 1.3 turns: all rows have a first one, 0.3 of them a second. A finished turn is copied out of its slots
+        kept = sum(min(1.0, lengths.turns - turn + 1) * (lengths.before(turn) + lengths.turn) for turn in range(1, turns + 1))
         last = lengths.before(turns) + 1 + limit
-        passing = rows * (2 * lengths.prompt + lengths.suffix) * self.keys * row_bytes
-        return Cache(questions * lengths.prompt * one * prompt_bytes, rows * kept * one * row_bytes, rows * last * one * row_bytes, passing)
+        passing = rows * (2 * lengths.prompt + lengths.suffix) * self.keys * both
+        return Cache(questions * lengths.prompt * one * both, rows * kept * one * both, rows * last * one * both, passing)
 
     def _residual(self) -> int:
         return 4 if self.held.mixed else self.held.arithmetic
 
-    def layer_activations(self, prompt: float, suffix: float, groups: float, rows: float, flash: bool) -> float:
-        """What one text layer keeps for the backward of `rows` suffixes that continue `groups` prompts."""
+    def layer_activations(self, prompt: float, suffix: float, groups: float, rows: float, weights: bool) -> float:
+        """What one text layer keeps for the backward of `rows` suffixes that continue `groups` prompts.
+
+        `weights`: attention has no kernel for grouped queries under a mask, so the weights of all pairs are kept.
+        """
         b, mixed = self.held.arithmetic, self.held.mixed
         tokens = groups * prompt + rows * suffix
         # a norm in float32 keeps its input and its normalised input; what follows keeps its own cast of the output
-        norm = 8 if self.held.arithmetic == 4 or mixed else 6
+        normed = 4 if b == 4 or mixed else 2
+        norm = 4 + (0 if self.adapted else normed)
         casts = 5 * b if mixed else 2 * b
         each = self.width * (2 * norm + casts) + 4 * self.inner * b + 3 * self.queries * b
         if self.gated:
@@ -330,25 +336,23 @@ class Shape:
             each += (self.queries + self.keys) * (8 if b == 4 else 6)  # norms of queries and keys
         seen = groups * prompt + rows * (prompt + suffix)  # a suffix has its own copy of its prompt's keys
         scores = 0.0
-        if not flash and self.grouped:  # SDPA with a mask and grouped queries keeps the weights of all pairs
+        if weights and self.grouped:
             scores = self.heads * rows * suffix * (prompt + suffix) * b
             seen *= self.queries / self.keys
         return tokens * each + 2 * seen * self.keys * b + scores
 
-    def activations(self, prompt: float, suffix: float, groups: float, rows: float, checkpointed: bool, flash: bool) -> float:
-        """What the text layers keep for the backward; `checkpointed`: their inputs, and one layer computed again."""
-        layer = self.layer_activations(prompt, suffix, groups, rows, flash)
-        tokens = groups * prompt + rows * suffix
-        if checkpointed:
-            return self.layers * tokens * self.width * self._residual() + layer
-        return self.layers * layer + tokens * self.width * 12
+    def kept_inputs(self, tokens: float) -> float:
+        """With activation checkpointing the text layers keep their inputs alone."""
+        return self.layers * tokens * self.width * self._residual()
 
     def tower_activations(self, tokens: float, checkpointed: bool) -> float:
         """What a vision tower that learns keeps, for so many merged tokens."""
         v, b = self.vision, self.held.arithmetic
-        patches = tokens * v.spatial_merge_size**2
-        block = (11 * v.hidden_size + 4 * v.intermediate_size) if self.gated else (9 * v.hidden_size + 2 * v.intermediate_size)
-        return patches * b * ((v.depth * v.hidden_size + block) if checkpointed else v.depth * block)
+        block = (13 * v.hidden_size + 4 * v.intermediate_size) if self.gated else (10 * v.hidden_size + 2 * v.intermediate_size)
+        ends = (0 if self.adapted else 3) * v.temporal_patch_size * v.patch_size**2 + 3 * v.hidden_size * (
+            1 + len(getattr(v, "deepstack_visual_indexes", ()))
+        )
+        return tokens * v.spatial_merge_size**2 * b * (v.depth * (v.hidden_size if checkpointed else block) + ends)
 
 
 @dataclass(frozen=True)
@@ -392,17 +396,21 @@ def micro_batch(lengths: Lengths, rollouts: int, budget: int) -> tuple[float, fl
     return 1, max(1, (budget - lengths.prompt) // lengths.suffix)
 
 
-def made(cfg: DictConfig) -> Plan:
-    """The plan of these settings. Raises ValueError for an unknown device or architecture, or questions that can't be shared."""
+def made(cfg: DictConfig, observed: Lengths | None = None) -> Plan:
+    """The plan of these settings, or of rollouts that were `observed`.
+
+    Raises ValueError for an unknown device or architecture, or questions that can't be shared.
+    """
     if cfg.device not in DEVICES:
         raise ValueError(f"device is {cfg.device!r}; there are {', '.join(DEVICES)}")
     device, held, counts = DEVICES[cfg.device], sharding(cfg), parameters(cfg.policy)
-    shape = Shape(architecture(cfg.policy.checkpoint), held)
-    longest, mean, measured = lengths(cfg)
+    shape = Shape(architecture(cfg.policy.checkpoint), held, counts.adapters > 0)
+    longest, mean, measured = (observed, observed, True) if observed else lengths(cfg)
     rollouts, questions = cfg.rollout.rollouts_per_question, cfg.rollout.questions_per_update // held.ranks
     together = min(questions, cfg.rollout.get("questions_per_forward") or questions)
     checkpointed, learns = bool(cfg.policy.activation_checkpointing), counts.visual_trainable > 0
-    flash = cfg.policy.attention == "flash_attention_2" or (cfg.policy.attention == "auto" and cfg.device != "cpu")
+    # on a GPU without flash-attention; PyTorch's CPU kernel needs none. `auto` is taken to find flash-attention there
+    pairs = cfg.device != "cpu" and cfg.policy.attention not in ("auto", "flash_attention_2")
 
     # Memory, at the longest
     divided = held.share(("fsdp",))
@@ -412,6 +420,8 @@ def made(cfg: DictConfig) -> Plan:
     groups, rows = micro_batch(longest, rollouts, cfg.objective.tokens_per_forward)
     groups, rows = min(groups, questions), min(rows, questions * rollouts)
     tower = groups * longest.view + rows * (longest.turns - 1) * longest.crop
+    learned = groups * longest.prompt + rows * longest.suffix
+    layer = shape.layer_activations(longest.prompt, longest.suffix, groups, rows, pairs)
     cache_ = shape.cache(longest, together, rollouts, cfg.rollout.tokens_per_turn)
     memory = {
         "weights": (gathered / divided + replicated) * held.stored,
@@ -424,13 +434,14 @@ def made(cfg: DictConfig) -> Plan:
         "cache, finished turns": cache_.kept,
         "cache, the turn": cache_.turn + cache_.passing,
         "logits of a decoding step": 12 * shape.words * together * rollouts,
-        "activations": shape.activations(longest.prompt, longest.suffix, groups, rows, checkpointed, flash)
+        "activations": (shape.kept_inputs(learned) if checkpointed else shape.layers * layer + 12 * learned * shape.width)
         + (shape.tower_activations(tower, checkpointed) if learns else 0),
+        "a layer computed again": layer if checkpointed else 0.0,
         "logits of the update": 12 * shape.words * rows * longest.sampled,  # three of float32: scaled, weighed, their gradient
     }
     base = memory["weights"] + memory["moments"] + memory["autocast copies"]
     rollout = ("gathered for the rollout", "cache, prompts", "cache, finished turns", "cache, the turn", "logits of a decoding step")
-    update = ("gradients", "gathered for the update", "activations", "logits of the update")
+    update = ("gradients", "gathered for the update", "activations", "a layer computed again", "logits of the update")
     phases = {
         "rollout": base + sum(memory[key] for key in rollout),
         "update": base + sum(memory[key] for key in update),
@@ -447,26 +458,32 @@ def made(cfg: DictConfig) -> Plan:
     seen_again = parts * shape.tower(mean.view) + rows_ * (mean.turns - 1) * shape.tower(mean.crop)
     appended = rows_ * (mean.suffix - mean.sampled + mean.turns)
     decoded = rows_ * mean.turns * (mean.turn - 1)
-    forward = shape.linear(parts * mean.prompt + rows_ * mean.suffix) + shape.attention(
-        parts * mean.prompt**2 + rows_ * mean.suffix * (mean.prompt + mean.suffix)
-    )
-    backward = 1 if counts.adapters else 2
+    passed = parts * mean.prompt + rows_ * mean.suffix
+    linear, paired = shape.linear(passed), shape.attention(parts * mean.prompt**2 + rows_ * mean.suffix * (mean.prompt + mean.suffix))
+    backward = 1 if counts.adapters else 2  # frozen matrices need no gradient of their own; attention has none that could be frozen
+    adapters = 6 * passed * (counts.trainable - counts.visual_trainable) if counts.adapters else 0
     s = cfg.objective.updates_per_rollout
     flops = {
         "vision tower, rollout": seen_once,
         "prefill": shape.linear(questions * mean.prompt + appended)
         + shape.attention(questions * mean.prompt**2 + appended * (mean.prompt + middle)),
         "decoding": shape.linear(decoded) + shape.attention(decoded * (mean.prompt + middle)) + shape.logits(of_sampled),
-        "update": s * (forward * (1 + backward + checkpointed) + shape.logits(of_sampled) * (1 + backward)),
+        "update": s
+        * (linear * (1 + backward + checkpointed) + paired * (3 + checkpointed) + adapters + shape.logits(of_sampled) * (1 + backward)),
         "vision tower, update": s * seen_again * (3 + checkpointed) if learns else 0.0,
     }
     n, synced = held.ranks, counts.trainable * 4
     moved = (n - 1) / n
+    reduced = {"one": 0, "ddp": 2 * s, "zero2": s * micro, "fsdp": s * micro}[held.kind]  # DDP: once a step, there and back
+    sent = {
+        "fsdp": 2 * micro * gathered * held.arithmetic,  # forward and backward of every micro-batch gather each layer again
+        "zero2": counts.trainable * held.stored,
+    }
     network = {
-        "gradients": {"one": 0.0, "ddp": 2 * moved * synced * s, "zero2": moved * synced * s * micro, "fsdp": moved * synced * s * micro}[held.kind],
-        "weights, update": {"fsdp": 2 * moved * gathered * held.arithmetic * s * micro, "zero2": moved * counts.trainable * held.stored * s}.get(held.kind, 0.0),
-        "weights, rollout": moved * gathered * held.arithmetic if held.kind == "fsdp" else 0.0,
-    }  # fmt: skip
+        "gradients": moved * synced * reduced,
+        "weights, update": moved * s * sent.get(held.kind, 0),
+        "weights, rollout": float(moved * gathered * held.arithmetic if held.kind == "fsdp" else 0),
+    }
     rate = COMPUTE_SHARE * (device.bfloat16 if held.arithmetic == 2 else device.float32)
     text = counts.total - counts.visual - (0 if shape.tied else counts.embedding)  # what a step reads; of the embedding, a row a token
     ahead = questions * mean.prompt + rows_ * middle  # whose keys and values a step of all rows reads
@@ -493,7 +510,7 @@ def made(cfg: DictConfig) -> Plan:
         "sampled, of a rollout": mean.sampled,
         "visual, of an update": cfg.rollout.questions_per_update * mean.view + each * (mean.visual - mean.view),
         "sampled, of an update": each * mean.sampled,
-        "passed through the update": held.ranks * (parts * mean.prompt + rows_ * mean.suffix),
+        "passed through the update": held.ranks * passed,
     }
     return Plan(cfg.device, held, counts, longest, mean, measured, micro, tokens, memory, phases, host, flops, network, seconds)
 
