@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help env plan stage1 stage2 smoke sweep-gap sweep-reward probe evaluate inspect calibrate scenes base claim speed test check clean
+.PHONY: help env plan stage1 stage2 smoke sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed test check clean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -34,10 +34,15 @@ sweep-gap: env ## gap granularity x seed, fixed and calibrated, then the curve; 
 	$(BIN)/python -m focus.calibrate
 	-OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=gap_sweep $(ARGS)
 	-OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=gap_sweep_calibrated $(ARGS)
+	$(BIN)/python -m focus.sweep sweep=outputs/gap_sweep
 	$(BIN)/python -m experiments.claims.verdict
 
 sweep-reward: env ## weights of the rewards, omega and tau, two processes side by side (after make stage1)
 	OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=reward_sweep $(ARGS)
+	$(BIN)/python -m focus.sweep sweep=outputs/reward_sweep
+
+report: env ## what has run of a sweep: table, curves, one page (SWEEP=gap_sweep)
+	$(BIN)/python -m focus.sweep sweep=outputs/$(or $(SWEEP),gap_sweep) $(ARGS)
 
 probe: env ## does a policy look at its crops? all arms (CHECKPOINT=outputs/stage1/policy DATA=scenes)
 	$(BIN)/python -m focus.probe "policy.checkpoint='$(or $(CHECKPOINT),outputs/stage1/policy)'" data=$(or $(DATA),scenes) $(ARGS)

@@ -3,7 +3,6 @@
 The embedded tiny policy and Qwen2.5-VL-7B go through the same functions. Nothing here needs torchvision.
 """
 
-import copy
 import hashlib
 import json
 import os
@@ -19,17 +18,20 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
 from focus.attention import NO_MASK, Layout, share_prompts
 from focus.boxes import Frame
 from focus.prompts import DIALECTS, STOP_TOKENS, VISION_TOKENS, Dialect
+from focus.ranks import collect, is_first, whole
 
 transformers_logging.disable_progress_bar()  # loading and saving a policy is one line of ours, not three bars
 
@@ -82,7 +84,7 @@ class Checkpoint:
     _memory: _Memory | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        share_prompts(self._bare)
+        share_prompts(self.bare)
         embedding = self.core.visual.patch_embed.proj
         embedding.forward = MethodType(_embed_patches, embedding)
 
@@ -103,8 +105,8 @@ class Checkpoint:
 
     def ids_of(self, tokens: Sequence[str]) -> list[int]:
         """Ids of special tokens; those that this vocabulary lacks are left out."""
-        found = (self.tokenizer.convert_tokens_to_ids(token) for token in tokens)
-        return [i for i in found if i is not None and i != self.tokenizer.unk_token_id]
+        found = ((token, self.tokenizer.convert_tokens_to_ids(token)) for token in tokens)
+        return [i for token, i in found if i is not None and self.tokenizer.convert_ids_to_tokens(i) == token]
 
     @property
     def image_pad_id(self) -> int:
@@ -126,14 +128,14 @@ class Checkpoint:
     @property
     def core(self) -> Any:
         """The model without its head: the vision tower (`visual`) and the text layers (`language_model`)."""
-        return self._bare.model
+        return self.bare.model
 
     def head(self, hidden: Float[Tensor, "*place width"]) -> Float[Tensor, "*place word"]:
         """Logits of hidden states; called only where a token is sampled."""
-        return self._bare.lm_head(hidden)
+        return self.bare.lm_head(hidden)
 
     @property
-    def _bare(self) -> PreTrainedModel:
+    def bare(self) -> PreTrainedModel:
         model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         assert isinstance(model, PreTrainedModel)
         return model
@@ -222,20 +224,47 @@ class Checkpoint:
         )
         return out.last_hidden_state[0]
 
+    def recompute_activations(self) -> None:
+        """Keep no activations within a layer; the backward computes them again. Less memory, about a third more arithmetic."""
+        self.bare.gradient_checkpointing_enable({"use_reentrant": False})
+        for layer in self.bare.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.training = True  # transformers asks this flag of the layer itself; whatever is inside stays in eval mode
+
+    @torch.no_grad()
+    def plain_state(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight under its name in a plain transformers model: whole, adapters merged into it. All ranks go through it together."""
+        adapted: dict[str, Any] = {name: module for name, module in self.bare.named_modules() if isinstance(module, LoraLayer)}
+        for name, value in self.bare.state_dict().items():
+            if ".lora_" in name:
+                continue
+            value = whole(value)
+            if (layer := adapted.get(name.removesuffix(".base_layer.weight"))) is not None:
+                for key in layer.active_adapters:
+                    value = value + layer.scaling[key] * (whole(layer.lora_B[key].weight) @ whole(layer.lora_A[key].weight))
+            yield name.replace(".base_layer.", "."), value
+
     def weights_hash(self) -> str:
-        """Names these weights: equal policies have equal hashes, whatever folder they came from."""
+        """Names these weights: equal policies have equal hashes, whatever folder they came from. Fresh adapters change nothing."""
         digest = hashlib.blake2b(digest_size=8)
-        for name, value in sorted(self.model.state_dict().items()):
-            digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
+        for name, value in sorted(self.plain_state(), key=lambda item: item[0]):
+            digest.update(name.encode() + value.float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def save(self, folder: Path, dtype: str = "bfloat16") -> None:
-        """Write the Hugging Face layout that transformers and vLLM load. The folder appears whole or not at all."""
+        """Write the Hugging Face layout that transformers and vLLM load. The folder appears whole or not at all.
+
+        All ranks call it together; the first one writes, and all go on when it has.
+        """
+        state = {name: value.to("cpu", DTYPES[dtype]) for name, value in self.plain_state() if is_first()}
+        if is_first():
+            self._write(folder, state, dtype)
+        collect(None)
+
+    def _write(self, folder: Path, state: dict[str, Tensor], dtype: str) -> None:
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        model = copy.deepcopy(self.model).merge_and_unload() if isinstance(self.model, PeftModel) else self.model
-        state = {name: value.detach().to("cpu", DTYPES[dtype]) for name, value in model.state_dict().items()}
-        model.save_pretrained(partial, state_dict=state)
+        self.bare.save_pretrained(partial, state_dict=state)
         config = json.loads((partial / "config.json").read_text())
         for part in (config, *(config[key] for key in ("text_config", "vision_config"))):
             part["dtype"] = dtype
@@ -243,7 +272,7 @@ class Checkpoint:
         self.tokenizer.save_pretrained(partial)
         self.image_processor.save_pretrained(partial)
         processor = partial / "preprocessor_config.json"
-        settings = json.loads(processor.read_text()) | {"processor_class": FAMILIES[model.config.model_type]}
+        settings = json.loads(processor.read_text()) | {"processor_class": FAMILIES[self.bare.config.model_type]}
         processor.write_text(json.dumps(settings, indent=2) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
@@ -261,21 +290,19 @@ def load(folder: str | Path, dialect: str, dtype: str = "float32", attention: st
     transformers otherwise keeps the one of the file. Raises ValueError, before weights are read, for what cannot be trained.
     """
     place = str(folder)
-    if (Path(place).is_absolute() or place.startswith(".")) and not (Path(place) / "config.json").is_file():
-        raise ValueError(
-            f"policy.checkpoint is {place}, which holds no config.json; give a folder in the Hugging Face layout "
-            "(every run exports one under its output folder as policy/)"
-        )
+    if Path(place).is_absolute() or place.startswith(".") or Path(place).exists():
+        _check_files(Path(place))
     try:
         config = AutoConfig.from_pretrained(place)
+        if config.model_type not in FAMILIES:
+            raise ValueError(f"{place} is a {config.model_type!r} model; this version trains {', '.join(FAMILIES)}")
         tokenizer = AutoTokenizer.from_pretrained(place)
         image_processor = AutoImageProcessor.from_pretrained(place, backend="pil")
     except OSError as error:
         raise ValueError(
-            f"policy.checkpoint is {place}, which is neither a folder nor a model that can be fetched here: {error}"
+            f"policy.checkpoint is {place}, which is no folder here, and can't be fetched as a model of the hub either. Where there is no "
+            f"network, download it elsewhere and give its folder: policy.checkpoint=/path/to/folder. The hub's client says: {error}"
         ) from error
-    if config.model_type not in FAMILIES:
-        raise ValueError(f"{place} is a {config.model_type!r} model; this version trains {', '.join(FAMILIES)}")
     if attention == "auto":
         attention = "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
     if DIALECTS[dialect].frame is not SPEAKS[config.model_type]:
@@ -284,6 +311,7 @@ def load(folder: str | Path, dialect: str, dtype: str = "float32", attention: st
             f"{place} is a {config.model_type} model, which names places in {SPEAKS[config.model_type]}, but policy.dialect={dialect} "
             f"reads {DIALECTS[dialect].frame}: every box would be wrong. Use policy.dialect={' or '.join(fitting)}"
         )
+    _check_parts(place, config, tokenizer, image_processor)
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             place, dtype=DTYPES[dtype], attn_implementation=attention, output_loading_info=True
@@ -292,13 +320,58 @@ def load(folder: str | Path, dialect: str, dtype: str = "float32", attention: st
         raise ValueError(f"the weights in {place} can't be read as those of its config.json ({error}); copy the folder again") from error
     model, loading = loaded
     if torch.cuda.is_available():  # measured before and after Lightning has it
-        model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))))
+        model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))))
     if lacking := sorted(loading["missing_keys"]):
         raise ValueError(
             f"{place} lacks {len(lacking)} weights that its config.json names (first: {lacking[0]}); they would be random. "
             "Copy the folder again, or take the config.json that belongs to these weights"
         )
     return Checkpoint(model, tokenizer, image_processor, DIALECTS[dialect])
+
+
+NEEDED = {  # of a folder in the Hugging Face layout: one of each of these
+    "config.json": ("config.json",),
+    "an image processor": ("preprocessor_config.json", "processor_config.json"),
+    "a tokenizer": ("tokenizer.json", "vocab.json"),
+    "weights": ("model.safetensors", "model.safetensors.index.json"),
+}
+
+
+def _check_files(folder: Path) -> None:
+    """Raises ValueError, with all that is missing in one message, for a folder that is not whole."""
+    if not folder.is_dir():
+        raise ValueError(f"policy.checkpoint is {folder}, which is not a folder; give one in the Hugging Face layout, or a hub name")
+    missing = [f"{part} ({' or '.join(files)})" for part, files in NEEDED.items() if not any((folder / file).is_file() for file in files)]
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        missing += [f"{file}, which {index.name} names" for file in shards if not (folder / file).is_file()]
+    if missing:
+        raise ValueError(
+            f"policy.checkpoint is {folder}, which lacks {', '.join(missing)}; copy the whole folder again "
+            "(every run exports a whole one under its output folder as policy/)"
+        )
+
+
+def _check_parts(place: str, config: Any, tokenizer: Any, image_processor: Any) -> None:
+    """Raises ValueError where tokenizer, image processor and config.json do not belong together."""
+    problems = []
+    for token, key in (("<|image_pad|>", "image_token_id"), ("<|vision_start|>", "vision_start_token_id"), ("<|im_end|>", None)):
+        found = tokenizer.convert_tokens_to_ids(token)
+        if found is None or tokenizer.convert_ids_to_tokens(found) != token:
+            problems.append(f"its tokenizer does not know {token}")
+        elif key and getattr(config, key) != found:
+            problems.append(f"its tokenizer has {token} at {found}, config.json has {key} {getattr(config, key)}")
+    words = config.get_text_config().vocab_size
+    if len(tokenizer) > words:
+        problems.append(f"its tokenizer has {len(tokenizer)} tokens, config.json vocab_size {words}")
+    vision = config.vision_config
+    for key, other in (("patch_size", "patch_size"), ("merge_size", "spatial_merge_size"), ("temporal_patch_size", "temporal_patch_size")):
+        has, wants = getattr(image_processor, key, None), getattr(vision, other)
+        if has != wants:
+            problems.append(f"its image processor has {key} {has}, config.json {other} {wants}")
+    if problems:
+        raise ValueError(f"the parts of {place} do not belong together: {'; '.join(problems)}. Copy the folder again, from one model")
 
 
 def positions(ids: Sequence[int], grids: Sequence[tuple[int, int, int]], image_pad_id: int, merge: int) -> np.ndarray:

@@ -7,6 +7,7 @@ target's signature.
 
 import difflib
 import inspect
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -53,6 +55,7 @@ class DataConfig:
     side_px: int = MISSING
     letter_px: list[int] | None = MISSING
     scenes: int = MISSING
+    mix: list[str] = MISSING
     records: str | None = MISSING
     root: str | None = MISSING
     kept: str = MISSING
@@ -86,6 +89,7 @@ class RolloutConfig:
     endpoint: EndpointConfig | None = MISSING
     questions_per_update: int = MISSING
     rollouts_per_question: int = MISSING
+    questions_per_forward: int | None = MISSING
     max_crops: int = MISSING
     crop_tokens: int = MISSING
     crop_min_tokens: int = MISSING
@@ -293,6 +297,15 @@ class PlanConfig(TrainConfig):
     lengths: LengthsConfig = field(default_factory=LengthsConfig)
 
 
+@dataclass
+class SweepConfig:
+    """Everything that `sweep.py` reads."""
+
+    sweep: str = MISSING
+    metrics: list[str] = MISSING
+    resamples: int = MISSING
+
+
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "plan": PlanConfig,
@@ -302,6 +315,7 @@ SCHEMAS: dict[str, type] = {
     "export": ExportConfig,
     "evaluate": EvaluateConfig,
     "inspect": InspectConfig,
+    "sweep": SweepConfig,
 }
 for _name, _node in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_node)
@@ -309,6 +323,8 @@ for _name, _node in SCHEMAS.items():
 
 def start(main: Callable[[], None], name: str) -> None:
     """Run an entry point. What Hydra would refuse is first said in one message that lists what exists."""
+    if "hydra/launcher=slurm" in sys.argv and shutil.which("sbatch") is None:
+        sys.exit("focus: hydra/launcher=slurm needs sbatch, which is not here; start it on a login node, or use hydra/launcher=local")
     overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
     if len(overrides) == len(sys.argv) - 1:  # with a flag of Hydra's own (--multirun, --help) Hydra speaks for itself
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
@@ -393,9 +409,18 @@ def check(cfg: DictConfig, schema: str) -> None:
     unknown = unknown_keys(cfg, SCHEMAS[schema])
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise_all([*unknown, "these keys have no value: " + ", ".join(missing) + ". Choose an experiment, e.g. experiment=stage1"])
-    raise_all(unknown + problems_of(cfg))
+    raise_all(unknown + problems_of(cfg) + (_device_problems(cfg.trainer) if schema == "train" else []))
 
 
+def _device_problems(trainer: DictConfig) -> list[str]:
+    """What this machine lacks. Others may only describe a run that another machine makes."""
+    if trainer.get("accelerator") not in ("gpu", "cuda") or torch.cuda.is_available():
+        return []
+    return [f"trainer.accelerator is {trainer.accelerator}, but PyTorch finds no GPU here (torch.cuda.is_available()); use trainer=cpu"]
+
+
+# What makes a run fit into memory: it may change when the run resumes
+MEMORY = ("rollout.questions_per_forward", "objective.tokens_per_forward", "policy.activation_checkpointing")
 # Settings that change where a run writes, how fast it is or how it is measured, but not what is learned
 NOT_LEARNED = ("name", "output", "results", "threads", "trainer", "logger", "report", "evaluation", "alarms")
 
@@ -420,11 +445,11 @@ def learned_settings(cfg: DictConfig) -> dict[str, Any]:
 def refuse_other_run(cfg: DictConfig, settings: Path, finished: bool) -> None:
     """Raise ConfigError if the run whose settings are kept there was another one: resuming it would mix two runs.
 
-    A run that has not finished may be given another length.
+    A run that has not finished may be given another length, and whatever fits into memory.
     """
     before, now = learned_settings(OmegaConf.load(settings)), learned_settings(cfg)  # type: ignore[arg-type]
     if not finished:
-        before["objective.updates"] = now["objective.updates"]
+        before |= {key: now[key] for key in ("objective.updates", *MEMORY)}
     changed = [f"{key}: {before.get(key)} then, {now.get(key)} now" for key in sorted(before | now) if before.get(key) != now.get(key)]
     if changed:
         raise ConfigError(
@@ -506,7 +531,7 @@ def _policy_problems(policy: DictConfig, served: bool) -> list[str]:
 
 def _data_problems(data: DictConfig) -> list[str]:
     problems = []
-    if data.source not in ("scenes", "records", *SETS):
+    if not data.mix and data.source not in ("scenes", "records", *SETS):
         near = difflib.get_close_matches(data.source, SETS, n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
         problems.append(
@@ -520,6 +545,16 @@ def _data_problems(data: DictConfig) -> list[str]:
             f"data.root is {data.root}, where the files of {data.source} are expected ({SETS[data.source].about}); "
             "download them, then name their folder: data.root=FOLDER"
         )
+    if data.mix and data.source in ("scenes", "records", *SETS):
+        problems.append(f"data.mix joins {', '.join(data.mix)}, but data.source is {data.source}; give the mix a name of its own")
+    for name in data.mix:
+        if name not in SETS:
+            problems.append(f"data.mix names {name!r}; choose from {', '.join(sorted(SETS))}")
+        elif not (place := Path(data.root or "", name)).is_dir():
+            problems.append(
+                f"data.mix names {name}, whose files are expected in {place} ({SETS[name].about}); download them, then name the folder "
+                "that holds the sets: data.root=FOLDER"
+            )
     if data.source == "scenes" and (data.annotations or data.derive_boxes):
         problems.append("data.source is scenes, whose boxes are exact; data.annotations and data.derive_boxes are for other sets")
     if data.derive_boxes < 0:
@@ -527,6 +562,8 @@ def _data_problems(data: DictConfig) -> list[str]:
             f"data.derive_boxes is {data.derive_boxes}; give the least side of the smallest box in pixels (28 for Qwen2.5-VL, 32 for "
             "Qwen3-VL), or 0 to derive none"
         )
+    if data.annotations and not Path(data.annotations).is_file():
+        problems.append(f"data.annotations is {data.annotations}, which does not exist; give an export of Label Studio, CVAT or COCO")
     problems += _letter_problems("data.", data.letter_px)
     if data.records and not Path(data.records).is_file():
         problems.append(f"data.records is {data.records}, which does not exist")
@@ -575,8 +612,9 @@ def _training_problems(cfg: DictConfig) -> list[str]:
     problems += _term_problems(cfg.reward.terms)
     for section in ("trainer", "logger"):
         problems += _call_problems(section, cfg[section])
-    if cfg.data.source in TESTS:
-        problems.append(f"data.source is {cfg.data.source}, which policies are tested on; train on another set")
+    for name in (cfg.data.source, *cfg.data.mix):
+        if name in TESTS:
+            problems.append(f"the training questions are from {name}, which policies are tested on; train on another set")
     if cfg.evaluation.samples and cfg.data.source != "scenes" and not cfg.evaluation.records:
         problems.append(
             f"data.source is {cfg.data.source}, so evaluation needs records of its own: set evaluation.records (make inspect DATA=... "
@@ -598,6 +636,8 @@ def _rollout_problems(rollout: DictConfig) -> list[str]:
         problems.append(
             f"rollout.crop_min_tokens is {rollout.crop_min_tokens}; it must be 1 up to rollout.crop_tokens, {rollout.crop_tokens}"
         )
+    if rollout.questions_per_forward is not None and rollout.questions_per_forward < 1:
+        problems.append(f"rollout.questions_per_forward is {rollout.questions_per_forward}; use at least 1, or null for all side by side")
     for key, least in (
         ("questions_per_update", 1),
         ("rollouts_per_question", 2),

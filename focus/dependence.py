@@ -17,6 +17,7 @@ from typing import TypeVar
 import pytorch_lightning as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from focus import ranks
 from focus.answers import RIGHT_FROM, grade, normalise
 from focus.boxes import area, coverage, iou
 from focus.data.sample import Sample
@@ -174,6 +175,22 @@ def measure(examiner: Examiner, samples: Sequence[Sample], label: str | None) ->
     return outcome, shown
 
 
+def measure_together(examiner: Examiner, samples: Sequence[Sample], label: str | None) -> Outcome:
+    """`measure`, the questions divided among the ranks of a run; every rank gets the whole outcome, in the order of the samples."""
+    mine, _ = measure(examiner, ranks.share(samples), label if ranks.is_first() else None)
+    parts = ranks.collect(mine)
+    outcome = Outcome(mine.view_tokens, seconds=max(part.seconds for part in parts))
+    for i in range(len(samples)):
+        rank, place = i % len(parts), i // len(parts)
+        outcome.groups.append(parts[rank].groups[place])
+        for metric in METRICS:
+            outcome.values[metric].append(parts[rank].values[metric][place])
+    for part in parts:
+        outcome.broken += part.broken
+        outcome.unannotated += part.unannotated
+    return outcome
+
+
 def chunks(samples: Sequence[Item], size: int, label: str | None) -> Iterator[list[Item]]:
     """Samples in order, `size` at a time, beneath a progress bar with rate and ETA; `label` None shows none."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -257,7 +274,7 @@ def _share(part: float, whole: int) -> float:
 class Probe(pl.Callback):
     """The probe inside training: every `every` updates, on the same held-out questions; the curves are `probe/...`.
 
-    `samples` are divided among the ranks, the remainder is left out. Between two probes the values are NaN. 0 switches it off.
+    `samples` are divided among the ranks. Between two probes the values are NaN. 0 switches it off.
     """
 
     ARMS = ("own", "gt", "noise", "tool_free")
@@ -272,13 +289,12 @@ class Probe(pl.Callback):
             return
         values = dict.fromkeys(self.SHOWN, math.nan)
         if pl_module.updates_done % self.every == 0:
-            ranks = trainer.world_size
-            mine = [self.samples[i] for i in range(trainer.global_rank, len(self.samples) // ranks * ranks, ranks)]
             m = pl_module
             examiner = Examiner(m.checkpoint, m.engine, self.gap, m.rules, m.seed, self.ARMS, self.questions_per_forward)
-            outcome, _ = measure(examiner, mine, None)
+            with ranks.gathered(m.model):
+                outcome = measure_together(examiner, self.samples, None)
             values = {metric: bootstrap(outcome.of(metric), outcome.groups, resamples=1)[0] for metric in self.SHOWN}
-        pl_module.log_dict({f"probe/{metric}": value for metric, value in values.items()}, sync_dist=trainer.world_size > 1)
+        pl_module.log_dict({f"probe/{metric}": value for metric, value in values.items()})
 
 
 def save(outcomes: dict[str, Outcome], path: Path, identity: str) -> None:

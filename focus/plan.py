@@ -28,6 +28,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer,
 
 from focus import config
 from focus.checkpoint import FAMILIES, KEPT_BYTES, place
+from focus.gap import read_levels
 from focus.prompts import CROP_CONTENT, DIALECTS, encode, observation_text, question_text
 
 GIB = 2**30
@@ -184,6 +185,9 @@ class Lengths:
 def lengths(cfg: DictConfig) -> tuple[Lengths, Lengths, bool]:
     """The longest rollout that the settings allow, the mean one, and whether texts were measured with the policy's tokenizer."""
     dialect, rollout, expected = DIALECTS[cfg.policy.dialect], cfg.rollout, cfg.lengths
+    views = [cfg.gap.view_tokens]
+    if cfg.gap.mode == "calibrated" and cfg.gap.table and Path(cfg.gap.table).is_file():
+        views = list(read_levels(Path(cfg.gap.table)).values())
     tokenizer: Any = None
     with suppress(OSError, ValueError):
         tokenizer = AutoTokenizer.from_pretrained(place(cfg.policy.checkpoint), local_files_only=True)
@@ -194,11 +198,11 @@ def lengths(cfg: DictConfig) -> tuple[Lengths, Lengths, bool]:
         return math.ceil(len(text) / CHARACTERS_PER_TOKEN)
 
     around = tokens(question_text(dialect, QUESTION)) - tokens(QUESTION)
-    reply, view = tokens(observation_text(dialect, CROP_CONTENT, 0, False)), cfg.gap.view_tokens
+    reply, view = tokens(observation_text(dialect, CROP_CONTENT, 0, False)), max(views)
     longest = Lengths(
         around + expected.longest_question + view, view, rollout.max_crops + 1, rollout.tokens_per_turn, reply, rollout.crop_tokens
     )  # fmt: skip
-    shown = min(view, expected.view or view)
+    shown = min(view, expected.view or sum(views) / len(views))
     mean = Lengths(
         around + expected.question + shown, shown, 1 + min(expected.crops, rollout.max_crops), min(expected.turn, rollout.tokens_per_turn),
         reply, min(expected.crop or rollout.crop_tokens, rollout.crop_tokens),
@@ -407,7 +411,7 @@ def made(cfg: DictConfig, observed: Lengths | None = None) -> Plan:
     shape = Shape(architecture(cfg.policy.checkpoint), held, counts.adapters > 0)
     longest, mean, measured = (observed, observed, True) if observed else lengths(cfg)
     rollouts, questions = cfg.rollout.rollouts_per_question, cfg.rollout.questions_per_update // held.ranks
-    together = min(questions, cfg.rollout.get("questions_per_forward") or questions)
+    together = min(questions, cfg.rollout.questions_per_forward or questions)
     checkpointed, learns = bool(cfg.policy.activation_checkpointing), counts.visual_trainable > 0
     # on a GPU without flash-attention; PyTorch's CPU kernel needs none. `auto` is taken to find flash-attention there
     pairs = cfg.device != "cpu" and cfg.policy.attention not in ("auto", "flash_attention_2")
@@ -550,16 +554,17 @@ def advice(cfg: DictConfig, plan: Plan) -> list[Advice]:
         overrides.append(f"devices={per_node}")
     overrides += [f"rollout.tokens_per_turn={cfg.rollout.tokens_per_turn // 2**k}" for k in (1, 2) if cfg.rollout.tokens_per_turn >= 2**k]
     taken: dict[str, str] = {}
-    now, peak = cfg, plan.peak
-    for override in overrides:
-        if found and found[-1].fits:
-            break
-        key = override.partition("=")[0]
-        changed = changed_by(now, override)
-        after = made(changed)
-        if after.peak < 0.999 * peak:
-            taken[key], now, peak = override, changed, after.peak
-            found.append(Advice(tuple(taken.values()), peak, after.fits))
+    now, peak, before = cfg, plan.peak, math.inf
+    while peak < before and not (found and found[-1].fits):  # what did not help at first may once another phase is the peak
+        before = peak
+        for override in overrides:
+            changed = changed_by(now, override)
+            after = made(changed)
+            if after.peak < 0.999 * peak:
+                taken[override.partition("=")[0]], now, peak = override, changed, after.peak
+                found.append(Advice(tuple(taken.values()), peak, after.fits))
+                if after.fits:
+                    break
     return found
 
 
@@ -623,9 +628,17 @@ def run(cfg: DictConfig) -> None:
         f"{counts.total:,} parameters, {counts.trainable:,} of them trained; {held.ranks} x {plan.device}, {held.kind}; "
         f"{plan.micro_batches} forwards an update. Texts {'measured with the policy tokenizer' if plan.measured_text else 'estimated'}"
     )
+    typical = made(cfg, plan.mean).peak
+    console.print(f"Were all rollouts mean ones, a device would need {typical / GIB:.1f} GiB")
     better = [] if plan.fits else advice(cfg, plan)
     with config.writable(cfg.output):
-        written = asdict(plan) | {"peak": plan.peak, "room": plan.room, "fits": plan.fits, "advice": [asdict(each) for each in better]}
+        written = asdict(plan) | {
+            "peak": plan.peak,
+            "peak of mean rollouts": typical,
+            "room": plan.room,
+            "fits": plan.fits,
+            "advice": [asdict(each) for each in better],
+        }
         (Path(cfg.output) / "plan.json").write_text(json.dumps(written, indent=1) + os.linesep)
     console.print(f"plan: {Path(cfg.output) / 'plan.json'}")
     if not plan.fits:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -11,21 +11,21 @@ from dataclasses import dataclass
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
-from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor
 
-from focus.boxes import area, coverage, iou
+from focus import ranks
 from focus.checkpoint import Checkpoint
 from focus.data.original import Original
 from focus.data.questions import Broken, Question
+from focus.figures import figures
 from focus.gap import Gap, View
 from focus.logprobs import micro_batches, sampled_logprobs
-from focus.objective import group_advantage, policy_loss, zero_variance
+from focus.objective import group_advantage, policy_loss
 from focus.prompts import CALL_OPEN
 from focus.rewards import Example, RewardCallback, Scores, examples, score
 from focus.rollout.engine import Engine
 from focus.rollout.loop import WORKERS, Rules, begin, play, seed_of
-from focus.rollout.trajectory import TRUNCATED, Status, Trajectory
+from focus.rollout.trajectory import TRUNCATED, Trajectory
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Settings:
     """How an update is made."""
 
     rollouts_per_question: int
+    questions_per_forward: int | None
     tokens_per_forward: int
     learning_rate: float
     weight_decay: float
@@ -71,14 +72,16 @@ class FocusPolicy(pl.LightningModule):
 
     def training_step(self, questions: list[Question | Broken], index: int) -> None:
         self._seconds.clear()
+        trajectories: list[Trajectory] = []
+        scores = Scores({}, [])
         with self.checkpoint.remembering():
-            with self._timed("rollout"):
-                trajectories = self.roll_out(questions)  # E1
-            with self._timed("reward"):
-                scores = score(self.rewards, trajectories)  # E3
-                self.engine.forget()  # its caches were kept for terms that weigh answers
-                reward = scores.grouped(self.settings.rollouts_per_question)
-                advantage = group_advantage(reward, self.settings.advantage_epsilon).flatten()  # E4
+            with ranks.gathered(self.model):
+                for played in self.roll_out(questions):  # E1
+                    with self._timed("reward"):
+                        trajectories, scores = trajectories + played, scores + score(self.rewards, played)  # E3
+                        self.engine.forget()  # its caches were kept for terms that weigh answers
+            reward = scores.grouped(self.settings.rollouts_per_question)
+            advantage = group_advantage(reward, self.settings.advantage_epsilon).flatten()  # E4
             with self._timed("update"):
                 update = self.update(trajectories, advantage)  # E12
         self.updates_done += 1
@@ -87,8 +90,8 @@ class FocusPolicy(pl.LightningModule):
         self.last_examples = examples(trajectories, scores)
         self._watch(trajectories, scores, reward, update, broken=len(questions) - len(trajectories) // self.settings.rollouts_per_question)
 
-    def roll_out(self, questions: Sequence[Question | Broken]) -> list[Trajectory]:
-        """The rollouts of every readable question, siblings side by side.
+    def roll_out(self, questions: Sequence[Question | Broken]) -> Iterator[list[Trajectory]]:
+        """The rollouts of every readable question, `questions_per_forward` questions at a time, siblings side by side.
 
         Raises ValueError if none of the questions could be read: there would be nothing to learn from.
         """
@@ -102,7 +105,11 @@ class FocusPolicy(pl.LightningModule):
         if not opened:
             reasons = [reason for reason in seen if isinstance(reason, str)]
             raise ValueError(f"none of the {len(questions)} questions of this update could be read: {reasons[:3]}")
-        return play(self.checkpoint, self.engine, opened, self.rules)
+        at_once = (self.settings.questions_per_forward or len(questions)) * self.settings.rollouts_per_question
+        for start in range(0, len(opened), at_once):
+            with self._timed("rollout"):
+                played = play(self.checkpoint, self.engine, opened[start : start + at_once], self.rules)
+            yield played
 
     def _see(self, question: Question | Broken) -> tuple[View, Original] | str:
         """The view of a question and the source of its crops, or why there is none. Worker threads ask it."""
@@ -127,15 +134,18 @@ class FocusPolicy(pl.LightningModule):
         masked = torch.tensor([s.mask_overturn and t.status in TRUNCATED for t in trajectories])
         advantage = advantage.masked_fill(masked, 0.0)
         sampled = torch.tensor([sum(t.sampled_mask) for t in trajectories])
-        tokens = max(1, self._total(int(sampled[~masked].sum())))
+        strategy = self.trainer.strategy
+        tokens = max(1, ranks.total(strategy, int(sampled[~masked].sum())))
         teaching = [i for i in range(len(trajectories)) if advantage[i] != 0] or [0]
         old: dict[int, Tensor] = {}
         loss_sum, mismatch, grad_norm = 0.0, [torch.zeros(0)], 0.0
         for _ in range(s.updates_per_rollout):
             micro = micro_batches([trajectories[i] for i in teaching], s.tokens_per_forward)
-            for number, members in enumerate(micro):
-                rows = [teaching[m] for m in members]
-                with nullcontext() if number + 1 == len(micro) else self._unsynchronised():
+            rounds = ranks.passes(strategy, len(micro))
+            for number in range(rounds):
+                rows = [teaching[m] for m in micro[min(number, len(micro) - 1)]]
+                counts = float(number < len(micro))  # a rank that is done passes its last rows again, without weight
+                with nullcontext() if number + 1 == rounds else ranks.unsynchronised(strategy):
                     logprobs = sampled_logprobs(self.checkpoint, [trajectories[i] for i in rows], self.rules.sampling.temperature)
                     if not all(i in old for i in rows):  # the first update is strictly on-policy: old = new
                         old |= {i: lp.detach() for i, lp in zip(rows, logprobs, strict=True)}
@@ -145,9 +155,9 @@ class FocusPolicy(pl.LightningModule):
                         ]
                     each = torch.cat([torch.full_like(lp, float(advantage[i])) for i, lp in zip(rows, logprobs, strict=True)])
                     loss = policy_loss(torch.cat(logprobs), torch.cat([old[i] for i in rows]), each, tokens, s.clip, s.dual_clip)
-                    self.manual_backward(loss * self.trainer.world_size)  # ranks are averaged; the denominator is global
-                    loss_sum += float(loss.detach())
-            grad_norm = float(torch.nn.utils.clip_grad_norm_(self._trainable(), s.grad_clip))
+                    self.manual_backward(loss * counts * self.trainer.world_size)  # ranks are averaged; the denominator is global
+                    loss_sum += float(loss.detach()) * counts
+            grad_norm = float(ranks.whole(torch.nn.utils.clip_grad_norm_(self._trainable(), s.grad_clip)))
             if not math.isfinite(grad_norm):
                 raise ValueError(
                     f"the gradient norm of update {self.updates_done + 1} is {grad_norm}; lower objective.learning_rate or use "
@@ -158,13 +168,18 @@ class FocusPolicy(pl.LightningModule):
             optimizer.zero_grad()
         apart = torch.cat(mismatch)
         return {
-            "objective/loss": loss_sum,
+            "objective/loss": loss_sum * self.trainer.world_size,  # figures are averaged over ranks; this one is a sum
             "objective/grad_norm": grad_norm,
             "objective/mismatch_mean": float(apart.mean()),
             "objective/mismatch_max": float(apart.max()),
-            "tokens/sampled": float(self._total(int(sampled.sum()))),
+            "tokens/sampled": float(ranks.total(strategy, int(sampled.sum()))),
+            "tokens/visual": float(ranks.total(strategy, sum(t.visual_tokens for t in trajectories))),
             "tokens/trained": float(tokens),
         }
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, ranks.FullyShardedStrategy):
+            self.trainer.strategy.shard(self.checkpoint.bare)
 
     def transfer_batch_to_device(self, batch, device, dataloader_idx):
         """Questions hold images, not tensors; pixels move when they are packed."""
@@ -196,14 +211,6 @@ class FocusPolicy(pl.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * share
 
-    def _unsynchronised(self):
-        strategy = self.trainer.strategy
-        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
-
-    def _total(self, count: int) -> int:
-        """A count summed over ranks."""
-        return int(self.trainer.strategy.reduce(torch.tensor(float(count), device=self.device), reduce_op="sum"))
-
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
@@ -211,33 +218,14 @@ class FocusPolicy(pl.LightningModule):
         self._seconds[phase] += time.perf_counter() - start
 
     def _watch(self, trajectories: Sequence[Trajectory], scores: Scores, reward: Tensor, update: dict[str, float], broken: int) -> None:
-        """Log one update: raw terms beside their sum, crops, groups, endings, tokens and seconds."""
-        n = len(trajectories)
-        boxes = [(t.crops[-1].box_px, t.sample) for t in trajectories if t.crops]
-        shares = sorted(area(box) / (sample.width * sample.height) for box, sample in boxes) or [math.nan]
-        targets = [(box, sample.boxes[0]) for box, sample in boxes if sample.boxes]
-        endings = Counter(t.status for t in trajectories)
-        values = {f"reward/{name}": _mean(terms) for name, terms in scores.raw.items()} | {
-            "reward/total": _mean(scores.total),
-            "reward/ungraded": float(scores.ungraded),
-            "crop/rate": len(boxes) / n,
-            **{f"crop/area_p{q}": shares[min(len(shares) - 1, int(q / 100 * len(shares)))] for q in (10, 50, 90)},
-            "crop/coverage": _mean([coverage(box, chain[0]) for box, chain in targets]),
-            "crop/iou": _mean([max(iou(box, level) for level in chain) for box, chain in targets]),
-            "group/zero_variance": float(zero_variance(reward).float().mean()),
-            "group/all_unpaid": float((reward.nan_to_num().amax(1) <= 0).float().mean()),
-            **{f"ending/{status.value.replace(' ', '_')}": endings[status] / n for status in Status if status is not Status.OPEN},
-            "tokens/visual": float(sum(t.visual_tokens for t in trajectories)),
+        """Log one update: what was played and paid beside tokens, seconds and what the optimiser did."""
+        values = figures(trajectories, scores, reward) | {
             "data/broken": float(broken),
             **{f"seconds/{phase}": float(seconds) for phase, seconds in self._seconds.items()},
             **update,
             "update": float(self.updates_done),
         }
-        self.log_dict(values, sync_dist=self.trainer.world_size > 1)
+        values = ranks.average(values)
+        self.log_dict(values)
         shown = {"reward": values["reward/total"], "right": values.get("reward/accuracy", math.nan), "crops": values["crop/rate"]}
         self.log_dict(shown, prog_bar=True, logger=False)
-
-
-def _mean(values: Sequence[float]) -> float:
-    graded = [v for v in values if v == v]
-    return sum(graded) / len(graded) if graded else math.nan

@@ -4,23 +4,28 @@ Started again on the same output folder, a run resumes where it stopped; a finis
 """
 
 import logging
+import os
+import signal
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from rich.console import Console
 
 from focus import checkpoint as checkpoints
-from focus import config, dependence
+from focus import config, dependence, ranks
 from focus.alarms import CollapseAlarms
 from focus.checkpoint import Checkpoint
 from focus.data import leaks
@@ -28,7 +33,7 @@ from focus.data.questions import Questions
 from focus.data.sample import Records, Sample
 from focus.data.scenes import Scenes, scene_spec
 from focus.data.source import open_source
-from focus.dependence import Examiner, Outcome, Probe, measure
+from focus.dependence import Examiner, Outcome, Probe, measure, measure_together
 from focus.endpoint import Endpoint
 from focus.gap import Gap, Mode, read_levels
 from focus.policy import FocusPolicy, Settings
@@ -79,13 +84,28 @@ def load_policy(cfg: DictConfig) -> Checkpoint:
     """
     loaded = checkpoints.load(checkpoints.place(cfg.checkpoint), cfg.dialect, cfg.dtype, cfg.attention)
     if not cfg.train_vision:
-        loaded.model.model.visual.requires_grad_(False)
+        loaded.core.visual.requires_grad_(False)
     if cfg.activation_checkpointing:
-        loaded.model.gradient_checkpointing_enable()  # its name in transformers 5.16 to 5.23; the newest has a second one
+        loaded.recompute_activations()
     if cfg.lora_rank:
-        adapters = LoraConfig(r=cfg.lora_rank, lora_alpha=cfg.lora_alpha, target_modules=list(cfg.lora_targets))
-        loaded.model = get_peft_model(loaded.model, adapters)
+        loaded.model = _adapted(loaded.model, cfg)
     return loaded
+
+
+def _adapted(model: Any, cfg: DictConfig) -> PeftModel:
+    """The model with LoRA adapters; a frozen tower gets none. They begin the same in every process and after every restart."""
+    frozen = None if cfg.train_vision else r".*\bvisual\..*"
+    settings = LoraConfig(r=cfg.lora_rank, lora_alpha=cfg.lora_alpha, target_modules=list(cfg.lora_targets), exclude_modules=frozen)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return get_peft_model(model, settings)  # in float32, whatever the dtype of what they are added to
+    except ValueError as error:
+        layers = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        raise ValueError(
+            f"policy.lora_targets is {list(cfg.lora_targets)}, which adapters can't be added to: {error}. Linear layers of this policy are "
+            + ", ".join(sorted(layers))
+        ) from error
 
 
 def load_player(cfg: DictConfig) -> tuple[Model, Engine]:
@@ -130,14 +150,15 @@ def leaks_of(cfg: DictConfig, samples: Sequence[Sample]) -> list[str]:
     """What these questions share with every set that was read before and with `evaluation.records`, one sentence each."""
     if not isinstance(samples, Records):
         return []
-    known = leaks.known_sets(Path(cfg.data.kept).parent)
+    known = {name: path for name, path in leaks.known_sets(Path(cfg.data.kept).parent).items() if name not in cfg.data.mix}
     if cfg.evaluation.records:
         known["evaluation.records"] = Path(cfg.evaluation.records)
     return leaks.report(cfg.data.source, samples.path, known)
 
 
 def _opened(data: DictConfig) -> Sequence[Sample]:
-    return open_source(data.source, data.records, data.root, Path(data.kept), data.annotations, data.repair_annotations, data.derive_boxes)
+    drawn = data.annotations, data.repair_annotations, data.derive_boxes
+    return open_source(data.source, data.records, data.root, Path(data.kept), *drawn, data.mix)
 
 
 def with_boxes(samples: Sequence[Sample], rewards: Sequence[RewardCallback]) -> Sequence[Sample]:
@@ -175,7 +196,8 @@ def build_rewards(cfg: DictConfig) -> list[RewardCallback]:
 def build_policy(cfg: DictConfig, loaded: Checkpoint) -> FocusPolicy:
     """Put the LightningModule together from its typed sections."""
     objective = {key: cfg.objective[key] for key in Settings.__dataclass_fields__ if key in cfg.objective}
-    settings = Settings(rollouts_per_question=cfg.rollout.rollouts_per_question, **objective)
+    rollout = {key: cfg.rollout[key] for key in ("rollouts_per_question", "questions_per_forward")}
+    settings = Settings(**rollout, **objective)
     selected = read_levels(Path(cfg.gap.table)) if cfg.gap.mode == Mode.CALIBRATED else {}
     gap = Gap(Mode(cfg.gap.mode), cfg.gap.view_tokens, loaded.token_px, selected)
     return FocusPolicy(loaded, KVEngine(loaded), gap, rules(cfg, cfg.rollout.temperature), build_rewards(cfg), settings, cfg.seed)
@@ -203,6 +225,18 @@ def start_logger(cfg: DictConfig) -> Logger:
     return logger
 
 
+class KeepsSignals(Callback):
+    """Signals stay with whoever had them: on SIGTERM Lightning would end the training with an error after the next update."""
+
+    def __init__(self) -> None:
+        self._handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if "SUBMITIT_EXECUTOR" in os.environ:
+            for each, handler in self._handlers.items():
+                signal.signal(each, handler)
+
+
 def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms: CollapseAlarms, output: Path, logger: Logger) -> None:
     """Train until `objective.updates`, from the last checkpoint if there is one."""
     if policy.gap.mode is Mode.CALIBRATED:
@@ -211,7 +245,7 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms:
             raise ValueError(
                 f"gap.table {cfg.gap.table} has a level for none of these questions; calibrate on this data set: make calibrate"
             )
-    last = output / "checkpoints" / "last.ckpt"
+    kept = output / "checkpoints"
     history = History(output / "history.jsonl")
     e = cfg.evaluation
     probes = []
@@ -227,17 +261,19 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms:
         TrajectoryTable(cfg.report.trajectories_every),
         RichProgressBar(leave=True),
         ModelCheckpoint(
-            last.parent,
+            kept,
             filename="update-{step}",
             every_n_train_steps=cfg.report.checkpoint_every * cfg.objective.updates_per_rollout,
-            save_last=True,
             save_top_k=1,
             save_on_train_epoch_end=False,
         ),
     ]
+    # Whoever started this process requeues it (submitit, on Slurm); Lightning neither does so nor takes a warning for the end
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None
     trainer = instantiate(
         cfg.trainer,
-        callbacks=callbacks,
+        callbacks=[*callbacks, KeepsSignals()],
+        plugins=slurm,
         logger=logger,
         max_epochs=1,
         log_every_n_steps=1,
@@ -247,10 +283,20 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms:
         default_root_dir=str(output),
     )
     questions = Questions(samples, cfg.objective.updates, cfg.rollout.questions_per_update, cfg.data.workers, cfg.seed)
+    last = max(kept.glob("update-*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
+    if last and last.is_dir() != isinstance(trainer.strategy, ranks.FullyShardedStrategy):
+        by = (
+            "trainer=fsdp, on any number of ranks"
+            if last.is_dir()
+            else "a trainer that keeps whole weights (not fsdp), on any number of ranks"
+        )
+        raise ValueError(f"{last} was written by {by}; resume it with the same kind of trainer, or give this run another name (name=...)")
     try:
-        trainer.fit(policy, questions, ckpt_path=str(last) if last.exists() else None)
-    except SystemExit:  # what Lightning makes of ctrl-C
-        raise KeyboardInterrupt from None
+        trainer.fit(policy, questions, ckpt_path=str(last) if last else None)
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of ctrl-C
+            raise KeyboardInterrupt from None
+        raise  # a job that is requeued
 
 
 def run(cfg: DictConfig) -> None:
@@ -270,9 +316,10 @@ def run(cfg: DictConfig) -> None:
 
 
 def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
-    console = Console()
+    console = Console(quiet=not ranks.is_first())
     with config.writable(cfg.output):
-        (output / "settings.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+        if ranks.is_first():
+            (output / "settings.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     torch.set_num_threads(cfg.threads)
     dependence.check_arms(cfg.evaluation.arms)
     alarms = CollapseAlarms(**cfg.alarms)
@@ -287,20 +334,25 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
             f"{output} holds a run that started from another policy than {cfg.policy.checkpoint} is now; give this one another name "
             "(name=...), or remove that folder"
         )
-    origin.write_text(base)
+    if ranks.is_first():
+        origin.write_text(base)
     if cfg.results and has_row(Path(cfg.results), settings_hash(cfg), base):
         console.print(f"{cfg.name}: this point stands in {cfg.results} already")
         return
     is_trained = (trained / "config.json").is_file()
     logger = None if is_trained else start_logger(cfg.logger)  # before anything slow: it may have no account or no network
-    policy = build_policy(cfg, loaded)
-    measured = _measure(cfg, policy, "base", output) if cfg.evaluation.samples and cfg.evaluation.base else {}
     if logger is not None:
-        fit(cfg, policy, samples, alarms, output, logger)
+        fit(cfg, build_policy(cfg, loaded), samples, alarms, output, logger)
         loaded.save(trained)
-    after = build_policy(cfg, checkpoints.load(trained, cfg.policy.dialect, cfg.policy.dtype, cfg.policy.attention))
-    measured |= _measure(cfg, after, "trained", output) if cfg.evaluation.samples else {}
-    results, page = report_run(cfg, output, measured, _examples(cfg, after))
+    del loaded  # its memory is for the two that are measured
+    measured: dict[str, Outcome] = {}
+    known = {"base": checkpoints.place(cfg.policy.checkpoint)} if cfg.evaluation.samples and cfg.evaluation.base else {}
+    for label, checkpoint in {**known, "trained": trained}.items():
+        policy = build_policy(cfg, checkpoints.load(checkpoint, cfg.policy.dialect, cfg.policy.dtype, cfg.policy.attention))
+        measured |= _measure(cfg, policy, label, output) if cfg.evaluation.samples else {}
+    if not ranks.is_first():
+        return
+    results, page = report_run(cfg, output, measured, _examples(cfg, policy))
     if results:
         print_table(results, console)
     if cfg.results:
@@ -346,8 +398,9 @@ def _measure(cfg: DictConfig, policy: FocusPolicy, label: str, output: Path) -> 
         examiner = Examiner(
             policy.checkpoint, policy.engine, gap, rules(cfg, e.temperature), cfg.seed, e.arms, e.questions_per_forward, e.sigma
         )
-        outcomes[name], _ = measure(examiner, held_out, f"{label}, {name}")
-    dependence.save(outcomes, kept, identity)
+        outcomes[name] = measure_together(examiner, held_out, f"{label}, {name}")
+    if ranks.is_first():
+        dependence.save(outcomes, kept, identity)
     return {f"{label} {name}": outcome for name, outcome in outcomes.items()}
 
 

@@ -754,7 +754,7 @@ def training(checkpoint: Checkpoint, every: int, updates: int = 3) -> list[dict[
     checkpoint = copy.deepcopy(checkpoint)  # the original is shared with other tests and stays as it is
     policy = policy_of(checkpoint)
     policy.engine = Minded(checkpoint, MINDS)
-    policy.roll_out = lambda _: [playing(checkpoint, call(0, 0, 50, 50), BLUE) for _ in range(4)]
+    policy.roll_out = lambda _: [[playing(checkpoint, call(0, 0, 50, 50), BLUE) for _ in range(4)]]
     logged = Logged()
     callbacks = [Probe(MADE, Gap(Mode.FIXED, 16, checkpoint.token_px), every, 3), logged]
     trainer(callbacks=callbacks).fit(policy, questions(updates, per_update=1))

@@ -162,7 +162,7 @@ def rolled(force: bool) -> tuple[list[Trajectory], list[int]]:
     policy = policy_of(random_qwen3_vl(seed=1))
     policy.rules = replace(policy.rules, force_first_crop=force)
     policy.trainer = trainer()
-    found = policy.roll_out(next(iter(questions(per_update=2).train_dataloader())))
+    [found] = policy.roll_out(next(iter(questions(per_update=2).train_dataloader())))
     assert len(found) == 8
     return found, encode(policy.checkpoint.tokenizer, CALL_OPEN)
 
@@ -488,5 +488,5 @@ def test_a_point_that_fails_leaves_the_rest_of_a_sweep_to_run(tmp_path, random_p
         text=True,
         timeout=120,
     )
-    assert done.returncode != 0 and "holds no config.json" in done.stderr
+    assert done.returncode != 0 and "missing, which is not a folder" in done.stderr
     assert [row["status"].split(":")[0] for row in rows(results)] == ["crashed", "finished"]

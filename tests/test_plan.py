@@ -98,9 +98,7 @@ def test_tokens_of_a_rollout_are_its_prompt_turns_replies_and_crops():
 
 
 def test_half_the_questions_side_by_side_take_half_the_cache():
-    whole, half = made(), made("+rollout.questions_per_forward=4") if "questions_per_forward" not in settings().rollout else made(
-        "rollout.questions_per_forward=4"
-    )  # fmt: skip
+    whole, half = made(), made("rollout.questions_per_forward=4")
     for key in ("cache, prompts", "cache, finished turns", "cache, the turn"):
         assert half.memory[key] == whole.memory[key] / 2
 
@@ -130,7 +128,8 @@ def test_every_piece_of_advice_lowers_the_peak_and_is_true_when_followed():
     before = plan.made(cfg)
     found = plan.advice(cfg, before)
     peaks = [before.peak, *(each.peak for each in found)]
-    assert not before.fits and peaks == sorted(peaks, reverse=True) and found[-1].fits
+    assert not before.fits and peaks == sorted(peaks, reverse=True)
+    assert found[-1].fits
     for each in found:
         changed = cfg
         for override in each.overrides:

@@ -30,6 +30,7 @@ from tests.test_engine import boxes_of, steer
 BLUE = "<answer>blue</answer><|im_end|>"
 SETTINGS = Settings(
     rollouts_per_question=4,
+    questions_per_forward=None,
     tokens_per_forward=600,
     learning_rate=1e-3,
     weight_decay=0.0,
@@ -167,9 +168,9 @@ def test_a_broken_image_costs_one_question_and_not_the_run():
     policy.trainer = trainer()
     [first] = next(iter(questions(per_update=1).train_dataloader()))
     assert isinstance(first, Question)
-    assert len(policy.roll_out([first, Broken(1, "b", "it is cut off")])) == 4
+    assert [len(part) for part in policy.roll_out([first, Broken(1, "b", "it is cut off")])] == [4]
     with pytest.raises(ValueError, match=r"none of the 1 questions .* could be read.*it is cut off"):
-        policy.roll_out([Broken(1, "b", "it is cut off")])
+        next(policy.roll_out([Broken(1, "b", "it is cut off")]))
 
 
 def test_an_image_that_no_view_can_hold_costs_one_question_and_not_the_run(monkeypatch):
@@ -178,7 +179,7 @@ def test_an_image_that_no_view_can_hold_costs_one_question_and_not_the_run(monke
     first, second = next(iter(questions(per_update=2).train_dataloader()))
     strip = replace(second.sample, width=5600, height=28)
     narrow = replace(second, sample=strip, original=type(second.original)(Image.new("RGB", strip.size)))
-    rolled = policy.roll_out([first, narrow])
+    [rolled] = policy.roll_out([first, narrow])
     assert len(rolled) == 4 and {t.sample.id for t in rolled} == {first.sample.id}
 
 

@@ -226,9 +226,9 @@ def measure(visual: int, group: int, python: Path, threads: int, tick: Callable[
             clock = InTurns(peer, ours, tick)
             roll_out = ours.roll_out
 
-            def kept(batch: Sequence[Question]) -> list[Trajectory]:
-                played[:] = roll_out(batch)
-                return list(played)
+            def kept(batch: Sequence[Question]) -> Iterator[list[Trajectory]]:
+                [played[:]] = roll_out(batch)
+                yield list(played)
 
             ours.roll_out = kept  # type: ignore[method-assign]
             trainer = pl.Trainer(

@@ -69,7 +69,7 @@ def played(policy: FocusPolicy, engine: Forced, asked: Sequence[Question]) -> li
     policy.engine = engine
     loop.parse = engine.parse  # type: ignore[assignment]
     with policy.checkpoint.remembering():
-        return policy.roll_out(asked)
+        return [t for part in policy.roll_out(asked) for t in part]
 
 
 def job(ours: FocusPolicy, asked: Sequence[Question], sample: Sequence[Trajectory], group: int, folder: Path) -> Job:

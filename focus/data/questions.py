@@ -1,5 +1,6 @@
 """The stream of questions that training consumes: opened images, sharded by rank, resumable at any update."""
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from focus.data.original import Original
 from focus.data.sample import Sample
+from focus.ranks import collect
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Questions(pl.LightningDataModule):
                 f"rollout.questions_per_update is {self.questions_per_update}, which {ranks} ranks can't share evenly; "
                 "unequal shares would weigh their gradients unequally. Choose a multiple"
             )
+        if ranks > 1:
+            self._compare()
         return StatefulDataLoader(
             _Opened(self.samples, self.seed),
             collate_fn=list,
@@ -82,3 +86,13 @@ class Questions(pl.LightningDataModule):
             batch_sampler=_Rounds(self.updates, self.questions_per_update, rank, ranks),
             snapshot_every_n_steps=1,
         )
+
+    def _compare(self) -> None:
+        """Raises ValueError on all ranks if they do not read the same questions: 32 of them stand for all."""
+        some = [self.samples[i] for i in range(0, len(self.samples), -(-len(self.samples) // 32))]
+        mine = f"{len(self.samples)} questions ({zlib.crc32(repr([(s.id, s.question, s.answers) for s in some]).encode()):x})"
+        if len(set(each := collect(mine))) > 1:
+            read = ", ".join(f"rank {rank} reads {said}" for rank, said in enumerate(each))
+            raise ValueError(
+                f"the ranks disagree on the training questions: {read}. Give every node the same files (data.root, data.records)"
+            )

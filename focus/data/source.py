@@ -4,7 +4,8 @@ Everything that is made of published files is written to one folder (`kept`), on
 """
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from focus.data.annotations import write_annotated
@@ -21,25 +22,24 @@ def open_source(
     annotations: str | None = None,
     repair: bool = False,
     derive_px: int = 0,
+    mix: Sequence[str] = (),
 ) -> Records:
-    """The questions of a published set (`source` is its name), or those of a `records.jsonl` (`source` is `records`).
+    """The questions of a published set (`source` is its name), of several (`mix`), or of a `records.jsonl` (`source` is `records`).
 
     With `annotations` (an export of Label Studio, CVAT or COCO) only annotated questions stay, with their drawn boxes. `derive_px` above 0
     grows every flat box into a chain of three, the first at least that wide and high. Prints what was used and what was not.
     Raises ValueError for files that are not there or not what they should be, or that leave nothing.
     """
-    if source in SETS or annotations or derive_px:
+    if source in SETS or mix or annotations or derive_px:
         try:
             kept.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"data.kept is {kept}, a folder that can't be written ({error}); choose another") from error
     if source in SETS:
-        published = SETS[source]
-        reading = ingest(published, Path(root or ""), kept)
-        print(f"{source}: {len(reading.samples)} questions; published: {published.counts}")
-        _say(source, "rows dropped", reading.dropped, reading.first)
-        _say(source, "rows used although", reading.notes, reading.first)
-        path, root = kept / "records.jsonl", str(reading.samples.root)
+        read = _read(source, Path(root or ""), kept)
+        path, root = read.path, str(read.root)
+    elif mix:
+        path, root = _joined([_read(name, Path(root or "", name), kept.parent / name) for name in mix], kept), "/"
     else:
         path = Path(records or "")
         root = root or _root(path)
@@ -58,6 +58,32 @@ def open_source(
     samples, dropped = read_records(path, Path(root) if root else None)
     _say(str(path), "records dropped", dropped, samples.first_dropped)
     return samples
+
+
+def _read(name: str, root: Path, kept: Path) -> Records:
+    """A published set, read once; what was dropped is said every time."""
+    kept.mkdir(parents=True, exist_ok=True)
+    reading = ingest(SETS[name], root, kept)
+    print(f"{name}: {len(reading.samples)} questions; published: {SETS[name].counts}")
+    _say(name, "rows dropped", reading.dropped, reading.first)
+    _say(name, "rows used although", reading.notes, reading.first)
+    return reading.samples
+
+
+def _joined(parts: Sequence[Records], kept: Path) -> Path:
+    """One file of the records of all parts: their images where they are, no boxes. Ids begin with the set's name, so they stay unique.
+
+    It is written anew every time, whole or not at all; processes that start together may all write it.
+    """
+    partial = kept / f"records.jsonl.{os.getpid()}.partial"
+    with partial.open("w") as out:
+        for part in parts:
+            with part.path.open("rb") as lines:
+                for start in part.starts:
+                    lines.seek(int(start))
+                    record = json.loads(lines.readline())
+                    out.write(json.dumps(record | {"image": str((part.root / record["image"]).resolve()), "boxes": []}) + "\n")
+    return partial.rename(kept / "records.jsonl")
 
 
 def _root(records: Path) -> str | None:

@@ -153,6 +153,9 @@ class Scores:
     raw: dict[str, list[float]]
     total: list[float]
 
+    def __add__(self, later: "Scores") -> "Scores":
+        return Scores({name: self.raw.get(name, []) + values for name, values in later.raw.items()}, self.total + later.total)
+
     def grouped(self, rollouts_per_question: int) -> Float[Tensor, "question rollout"]:
         return torch.tensor(self.total).reshape(-1, rollouts_per_question)
 

@@ -1,0 +1,145 @@
+"""Many processes as one: what the ranks of a run decide together, and weights that are divided among them.
+
+Every rank plays and trains on its own questions. What all ranks must do equally often, or they wait for each other for ever, is here:
+gathering weights, reducing gradients, exchanging figures. In one process all of this is nothing.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning.strategies import ModelParallelStrategy, ParallelStrategy, Strategy
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+Item = TypeVar("Item")
+
+
+def is_first() -> bool:
+    """Whether this process is the one that prints and writes. Known before a process group exists, from the launcher's environment."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
+def share(items: Sequence[Item]) -> list[Item]:
+    """This rank's part of some items: every n-th, so that the ranks' parts differ by one at most."""
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    return [items[i] for i in range(rank, len(items), ranks)]
+
+
+def collect(part: Item) -> list[Item]:
+    """What every rank gives, in their order; all ranks get the whole."""
+    if not dist.is_initialized():
+        return [part]
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, part)
+    return parts
+
+
+def total(strategy: Strategy, count: int) -> int:
+    """A count summed over ranks."""
+    return int(strategy.reduce(torch.tensor(float(count), device=strategy.root_device), reduce_op="sum"))
+
+
+def average(values: Mapping[str, float]) -> dict[str, float]:
+    """The mean of each figure over the ranks that have it (NaN: not measured)."""
+    each = torch.tensor([list(part.values()) for part in collect(dict(values))], dtype=torch.float64)
+    return dict(zip(values, each.nanmean(0).tolist(), strict=True))
+
+
+def passes(strategy: Strategy, count: int) -> int:
+    """How often a rank with `count` micro-batches passes through the network.
+
+    Where weights are divided, all ranks gather them together: as often as the one with the most. Else as often as it needs.
+    """
+    if not isinstance(strategy, FullyShardedStrategy):
+        return count
+    return int(strategy.reduce(torch.tensor(float(count), device=strategy.root_device), reduce_op="max"))
+
+
+def unsynchronised(strategy: Strategy) -> AbstractContextManager:
+    """Within it a backward keeps its gradients on this rank, where the strategy can do without exchanging them."""
+    return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor that may be divided among ranks, in one piece. All ranks ask together."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Within the block every rank holds all weights, in the dtype of the arithmetic, and no forward waits for another rank.
+
+    For rollouts: ranks end them at different lengths, and gathering each layer again for every token would cost more than the token.
+    Nothing may be learned inside.
+    """
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(True, recurse=False)
+        if parts:
+            parts[0].reset_iter_state()  # the root: gives the gathered weights back, and forgets the order of the rollouts' forwards
+
+
+class FullyShardedStrategy(ModelParallelStrategy):
+    """FSDP2: weights, gradients and the optimiser's moments are divided over all ranks.
+
+    `arithmetic` is the dtype in which gathered weights and activations compute, float32 or bfloat16; weights are stored and gradients
+    are reduced in their own (policy.dtype, float32 for full training). Works on CPU with gloo. Raises ValueError for another dtype.
+    """
+
+    def __init__(self, arithmetic: str = "bfloat16", **rest: Any) -> None:
+        super().__init__(data_parallel_size=1, tensor_parallel_size=1, **rest)
+        if arithmetic not in ("float32", "bfloat16"):
+            raise ValueError(f"trainer.strategy.arithmetic is {arithmetic!r}; choose float32 or bfloat16")
+        self.arithmetic = getattr(torch, arithmetic)
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes  # Lightning's own "auto" divides over nodes alone
+        super().setup_environment()
+
+    def shard(self, bare: Any) -> None:
+        """Divide a transformers model, layer by layer. Idempotent.
+
+        A frozen vision tower stays whole on every rank: it has neither gradients nor moments, and ranks ask it at different times, as
+        each remembers what it has seen. The embedding and the head are one part where they are one tensor.
+        """
+        if isinstance(bare, FSDPModule):
+            return
+        text, tower, head = bare.model.language_model, bare.model.visual, bare.lm_head
+        embedding = text.get_input_embeddings()
+        learns = any(p.requires_grad for p in tower.parameters())
+        parts: list[Any] = [*text.layers, *([*tower.blocks, tower] if learns else [])]
+        parts += [[embedding, head]] if head.weight is embedding.weight else [embedding, head]
+        # inputs are not cast: that would hand every layer a copy of the layout, and what it writes into the copy would be lost
+        policy = MixedPrecisionPolicy(self.arithmetic, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        mesh = self.device_mesh["data_parallel"]
+        for part in [*parts, text, bare]:
+            ignored = None if learns else set(tower.parameters())
+            fully_shard(part, mesh=mesh, reshard_after_forward=True, mp_policy=policy, ignored_params=ignored)
+        bare._get_fsdp_state()._lazy_init()  # its own forward is never called; else each part would become a root of its own
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """A folder with a file for each rank. It appears whole or not at all."""
+        final = Path(self.broadcast(filepath))
+        partial = final.with_name(final.name + ".partial")
+        if self.is_global_zero:
+            shutil.rmtree(partial, ignore_errors=True)  # another number of ranks may have left it
+        self.barrier()
+        super().save_checkpoint(checkpoint, partial, storage_options)
+        self.barrier()
+        if self.is_global_zero:
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+        self.barrier()

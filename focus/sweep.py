@@ -1,0 +1,208 @@
+"""One table, one figure and one page of a sweep, whatever of it has run so far. `make report SWEEP=gap_sweep`.
+
+What was launched stands in the sweep's multirun.yaml, what became of each point in the point's own folder.
+"""
+
+import base64
+import csv
+import io
+import itertools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from focus import config
+from focus.dependence import Outcome, load
+from focus.report.page import STYLE
+from focus.report.run import FINISHED, ROWS, cell, read_history
+
+FACTORS = {metric: (f"{label}{', ' + unit if unit else ''}", factor) for label, unit, metric, factor in ROWS}
+COLOUR, PALE = "#1f6f8b", "#1f6f8b66"
+MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point: what was swept, where it lies, what became of it, and its trained policy's outcome by view (`own`, `common`)."""
+
+    values: Mapping[str, str]
+    folder: Path
+    status: str
+    outcomes: Mapping[str, Outcome]
+
+    def mean(self, metric: str, view: str) -> float:
+        """In the unit of the table; NaN where it was not measured."""
+        outcome = self.outcomes.get(view)
+        return cell(outcome.of(metric), outcome.groups, FACTORS[metric][1], 1).mean if outcome else math.nan
+
+
+def launched(folder: Path) -> dict[str, list[str]]:
+    """What a sweep goes through, by key, from the record that Hydra leaves of it.
+
+    Raises ValueError for a folder without one: nothing was launched there.
+    """
+    record = folder / "multirun.yaml"
+    if not record.is_file():
+        there = sorted(path.parent.name for path in folder.parent.glob("*/multirun.yaml"))
+        others = ", ".join(there) or "none yet; make sweep-gap makes one"
+        raise ValueError(f"{folder} holds no sweep (no multirun.yaml); sweeps of {folder.parent}: {others}")
+    hydra_cfg = OmegaConf.load(record).hydra
+    swept = [f"{key}={value}" for key, value in (hydra_cfg.sweeper.params or {}).items()]
+    found = {}
+    for override in OverridesParser.create().parse_overrides([*swept, *hydra_cfg.overrides.task]):
+        if override.is_sweep_override():
+            found[override.get_key_element()] = [str(value) for value in override.sweep_string_iterator()]
+    return found
+
+
+def points_of(folder: Path) -> list[Point]:
+    """Every point of the sweep, in its order, those that have not begun included."""
+    swept = launched(folder)
+    there = {frozenset(_named(path.name).items()): path for path in folder.iterdir() if (path / "settings.yaml").is_file()}
+    found = []
+    for values in itertools.product(*swept.values()):
+        point = dict(zip(swept, values, strict=True))
+        path = next((path for named, path in there.items() if point.items() <= set(named)), None)
+        found.append(Point(point, path or folder, *(_state(path) if path else (MISSING, {}))))
+    return found
+
+
+def _named(name: str) -> dict[str, str]:
+    """The overrides that a folder is named after."""
+    return dict(part.split("=", 1) for part in name.split(",") if "=" in part)
+
+
+def _state(folder: Path) -> tuple[str, dict[str, Outcome]]:
+    settings = OmegaConf.load(folder / "settings.yaml")
+    done, length = len(read_history(folder / "history.jsonl")), settings.objective.updates
+    measured = load(folder / f"evaluation_trained_t{settings.evaluation.temperature:g}.json")
+    outcomes = {name.split()[0]: outcome for name, outcome in measured.items()}
+    if (folder / "policy/config.json").is_file():
+        return (FINISHED if done >= length else f"stopped by an alarm after {done} updates"), outcomes
+    return f"{done} of {length} updates", {}
+
+
+def write_table(points: Sequence[Point], metrics: Sequence[str], resamples: int, path: Path) -> None:
+    """One row for each point: status, and mean and interval of every metric at both views."""
+    columns = [f"{view} {metric}" for view in ("own", "common") for metric in metrics]
+    with path.open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow([*points[0].values, "status", "folder", *(f"{name} {part}" for name in columns for part in ("mean", "low", "high"))])
+        for point in points:
+            cells: list[object] = []
+            for view in ("own", "common"):
+                for metric in metrics:
+                    outcome = point.outcomes.get(view)
+                    known = cell(outcome.of(metric), outcome.groups, FACTORS[metric][1], resamples) if outcome else None
+                    cells += (
+                        [f"{value:.4f}" if value == value else "" for value in (known.mean, known.low, known.high)] if known else [""] * 3
+                    )
+            out.writerow([*point.values.values(), point.status, point.folder.name, *cells])
+
+
+def draw(points: Sequence[Point], metrics: Sequence[str]) -> Figure:
+    """A row of panels for each swept key but the seed: a dot for every point, a line through the means over all else."""
+    keys = [key for key in points[0].values if key != "seed"] or ["seed"]
+    shown = [
+        (metric, view)
+        for metric in metrics
+        for view in ("own", "common")
+        if any(p.mean(metric, view) == p.mean(metric, view) for p in points)
+    ]
+    figure = Figure(figsize=(2.9 * max(1, len(shown)), 2.7 * len(keys)), layout="constrained")
+    if not shown:
+        figure.text(0.5, 0.5, "no point is finished yet", ha="center")
+        return figure
+    for row, key in zip(figure.subplots(len(keys), len(shown), squeeze=False), keys, strict=True):
+        values = list(dict.fromkeys(point.values[key] for point in points))
+        numbers = [_number(value) for value in values]
+        places = numbers if all(n == n for n in numbers) else [*range(len(values))]
+        for axis, (metric, view) in zip(row, shown, strict=True):
+            means = defaultdict(list)
+            for point in points:
+                if (mean := point.mean(metric, view)) == mean:
+                    means[places[values.index(point.values[key])]].append(mean)
+            for place, each in means.items():
+                axis.plot([place] * len(each), each, "o", ms=4, color=PALE, mec="none")
+            line = sorted((place, sum(each) / len(each)) for place, each in means.items())
+            axis.plot([x for x, _ in line], [y for _, y in line], color=COLOUR, lw=1.8)
+            if min(places) > 0 and max(places) >= 8 * min(places):
+                axis.set_xscale("log", base=2)
+                axis.minorticks_off()
+            axis.set_xticks(places, values, fontsize=8)
+            axis.set_xlabel(key, fontsize=8)
+            axis.set_title(f"{FACTORS[metric][0]}\n{view} view", fontsize=8)
+            axis.grid(alpha=0.25, lw=0.5)
+            axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _number(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return math.nan
+
+
+def _page(title: str, points: Sequence[Point], metrics: Sequence[str], picture: bytes, counted: str) -> str:
+    heads = "".join(f"<th>{escape(name)}</th>" for name in (*points[0].values, "status", *metrics))
+    rows = ""
+    for point in points:
+        page = point.folder / "report.html"
+        status = f'<a href="{escape(point.folder.name)}/report.html">{escape(point.status)}</a>' if page.is_file() else escape(point.status)
+        numbers = "".join(f"<td>{_shown(point.mean(metric, 'own'))}</td>" for metric in metrics)
+        rows += f"<tr>{''.join(f'<th>{escape(v)}</th>' for v in point.values.values())}<td>{status}</td>{numbers}</tr>"
+    image = base64.b64encode(picture).decode()
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head><body>'
+        f"<header><h1>{escape(title)}</h1><p>{escape(counted)}</p></header>"
+        f'<img src="data:image/png;base64,{image}" alt="curves over what was swept" style="max-width:100%;background:#fff">'
+        f'<div class="wide"><table class="results"><caption>own view; means</caption><tr>{heads}</tr>{rows}</table></div></body></html>\n'
+    )
+
+
+def _shown(value: float) -> str:
+    return "" if value != value else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def run(cfg: DictConfig) -> None:
+    """Write `sweep.csv`, `sweep.png` and `sweep.html` into the sweep's folder, and print the points that are not finished."""
+    config.check(cfg, "sweep")
+    if unknown := [metric for metric in cfg.metrics if metric not in FACTORS]:
+        raise ValueError(f"metrics names {', '.join(unknown)}; there are {', '.join(FACTORS)}")
+    folder, metrics = Path(cfg.sweep), list(cfg.metrics)
+    points = points_of(folder)
+    states = Counter(p.status if p.status in (FINISHED, MISSING) else "unfinished or stopped" for p in points)
+    counted = f"{len(points)} points: " + ", ".join(f"{n} {status}" for status, n in states.items())
+    table = Table(title=f"{folder.name}, {counted}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in (*points[0].values, "status", *metrics):
+        table.add_column(name)
+    for point in points:
+        table.add_row(*point.values.values(), point.status, *(_shown(point.mean(metric, "own")) for metric in metrics))
+    Console().print(table)
+    picture = io.BytesIO()
+    draw(points, metrics).savefig(picture, dpi=110)
+    with config.writable(cfg.sweep):
+        write_table(points, metrics, cfg.resamples, folder / "sweep.csv")
+        (folder / "sweep.png").write_bytes(picture.getvalue())
+        (folder / "sweep.html").write_text(_page(folder.name, points, metrics, picture.getvalue(), counted))
+    print(f"table: {folder / 'sweep.csv'}\nfigure: {folder / 'sweep.png'}\npage: {folder / 'sweep.html'}")
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="sweep")
+def main(cfg: DictConfig) -> None:
+    config.guarded(run, cfg)
+
+
+if __name__ == "__main__":
+    config.start(main, "sweep")

@@ -1,0 +1,223 @@
+"""Real checkpoints in miniature: both families through every entry, adapters and frozen towers, and folders that are not whole."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
+
+from focus import checkpoint as checkpoints
+from focus import evaluate, probe, train
+from focus.checkpoint import Checkpoint
+from focus.config import ConfigError, check
+from focus.logprobs import sampled_logprobs
+from focus.policy import FocusPolicy
+from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
+from tests.scripted import call, playing
+from tests.test_run import settings
+from tests.test_shared_prompt import loss_and_gradients
+from tests.test_update import BLUE
+
+FAMILIES = {"qwen2_5_vl": random_qwen2_5_vl, "qwen3_vl": random_qwen3_vl}
+LORA = ("policy.lora_rank=2", "policy.lora_alpha=4", "objective.learning_rate=0.01")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """A random checkpoint of each family in the Hugging Face layout."""
+    root = tmp_path_factory.mktemp("families")
+    for name, made in FAMILIES.items():
+        made(seed=6).save(root / name)
+    return {name: root / name for name in FAMILIES}
+
+
+def configured(folders: dict[str, Path], family: str, output: Path, *more: str, name: str = "train"):
+    return settings(output, folders[family], f"policy.dialect={family}", *more, name=name)
+
+
+def logprobs(checkpoint: Checkpoint) -> torch.Tensor:
+    t = playing(checkpoint, call(0, 0, 40, 40), BLUE, index=1)
+    with torch.no_grad():
+        return sampled_logprobs(checkpoint, [t], 1.0)[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_families_train_export_reload_probe_and_evaluate(family, folders, tmp_path):
+    train.run(configured(folders, family, tmp_path / "run", "objective.learning_rate=0.01"))
+    trained = tmp_path / "run/policy"
+    plain = AutoModelForImageTextToText.from_pretrained(trained, dtype=torch.float32)
+    ours = checkpoints.load(trained, family)
+    assert plain.config.model_type == family
+    for (name, a), (_, b) in zip(plain.state_dict().items(), ours.plain_state(), strict=True):
+        assert torch.equal(a, b), name
+    ids = torch.tensor([ours.tokenizer.encode("what is on the sign")])
+    packed = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    assert torch.allclose(plain(**packed).logits, ours.bare(**packed).logits, atol=1e-5)
+    asked = [f"policy.checkpoint={trained}", "data.side_px=224", "threads=1", "evaluation.samples=2", "rollout.tokens_per_turn=8"]
+    probe.run(settings(tmp_path / "probe", trained, *asked, f"policy.dialect={family}", "views=[16]", name="probe"))
+    assert "own" in (tmp_path / "probe/probe.json").read_text()
+    evaluated = settings(tmp_path / "evaluated", trained, *asked, f"policy.dialect={family}", "view.max_tokens=16", name="evaluate")
+    evaluate.run(evaluated)
+    lines = [json.loads(line) for line in (tmp_path / "evaluated/predictions.jsonl").read_text().splitlines()]
+    assert len({line["id"] for line in lines}) == 2
+
+
+@pytest.mark.parametrize("more", [(), LORA], ids=["all weights", "adapters"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_that_is_interrupted_goes_on_as_if_it_had_not_been(family, more, folders, tmp_path, monkeypatch):
+    lasting = ("evaluation.samples=0", "objective.updates=2", "report.trajectories=1", *more)
+    train.run(configured(folders, family, tmp_path / "straight", *lasting))
+    step = FocusPolicy.training_step
+
+    def interrupted(self, questions, index):
+        if self.updates_done == 1:
+            raise KeyboardInterrupt
+        step(self, questions, index)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(FocusPolicy, "training_step", interrupted)
+        train.run(configured(folders, family, tmp_path / "resumed", *lasting))
+    train.run(configured(folders, family, tmp_path / "resumed", *lasting))
+    before, straight, resumed = (
+        checkpoints.load(place, family).weights_hash()
+        for place in (folders[family], tmp_path / "straight/policy", tmp_path / "resumed/policy")
+    )
+    assert straight == resumed != before
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recomputing_activations_really_computes_them_again_and_changes_no_gradient(family, folders):
+    advantage, passed = [1.0, -2.0], []
+    found = []
+    for recompute in (False, True):
+        loaded = train.load_policy(configured(folders, family, Path("x"), f"policy.activation_checkpointing={recompute}".lower()).policy)
+        loaded.core.language_model.layers[0].self_attn.register_forward_hook(lambda *_, r=recompute: passed.append(("text", r)))
+        loaded.core.visual.blocks[0].attn.register_forward_hook(lambda *_, r=recompute: passed.append(("vision", r)))
+        played = [playing(loaded, call(0, 0, 40, 40), BLUE, index=1), playing(loaded, BLUE, index=2)]
+        passed.clear()
+        found.append(loss_and_gradients(loaded, sampled_logprobs(loaded, played, 1.0), advantage)[1])
+        times = 2 if recompute else 1
+        assert passed.count(("text", recompute)) == times and passed.count(("vision", recompute)) == times
+        assert not any(module.training for module in loaded.bare.modules() if isinstance(module, torch.nn.Dropout))
+    straight, again = found
+    assert straight.keys() == again.keys()
+    assert all(torch.allclose(straight[name], again[name], atol=1e-6) for name in straight)
+
+
+def test_adapters_are_float32_on_a_bfloat16_base_and_begin_without_effect_and_the_same_every_time(folders):
+    cfg = configured(folders, "qwen2_5_vl", Path("x"), *LORA, "policy.dtype=bfloat16").policy
+    first, second = train.load_policy(cfg), train.load_policy(cfg)
+    kinds = {(name.split(".")[-3].startswith("lora_"), p.dtype) for name, p in first.model.named_parameters()}
+    assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
+    assert first.weights_hash() == checkpoints.load(folders["qwen2_5_vl"], "qwen2_5_vl", "bfloat16").weights_hash()
+
+
+def test_merged_adapters_say_what_the_adapters_said(folders, tmp_path):
+    loaded = train.load_policy(configured(folders, "qwen3_vl", Path("x"), *LORA).policy)
+    for name, p in loaded.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.1)
+    loaded.save(tmp_path / "merged", dtype="float32")
+    assert torch.allclose(logprobs(loaded), logprobs(checkpoints.load(tmp_path / "merged", "qwen3_vl")), atol=1e-5)
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_frozen_tower_gets_no_adapters(trains, folders):
+    """Qwen2.5-VL's tower has layers of the same names as its text model: gate_proj, up_proj, down_proj."""
+    cfg = configured(folders, "qwen2_5_vl", Path("x"), *LORA, f"policy.train_vision={trains}".lower()).policy
+    adapted = {name for name, _ in train.load_policy(cfg).model.named_parameters() if "lora_" in name}
+    assert any("visual" in name for name in adapted) is trains and any("language_model" in name for name in adapted)
+
+
+def test_a_token_that_also_stands_for_unknown_ones_still_stops():
+    """Qwen's own tokenizers name <|endoftext|> as the unknown token."""
+    checkpoint = random_qwen3_vl()
+    stops = checkpoint.stop_ids
+    checkpoint.tokenizer.unk_token = "<|endoftext|>"
+    assert checkpoint.stop_ids == stops and checkpoint.tokenizer.convert_tokens_to_ids("<|endoftext|>") in stops
+    assert checkpoint.ids_of(["<|not_there|>"]) == []
+
+
+# ---------------------------------------------------------------------------------------------------- folders that are not whole
+
+
+def change(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def without(*names: str):
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def sharded(folder: Path) -> None:
+    """Two shards, of which the second one is not there."""
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_file(state, folder / "model-00001-of-00002.safetensors", metadata={"format": "pt"})
+    shards = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(state)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+
+
+def wordless(folder: Path) -> None:
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    change(folder / "config.json", text_config=text | {"vocab_size": 100})
+
+
+def truncated(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (without("config.json"), r"lacks config\.json \(config\.json\); copy the whole folder again"),
+        (without("preprocessor_config.json"), r"lacks an image processor \(preprocessor_config\.json or processor_config\.json\)"),
+        (without("tokenizer.json"), r"lacks a tokenizer \(tokenizer\.json or vocab\.json\)"),
+        (without("model.safetensors"), r"lacks weights \(model\.safetensors or model\.safetensors\.index\.json\)"),
+        (without("tokenizer.json", "model.safetensors"), r"lacks a tokenizer .*, weights"),
+        (sharded, r"lacks model-00002-of-00002\.safetensors, which model\.safetensors\.index\.json names"),
+        (truncated, r"can't be read as those of its config\.json"),
+        (lambda folder: change(folder / "config.json", image_token_id=7), r"has <\|image_pad\|> at \d+, config\.json has image_token_id 7"),
+        (
+            lambda folder: change(folder / "preprocessor_config.json", patch_size=16),
+            r"image processor has patch_size 16, config\.json patch_size 14",
+        ),
+        (wordless, r"its tokenizer has \d+ tokens, config\.json vocab_size 100"),
+        (
+            lambda folder: change(folder / "config.json", model_type="qwen2_vl"),
+            r"'qwen2_vl' model; this version trains qwen2_5_vl, qwen3_vl",
+        ),
+    ],
+)
+def test_a_folder_that_is_not_whole_is_refused_in_one_message_before_its_weights_are_used(damage, said, folders, tmp_path):
+    broken = Path(shutil.copytree(folders["qwen2_5_vl"], tmp_path / "broken"))
+    damage(broken)
+    with pytest.raises(ValueError, match=said):
+        checkpoints.load(broken, "qwen2_5_vl")
+
+
+def test_a_hub_name_without_a_network_says_how_to_give_a_folder():
+    with pytest.raises(ValueError, match=r"no folder here, and can't be fetched .* give its folder: policy\.checkpoint="):
+        checkpoints.load("Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_5_vl")
+
+
+def test_a_folder_that_does_not_exist_is_said_to_be_none():
+    with pytest.raises(ValueError, match=r"/nowhere/policy, which is not a folder"):
+        checkpoints.load("/nowhere/policy", "qwen2_5_vl")
+
+
+def test_targets_that_match_no_layer_are_refused_with_the_layers_that_there_are(folders):
+    with pytest.raises(ValueError, match=r"lora_targets is \['query'\].*are down_proj, .*q_proj"):
+        train.load_policy(configured(folders, "qwen3_vl", Path("x"), *LORA, "policy.lora_targets=[query]").policy)
+
+
+@pytest.mark.parametrize("trainer", ["gpu", "ddp", "fsdp"])
+def test_a_trainer_for_gpus_is_refused_where_there_is_none(trainer, folders, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"trainer\.accelerator is gpu, but PyTorch finds no GPU here .*; use trainer=cpu"):
+        check(configured(folders, "qwen3_vl", Path("x"), f"trainer={trainer}"), "train")

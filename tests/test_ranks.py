@@ -1,0 +1,208 @@
+"""Several processes are one run: same loss, same weights, same figures, whatever is divided among them. gloo on the CPU."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from focus import ranks, train
+from focus.config import CONF
+from focus.data.questions import Questions
+from focus.data.scenes import DIFFICULTY, Scenes
+from focus.dependence import METRICS, Probe, load
+from focus.gap import Gap, Mode
+from focus.policy import FocusPolicy
+from focus.ranks import FullyShardedStrategy
+from focus.rollout.engine import Sampling
+from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
+from tests.test_run import SMALL, settings
+from tests.test_update import assert_close, policy_of, questions, trainer
+
+FAMILIES = {"qwen3_vl": random_qwen3_vl, "qwen2_5_vl": random_qwen2_5_vl}
+HELD_OUT = Scenes(replace(DIFFICULTY[1], side_px=224), "eval", 3)
+
+
+class Rows(pl.Callback):
+    """What is logged, update by update."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer, *_):
+        self.rows.append({name: float(value) for name, value in trainer.logged_metrics.items()})
+
+
+def fitted(job: dict) -> tuple[FocusPolicy, list[dict[str, float]]]:
+    """Train by `job`; the same function in one process and in each of several."""
+    torch.set_num_threads(1)
+    checkpoint = FAMILIES[job["family"]](seed=4)
+    if job.get("tied"):
+        checkpoint.bare.lm_head.weight = checkpoint.core.language_model.get_input_embeddings().weight
+    checkpoint.core.visual.requires_grad_(not job.get("frozen"))
+    policy = policy_of(checkpoint, tokens_per_forward=job.get("tokens_per_forward", 600))
+    if job.get("uneven"):
+        policy.rules = replace(policy.rules, sampling=Sampling(1.0, 3 + 20 * int(os.environ.get("LOCAL_RANK", 0))))
+    rows = Rows()
+    callbacks = [Probe(HELD_OUT, Gap(Mode.FIXED, 16, checkpoint.token_px), 1, 2), rows]
+    if job.get("keep"):
+        save = pl.callbacks.ModelCheckpoint(
+            job["keep"], filename="at-{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False
+        )
+        callbacks.append(save)
+    strategy = FullyShardedStrategy(job.get("arithmetic", "float32")) if job["strategy"] == "fsdp" else job["strategy"]
+    data = questions(job["updates"])
+    if job.get("other_data") and os.environ.get("LOCAL_RANK") == "1":
+        data = Questions(Scenes(replace(DIFFICULTY[1], side_px=224), "train", 11), 1, 4, workers=0, seed=5)
+    made = trainer(
+        devices=job["devices"], strategy=strategy, callbacks=callbacks, enable_checkpointing=bool(job.get("keep")), log_every_n_steps=1
+    )
+    made.fit(policy, data, ckpt_path=job.get("resume"))
+    return policy, rows.rows
+
+
+WORKER = """
+import json, sys, torch
+from tests.test_ranks import fitted
+job = json.loads(sys.argv[1])
+policy, rows = fitted(job)
+state = dict(policy.checkpoint.plain_state())
+if policy.global_rank == 0:
+    torch.save((state, rows, policy.updates_done), job["out"])
+"""
+
+
+def played_by(ranks_: int, folder: Path, **job) -> tuple[dict[str, torch.Tensor], list[dict[str, float]], int]:
+    """Weights, log and number of updates of a run on so many processes."""
+    job = {"family": "qwen3_vl", "updates": 2, "devices": ranks_, "strategy": "ddp", "out": str(folder / f"out{ranks_}.pt"), **job}
+    script = folder / "worker.py"
+    script.write_text(WORKER)
+    done = in_processes([str(script), json.dumps(job)])
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(job["out"])
+
+
+def in_processes(arguments: list[str]) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(CONF.parent), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *arguments], env=environment, cwd=CONF.parent, capture_output=True, text=True, timeout=300)
+
+
+def alone(**job) -> tuple[dict[str, torch.Tensor], list[dict[str, float]], int]:
+    policy, rows = fitted({"family": "qwen3_vl", "updates": 2, "devices": 1, "strategy": "auto", **job})
+    return dict(policy.checkpoint.plain_state()), rows, policy.updates_done
+
+
+# Figures that are one number for the whole update, whoever played what; others are means over ranks
+WHOLE = (
+    "objective/loss",
+    "objective/grad_norm",
+    "tokens/sampled",
+    "tokens/visual",
+    "tokens/trained",
+    "probe/own",
+    "probe/called",
+    "update",
+)
+
+
+@pytest.mark.parametrize("job", [{}, {"family": "qwen2_5_vl", "tied": True}, {"frozen": True}], ids=["deepstack", "tied", "frozen"])
+def test_two_processes_that_divide_the_weights_make_the_steps_of_one(job, tmp_path):
+    """Unequal numbers of micro-batches (one row per forward), rollouts with and without a crop, the probe between updates."""
+    weights, rows, _ = alone(**job)
+    divided, logged, updates = played_by(2, tmp_path, strategy="fsdp", tokens_per_forward=1, **job)
+    assert updates == 2
+    assert_close(weights, divided, 1e-4)
+    for mine, theirs in zip(rows, logged, strict=True):
+        assert {name: theirs[name] for name in WHOLE} == pytest.approx({name: mine[name] for name in WHOLE}, rel=1e-3, abs=1e-5)
+
+
+def test_ranks_that_speak_at_different_lengths_wait_for_each_other_only_in_the_update(tmp_path):
+    """Rank 0 stops every turn after 3 tokens, rank 1 after 23. In bfloat16 arithmetic weights stay float32, and both agree."""
+    weights, logged, updates = played_by(2, tmp_path, strategy="fsdp", uneven=True, arithmetic="bfloat16")
+    assert updates == 2 and {value.dtype for value in weights.values()} == {torch.float32}
+    assert all(math.isfinite(row["objective/loss"]) and row["objective/mismatch_mean"] < 0.02 for row in logged)
+
+
+def test_divided_weights_resume_on_any_number_of_processes(tmp_path):
+    weights, _, _ = played_by(2, tmp_path, strategy="fsdp", updates=3, keep=str(tmp_path / "kept"))
+    for number in (2, 1):
+        again, _, updates = played_by(number, tmp_path, strategy="fsdp", updates=3, resume=str(tmp_path / "kept/at-step=1.ckpt"))
+        assert updates == 3
+        assert_close(weights, again, 1e-4)
+
+
+def test_whole_weights_resume_on_any_number_of_processes(tmp_path):
+    weights, _, _ = alone(updates=3, keep=str(tmp_path / "kept"))
+    again, _, updates = played_by(2, tmp_path, updates=3, resume=str(tmp_path / "kept/at-step=1.ckpt"), keep=str(tmp_path / "later"))
+    assert updates == 3
+    assert_close(weights, again, 1e-4)
+    back, _, updates = alone(updates=3, resume=str(tmp_path / "later/at-step=2.ckpt"))
+    assert updates == 3
+    assert_close(weights, back, 1e-4)
+
+
+def test_ranks_that_read_other_questions_all_say_so(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    job = {"family": "qwen3_vl", "updates": 1, "devices": 2, "strategy": "ddp", "other_data": True, "out": str(tmp_path / "out.pt")}
+    done = in_processes([str(script), json.dumps(job)])
+    assert done.returncode != 0
+    assert "the ranks disagree on the training questions: rank 0 reads 12 questions" in done.stderr and "rank 1 reads 11" in done.stderr
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_whole_run_on_two_processes_leaves_what_one_leaves(strategy, tmp_path, random_policy):
+    """Settings, history, evaluation of both policies, page, export: written once, measured by both."""
+    more = ["evaluation.probe_every=1", "evaluation.probe_samples=3", "objective.learning_rate=1e-3"]
+    train.run(settings(tmp_path / "one", random_policy, *more))
+    how = {
+        "ddp": ["trainer.strategy=ddp"],
+        "fsdp": ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.strategy.arithmetic=float32"],
+    }[strategy]
+    run = [*SMALL, f"output={tmp_path / 'two'}", f"policy.checkpoint={random_policy}", *more, *how, "trainer.devices=2"]
+    done = in_processes(["-m", "focus.train", *run])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("base against trained") == 1
+    assert {path.name for path in (tmp_path / "one").iterdir()} <= {path.name for path in (tmp_path / "two").iterdir()}
+    for label in ("base", "trained"):
+        one, two = (load(tmp_path / name / f"evaluation_{label}_t1.json") for name in ("one", "two"))
+        assert one.keys() == two.keys() and one
+        for view in one:
+            assert one[view].groups == two[view].groups
+            for metric in METRICS if label == "base" else ():  # the trained ones differ by rounding
+                assert one[view].values[metric] == pytest.approx(two[view].values[metric], abs=1e-6, nan_ok=True)
+    histories = [[json.loads(line) for line in (tmp_path / name / "history.jsonl").read_text().splitlines()] for name in ("one", "two")]
+    for mine, theirs in zip(*histories, strict=True):
+        assert theirs["objective/loss"] == pytest.approx(mine["objective/loss"], rel=1e-3, abs=1e-5)
+        assert theirs["reward/total"] == pytest.approx(mine["reward/total"], abs=1e-6)
+
+
+def test_another_kind_of_trainer_cannot_take_up_a_checkpoint_and_says_why(tmp_path, random_policy):
+    cfg = settings(tmp_path / "run", random_policy, "evaluation.samples=0")
+    (tmp_path / "run/checkpoints/update-step=1.ckpt").mkdir(parents=True)
+    (tmp_path / "run/settings.yaml").write_text("")
+    with pytest.raises(ValueError, match=r"update-step=1.ckpt was written by trainer=fsdp, on any number of ranks; resume it with"):
+        train._run(cfg, tmp_path / "run", tmp_path / "run/policy")
+
+
+def test_in_one_process_sharing_and_collecting_change_nothing():
+    assert ranks.is_first() and ranks.share([1, 2, 3]) == [1, 2, 3] and ranks.collect("a") == ["a"]
+    averaged = ranks.average({"a": 1.5, "b": math.nan})
+    assert averaged["a"] == 1.5 and math.isnan(averaged["b"])
+
+
+def test_figures_are_averaged_over_the_ranks_that_have_them(monkeypatch):
+    """Two ranks made crops of area 0.2 and 0.4, the third none."""
+    monkeypatch.setattr(ranks, "collect", lambda mine: [mine, {"area": 0.4, "rate": 1.0}, {"area": math.nan, "rate": 0.0}])
+    assert ranks.average({"area": 0.2, "rate": 0.5}) == pytest.approx({"area": 0.3, "rate": 0.5})
+
+
+def test_an_unknown_arithmetic_is_refused():
+    with pytest.raises(ValueError, match="arithmetic is 'float16'; choose float32 or bfloat16"):
+        FullyShardedStrategy("float16")
