@@ -47,26 +47,28 @@ QUESTION = "What is the colour of the bag that the woman on the left side of the
 
 @dataclass(frozen=True)
 class Device:
-    """Dense peaks in FLOP/s, bandwidths in bytes/s (the link: one direction, to the other devices of a node), memory in bytes."""
+    """Dense peaks in FLOP/s, memory in bytes, bandwidths in bytes/s: `link` to devices of the node, `network` to other nodes, one way."""
 
     bfloat16: float
     float32: float
     bandwidth: float
     memory: float
     link: float
+    network: float
 
 
+# Between nodes: InfiniBand HDR for each A100 and NDR for each H100 (NVIDIA DGX A100 and H100 datasheets); 10 Gb/s Ethernet elsewhere [open]
 DEVICES = {
     # NVIDIA A100 80GB SXM datasheet (nvidia-a100-datasheet-us-nvidia-1758950-r4-web.pdf); NVLink 600 GB/s both ways
-    "a100_80gb": Device(312e12, 19.5e12, 2039e9, 80e9, 300e9),
+    "a100_80gb": Device(312e12, 19.5e12, 2039e9, 80e9, 300e9, 25e9),
     # NVIDIA H100 SXM datasheet: 1,979 TFLOPS with sparsity, half without; 67 TFLOPS float32; NVLink 900 GB/s both ways
-    "h100_80gb": Device(989.5e12, 67e12, 3350e9, 80e9, 450e9),
+    "h100_80gb": Device(989.5e12, 67e12, 3350e9, 80e9, 450e9, 50e9),
     # NVIDIA H200 SXM datasheet: the arithmetic of an H100 with 141 GB at 4.8 TB/s
-    "h200": Device(989.5e12, 67e12, 4800e9, 141e9, 450e9),
+    "h200": Device(989.5e12, 67e12, 4800e9, 141e9, 450e9, 50e9),
     # NVIDIA Ada GPU architecture whitepaper, table of the RTX 4090: bfloat16 with float32 sums; PCIe 4.0 x16, 32 GB/s each way
-    "rtx_4090": Device(165.2e12, 82.6e12, 1008e9, 24e9, 32e9),
+    "rtx_4090": Device(165.2e12, 82.6e12, 1008e9, 24e9, 32e9, 1.25e9),
     # Two cores of 2.5 GHz with two 512-bit multiply-adds each, two channels of DDR4-3200: a nominal machine, not this one
-    "cpu": Device(320e9, 320e9, 51.2e9, 24e9, 10e9),
+    "cpu": Device(320e9, 320e9, 51.2e9, 24e9, 10e9, 1.25e9),
 }
 
 
@@ -427,10 +429,11 @@ def made(cfg: DictConfig, observed: Lengths | None = None) -> Plan:
     learned = groups * longest.prompt + rows * longest.suffix
     layer = shape.layer_activations(longest.prompt, longest.suffix, groups, rows, pairs)
     cache_ = shape.cache(longest, together, rollouts, cfg.rollout.tokens_per_turn)
+    learned_bytes = 4 if counts.adapters else held.stored  # peft keeps adapters of a bfloat16 base in float32
     memory = {
         "weights": (gathered / divided + replicated) * held.stored,
-        "gradients": counts.trainable * held.stored / held.share(("fsdp", "zero2")) * (2 if held.kind == "ddp" else 1),
-        "moments": 2 * counts.trainable * held.stored / held.share(("fsdp", "zero2")),
+        "gradients": counts.trainable * learned_bytes / held.share(("fsdp", "zero2")) * (2 if held.kind == "ddp" else 1),
+        "moments": 2 * counts.trainable * learned_bytes / held.share(("fsdp", "zero2")),
         "autocast copies": float(cast),
         "gathered for the rollout": float(gathered * held.arithmetic if held.kind == "fsdp" else 0),
         "gathered for the update": float((2 * counts.layer + counts.embedding) * held.arithmetic if held.kind == "fsdp" else 0),
@@ -449,7 +452,7 @@ def made(cfg: DictConfig, observed: Lengths | None = None) -> Plan:
     phases = {
         "rollout": base + sum(memory[key] for key in rollout),
         "update": base + sum(memory[key] for key in update),
-        "optimiser step": base + memory["gradients"] + counts.trainable * held.stored / held.share(("fsdp", "zero2")),  # its temporaries
+        "optimiser step": base + memory["gradients"] + counts.trainable * learned_bytes / held.share(("fsdp", "zero2")),  # its temporaries
     }
 
     # Work, at the mean
@@ -493,14 +496,14 @@ def made(cfg: DictConfig, observed: Lengths | None = None) -> Plan:
     ahead = questions * mean.prompt + rows_ * middle  # whose keys and values a step of all rows reads
     steps = mean.turns * mean.turn
     read = steps * (math.ceil(questions / together) * text * held.arithmetic + ahead * 2 * shape.layers * shape.keys * held.arithmetic)
-    network_s = {key: value / device.link for key, value in network.items()}
+    network_s = {key: value / (device.link if held.ranks == held.per_node else device.network) for key, value in network.items()}
     seconds = {
         "prefill and vision tower": (flops["vision tower, rollout"] + flops["prefill"]) / rate + network_s["weights, rollout"],
         "decoding": max(read / (BANDWIDTH_SHARE * device.bandwidth), flops["decoding"] / rate),
         "update": max((flops["update"] + flops["vision tower, update"]) / rate, network_s["gradients"] + network_s["weights, update"]),
-        "optimiser": 7 * counts.trainable * held.stored / held.share(("fsdp", "zero2")) * s / (BANDWIDTH_SHARE * device.bandwidth),
+        "optimiser": 7 * counts.trainable * learned_bytes / held.share(("fsdp", "zero2")) * s / (BANDWIDTH_SHARE * device.bandwidth),
     }
-    written = counts.total * held.stored + 2 * counts.trainable * held.stored
+    written = counts.total * held.stored + 2 * counts.trainable * learned_bytes
     host = {
         "loading, each process its own copy": float(held.per_node * counts.total * held.stored),
         "image patches": float(held.per_node * KEPT_BYTES),

@@ -11,6 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from experiments.plan import measure
+from experiments.scale import table as scale
 from focus import config, plan
 from focus.config import ConfigError
 from focus.rollout.kv import KVEngine
@@ -175,3 +176,19 @@ def test_the_table_of_the_measurement_is_that_of_its_record_and_misses_are_those
 def test_counting_parameters_takes_no_memory():
     assert not torch.cuda.is_available() or torch.cuda.memory_allocated() == 0
     plan.parameters(settings("policy.checkpoint=Qwen/Qwen3-VL-8B-Instruct").policy)  # 35 GB, were they real
+
+
+def test_the_published_step_time_and_the_plan_beside_it_are_those_of_the_record():
+    record = json.loads((ROOT / "experiments/plan/peer.json").read_text())
+    shown = (ROOT / "experiments/plan/README.md").read_text()
+    assert (record["compute share"], record["bandwidth share"]) == (plan.COMPUTE_SHARE, plan.BANDWIDTH_SHARE)
+    for name, row in record["rows"].items():
+        assert f"| plan, {name} | {row['tokens of a rollout']:,} |" in shown and f"| {row['in all']} |" in shown
+        assert row["in all"] < record["peer"]["in all"]  # a lower bound
+
+
+def test_the_table_of_scale_is_what_the_plan_says_now():
+    record = json.loads((ROOT / "experiments/scale/results.json").read_text())
+    assert scale.table(record["rows"]) in (ROOT / "experiments/scale/README.md").read_text()
+    assert scale.row("8 GPUs, FSDP", "h200") in record["rows"]
+    assert all(row["measured"] == "*not run*" for row in record["rows"])
