@@ -16,8 +16,8 @@ RUNS = {
     "64 GPUs, FSDP, 8 nodes": ("experiment=stage1_7b", "devices=8", "+trainer.num_nodes=8"),
 }
 HEAD = (
-    "run", "device", "GiB of a device, longest", "mean", "usable", "host, GiB", "sent by a device in an update, GiB", "s an update, at least",
-    "measured",
+    "run", "device", "GiB of a device, longest", "mean", "usable", "host, GiB", "sent by a device in an update, GiB",
+    "s an update, at least", "measured",
 )  # fmt: skip
 
 
