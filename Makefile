@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help env stage1 stage2 smoke sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed test check clean
+.PHONY: help env plan stage1 stage2 smoke sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed test check clean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -17,6 +17,9 @@ $(VENV)/ready: requirements.txt
 	@touch $@
 
 env: $(VENV)/ready ## create the Python environment in .venv
+
+plan: env ## what a run will take on your devices, and what to change if it does not fit (EXPERIMENT=stage1 ARGS="device=h100_80gb devices=8")
+	$(BIN)/python -m focus.plan experiment=$(or $(EXPERIMENT),stage1) $(ARGS)
 
 stage1: env ## learn to focus: train, measure, draw the page (EXPERIMENT=stage1_no_gap for the baseline)
 	$(BIN)/python -m focus.train experiment=$(or $(EXPERIMENT),stage1) $(ARGS)

@@ -279,6 +279,25 @@ class InspectConfig:
 
 
 @dataclass
+class LengthsConfig:
+    question: float = MISSING
+    longest_question: int = MISSING
+    view: float | None = MISSING
+    turn: float = MISSING
+    crops: float = MISSING
+    crop: float | None = MISSING
+
+
+@dataclass
+class PlanConfig(TrainConfig):
+    """Everything that `plan.py` reads: what a run would, and the machine it is planned for."""
+
+    device: str = MISSING
+    devices: int | None = MISSING
+    lengths: LengthsConfig = field(default_factory=LengthsConfig)
+
+
+@dataclass
 class SweepConfig:
     """Everything that `sweep.py` reads."""
 
@@ -289,6 +308,7 @@ class SweepConfig:
 
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
+    "plan": PlanConfig,
     "probe": ProbeConfig,
     "calibrate": CalibrateConfig,
     "base": BaseConfig,
@@ -441,6 +461,8 @@ def refuse_other_run(cfg: DictConfig, settings: Path, finished: bool) -> None:
 
 def problems_of(cfg: DictConfig) -> list[str]:
     """What is wrong with these settings, one line each, each with its remedy."""
+    if "lengths" in cfg:
+        return _plan_problems(cfg)
     problems = []
     if cfg.get("threads", 1) < 1:
         problems.append(f"threads is {cfg.threads}; use at least 1")
@@ -473,6 +495,20 @@ def problems_of(cfg: DictConfig) -> list[str]:
         problems += scene_problems(cfg) + _letter_problems("", cfg.letter_px)
         if cfg.split not in SPLITS:
             problems.append(f"split is {cfg.split!r}; choose one of {', '.join(SPLITS)}")
+    return problems
+
+
+def _plan_problems(cfg: DictConfig) -> list[str]:
+    """A plan reads neither data nor weights, and is made for another machine: what these would be refused for is not asked."""
+    problems = _policy_problems(cfg.policy, served=False) + _rollout_problems(cfg.rollout) + _call_problems("trainer", cfg.trainer)
+    if cfg.devices is not None and cfg.devices < 1:
+        problems.append(f"devices is {cfg.devices}; a node has at least 1")
+    for key in ("updates_per_rollout", "tokens_per_forward"):
+        if cfg.objective[key] < 1:
+            problems.append(f"objective.{key} is {cfg.objective[key]}; use at least 1")
+    for key, least in (("question", 0), ("longest_question", 0), ("view", 1), ("turn", 1), ("crops", 0), ("crop", 1)):
+        if cfg.lengths[key] is not None and cfg.lengths[key] < least:
+            problems.append(f"lengths.{key} is {cfg.lengths[key]}; use at least {least}")
     return problems
 
 

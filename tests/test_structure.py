@@ -35,7 +35,7 @@ ROW = [
     "alarms",
     "report",
 ]
-ENTRIES = {"train", "probe", "evaluate", "calibrate", "base", "export", "inspect", "sweep"}
+ENTRIES = {"train", "probe", "evaluate", "calibrate", "base", "export", "inspect", "sweep", "plan"}
 
 
 def modules() -> list[Path]:
