@@ -253,7 +253,7 @@ def sharding(cfg: DictConfig) -> Sharding:
 
 @dataclass(frozen=True)
 class Cache:
-    """Bytes of the rollout's keys and values: prompts, rows of finished turns, the turn that is being sampled, and one layer's copies."""
+    """Bytes of the rollout's keys and values: prompts, rows of a finished turn, the turn that is being sampled, and one layer's copies."""
 
     prompts: float
     kept: float
@@ -311,12 +311,11 @@ class Shape:
     # -- memory, in bytes
 
     def cache(self, lengths: Lengths, questions: float, rollouts: int, limit: int) -> Cache:
-        """What KVEngine holds at most: rows of all turns until they are forgotten; each turn has `limit` free slots in every row."""
+        """What KVEngine holds at most: rows of the turn before, or of this one as they finish, and `limit` free slots in every row."""
         one = self.layers * self.keys
-        rows, turns, b = questions * rollouts, math.ceil(lengths.turns), self.held.arithmetic
-        both = 4 + b if self.held.mixed else 2 * b  # under autocast rotated keys stay float32
+        rows, turns, both = questions * rollouts, math.ceil(lengths.turns), 2 * self.held.arithmetic
         # a mean of 1.3 turns: all rows have a first one, 0.3 of them a second. A finished turn is copied out of its slots
-        kept = sum(min(1.0, lengths.turns - turn + 1) * (lengths.before(turn) + lengths.turn) for turn in range(1, turns + 1))
+        kept = max(min(1.0, lengths.turns - turn + 1) * (lengths.before(turn) + lengths.turn) for turn in range(1, turns + 1))
         last = lengths.before(turns) + 1 + limit
         passing = rows * (2 * lengths.prompt + lengths.suffix) * self.keys * both
         return Cache(questions * lengths.prompt * one * both, rows * kept * one * both, rows * last * one * both, passing)
@@ -438,7 +437,7 @@ def made(cfg: DictConfig, observed: Lengths | None = None) -> Plan:
         "gathered for the rollout": float(gathered * held.arithmetic if held.kind == "fsdp" else 0),
         "gathered for the update": float((2 * counts.layer + counts.embedding) * held.arithmetic if held.kind == "fsdp" else 0),
         "cache, prompts": cache_.prompts,
-        "cache, finished turns": cache_.kept,
+        "cache, a finished turn": cache_.kept,
         "cache, the turn": cache_.turn + cache_.passing,
         "logits of a decoding step": 12 * shape.words * together * rollouts,
         "activations": (shape.kept_inputs(learned) if checkpointed else shape.layers * layer + 12 * learned * shape.width)
@@ -447,7 +446,7 @@ def made(cfg: DictConfig, observed: Lengths | None = None) -> Plan:
         "logits of the update": 12 * shape.words * rows * longest.sampled,  # three of float32: scaled, weighed, their gradient
     }
     base = memory["weights"] + memory["moments"] + memory["autocast copies"]
-    rollout = ("gathered for the rollout", "cache, prompts", "cache, finished turns", "cache, the turn", "logits of a decoding step")
+    rollout = ("gathered for the rollout", "cache, prompts", "cache, a finished turn", "cache, the turn", "logits of a decoding step")
     update = ("gradients", "gathered for the update", "activations", "a layer computed again", "logits of the update")
     phases = {
         "rollout": base + sum(memory[key] for key in rollout),

@@ -99,7 +99,7 @@ def test_tokens_of_a_rollout_are_its_prompt_turns_replies_and_crops():
 
 def test_half_the_questions_side_by_side_take_half_the_cache():
     whole, half = made(), made("rollout.questions_per_forward=4")
-    for key in ("cache, prompts", "cache, finished turns", "cache, the turn"):
+    for key in ("cache, prompts", "cache, a finished turn", "cache, the turn"):
         assert half.memory[key] == whole.memory[key] / 2
 
 
@@ -167,7 +167,7 @@ def test_the_table_of_the_measurement_is_that_of_its_record_and_misses_are_those
     record = json.loads((ROOT / "experiments/plan/results.json").read_text())
     assert measure.table(record["rows"]) in (ROOT / "experiments/plan/README.md").read_text()
     missed = {row["quantity"] for row in record["rows"] if abs(row["off"]) > measure.WITHIN}
-    assert missed <= {"cache, finished turns"} and record["within"] == record["of"] - sum(
+    assert missed <= {"cache, a finished turn"} and record["within"] == record["of"] - sum(
         abs(row["off"]) > measure.WITHIN for row in record["rows"]
     )
 

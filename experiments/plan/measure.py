@@ -122,7 +122,7 @@ def measured(loaded: Checkpoint, cfg: DictConfig) -> tuple[plan.Lengths, dict[st
         assert engine._prompts is not None
         cache = {
             "cache, prompts": size(engine._prompts.keys + engine._prompts.values),
-            "cache, finished turns": size([x for r in rows for x in r.keys + r.values]),
+            "cache, a finished turn": size([x for r in rows for x in r.keys + r.values]),
         }
         engine.forget()
         model.train()
@@ -157,7 +157,7 @@ def planned(cfg: DictConfig, seen: plan.Lengths, question: float) -> dict[str, f
     words = QUESTIONS * ROLLOUTS * seen.sampled * 4 * shape.words
     cfg.lengths.question = question
     _, mean, _ = plan.lengths(cfg)
-    return {key: made.memory[key] for key in ("weights", "gradients", "moments", "cache, prompts", "cache, finished turns")} | {
+    return {key: made.memory[key] for key in ("weights", "gradients", "moments", "cache, prompts", "cache, a finished turn")} | {
         "kept for the backward": made.memory["activations"] + words,
         "FLOP of the rollout": made.flops["vision tower, rollout"] + made.flops["prefill"] + made.flops["decoding"],
         "FLOP of the update": made.flops["update"] + made.flops["vision tower, update"],
