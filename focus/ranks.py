@@ -183,7 +183,8 @@ class FullyShardedStrategy(_WholeFolders, ModelParallelStrategy):
             return
         text, tower, head = bare.model.language_model, bare.model.visual, bare.lm_head
         embedding = text.get_input_embeddings()
-        learns = any(p.requires_grad for p in tower.parameters())
+        if not (learns := any(p.requires_grad for p in tower.parameters())):
+            tower.to(self.arithmetic)  # as the others are when they are gathered
         parts: list[Any] = [*text.layers, *([*tower.blocks, tower] if learns else [])]
         parts += [[embedding, head]] if head.weight is embedding.weight else [embedding, head]
         # inputs are not cast: that would hand every layer a copy of the layout, and what it writes into the copy would be lost

@@ -43,6 +43,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "qwen2_5_vl, frozen tower": ("policy.train_vision=false",),
     "qwen2_5_vl, LoRA": ("policy.lora_rank=4",),
     "qwen3_vl": (),
+    "qwen3_vl, bf16-mixed": ("trainer.precision=bf16-mixed", "policy.train_vision=false"),
     "qwen3_vl, bfloat16": ("policy.dtype=bfloat16", "policy.train_vision=false"),
 }
 

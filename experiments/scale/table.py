@@ -13,7 +13,7 @@ SEEN = ("lengths.view=1024", "gap.view_tokens=1024", "rollout.questions_per_forw
 RUNS = {
     "1 GPU, LoRA": ("experiment=stage1_7b_lora", "devices=1"),
     "8 GPUs, FSDP": ("experiment=stage1_7b", "devices=8"),
-    "64 GPUs, FSDP, 8 nodes": ("experiment=stage1_7b", "devices=8", "+trainer.num_nodes=8"),
+    "64 GPUs, FSDP, 8 nodes": ("experiment=stage1_7b", "devices=8", "trainer.num_nodes=8"),
 }
 HEAD = (
     "run", "device", "GiB of a device, longest", "mean", "usable", "host, GiB", "sent by a device in an update, GiB",
