@@ -23,8 +23,9 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
@@ -297,7 +298,7 @@ def load(folder: str | Path, dialect: str, dtype: str = "float32", attention: st
         if config.model_type not in FAMILIES:
             raise ValueError(f"{place} is a {config.model_type!r} model; this version trains {', '.join(FAMILIES)}")
         tokenizer = AutoTokenizer.from_pretrained(place)
-        image_processor = AutoImageProcessor.from_pretrained(place, backend="pil")
+        image_processor = Qwen2VLImageProcessorPil.from_pretrained(place)  # of both families; the Auto class may ask for torchvision
     except OSError as error:
         raise ValueError(
             f"policy.checkpoint is {place}, which is no folder here, and can't be fetched as a model of the hub either. Where there is no "
