@@ -20,7 +20,7 @@ from focus.data.original import Original
 from focus.data.questions import Broken, Question
 from focus.gap import Gap, View
 from focus.logprobs import micro_batches, sampled_logprobs
-from focus.objective import group_advantage, policy_loss, zero_variance
+from focus.objective import group_advantage, policy_loss, sampler_weight, zero_variance
 from focus.prompts import CALL_OPEN
 from focus.rewards import Example, RewardCallback, Scores, examples, score
 from focus.rollout.engine import Engine
@@ -33,6 +33,7 @@ class Settings:
     """How an update is made."""
 
     rollouts_per_question: int
+    sampler_ratio_cap: float | None
     tokens_per_forward: int
     learning_rate: float
     weight_decay: float
@@ -46,7 +47,7 @@ class Settings:
 
 
 class FocusPolicy(pl.LightningModule):
-    """A multimodal policy that learns to look at what it zooms into. E1, E3, E4, E12 of the README's ledger."""
+    """A multimodal policy that learns to look at what it zooms into. E1, E3, E4, E12, E13 of the README's ledger."""
 
     def __init__(
         self,
@@ -130,6 +131,7 @@ class FocusPolicy(pl.LightningModule):
         tokens = max(1, self._total(int(sampled[~masked].sum())))
         teaching = [i for i in range(len(trajectories)) if advantage[i] != 0] or [0]
         old: dict[int, Tensor] = {}
+        weight: dict[int, Tensor] = {}
         loss_sum, mismatch, grad_norm = 0.0, [torch.zeros(0)], 0.0
         for _ in range(s.updates_per_rollout):
             micro = micro_batches([trajectories[i] for i in teaching], s.tokens_per_forward)
@@ -139,11 +141,10 @@ class FocusPolicy(pl.LightningModule):
                     logprobs = sampled_logprobs(self.checkpoint, [trajectories[i] for i in rows], self.rules.sampling.temperature)
                     if not all(i in old for i in rows):  # the first update is strictly on-policy: old = new
                         old |= {i: lp.detach() for i, lp in zip(rows, logprobs, strict=True)}
-                        mismatch += [
-                            (lp.detach().cpu() - torch.tensor(trajectories[i].sampler_logprobs)).abs()
-                            for i, lp in zip(rows, logprobs, strict=True)
-                        ]
-                    each = torch.cat([torch.full_like(lp, float(advantage[i])) for i, lp in zip(rows, logprobs, strict=True)])
+                        sampler = {i: torch.tensor(trajectories[i].sampler_logprobs, device=self.device) for i in rows}
+                        mismatch += [(old[i] - sampler[i]).cpu() for i in rows]
+                        weight |= {i: sampler_weight(old[i], sampler[i], s.sampler_ratio_cap) for i in rows}  # E13
+                    each = torch.cat([float(advantage[i]) * weight[i] for i in rows])
                     loss = policy_loss(torch.cat(logprobs), torch.cat([old[i] for i in rows]), each, tokens, s.clip, s.dual_clip)
                     self.manual_backward(loss * self.trainer.world_size)  # ranks are averaged; the denominator is global
                     loss_sum += float(loss.detach())
@@ -156,15 +157,22 @@ class FocusPolicy(pl.LightningModule):
             self._warm_up(optimizer)
             optimizer.step()
             optimizer.zero_grad()
+        with self._timed("publish"):
+            self.engine.renew()
         apart = torch.cat(mismatch)
         return {
             "objective/loss": loss_sum,
             "objective/grad_norm": grad_norm,
-            "objective/mismatch_mean": float(apart.mean()),
-            "objective/mismatch_max": float(apart.max()),
+            "objective/mismatch_mean": float(apart.abs().mean()),
+            "objective/mismatch_max": float(apart.abs().max()),
+            "objective/sampler_truncated": float((apart.exp() > (s.sampler_ratio_cap or math.inf)).float().mean()),
             "tokens/sampled": float(self._total(int(sampled.sum()))),
             "tokens/trained": float(tokens),
         }
+
+    def on_train_start(self) -> None:
+        """By now the weights of a run that resumes are in place."""
+        self.engine.renew()
 
     def transfer_batch_to_device(self, batch, device, dataloader_idx):
         """Questions hold images, not tensors; pixels move when they are packed."""

@@ -30,6 +30,7 @@ from tests.test_engine import boxes_of, steer
 BLUE = "<answer>blue</answer><|im_end|>"
 SETTINGS = Settings(
     rollouts_per_question=4,
+    sampler_ratio_cap=None,
     tokens_per_forward=600,
     learning_rate=1e-3,
     weight_decay=0.0,
