@@ -148,7 +148,10 @@ class Colocated:
                         spoken = out.outputs[0]
                         logprobs = [each[token].logprob for token, each in zip(spoken.token_ids, spoken.logprobs, strict=True)]
                         stopped, tokens = spoken.finish_reason == "stop", len(out.prompt_token_ids)
-                        yield left.pop(out.request_id), Said(tuple(spoken.token_ids), tuple(logprobs), stopped, tokens, out.num_cached_tokens)
+                        yield (
+                            left.pop(out.request_id),
+                            Said(tuple(spoken.token_ids), tuple(logprobs), stopped, tokens, out.num_cached_tokens),
+                        )
         finally:
             engine.abort_request(list(left))
 
@@ -249,7 +252,7 @@ class VLLMEngine:
                 name = asked.trajectory.sample.id if asked.trajectory else asked.id
                 raise ValueError(
                     f"sample {name}: vLLM reads {said.prompt_tokens} tokens where there are {len(asked.ids)}; its image processor resizes "
-                    'what it is shown. Start the server with --mm-processor-kwargs \'{"do_resize": false}\''
+                    "what it is shown. Start the server with --mm-processor-kwargs '{\"do_resize\": false}'"
                 )
             yield i, Completion(said.ids, said.logprobs, said.stopped)
 
