@@ -114,6 +114,7 @@ class Colocated:
         from vllm.lora.request import LoRARequest
 
         self._vllm, self._lora = vllm, LoRARequest
+        self._checkpoint, self._replaced = checkpoint, False
         self._adapter: Any = None
         adapters = {"enable_lora": True, "max_lora_rank": min(r for r in LORA_RANKS if r >= room.lora_rank)} if room.lora_rank else {}
         self.llm = vllm.LLM(
@@ -156,13 +157,19 @@ class Colocated:
             engine.abort_request(list(left))
 
     def load(self, folder: Path) -> None:
-        self._adapter = None
-        self.llm.collective_rpc("load_policy", args=(str(folder),))
+        self._adapter, self._replaced = None, True
+        self._read(str(folder))
+
+    def _read(self, checkpoint: str) -> None:
+        self.llm.collective_rpc("load_policy", args=(checkpoint,))
         self.llm.reset_prefix_cache()
         self.llm.reset_mm_cache()
         self.llm.llm_engine.reset_encoder_cache()
 
     def adapt(self, folder: Path, number: int) -> None:
+        if self._replaced:  # by an earlier policy of this process; an adapter belongs to the weights that it started with
+            self._read(self._checkpoint)
+            self._replaced = False
         self._adapter = self._lora(f"focus-{number}", number, str(folder))
         self.llm.llm_engine.add_lora(self._adapter)
 
