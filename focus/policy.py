@@ -20,7 +20,7 @@ from focus.data.questions import Broken, Question
 from focus.figures import figures
 from focus.gap import Gap, View
 from focus.logprobs import micro_batches, sampled_logprobs
-from focus.objective import group_advantage, policy_loss
+from focus.objective import group_advantage, policy_loss, sampler_weight
 from focus.prompts import CALL_OPEN
 from focus.rewards import Example, RewardCallback, Scores, examples, score
 from focus.rollout.engine import Engine
@@ -34,6 +34,7 @@ class Settings:
 
     rollouts_per_question: int
     questions_per_forward: int | None
+    sampler_ratio_cap: float | None
     tokens_per_forward: int
     learning_rate: float
     weight_decay: float
@@ -47,7 +48,7 @@ class Settings:
 
 
 class FocusPolicy(pl.LightningModule):
-    """A multimodal policy that learns to look at what it zooms into. E1, E3, E4, E12 of the README's ledger."""
+    """A multimodal policy that learns to look at what it zooms into. E1, E3, E4, E12, E13 of the README's ledger."""
 
     def __init__(
         self,
@@ -138,6 +139,7 @@ class FocusPolicy(pl.LightningModule):
         tokens = max(1, ranks.total(strategy, int(sampled[~masked].sum())))
         teaching = [i for i in range(len(trajectories)) if advantage[i] != 0] or [0]
         old: dict[int, Tensor] = {}
+        weight: dict[int, Tensor] = {}
         loss_sum, mismatch, grad_norm = 0.0, [torch.zeros(0)], 0.0
         for _ in range(s.updates_per_rollout):
             micro = micro_batches([trajectories[i] for i in teaching], s.tokens_per_forward)
@@ -149,11 +151,10 @@ class FocusPolicy(pl.LightningModule):
                     logprobs = sampled_logprobs(self.checkpoint, [trajectories[i] for i in rows], self.rules.sampling.temperature)
                     if not all(i in old for i in rows):  # the first update is strictly on-policy: old = new
                         old |= {i: lp.detach() for i, lp in zip(rows, logprobs, strict=True)}
-                        mismatch += [
-                            (lp.detach().cpu() - torch.tensor(trajectories[i].sampler_logprobs)).abs()
-                            for i, lp in zip(rows, logprobs, strict=True)
-                        ]
-                    each = torch.cat([torch.full_like(lp, float(advantage[i])) for i, lp in zip(rows, logprobs, strict=True)])
+                        sampler = {i: torch.tensor(trajectories[i].sampler_logprobs, device=self.device) for i in rows}
+                        mismatch += [(old[i] - sampler[i]).cpu() for i in rows]
+                        weight |= {i: sampler_weight(old[i], sampler[i], s.sampler_ratio_cap) for i in rows}  # E13
+                    each = torch.cat([float(advantage[i]) * weight[i] for i in rows])
                     loss = policy_loss(torch.cat(logprobs), torch.cat([old[i] for i in rows]), each, tokens, s.clip, s.dual_clip)
                     self.manual_backward(loss * counts * self.trainer.world_size)  # ranks are averaged; the denominator is global
                     loss_sum += float(loss.detach()) * counts
@@ -166,12 +167,15 @@ class FocusPolicy(pl.LightningModule):
             self._warm_up(optimizer)
             optimizer.step()
             optimizer.zero_grad()
+        with self._timed("publish"):
+            self.engine.renew()
         apart = torch.cat(mismatch)
         return {
             "objective/loss": loss_sum * self.trainer.world_size,  # figures are averaged over ranks; this one is a sum
             "objective/grad_norm": grad_norm,
-            "objective/mismatch_mean": float(apart.mean()),
-            "objective/mismatch_max": float(apart.max()),
+            "objective/mismatch_mean": float(apart.abs().mean()),
+            "objective/mismatch_max": float(apart.abs().max()),
+            "objective/sampler_truncated": float((apart.exp() > (s.sampler_ratio_cap or math.inf)).float().mean()),
             "tokens/sampled": float(ranks.total(strategy, int(sampled.sum()))),
             "tokens/visual": float(ranks.total(strategy, sum(t.visual_tokens for t in trajectories))),
             "tokens/trained": float(tokens),
@@ -180,6 +184,10 @@ class FocusPolicy(pl.LightningModule):
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, ranks.FullyShardedStrategy):
             self.trainer.strategy.shard(self.checkpoint.bare)
+
+    def on_train_start(self) -> None:
+        """By now the weights of a run that resumes are in place."""
+        self.engine.renew()
 
     def transfer_batch_to_device(self, batch, device, dataloader_idx):
         """Questions hold images, not tensors; pixels move when they are packed."""

@@ -55,8 +55,9 @@ from focus.report.table import print_table
 from focus.rewards import Example, RewardCallback, examples, score
 from focus.rollout.engine import Engine, Sampling
 from focus.rollout.kv import KVEngine
-from focus.rollout.loop import Rules
+from focus.rollout.loop import Rules, seed_of
 from focus.rollout.served import OpenAIEngine, Served
+from focus.rollout.vllm import Remote, Room, Sampler, VLLMEngine, colocated
 
 # Training scenes of the base policy lie below; RL sees others of the same split
 FIRST_TRAINING_SCENE = 100_000_000
@@ -113,9 +114,11 @@ def load_player(cfg: DictConfig) -> tuple[Model, Engine]:
 
     Raises ValueError if the server can't be reached or does not serve it.
     """
-    if cfg.rollout.engine == "kv":
+    if cfg.rollout.engine != "openai":
         loaded = load_policy(cfg.policy)
-        return loaded, KVEngine(loaded)
+        engine = build_engine(cfg, loaded)
+        engine.renew()
+        return loaded, engine
     endpoint, dialect = reached(cfg.rollout.endpoint), DIALECTS[cfg.policy.dialect]
     return Served(endpoint, dialect), OpenAIEngine(endpoint, dialect)
 
@@ -193,14 +196,34 @@ def build_rewards(cfg: DictConfig) -> list[RewardCallback]:
     return rewards
 
 
+def build_engine(cfg: DictConfig, loaded: Checkpoint) -> Engine:
+    """What samples from these weights, as `cfg.rollout` says; `renew` has to be called before it does.
+
+    Raises ValueError if a server can't be reached or does not serve the policy.
+    """
+    if cfg.rollout.engine == "kv":
+        return KVEngine(loaded)
+    v, r = cfg.rollout.vllm, cfg.rollout
+    run = seed_of(str(Path.cwd()), OmegaConf.to_yaml(cfg))  # the same on all ranks, and another for every run of this machine
+    sampler: Sampler
+    if v.mode == "served":
+        sampler = Remote(reached(r.endpoint))
+    else:
+        room = {key: v[key] for key in ("dtype", "memory_share", "cache_gib", "max_model_len", "block_size", "enforce_eager")}
+        sampler = colocated(
+            str(checkpoints.place(cfg.policy.checkpoint)), Room(images=r.max_crops + 1, lora_rank=cfg.policy.lora_rank, **room)
+        )
+    return VLLMEngine(loaded, sampler, Path(v.weights) / f"focus-{run:x}", v.dtype)
+
+
 def build_policy(cfg: DictConfig, loaded: Checkpoint) -> FocusPolicy:
     """Put the LightningModule together from its typed sections."""
     objective = {key: cfg.objective[key] for key in Settings.__dataclass_fields__ if key in cfg.objective}
-    rollout = {key: cfg.rollout[key] for key in ("rollouts_per_question", "questions_per_forward")}
+    rollout = {key: cfg.rollout[key] for key in ("rollouts_per_question", "questions_per_forward", "sampler_ratio_cap")}
     settings = Settings(**rollout, **objective)
     selected = read_levels(Path(cfg.gap.table)) if cfg.gap.mode == Mode.CALIBRATED else {}
     gap = Gap(Mode(cfg.gap.mode), cfg.gap.view_tokens, loaded.token_px, selected)
-    return FocusPolicy(loaded, KVEngine(loaded), gap, rules(cfg, cfg.rollout.temperature), build_rewards(cfg), settings, cfg.seed)
+    return FocusPolicy(loaded, build_engine(cfg, loaded), gap, rules(cfg, cfg.rollout.temperature), build_rewards(cfg), settings, cfg.seed)
 
 
 def rules(cfg: DictConfig, temperature: float) -> Rules:
@@ -353,6 +376,7 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
     known = {"base": checkpoints.place(cfg.policy.checkpoint)} if cfg.evaluation.samples and cfg.evaluation.base else {}
     for label, checkpoint in {**known, "trained": trained}.items():
         policy = build_policy(cfg, checkpoints.load(checkpoint, cfg.policy.dialect, cfg.policy.dtype, cfg.policy.attention))
+        policy.engine.renew()
         measured |= _measure(cfg, policy, label, output) if cfg.evaluation.samples else {}
     if not ranks.is_first():
         return

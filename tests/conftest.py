@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 build_tokenizer = cache(build_tokenizer)  # two seconds each
 
 
-def random_qwen2_5_vl(seed: int = 0) -> Checkpoint:
+def random_qwen2_5_vl(seed: int = 0, tied: bool = False) -> Checkpoint:
     """The other family at its smallest: windowed vision attention, absolute boxes."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
@@ -37,6 +37,7 @@ def random_qwen2_5_vl(seed: int = 0) -> Checkpoint:
     }
     config = Qwen2_5_VLConfig(
         **ids,
+        tie_word_embeddings=tied,
         text_config={
             "vocab_size": len(tokenizer),
             "hidden_size": 64,

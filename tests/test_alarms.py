@@ -20,9 +20,10 @@ HEALTHY = {
     "ending/out_of_tokens": 0.0,
     "ending/out_of_turns": 0.0,
     "crop/area_p50": 0.1,
+    "objective/mismatch_mean": 0.0,
 }
-LIMITS = {"window": 2, "crop_rate": 0.1, "zero_variance": 0.9, "truncated": 0.5, "area_drift": 2.0, "stop": False}
-NEVER = {"crop_rate": 0.0, "zero_variance": 1.0, "truncated": 1.0, "area_drift": math.inf}
+LIMITS = {"window": 2, "crop_rate": 0.1, "zero_variance": 0.9, "truncated": 0.5, "area_drift": 2.0, "mismatch": 0.05, "stop": False}
+NEVER = {"crop_rate": 0.0, "zero_variance": 1.0, "truncated": 1.0, "area_drift": math.inf, "mismatch": math.inf}
 
 # Lightning's advice to loops that are not ours, as in focus.train
 pytestmark = [
@@ -116,6 +117,11 @@ def test_crops_that_grow_or_shrink_by_more_than_the_factor_are_an_alarm():
     assert standing(areas) == ["", "", "", "", "area_drift", "", "", "area_drift"]
 
 
+def test_a_sampler_that_draws_from_other_weights_is_an_alarm():
+    # means of two: 0.025, 0.05 (the limit itself), 0.06, 0.035
+    assert standing(each("objective/mismatch_mean", 0.0, 0.05, 0.05, 0.07, 0.0)) == ["", "", "", "mismatch", ""]
+
+
 def test_several_alarms_stand_side_by_side():
     assert standing([{"crop/rate": 0.0, "group/zero_variance": 1.0}] * 2) == ["", "crop_rate zero_variance"]
 
@@ -139,7 +145,13 @@ def test_the_first_area_is_that_of_the_first_full_window_with_a_crop_in_it():
 
 
 def test_at_their_ends_the_limits_are_off_whatever_float32_makes_of_thirds():
-    worst = {"crop/rate": 0.0, "group/zero_variance": 1.0, "ending/out_of_tokens": 1 / 3, "ending/out_of_turns": 2 / 3}
+    worst = {
+        "objective/mismatch_mean": 9.0,
+        "crop/rate": 0.0,
+        "group/zero_variance": 1.0,
+        "ending/out_of_tokens": 1 / 3,
+        "ending/out_of_turns": 2 / 3,
+    }
     assert float(torch.tensor(1 / 3)) + float(torch.tensor(2 / 3)) > 1.0
     assert standing([worst, {**worst, "crop/area_p50": 1.0}], window=1, **NEVER) == ["", ""]
 
@@ -155,6 +167,7 @@ def test_at_their_ends_the_limits_are_off_whatever_float32_makes_of_thirds():
             "ending/out_of_tokens + ending/out_of_turns over 2 updates is 0.75, outside 0 to 0.5",
         ),
         ("area_drift", {"crop/area_p50": 0.29}, "crop/area_p50 over 2 updates is 0.29, outside 0.05 to 0.2"),
+        ("mismatch", {"objective/mismatch_mean": 0.08}, "objective/mismatch_mean over 2 updates is 0.08, outside 0 to 0.05"),
     ],
 )
 def test_an_alarm_is_said_once_and_again_only_after_it_fell(name, change, message, capsys):
@@ -177,7 +190,7 @@ def test_only_rank_zero_speaks_and_an_alarm_on_any_rank_ends_all(capsys):
 def test_every_update_of_a_run_has_its_alarms_in_the_history(tmp_path):
     rows = fit(tmp_path, each("crop/rate", 0.5, 0.0, 0.0, 0.5))
     assert [row["alarm/crop_rate"] for row in rows] == [0.0, 0.0, 1.0, 0.0]
-    assert all(row[f"alarm/{name}"] == 0.0 for row in rows for name in ("zero_variance", "truncated", "area_drift"))
+    assert all(row[f"alarm/{name}"] == 0.0 for row in rows for name in ("zero_variance", "truncated", "area_drift", "mismatch"))
 
 
 def test_an_alarm_ends_the_run_only_where_it_is_told_to(tmp_path, capsys):
@@ -225,6 +238,7 @@ def test_the_policy_logs_all_that_the_alarms_watch(qwen3_vl):
         ("truncated", math.nan, "truncated of CollapseAlarms is nan; .* write 1"),
         ("area_drift", 1.0, "area_drift of CollapseAlarms is 1.0; it must be a factor above 1"),
         ("area_drift", math.nan, "area_drift of CollapseAlarms is nan"),
+        ("mismatch", 0.0, "mismatch of CollapseAlarms is 0.0; it must be above 0 nats. To switch it off write .inf"),
         ("stop", "false", "stop of CollapseAlarms is 'false'; it must be true .* or false"),
     ],
 )

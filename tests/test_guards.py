@@ -26,7 +26,7 @@ from focus.gap import View
 from focus.prompts import CALL_OPEN, encode
 from focus.report.run import has_row, settings_hash, write_row
 from focus.rewards import Accuracy, CallFloor, Grounding
-from focus.rewards.terms import call_floor
+from focus.rewards.call_floor import call_floor
 from focus.rollout.engine import Sampling
 from focus.rollout.loop import Rules
 from focus.rollout.trajectory import TRUNCATED, Status, Trajectory

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focus.objective import group_advantage, policy_loss, zero_variance
+from focus.objective import group_advantage, policy_loss, sampler_weight, zero_variance
 
 PROPERTY = settings(deadline=None, database=None)
 
@@ -94,6 +94,23 @@ def test_advantages_sum_to_zero_and_are_bounded_by_the_root_of_one_less_than_the
 def test_better_rollouts_never_get_a_smaller_advantage(rewards):
     pairs = sorted((reward, value) for reward, value in zip(rewards, advantage(*rewards), strict=True) if reward == reward)
     assert all(low[1] <= high[1] for low, high in itertools.pairwise(pairs))
+
+
+# ------------------------------------------------------------------------------------------- weights of another sampler (E13)
+
+
+def test_a_token_weighs_as_much_as_the_trainer_finds_it_likelier_than_its_sampler_up_to_the_cap():
+    train, sampler = torch.tensor([0.3, 0.3, 0.2, 0.9]).log(), torch.tensor([0.3, 0.2, 0.4, 0.09]).log()
+    assert sampler_weight(train, sampler, 2.0).tolist() == pytest.approx([1.0, 1.5, 0.5, 2.0])  # the last ratio is 10
+    assert sampler_weight(train, sampler, None).tolist() == [1.0] * 4
+
+
+def test_a_token_that_its_sampler_found_all_but_impossible_weighs_the_cap_and_no_more():
+    assert sampler_weight(torch.tensor([-0.1, -120.0]), torch.tensor([-120.0, -0.1]), 2.0).tolist() == pytest.approx([2.0, 0.0])
+
+
+def test_no_gradient_passes_through_a_weight():
+    assert not sampler_weight(torch.tensor([-1.0], requires_grad=True), torch.tensor([-2.0]), 2.0).requires_grad
 
 
 # ------------------------------------------------------------------------------------------------------- surrogate (E12)

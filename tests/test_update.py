@@ -23,7 +23,7 @@ from focus.rollout.engine import Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import Rules
 from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
-from tests.reference import towers
+from tests.reference import plain_logprobs, towers
 from tests.scripted import call, playing
 from tests.test_engine import boxes_of, steer
 
@@ -31,6 +31,7 @@ BLUE = "<answer>blue</answer><|im_end|>"
 SETTINGS = Settings(
     rollouts_per_question=4,
     questions_per_forward=None,
+    sampler_ratio_cap=None,
     tokens_per_forward=600,
     learning_rate=1e-3,
     weight_decay=0.0,
@@ -141,6 +142,32 @@ def test_the_sampler_and_the_trainer_agree_on_every_token(qwen3_vl):
     policy._watch = lambda *args, **_: seen.update(args[3])
     trainer().fit(policy, questions())
     assert seen["objective/mismatch_max"] < 2e-5
+
+
+@pytest.mark.parametrize("cap", [2.0, None])
+def test_tokens_of_a_stale_sampler_are_weighed_by_the_truncated_ratio(cap):
+    """The sampler's weights are older than the trainer's; the gradient is minus the mean of min(pi_train / pi_sampler, 2) A grad log pi."""
+    policy = policy_of(random_qwen3_vl(seed=1), sampler_ratio_cap=cap)
+    policy.engine = KVEngine(random_qwen3_vl(seed=2))
+    rolled, made, gradient = {}, {}, {}
+    update = policy.update
+    policy.update = lambda ts, a: rolled.update(ts=ts, a=a) or made.update(update(ts, a)) or made
+    policy._warm_up = lambda _: gradient.update({name: p.grad.clone() for name, p in policy.model.named_parameters()})
+    trainer().fit(policy, questions())
+
+    by_hand = random_qwen3_vl(seed=1)
+    by_hand.model.train(policy.model.training)
+    total, apart = torch.zeros(()), []
+    for t, a in zip(rolled["ts"], rolled["a"].tolist(), strict=True):
+        logprob = plain_logprobs(by_hand, t)
+        ratio = (logprob.detach() - torch.tensor(t.sampler_logprobs)).exp()
+        total = total - (a * (ratio.clamp(max=2.0) if cap else 1.0) * logprob).sum()
+        apart += ratio.tolist() if a else []
+    (total / made["tokens/trained"]).backward()
+    assert_close(gradient, {name: p.grad for name, p in by_hand.model.named_parameters()}, 1e-5)
+    above = sum(ratio > 2 for ratio in apart) / len(apart)
+    assert made["objective/mismatch_mean"] > 0.1 and 0 < above < 1
+    assert made["objective/sampler_truncated"] == pytest.approx(above if cap else 0.0)
 
 
 def test_a_rollout_without_advantage_is_not_passed_forward_but_stays_in_the_denominator(monkeypatch):

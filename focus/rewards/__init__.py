@@ -1,6 +1,7 @@
 """Rewards: one pure function per equation, one Lightning callback per term."""
 
-from focus.rewards.callbacks import Accuracy, CallFloor, Example, Format, Grounding, RewardCallback, Scores, Tool, examples, score
+from focus.rewards.call_floor import CallFloor
+from focus.rewards.callbacks import Accuracy, Example, Format, Grounding, RewardCallback, Scores, Tool, examples, score
 from focus.rewards.information import InformationGain
 
 __all__ = [

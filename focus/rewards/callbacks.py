@@ -5,7 +5,6 @@ A term of your own: subclass `RewardCallback`, give it a `name`, implement `scor
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -69,28 +68,6 @@ class Tool(RewardCallback):
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
         return [terms.tool_bonus(len(t.crops)) for t in trajectories]
-
-
-class CallFloor(RewardCallback):
-    """Keeps calls alive where few siblings make one, and one call from becoming many. Pixel-Reasoner's, beyond the paper.
-
-    `floor` is the call rate of a group below which its callers are paid; a group without a caller earns nothing.
-    """
-
-    name = "call_floor"
-
-    def __init__(self, weight: float, floor: float = 0.3, gate: str | None = None) -> None:
-        super().__init__(weight, gate)
-        if not 0 < floor <= 1:
-            raise ValueError(f"floor of the call-floor reward is {floor}; it is a call rate in (0, 1]")
-        self.floor = floor
-
-    def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
-        groups: dict[int, list[bool]] = defaultdict(list)
-        for t in trajectories:
-            groups[id(t.prompt_ids)].append(bool(t.crops))
-        rates = {group: sum(called) / len(called) for group, called in groups.items()}
-        return [terms.call_floor(len(t.crops), rates[id(t.prompt_ids)], self.floor) for t in trajectories]
 
 
 class Crops(StrEnum):

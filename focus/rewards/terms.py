@@ -45,14 +45,6 @@ def grounding(box_px: Box, chain: Sequence[Box], original_size: Size, omega: flo
     return omega * conditional_iou(box_px, chain, tau) + (1 - omega) * l1_reward(box_px, chain, original_size)
 
 
-def call_floor(delivered_crops: int, group_rate: float, floor: float) -> float:
-    """Pixel-Reasoner's bonus for callers of a group whose call rate R lies below `floor`, minus 0.05 for every further call.
-
-    0.25 max(floor - R, 0) / (2 R): the rarer, the more. 0 without a call.
-    """
-    return 0.25 * max(floor - group_rate, 0.0) / 2 / group_rate - 0.05 * (delivered_crops - 1) if delivered_crops else 0.0
-
-
 def information_gain(own: float, placebos: Sequence[float], logp: bool, floor: float = -5.0) -> float:
     """r_ig of E9': how much better the label is predicted with the rollout's own crop than with placebo crops, not below 0.
 

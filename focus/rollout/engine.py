@@ -63,5 +63,9 @@ class Engine(Protocol):
         ...
 
     def forget(self) -> None:
-        """Drop everything kept for parents and prompts; called when a batch of questions is done or weights have changed."""
+        """Drop everything kept for parents and prompts; called when a batch of questions is done."""
+        ...
+
+    def renew(self) -> None:
+        """The policy's weights are new, or have changed: sample from them from now on. All ranks call it together."""
         ...

@@ -48,6 +48,8 @@ class KVEngine:
         self._order: dict[str, int] = {}  # prompt -> its place in `_prompts`
         self._kept: dict[str, _Kept] = {}
 
+    renew = forget  # the weights are the trainer's own
+
     @torch.no_grad()
     def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         if not conversations:

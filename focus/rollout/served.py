@@ -73,6 +73,9 @@ class OpenAIEngine:
     def forget(self) -> None:
         self._urls: dict[int, tuple[Image.Image, str]] = {}  # an image is kept beside its URL, so that its identity stays its own
 
+    def renew(self) -> None:
+        """The server's weights are its own."""
+
     def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         refused: Refused | None = None
         heard = 0

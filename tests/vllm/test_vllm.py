@@ -1,0 +1,274 @@
+"""vLLM against our own engine, on tiny policies of both families, on CPU. Run by `make test-vllm`; `make test` needs no vLLM."""
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from peft import LoraConfig, get_peft_model
+
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # it would bind itself to the cores that the tests compute on
+
+from focus.checkpoint import Checkpoint
+from focus.endpoint import Endpoint, Outage
+from focus.rollout.engine import Sampling
+from focus.rollout.kv import KVEngine
+from focus.rollout.loop import asking, seed_of
+from focus.rollout.trajectory import Status, Trajectory
+from focus.rollout.vllm import Prompt, Remote, Room, Sampler, VLLMEngine, colocated
+from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
+from tests.scripted import call, playing
+from tests.test_engine import boxes_of
+from tests.test_update import policy_of, questions, trainer
+
+CLOSE = 1e-4  # nats; what is measured lies near 1e-6
+ROOM = Room("float32", 0.1, 0.5, 2048, 32, enforce_eager=True, images=4, lora_rank=8)
+
+
+def tied_qwen2_5_vl(seed: int) -> Checkpoint:
+    """As the 3B is: the head is the embedding."""
+    return random_qwen2_5_vl(seed, tied=True)
+
+
+FAMILIES: dict[str, Callable[[int], Checkpoint]] = {
+    "qwen2_5_vl": random_qwen2_5_vl,
+    "qwen2_5_vl, tied": tied_qwen2_5_vl,
+    "qwen3_vl": random_qwen3_vl,
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request) -> str:
+    return request.param
+
+
+def started_from(family: str, folder: Path) -> str:
+    """The weights that a vLLM starts with; no test samples from them."""
+    FAMILIES[family](0).save(folder / "policy", "float32")
+    return str(folder / "policy")
+
+
+@pytest.fixture(scope="module")
+def sampler(family, tmp_path_factory) -> Iterator[Sampler]:
+    """One vLLM for each family; every test publishes weights of its own to it."""
+    made = colocated(started_from(family, tmp_path_factory.mktemp("colocated")), ROOM)
+    yield made
+    made.llm.llm_engine.engine_core.shutdown()
+
+
+def policy(family: str, seed: int) -> Checkpoint:
+    checkpoint = FAMILIES[family](seed)
+    checkpoint.model.eval()
+    return checkpoint
+
+
+def engine(checkpoint: Checkpoint, sampler: Sampler, folder: Path) -> VLLMEngine:
+    made = VLLMEngine(checkpoint, sampler, folder / "weights", "float32")
+    made.renew()
+    return made
+
+
+def looked(checkpoint: Checkpoint, crops: int, index: int = 0, seed: int = 0) -> Trajectory:
+    """A conversation that is about to go on after some crops."""
+    calls = [call(*box) for box in boxes_of(checkpoint)[:crops]]
+    played = playing(checkpoint, *calls, "<answer>1</answer>", max_crops=crops, index=index)
+    return replace(played, turns=played.turns[:crops], status=Status.OPEN, seed=seed)
+
+
+def some(checkpoint: Checkpoint) -> list[Trajectory]:
+    return [looked(checkpoint, crops, index, seed=index) for crops in (0, 1, 3) for index in range(2)]
+
+
+def apart(checkpoint: Checkpoint, made: VLLMEngine, open_ones: list[Trajectory], temperature: float = 1.0) -> float:
+    """The largest difference between what vLLM says of its own draws and what our engine says of them, at temperature 1."""
+    asked = [asking(t, -1) for t in open_ones]
+    drawn = dict(made.generate(asked, Sampling(temperature, 24)))
+    assert sorted(drawn) == list(range(len(asked)))
+    words = [drawn[i].ids for i in range(len(asked))]
+    assert all(words) and not {i for ids in words for i in ids} & set(checkpoint.banned_ids)
+    kv = KVEngine(checkpoint)
+    ours = kv.weigh([asking(t, -1, ids) for t, ids in zip(open_ones, words, strict=True)], [len(ids) for ids in words])
+    return max(abs(a - b) for i, row in enumerate(ours) for a, b in zip(row, drawn[i].logprobs, strict=True))
+
+
+def move(checkpoint: Checkpoint, part: str) -> None:
+    """Other weights, in that part of the model alone, by about a tenth of their size."""
+    torch.manual_seed(5)
+    found = [p for name, p in checkpoint.model.named_parameters() if part in name]
+    assert found
+    with torch.no_grad():
+        for p in found:
+            p += 0.1 * p.abs().mean() * torch.randn_like(p)
+
+
+def test_log_probabilities_equal_those_of_kv_after_no_one_and_three_crops(family, sampler, tmp_path):
+    checkpoint = policy(family, 1)
+    made = engine(checkpoint, sampler, tmp_path)
+    assert apart(checkpoint, made, some(checkpoint)) < CLOSE
+    assert apart(checkpoint, made, some(checkpoint), temperature=0) < CLOSE  # greedy; told at temperature 1, as kv does
+
+
+@pytest.mark.parametrize("part", ["embed_tokens", "self_attn", "mlp", "layernorm", "visual.patch_embed", "visual.blocks", "visual.merger"])
+def test_every_part_of_the_weights_is_renewed(family, sampler, tmp_path, part):
+    """A tied head too: vLLM's own reload leaves the copy that its CPU build packed of it."""
+    checkpoint = policy(family, 1)
+    made = engine(checkpoint, sampler, tmp_path)
+    asked = some(checkpoint)
+    before = apart(checkpoint, made, asked)
+    move(checkpoint, part)
+    stale = apart(checkpoint, made, asked)
+    made.renew()
+    assert before < CLOSE < stale
+    assert apart(checkpoint, made, asked) < CLOSE
+    assert not made.folder.exists()  # the copy took memory only while it was read
+
+
+def test_a_training_step_renews_the_weights_once_and_the_next_rollout_samples_from_them(family, sampler, tmp_path):
+    checkpoint = policy(family, 2)
+    policy_ = policy_of(checkpoint, sampler_ratio_cap=2.0, learning_rate=3e-3)
+    policy_.engine = made = VLLMEngine(checkpoint, sampler, tmp_path / "weights", "float32")
+    seen = []
+    policy_._watch = lambda *args, **_: seen.append(
+        (args[3]["objective/mismatch_max"], args[3]["objective/sampler_truncated"], made.renewed)
+    )
+    trainer().fit(policy_, questions(updates=3))
+    assert [renewed for *_, renewed in seen] == [2, 3, 4]  # at the start, then after every update
+    assert all(mismatch < CLOSE and truncated == 0 for mismatch, truncated, _ in seen)
+
+
+def test_a_resumed_run_samples_from_the_weights_that_it_stopped_with(family, sampler, tmp_path):
+    def run(resume: Path | None = None, **more) -> list[float]:
+        checkpoint = policy(family, 2)
+        policy_ = policy_of(checkpoint, learning_rate=3e-3)
+        policy_.engine = VLLMEngine(checkpoint, sampler, tmp_path / "weights", "float32")
+        seen: list[float] = []
+        policy_._watch = lambda *args, **_: seen.append(args[3]["objective/mismatch_max"])
+        trainer(**more).fit(policy_, questions(updates=3), ckpt_path=resume)
+        return seen
+
+    kept = pl.callbacks.ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False)
+    run(enable_checkpointing=True, callbacks=[kept])
+    later = run(tmp_path / "step=1.ckpt")
+    assert len(later) == 2 and max(later) < CLOSE
+
+
+def test_a_later_turn_finds_the_earlier_ones_and_a_sibling_its_prompt_in_the_cache(family, sampler, tmp_path):
+    checkpoint = policy(family, 1)
+    made = engine(checkpoint, sampler, tmp_path)
+    settings = {"max_tokens": 4, "logprobs": 0}
+
+    def cached(t: Trajectory) -> tuple[int, int]:
+        asked = asking(t, -1)
+        [(_, said)] = sampler.complete([Prompt(made._one_placeholder_each(asked.ids), asked.images, 0)], settings)
+        return said.cached, len(asked.ids)
+
+    first, second = looked(checkpoint, 0), looked(checkpoint, 1)
+    assert cached(first)[0] == 0
+    prompt = cached(first)[1]
+    assert cached(first)[0] >= prompt - 32  # whole blocks alone
+    assert prompt - 32 <= cached(second)[0] < cached(second)[1]
+    made.renew()
+    assert cached(first)[0] == 0  # nothing that the old weights computed
+
+
+def test_a_draw_is_fixed_by_its_seed(family, sampler, tmp_path):
+    checkpoint = policy(family, 1)
+    made = engine(checkpoint, sampler, tmp_path)
+    asked = [asking(looked(checkpoint, 1, index % 2, seed=seed_of(index)), -1) for index in range(6)]
+    first = dict(made.generate(asked, Sampling(1.0, 12)))
+    again = dict(made.generate(asked, Sampling(1.0, 12)))
+    assert {i: said.ids for i, said in first.items()} == {i: said.ids for i, said in again.items()}
+    assert len({first[i].ids for i in range(0, 6, 2)}) == 3  # siblings of one question differ
+
+
+def test_a_turn_ends_with_the_stop_token_or_at_the_limit(family, sampler, tmp_path):
+    checkpoint = policy(family, 1)
+    made = engine(checkpoint, sampler, tmp_path)
+    seen = set()
+    for _, said in made.generate([asking(looked(checkpoint, 0, seed=seed), -1) for seed in range(40)], Sampling(1.0, 60)):
+        stops = [place for place, token in enumerate(said.ids) if token in checkpoint.stop_ids]
+        assert said.stopped == bool(stops) and stops in ([], [len(said.ids) - 1])
+        assert said.stopped or len(said.ids) == 60
+        seen.add(said.stopped)
+    assert seen == {True, False}
+
+
+def adapted(family: str, seed: int) -> Checkpoint:
+    """The weights that vLLM was started with, and an adapter that matters."""
+    checkpoint = policy(family, 0)
+    layers = [f"{kind}_proj" for kind in ("q", "k", "v", "o", "gate", "up", "down")]
+    names = [name for name, _ in checkpoint.model.named_modules() if "language_model" in name and name.rpartition(".")[2] in layers]
+    checkpoint.model = get_peft_model(checkpoint.model, LoraConfig(r=4, lora_alpha=8, target_modules=names))
+    torch.manual_seed(seed)
+    for name, p in checkpoint.model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(p, std=0.1)
+    return checkpoint
+
+
+def test_an_adapter_is_published_as_such_and_a_changed_one_replaces_it(family, sampler, tmp_path):
+    plain = policy(family, 1)
+    assert apart(plain, engine(plain, sampler, tmp_path), some(plain)) < CLOSE  # others than those that the adapter belongs to
+    checkpoint = adapted(family, 3)
+    made = engine(checkpoint, sampler, tmp_path)
+    assert apart(checkpoint, made, some(checkpoint)) < CLOSE
+    move(checkpoint, "lora_B")
+    assert apart(checkpoint, made, some(checkpoint)) > CLOSE
+    made.renew()
+    assert apart(checkpoint, made, some(checkpoint)) < CLOSE
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[tuple[str, str]]:
+    """README's command, with what a CPU needs."""
+    said = (Path(__file__).parents[2] / "README.md").read_text().replace("\\\n", " ")
+    [line] = re.findall(r"^ *VLLM_SERVER_DEV_MODE.*$", said, flags=re.MULTILINE)
+    words = shlex.split(line)
+    at = words.index("vllm")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = started_from("qwen3_vl", tmp_path_factory.mktemp("served"))
+    setting = dict(word.split("=", 1) for word in words[:at]) | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    assert words[at + 1 : at + 3] == ["serve", "FOLDER"]  # the CPU wheel is not named vllm, which that command stumbles over
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", folder, *words[at + 3 :]]
+    command += ["--port", str(port), "--dtype", "float32", "--enforce-eager", "--block-size", "32", "--max-model-len", "2048"]
+    command += ["--kv-cache-memory-bytes", str(2**29)]
+    with (Path(folder) / "server.log").open("w") as log:
+        process = subprocess.Popen(command, env=os.environ | setting, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}/v1"
+    for _ in range(180):
+        assert process.poll() is None, (Path(folder) / "server.log").read_text()[-3000:]
+        try:
+            Endpoint(url, folder, "NO_KEY", 60, 0, 1).models()
+            break
+        except Outage:
+            time.sleep(1)
+    yield url, folder
+    process.terminate()
+    process.wait()
+
+
+def test_a_served_vllm_takes_adapters_and_weights_and_equals_kv_with_each(server, tmp_path):
+    remote = Remote(Endpoint(*server, "NO_KEY", 60, 0, 8))
+    checkpoint = adapted("qwen3_vl", 3)
+    made = engine(checkpoint, remote, tmp_path)
+    assert apart(checkpoint, made, some(checkpoint)) < CLOSE
+    move(checkpoint, "lora_B")
+    made.renew()
+    assert apart(checkpoint, made, some(checkpoint)) < CLOSE
+    plain = policy("qwen3_vl", 1)
+    made = engine(plain, remote, tmp_path)
+    assert apart(plain, made, some(plain)) < CLOSE
+    move(plain, "embed_tokens")
+    made.renew()
+    assert apart(plain, made, some(plain)) < CLOSE
