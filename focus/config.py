@@ -34,6 +34,7 @@ from focus.gap import Mode, Search
 from focus.prompts import DIALECTS
 
 CONF = Path(__file__).parents[1] / "conf"
+MAX_VLLM_RANK = 512  # of a LoRA adapter
 EMBEDDED_VIEW = 16  # merged visual tokens of the view that an evaluation of the embedded policy shows: what its stage 1 trains at
 
 
@@ -498,6 +499,8 @@ def problems_of(cfg: DictConfig) -> list[str]:
                 f"policy.dialect is tiny, which only the embedded policy speaks; {cfg.policy.checkpoint} needs one of "
                 + ", ".join(name for name in DIALECTS if name != "tiny")
             )
+        if cfg.rollout.engine == "vllm" and cfg.policy.lora_rank > MAX_VLLM_RANK:
+            problems.append(f"policy.lora_rank is {cfg.policy.lora_rank}, but vLLM takes adapters up to {MAX_VLLM_RANK}; use rollout=kv")
         if "no_tool" in cfg.evaluation.arms and cfg.policy.dialect in DIALECTS and DIALECTS[cfg.policy.dialect].plain is None:
             problems.append(
                 f"evaluation.arms names no_tool, but policy.dialect={cfg.policy.dialect} has no prompt without the tool; leave it out"

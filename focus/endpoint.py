@@ -117,7 +117,7 @@ class Endpoint:
 
     def _posted(self, client: Any, path: str, body: Mapping[str, Any]) -> Any:
         raw = {"X-Stainless-Raw-Response": "true"}  # how the package is asked for what `with_raw_response` gives
-        return client.post(f"{self.url.removesuffix('/v1')}{path}", cast_to=object, body=body, options={"headers": raw})
+        return client.post(f"{self.url.rstrip('/').removesuffix('/v1')}{path}", cast_to=object, body=body, options={"headers": raw})
 
     def ask_all(self, requests: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, Reply | Refused]]:
         """The outcome of every request, each a mapping of `ask`'s arguments, beside its index, as the answers come in: `send_all`."""

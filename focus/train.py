@@ -210,9 +210,8 @@ def build_engine(cfg: DictConfig, loaded: Checkpoint) -> Engine:
         sampler = Remote(reached(r.endpoint))
     else:
         room = {key: v[key] for key in ("dtype", "memory_share", "cache_gib", "max_model_len", "block_size", "enforce_eager")}
-        sampler = colocated(
-            str(checkpoints.place(cfg.policy.checkpoint)), Room(images=r.max_crops + 1, lora_rank=cfg.policy.lora_rank, **room)
-        )
+        room |= {"device": loaded.model.device.index, "images": r.max_crops + 1, "lora_rank": cfg.policy.lora_rank}
+        sampler = colocated(str(checkpoints.place(cfg.policy.checkpoint)), Room(**room))
     return VLLMEngine(loaded, sampler, Path(v.weights) / f"focus-{run:x}", v.dtype)
 
 

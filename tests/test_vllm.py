@@ -59,10 +59,10 @@ class StandIn:
         self.copy = checkpoints.load(folder, self.of.dialect.name)
         self.published.append("weights")
 
-    def adapt(self, folder: Path, number: int) -> None:
+    def adapt(self, folder: Path) -> None:
         assert self.copy is not None
         self.copy.model = PeftModel.from_pretrained(self.copy.bare if hasattr(self.copy, "bare") else self.copy._bare, folder)
-        self.published.append(f"adapter {number}")
+        self.published.append("adapter")
 
 
 def over(checkpoint: Checkpoint, folder: Path, **more) -> VLLMEngine:
@@ -143,7 +143,7 @@ def test_of_an_adapted_policy_only_the_adapter_is_published(policy, tmp_path):
 
     assert apart() > 1e-3
     engine.renew()
-    assert apart() < CLOSE and engine.sampler.published == ["weights", "adapter 2"]
+    assert apart() < CLOSE and engine.sampler.published == ["weights", "adapter"]
 
 
 def test_an_adapter_on_the_vision_tower_is_refused_before_anything_is_sampled(tmp_path):
@@ -195,4 +195,5 @@ def test_what_can_not_work_with_vllm_is_said_before_a_model_is_loaded(monkeypatc
     assert "rollout.vllm.memory_share is 1.5; it is a share in (0, 1]" in problems("rollout.vllm.memory_share=1.5")
     assert "rollout.vllm.block_size is 0; it must be above 0, or null" in problems("rollout.vllm.block_size=0")
     assert "rollout.sampler_ratio_cap is 0.5; below 1 it would weigh down" in problems("rollout.sampler_ratio_cap=0.5")
+    assert "policy.lora_rank is 513, but vLLM takes adapters up to 512" in problems("policy.lora_rank=513")
     assert "rollout.vllm holds no settings; choose rollout=vllm" in problems("rollout.vllm=null")

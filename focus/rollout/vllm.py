@@ -14,10 +14,13 @@ import io
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
 from peft import PeftModel
 from PIL import Image
@@ -64,8 +67,8 @@ class Sampler(Protocol):
         """Take the weights of this checkpoint instead of those it has, and drop every adapter."""
         ...
 
-    def adapt(self, folder: Path, number: int) -> None:
-        """Take this LoRA adapter instead of the last one. `number` counts them."""
+    def adapt(self, folder: Path) -> None:
+        """Take this LoRA adapter instead of the last one."""
         ...
 
 
@@ -86,8 +89,12 @@ class Reload:
 
 @dataclass(frozen=True)
 class Room:
-    """How a colocated vLLM is set up. None leaves a choice to vLLM; `images` is the most that one conversation shows."""
+    """How a colocated vLLM is set up. None leaves a choice to vLLM; `images` is the most that one conversation shows.
 
+    `device` is the number of this process's GPU, None on CPU.
+    """
+
+    device: int | None
     dtype: str
     memory_share: float
     cache_gib: float | None
@@ -116,22 +123,25 @@ class Colocated:
         self._vllm, self._lora = vllm, LoRARequest
         self._checkpoint, self._replaced = checkpoint, False
         self._adapter: Any = None
+        self._numbers = count(1)
         adapters = {"enable_lora": True, "max_lora_rank": min(r for r in LORA_RANKS if r >= room.lora_rank)} if room.lora_rank else {}
-        self.llm = vllm.LLM(
-            checkpoint,
-            dtype=room.dtype,
-            gpu_memory_utilization=room.memory_share,
-            kv_cache_memory_bytes=None if room.cache_gib is None else int(room.cache_gib * 2**30),
-            max_model_len=room.max_model_len,
-            enforce_eager=room.enforce_eager,
-            limit_mm_per_prompt={"image": room.images, "video": 0},
-            mm_processor_kwargs={"do_resize": False},
-            logprobs_mode="processed_logprobs",
-            generation_config="vllm",
-            worker_extension_cls=f"{Reload.__module__}.{Reload.__name__}",
-            **({} if room.block_size is None else {"block_size": room.block_size}),
-            **adapters,
-        )
+        block = {} if room.block_size is None else {"block_size": room.block_size}
+        with _alone_with(room.device):
+            self.llm = vllm.LLM(
+                checkpoint,
+                dtype=room.dtype,
+                gpu_memory_utilization=room.memory_share,
+                kv_cache_memory_bytes=None if room.cache_gib is None else int(room.cache_gib * 2**30),
+                max_model_len=room.max_model_len,
+                enforce_eager=room.enforce_eager,
+                limit_mm_per_prompt={"image": room.images, "video": 0},
+                mm_processor_kwargs={"do_resize": False},
+                logprobs_mode="processed_logprobs",
+                generation_config="vllm",
+                worker_extension_cls=f"{Reload.__module__}.{Reload.__name__}",
+                **block,
+                **adapters,
+            )
 
     def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, Said]]:
         engine = self.llm.llm_engine
@@ -166,12 +176,28 @@ class Colocated:
         self.llm.reset_mm_cache()
         self.llm.llm_engine.reset_encoder_cache()
 
-    def adapt(self, folder: Path, number: int) -> None:
+    def adapt(self, folder: Path) -> None:
         if self._replaced:  # by an earlier policy of this process; an adapter belongs to the weights that it started with
             self._read(self._checkpoint)
             self._replaced = False
+        number = next(self._numbers)  # under a number that it knows vLLM would go on with the adapter that it has
         self._adapter = self._lora(f"focus-{number}", number, str(folder))
         self.llm.llm_engine.add_lora(self._adapter)
+
+
+@contextmanager
+def _alone_with(device: int | None) -> Iterator[None]:
+    """Within the block, processes that are started see this GPU alone."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[device] if seen else str(device)
+    try:
+        yield
+    finally:
+        if seen is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = seen
+        else:
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
 
 
 class Remote:
@@ -179,7 +205,6 @@ class Remote:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint, self._adapter = endpoint, ""
-        self._urls: dict[int, tuple[Image.Image, str]] = {}
 
     def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, Said]]:
         for i, said in self.endpoint.send_all(partial(self._ask, prompt, settings) for prompt in prompts):
@@ -203,10 +228,10 @@ class Remote:
         for kept in ("prefix", "mm", "encoder"):
             self.endpoint.tell(f"/reset_{kept}_cache", {})
 
-    def adapt(self, folder: Path, number: int) -> None:
+    def adapt(self, folder: Path) -> None:
         if self._adapter:
             self.endpoint.tell("/v1/unload_lora_adapter", {"lora_name": self._adapter})
-        self._adapter = f"focus-{number}"
+        self._adapter = f"focus-{uuid4().hex}"  # a server may still hold those of an earlier run
         self.endpoint.tell("/v1/load_lora_adapter", {"lora_name": self._adapter, "lora_path": str(folder)})
 
 
@@ -292,7 +317,7 @@ class VLLMEngine:
             ) from error
         if is_first() or isinstance(self.sampler, Colocated):
             if adapter:
-                self.sampler.adapt(self.folder, self.renewed)
+                self.sampler.adapt(self.folder)
             else:
                 self.sampler.load(self.folder)
         collect(None)  # until all have read them

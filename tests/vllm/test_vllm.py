@@ -31,7 +31,7 @@ from tests.test_engine import boxes_of
 from tests.test_update import policy_of, questions, trainer
 
 CLOSE = 1e-4  # nats; what is measured lies near 1e-6
-ROOM = Room("float32", 0.1, 0.5, 2048, 32, enforce_eager=True, images=4, lora_rank=8)
+ROOM = Room(None, "float32", 0.1, 0.5, 2048, 32, enforce_eager=True, images=4, lora_rank=8)
 
 
 def tied_qwen2_5_vl(seed: int) -> Checkpoint:
