@@ -1,6 +1,7 @@
 """Sweeps on a cluster: the job that Slurm would get, what pre-emption does to it, and what is told of a sweep half way."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -13,8 +14,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
-from focus import checkpoint, sweep, train
+from focus import checkpoint, ranks, sweep, train
 from focus.config import CONF
+from focus.report import run as kept
 from tests.test_run import SMALL, settings
 
 POINTS = [*SMALL, "evaluation.samples=0", "report.trajectories=1", "seed=0,1", "hydra.sweep.subdir=${hydra:job.override_dirname}"]
@@ -71,6 +73,99 @@ def test_a_preempted_job_is_requeued_by_submitit_and_ends_as_if_nothing_had_happ
         assert [json.loads(line)["update"] for line in (point / "history.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
         hashes = {checkpoint.load(place / "policy", "tiny").weights_hash() for place in (point, tmp_path / f"straight{seed}")}
         assert len(hashes) == 1
+
+
+# -------------------------------------------------------------------------------------------------- jobs and ranks beside each other
+
+
+def columns(results: Path) -> list[list[str]]:
+    """Run and status of every row, the header among them."""
+    with results.open(newline="") as file:
+        return [[row[0], row[3]] for row in csv.reader(file)]
+
+
+def test_two_points_that_end_together_leave_one_header_and_a_row_each(tmp_path, monkeypatch):
+    """The second has opened the empty file when the first writes."""
+    results, lock = tmp_path / "results.csv", kept.fcntl.flock
+    first, second = (settings(tmp_path / name, tmp_path) for name in ("a", "b"))
+
+    def taking_turns(file, how):
+        monkeypatch.setattr(kept.fcntl, "flock", lock)
+        kept.write_row(results, first, "base", {})
+        lock(file, how)
+
+    monkeypatch.setattr(kept.fcntl, "flock", taking_turns)
+    kept.write_row(results, second, "base", {})
+    assert columns(results) == [["run", "status"], ["a", "finished"], ["b", "finished"]]
+
+
+def test_results_where_files_can_not_be_locked_are_refused_before_anything_starts(tmp_path, random_policy, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(kept.fcntl, "flock", flock)
+    with pytest.raises(ValueError, match=r"results.csv can't be written and locked .*Function not implemented.*another file system"):
+        train.run(settings(tmp_path / "run", random_policy, f"results={tmp_path / 'results.csv'}"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_job_for_a_point_that_is_running_is_refused_and_leaves_no_row(tmp_path, random_policy, monkeypatch):
+    """As when the terminal of a sweep was closed and the sweep is started again while its jobs run. However a job ends, its lock ends."""
+    results, run = tmp_path / "results.csv", tmp_path / "run"
+    run.mkdir()
+    holding = f"""
+import time
+from pathlib import Path
+from focus.ranks import only_job
+with only_job(Path({str(run)!r})):
+    print("held", flush=True)
+    time.sleep(99)
+"""
+    other = subprocess.Popen([sys.executable, "-c", holding], cwd=CONF.parent, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    cfg = settings(run, random_policy, f"results={results}")
+    monkeypatch.setattr(train, "_run", lambda *_: (run / "went on").touch())
+    with pytest.raises(ValueError, match=r"another job is working in .*run \(it holds .*running.lock\); let it go on, or end it"):
+        train.run(cfg)
+    assert results.read_text() == "" and not (run / "went on").exists()
+    other.kill()
+    other.wait()
+    train.run(cfg)
+    assert (run / "went on").exists()
+
+
+def test_what_other_ranks_may_be_reading_is_never_half_written(tmp_path, random_policy, monkeypatch):
+    path, write, seen = tmp_path / "settings.yaml", Path.write_text, []
+    path.write_text("before")
+
+    def slowly(self, text):
+        write(self, text[:2])
+        seen.append(path.read_text())
+        write(self, text)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", slowly)
+        ranks.publish(path, "afterwards")
+    assert seen == ["before"] and path.read_text() == "afterwards"
+
+    published, publish = [], ranks.publish
+
+    def stop(*_):
+        raise InterruptedError
+
+    monkeypatch.setattr(ranks, "publish", lambda path, text: (published.append(path.name), publish(path, text)))
+    monkeypatch.setattr(train, "fit", stop)
+    with pytest.raises(InterruptedError):
+        train.run(settings(tmp_path / "run", random_policy))
+    assert published == ["settings.yaml", "started_from.txt"]
+
+
+def test_a_run_goes_on_from_its_last_update_whatever_the_clock_says(tmp_path):
+    """A job that ended while it removed its older checkpoint leaves a folder that was changed later."""
+    for age, update in ((0, 10), (60, 9)):
+        (tmp_path / f"update-step={update}.ckpt").mkdir()
+        os.utime(tmp_path / f"update-step={update}.ckpt", (time.time() + age,) * 2)
+    assert train.latest(tmp_path) == tmp_path / "update-step=10.ckpt" and train.latest(tmp_path / "none") is None
 
 
 # ------------------------------------------------------------------------------------------------------------- a Slurm of four scripts
