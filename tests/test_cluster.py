@@ -4,17 +4,19 @@ import csv
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
-from focus import checkpoint, ranks, sweep, train
+from focus import checkpoint, config, ranks, sweep, train
 from focus.config import CONF
 from focus.report import run as kept
 from tests.test_run import SMALL, settings
@@ -32,17 +34,13 @@ def swept(folder: Path, policy: Path, launcher: str, *more: str, path: str | Non
     return subprocess.Popen(command, cwd=CONF.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **how)
 
 
-def tasks_of(folder: Path) -> list[int]:
-    """Processes that run a pickled job of this sweep."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (place / "cmdline").read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        if "submitit.core._submit" in words and str(folder) in " ".join(words):
-            found.append(int(place.name))
-    return found
+def task_of(point: Path) -> int:
+    """The process that works on a point: it holds the point's lock, and has submitit's handlers long since."""
+    for place in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if os.readlink(place) == str(point / "running.lock"):
+                return int(place.parts[2])
+    raise AssertionError(f"nobody works on {point}")
 
 
 def preempt(folder: Path, point: str, running: subprocess.Popen) -> None:
@@ -51,9 +49,9 @@ def preempt(folder: Path, point: str, running: subprocess.Popen) -> None:
     while not list((folder / point / "checkpoints").glob("update-*.ckpt")):
         assert running.poll() is None and time.monotonic() < until, running.communicate()[0][-3000:]
         time.sleep(0.02)
-    for task in tasks_of(folder):
-        os.kill(task, signal.SIGTERM)
-        os.kill(task, signal.SIGUSR2)
+    task = task_of(folder / point)
+    os.kill(task, signal.SIGTERM)
+    os.kill(task, signal.SIGUSR2)
 
 
 def test_a_preempted_job_is_requeued_by_submitit_and_ends_as_if_nothing_had_happened(tmp_path, random_policy):
@@ -71,6 +69,7 @@ def test_a_preempted_job_is_requeued_by_submitit_and_ends_as_if_nothing_had_happ
     for seed in (0, 1):
         point = tmp_path / f"sweep/seed={seed}"
         assert [json.loads(line)["update"] for line in (point / "history.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
+        assert [(p.folder, p.status) for p in sweep.points_of(tmp_path / "sweep") if p.values["seed"] == str(seed)] == [(point, "finished")]
         hashes = {checkpoint.load(place / "policy", "tiny").weights_hash() for place in (point, tmp_path / f"straight{seed}")}
         assert len(hashes) == 1
 
@@ -211,7 +210,7 @@ def slurm(tmp_path) -> Path:
 
 def test_slurm_gets_one_job_per_point_with_its_limits_and_a_task_for_every_device(slurm, tmp_path, random_policy):
     """The script is what sbatch got; its tasks run two ranks of each point, which Lightning finds by Slurm's variables."""
-    devices = ["trainer.strategy=ddp", "trainer.devices=2", "hydra.launcher.tasks_per_node=2", "rollout.questions_per_update=2"]
+    devices = ["trainer.strategy=ddp", "trainer.devices=2", "rollout.questions_per_update=2"]
     running = swept(tmp_path / "sweep", random_policy, "slurm", *devices, "hydra.launcher.partition=gpu", path=str(slurm))
     said, _ = running.communicate(timeout=240)
     logs = "".join(path.read_text()[-2000:] for path in slurm.glob("job*.log"))
@@ -224,7 +223,6 @@ def test_slurm_gets_one_job_per_point_with_its_limits_and_a_task_for_every_devic
         "--array=0-1%2",
         "--nodes=1",
         "--ntasks-per-node=2",
-        "--gpus-per-node=1",
         "--cpus-per-task=8",
         "--mem=64GB",
         "--partition=gpu",
@@ -234,7 +232,45 @@ def test_slurm_gets_one_job_per_point_with_its_limits_and_a_task_for_every_devic
         "--open-mode=append",
     ):
         assert f"#SBATCH {line}\n" in script, script
+    assert "gpus" not in script and "\nexport SRUN_CPUS_PER_TASK=8\nexport SLURM_KILL_BAD_EXIT=1\n" in script
     assert "submitit.core._submit" in script.splitlines()[-1] and script.splitlines()[-1].startswith("srun ")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "asked"), [(["trainer=cpu"], (1, 1, None)), (["trainer=fsdp", "trainer.devices=8", "trainer.num_nodes=2"], (2, 8, 8))]
+)
+def test_slurm_is_asked_for_what_the_trainer_uses(trainer, asked):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        launcher = compose("train", ["experiment=stage1", "hydra/launcher=slurm", *trainer], return_hydra_config=True).hydra.launcher
+    assert (launcher.nodes, launcher.tasks_per_node, launcher.gpus_per_node) == asked
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["experiment=smoke", "hydra/launcher=slurm"], "hydra/launcher=slurm starts the points of a sweep; add --multirun"),
+        (["--multirun", "experiment=smoke", "seed=0,1", "hydra/launcher=slurm", "trainer=fsdp"], "trainer.devices is auto, but Slurm"),
+        (
+            ["--multirun", "experiment=smoke", "objective.updates=0,1"],
+            "the first point of this sweep: .*objective.updates is 0; use",
+        ),
+        (["--multirun", "experiment=smoke", "seed=[0"], "no viable alternative at input"),
+        (["--multirun", "experiment=smoke", "reward=stag1,stage2"], "reward=stag1 names no file. Did you mean stage1"),
+        (["--multirun", "seed=0,1"], "the first point of this sweep: these settings can't work.*name.*Choose an experiment"),
+    ],
+)
+def test_a_sweep_that_can_not_work_is_refused_before_any_point_is_started(words, said, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    with pytest.raises(SystemExit, match=f"(?s)^focus: {said}"):
+        config.start(lambda: pytest.fail("it was started"), "train")
+
+
+def test_a_sweep_whose_first_point_can_work_is_started_though_this_machine_has_no_gpu(monkeypatch):
+    started = []
+    monkeypatch.setattr(sys, "argv", ["train.py", "--multirun", "experiment=smoke", "objective.updates=3,9", "trainer=gpu"])
+    config.start(lambda: started.append(1), "train")
+    assert started == [1]
 
 
 def test_lightning_does_not_requeue_where_slurm_runs_the_job(monkeypatch, tmp_path, random_policy):
@@ -276,18 +312,29 @@ def test_slurm_without_its_commands_is_refused_before_anything_is_queued():
 
 @pytest.fixture(scope="module")
 def half(tmp_path_factory, random_policy) -> Path:
-    """A sweep of three gaps and two seeds, of which one point is done, one was interrupted, one crashed, and three have not begun."""
+    """A sweep of three gaps and two seeds, of which two points are done, one was interrupted, one crashed, and two have not begun."""
     folder = tmp_path_factory.mktemp("sweeps") / "gap"
-    for tokens, seed in ((16, 0), (64, 0)):
-        more = [f"gap.view_tokens={tokens}", f"seed={seed}", "objective.updates=1", "evaluation.arms=[own,noise]"]
-        train.run(settings(folder / "point", random_policy, *more))
-        (folder / "point").rename(folder / f"gap.view_tokens={tokens},seed={seed}")
-    for name in ("policy/config.json", "evaluation_trained_t1.json"):
-        (folder / "gap.view_tokens=64,seed=0" / name).unlink()
-    (folder / "multirun.yaml").write_text(
-        "hydra: {sweeper: {params: {seed: 'range(0,2)', gap.view_tokens: '16,64,256'}}, overrides: {task: [experiment=gap_sweep]}}"
-    )
+    for tokens, seed, *more in ((64, 0), (16, 0), (16, 1, "evaluation.samples=0"), (64, 1, "evaluation.samples=0")):
+        point = folder / f"gap.view_tokens={tokens},seed={seed}"
+        more += [f"gap.view_tokens={tokens}", f"seed={seed}", "objective.updates=1", "evaluation.arms=[own,noise]"]
+        cfg = settings(folder, random_policy, f"results={folder / 'results.csv'}", *more)
+        cfg.output = str(point)
+        with pytest.MonkeyPatch.context() as patched:
+            if (tokens, seed) == (64, 1):
+                patched.setattr(train, "fit", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError) if (tokens, seed) == (64, 1) else nullcontext():
+                train.run(cfg)
+    (folder / "gap.view_tokens=16,seed=1/policy/config.json").unlink()
+    (folder / "gap.view_tokens=16,seed=0,objective.updates=9").mkdir()  # of another sweep into the same folder
+    (folder / "gap.view_tokens=16,seed=0,objective.updates=9/settings.yaml").write_text("")
+    record(folder, "seed: 'range(0,2)', gap.view_tokens: '16,64,256'", "[experiment=gap_sweep]")
     return folder
+
+
+def record(folder: Path, swept: str, given: str) -> None:
+    """What Hydra leaves of a sweep, as far as it is read."""
+    job = "job: {config: {override_dirname: {exclude_keys: [experiment, results, threads, name]}}}"
+    (folder / "multirun.yaml").write_text(f"hydra: {{sweeper: {{params: {{{swept}}}}}, overrides: {{task: {given}}}, {job}}}")
 
 
 def report(folder: Path, *more: str) -> None:
@@ -298,15 +345,18 @@ def report(folder: Path, *more: str) -> None:
 def test_a_sweep_half_way_is_told_point_by_point(half, capsys):
     report(half)
     said = capsys.readouterr().out
-    assert "6 points: 1 finished, 1 unfinished or stopped, 4 missing" in said
+    assert "6 points: 2 finished, 2 missing, 1 unfinished, 1 crashed" in said
     with (half / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["seed"], row["gap.view_tokens"], row["status"]) for row in rows] == [
         ("0", "16", "finished"),
-        ("0", "64", "1 of 1 updates"),
+        ("0", "64", "finished"),
         ("0", "256", "missing"),
-        *(("1", tokens, "missing") for tokens in ("16", "64", "256")),
+        ("1", "16", "1 of 1 updates"),
+        ("1", "64", "0 of 1 updates, crashed: ZeroDivisionError: division by zero"),
+        ("1", "256", "missing"),
     ]
+    assert rows[1]["common own mean"] == rows[1]["own own mean"] != ""  # 64 tokens are the common view: measured once
     kept = json.loads((half / "gap.view_tokens=16,seed=0/evaluation_trained_t1.json").read_text())["outcomes"]["own view"]["values"]["own"]
     assert float(rows[0]["own own mean"]) == pytest.approx(100 * sum(kept) / len(kept)) and rows[2]["own own mean"] == ""
     page = (half / "sweep.html").read_text()
@@ -314,15 +364,21 @@ def test_a_sweep_half_way_is_told_point_by_point(half, capsys):
     assert (half / "sweep.png").stat().st_size > 5000
 
 
-def test_what_is_given_on_the_command_line_takes_the_place_of_what_the_experiment_sweeps(half, tmp_path):
-    (tmp_path / "multirun.yaml").write_text(
-        "hydra: {sweeper: {params: {seed: 'range(0,5)'}}, overrides: {task: ['seed=7,8', gap.view_tokens=16]}}"
-    )
-    assert sweep.launched(tmp_path) == {"seed": ["7", "8"]}
+def test_what_is_given_on_the_command_line_takes_the_place_of_what_the_experiment_sweeps(tmp_path):
+    record(tmp_path, "seed: 'range(0,5)', gap.view_tokens: '16,64'", "['seed=7,8', gap.view_tokens=16, threads=2]")
+    assert sweep.launched(tmp_path) == [({"seed": str(n)}, f"gap.view_tokens=16,seed={n}") for n in (7, 8)]
+
+
+def test_a_swept_list_or_path_is_found_where_hydra_puts_it(tmp_path):
+    record(tmp_path, "", "['data.letter_px=[6,12],[12,24]', +policy.checkpoint=a/b]")
+    assert [name for _, name in sweep.launched(tmp_path)] == [f"+policy.checkpoint=a/b,data.letter_px={px}" for px in ("[6,12]", "[12,24]")]
 
 
 def test_a_folder_without_a_sweep_and_a_metric_that_does_not_exist_are_refused(half, tmp_path):
     with pytest.raises(ValueError, match=r"holds no sweep \(no multirun.yaml\); sweeps of .*: gap"):
         report(half.parent / "nothing")
+    record(tmp_path, "", "[seed=3]")
+    with pytest.raises(ValueError, match=r"holds one point and no sweep; its page is .*report.html"):
+        report(tmp_path)
     with pytest.raises(ValueError, match="metrics names accuracy; there are own, gt, noise"):
         report(half, "metrics=[accuracy]")

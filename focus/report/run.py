@@ -168,6 +168,16 @@ def has_row(path: Path, settings: str, base: str) -> bool:
         )
 
 
+def last_status(path: Path, cfg: DictConfig) -> str:
+    """How this point ended last, in any start; empty if it never did."""
+    if not path.is_file():
+        return ""
+    with path.open(newline="") as rows:
+        fcntl.flock(rows, fcntl.LOCK_SH)
+        point = (Path(cfg.output).name, settings_hash(cfg))
+        return next((row["status"] for row in [*csv.DictReader(rows)][::-1] if (row["run"], row["settings"]) == point), "")
+
+
 @rank_zero_only
 def write_row(path: Path, cfg: DictConfig, base: str, measured: Mapping[str, Outcome], status: str = FINISHED) -> None:
     """Append one point of a sweep, a crashed one too (its numbers are empty). Processes side by side take turns."""
