@@ -21,7 +21,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from hydra.utils import get_class
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -339,18 +340,44 @@ for _name, _node in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_node)
 
 
+# What conf/hydra/launcher/slurm.yaml asks Slurm for
+OmegaConf.register_new_resolver("gpus", lambda accelerator, devices: devices if accelerator in ("gpu", "cuda") else None, replace=True)
+
+
 def start(main: Callable[[], None], name: str) -> None:
-    """Run an entry point. What Hydra would refuse is first said in one message that lists what exists."""
-    if "hydra/launcher=slurm" in sys.argv and shutil.which("sbatch") is None:
+    """Run an entry point. What Hydra would refuse is first said in one message that lists what exists.
+
+    Of a sweep the first point is checked too, before any is started or queued.
+    """
+    words = sys.argv[1:]
+    sweep = bool({"-m", "--multirun"}.intersection(words))
+    launcher = next((word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")), None)
+    if launcher and not sweep:
+        sys.exit(f"focus: hydra/launcher={launcher} starts the points of a sweep; add --multirun (one run is a sweep of one point)")
+    if launcher == "slurm" and shutil.which("sbatch") is None:
         sys.exit("focus: hydra/launcher=slurm needs sbatch, which is not here; start it on a login node, or use hydra/launcher=local")
-    overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
-    if len(overrides) == len(sys.argv) - 1:  # with a flag of Hydra's own (--multirun, --help) Hydra speaks for itself
+    overrides = [word for word in words if "=" in word and not word.startswith("-")]
+    if {*words} - {*overrides} <= {"-m", "--multirun"}:  # with another flag of Hydra's own (--help, --cfg) Hydra speaks for itself
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             try:
-                compose(name, [o for o in overrides if not o.startswith("hydra")])
-            except (ConfigCompositionException, MissingConfigException) as error:
+                cfg = compose(name, [_first_of(o) for o in overrides if not o.startswith("hydra")])
+                if sweep:
+                    if "output" in cfg:
+                        cfg.output = "outputs"  # each point's own is known when it begins
+                    check(cfg, name, here=False)
+            except (ConfigCompositionException, MissingConfigException, OverrideParseException) as error:
                 sys.exit(f"focus: {_told(error)}")
+            except ConfigError as error:
+                sys.exit(f"focus: the first point of this sweep: {error}")
+        if launcher == "slurm" and "trainer" in cfg and cfg.trainer.devices == "auto":
+            sys.exit("focus: trainer.devices is auto, but Slurm is asked for a number of GPUs on each node: trainer.devices=8")
     main()
+
+
+def _first_of(override: str) -> str:
+    """An override as the first point of a sweep has it."""
+    [parsed] = OverridesParser.create().parse_overrides([override])
+    return f"{parsed.get_key_element()}={next(parsed.sweep_string_iterator())}" if parsed.is_sweep_override() else override
 
 
 def guarded(run: Callable[[DictConfig], None], cfg: DictConfig) -> None:
@@ -422,12 +449,15 @@ def raise_all(problems: Sequence[str]) -> None:
         raise ConfigError("these settings can't work:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
 
-def check(cfg: DictConfig, schema: str) -> None:
-    """Raise ConfigError with every problem of a composed configuration, before anything expensive starts."""
+def check(cfg: DictConfig, schema: str, here: bool = True) -> None:
+    """Raise ConfigError with every problem of a composed configuration, before anything expensive starts.
+
+    `here`: it is this machine that it would run on.
+    """
     unknown = unknown_keys(cfg, SCHEMAS[schema])
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise_all([*unknown, "these keys have no value: " + ", ".join(missing) + ". Choose an experiment, e.g. experiment=stage1"])
-    raise_all(unknown + problems_of(cfg) + (_device_problems(cfg.trainer) if schema == "train" else []))
+    raise_all(unknown + problems_of(cfg) + (_device_problems(cfg.trainer) if here and schema == "train" else []))
 
 
 def _device_problems(trainer: DictConfig) -> list[str]:

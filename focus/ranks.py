@@ -4,6 +4,7 @@ Every rank plays and trains on its own questions. What all ranks must do equally
 gathering weights, reducing gradients, exchanging figures. In one process all of this is nothing.
 """
 
+import fcntl
 import importlib.util
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,36 @@ Item = TypeVar("Item")
 def is_first() -> bool:
     """Whether this process is the one that prints and writes. Known before a process group exists, from the launcher's environment."""
     return not getattr(rank_zero_only, "rank", 0)
+
+
+def publish(path: Path, text: str) -> None:
+    """The first rank writes a file that the others may be reading: they see what was there before, or all of this."""
+    if is_first():
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(text)
+        partial.rename(path)
+
+
+@contextmanager
+def only_job(folder: Path) -> Iterator[None]:
+    """Within the block no other job works in this folder, on whatever node. The first rank asks for all.
+
+    The lock belongs to the process, not to its children, and ends with it, however it ends. Raises ValueError where another job holds it.
+    """
+    if not is_first():
+        yield
+        return
+    with (folder / "running.lock").open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise ValueError(
+                f"another job is working in {folder} (it holds {file.name}); let it go on, or end it before this one is started. "
+                "On Slurm: squeue --me, scancel"
+            ) from error
+        except OSError:  # a file system without locks: as if there were none
+            pass
+        yield
 
 
 def share(items: Sequence[Item]) -> list[Item]:

@@ -24,7 +24,8 @@ from rich.table import Table
 from focus import config
 from focus.dependence import Outcome, load
 from focus.report.page import STYLE
-from focus.report.run import FINISHED, ROWS, cell, read_history
+from focus.report.run import FINISHED, ROWS, STOPPED, cell, last_status, read_history
+from focus.statistics import bootstrap
 
 FACTORS = {metric: (f"{label}{', ' + unit if unit else ''}", factor) for label, unit, metric, factor in ROWS}
 COLOUR, PALE = "#1f6f8b", "#1f6f8b66"
@@ -46,10 +47,10 @@ class Point:
         return cell(outcome.of(metric), outcome.groups, FACTORS[metric][1], 1).mean if outcome else math.nan
 
 
-def launched(folder: Path) -> dict[str, list[str]]:
-    """What a sweep goes through, by key, from the record that Hydra leaves of it.
+def launched(folder: Path) -> list[tuple[dict[str, str], str]]:
+    """What every point of a sweep goes by and the name of its folder, in their order, from the record that Hydra leaves of the sweep.
 
-    Raises ValueError for a folder without one: nothing was launched there.
+    Raises ValueError for a folder without one, where nothing was launched, and for a sweep of one point.
     """
     record = folder / "multirun.yaml"
     if not record.is_file():
@@ -57,39 +58,43 @@ def launched(folder: Path) -> dict[str, list[str]]:
         others = ", ".join(there) or "none yet; make sweep-gap makes one"
         raise ValueError(f"{folder} holds no sweep (no multirun.yaml); sweeps of {folder.parent}: {others}")
     hydra_cfg = OmegaConf.load(record).hydra
-    swept = [f"{key}={value}" for key, value in (hydra_cfg.sweeper.params or {}).items()]
-    found = {}
-    for override in OverridesParser.create().parse_overrides([*swept, *hydra_cfg.overrides.task]):
-        if override.is_sweep_override():
-            found[override.get_key_element()] = [str(value) for value in override.sweep_string_iterator()]
+    unnamed = hydra_cfg.job.config.override_dirname.exclude_keys
+    params = [f"{key}={value}" for key, value in (hydra_cfg.sweeper.params or {}).items()]
+    given: dict[str, list[str]] = {}
+    for override in OverridesParser.create().parse_overrides([*params, *hydra_cfg.overrides.task]):  # a later one takes a key over
+        swept = override.is_sweep_override()
+        each = map(str, override.sweep_string_iterator()) if swept else [override.get_value_element_as_str()]
+        given[override.get_key_element()] = list(each)
+    shown = [key for key, values in given.items() if len(values) > 1]
+    if not shown:
+        raise ValueError(f"{folder} holds one point and no sweep; its page is {folder / 'report.html'}")
+    found = []
+    for values in itertools.product(*given.values()):
+        point = dict(zip(given, values, strict=True))
+        name = ",".join(sorted(f"{key}={value}" for key, value in point.items() if key.lstrip("+~") not in unnamed))  # as Hydra does
+        found.append(({key: point[key] for key in shown}, name))
     return found
 
 
 def points_of(folder: Path) -> list[Point]:
     """Every point of the sweep, in its order, those that have not begun included."""
-    swept = launched(folder)
-    there = {frozenset(_named(path.name).items()): path for path in folder.iterdir() if (path / "settings.yaml").is_file()}
-    found = []
-    for values in itertools.product(*swept.values()):
-        point = dict(zip(swept, values, strict=True))
-        path = next((path for named, path in there.items() if point.items() <= set(named)), None)
-        found.append(Point(point, path or folder, *(_state(path) if path else (MISSING, {}))))
-    return found
-
-
-def _named(name: str) -> dict[str, str]:
-    """The overrides that a folder is named after."""
-    return dict(part.split("=", 1) for part in name.split(",") if "=" in part)
+    return [Point(values, folder / name, *_state(folder / name)) for values, name in launched(folder)]
 
 
 def _state(folder: Path) -> tuple[str, dict[str, Outcome]]:
+    if not (folder / "settings.yaml").is_file():
+        return MISSING, {}
     settings = OmegaConf.load(folder / "settings.yaml")
+    assert isinstance(settings, DictConfig)
     done, length = len(read_history(folder / "history.jsonl")), settings.objective.updates
-    measured = load(folder / f"evaluation_trained_t{settings.evaluation.temperature:g}.json")
-    outcomes = {name.split()[0]: outcome for name, outcome in measured.items()}
     if (folder / "policy/config.json").is_file():
-        return (FINISHED if done >= length else f"stopped by an alarm after {done} updates"), outcomes
-    return f"{done} of {length} updates", {}
+        measured = load(folder / f"evaluation_trained_t{settings.evaluation.temperature:g}.json")
+        outcomes = {name.split()[0]: outcome for name, outcome in measured.items()}
+        if outcomes:
+            outcomes.setdefault("common", outcomes["own"])  # measured once, where both are the same
+        return (FINISHED if done >= length else f"{STOPPED} after {done} updates"), outcomes
+    crash = last_status(Path(settings.results), settings) if settings.results else ""
+    return f"{done} of {length} updates" + (f", {crash.splitlines()[0]:.120}" if crash.startswith("crashed") else ""), {}
 
 
 def write_table(points: Sequence[Point], metrics: Sequence[str], resamples: int, path: Path) -> None:
@@ -111,7 +116,7 @@ def write_table(points: Sequence[Point], metrics: Sequence[str], resamples: int,
 
 
 def draw(points: Sequence[Point], metrics: Sequence[str]) -> Figure:
-    """A row of panels for each swept key but the seed: a dot for every point, a line through the means over all else."""
+    """A row of panels for each swept key but the seed: a dot for every point, a line through their means, with intervals."""
     keys = [key for key in points[0].values if key != "seed"] or ["seed"]
     shown = [
         (metric, view)
@@ -134,6 +139,7 @@ def draw(points: Sequence[Point], metrics: Sequence[str]) -> Figure:
                     means[places[values.index(point.values[key])]].append(mean)
             for place, each in means.items():
                 axis.plot([place] * len(each), each, "o", ms=4, color=PALE, mec="none")
+                axis.vlines(place, *bootstrap(each, range(len(each)))[1:], color=COLOUR, lw=1)
             line = sorted((place, sum(each) / len(each)) for place, each in means.items())
             axis.plot([x for x, _ in line], [y for _, y in line], color=COLOUR, lw=1.8)
             if min(places) > 0 and max(places) >= 8 * min(places):
@@ -167,8 +173,15 @@ def _page(title: str, points: Sequence[Point], metrics: Sequence[str], picture: 
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head><body>'
         f"<header><h1>{escape(title)}</h1><p>{escape(counted)}</p></header>"
         f'<img src="data:image/png;base64,{image}" alt="curves over what was swept" style="max-width:100%;background:#fff">'
+        "<p>A dot for every point, a line through their means, 95 % intervals of the means from a bootstrap over points.</p>"
         f'<div class="wide"><table class="results"><caption>own view; means</caption><tr>{heads}</tr>{rows}</table></div></body></html>\n'
     )
+
+
+def _kind(status: str) -> str:
+    if status in (FINISHED, MISSING):
+        return status
+    return "stopped" if status.startswith(STOPPED) else "crashed" if ", crashed" in status else "unfinished"
 
 
 def _shown(value: float) -> str:
@@ -182,7 +195,7 @@ def run(cfg: DictConfig) -> None:
         raise ValueError(f"metrics names {', '.join(unknown)}; there are {', '.join(FACTORS)}")
     folder, metrics = Path(cfg.sweep), list(cfg.metrics)
     points = points_of(folder)
-    states = Counter(p.status if p.status in (FINISHED, MISSING) else "unfinished or stopped" for p in points)
+    states = Counter(_kind(point.status) for point in points)
     counted = f"{len(points)} points: " + ", ".join(f"{n} {status}" for status, n in states.items())
     table = Table(title=f"{folder.name}, {counted}", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name in (*points[0].values, "status", *metrics):

@@ -5,9 +5,11 @@ Started again on the same output folder, a run resumes where it stopped; a finis
 
 import logging
 import os
+import re
 import signal
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -313,7 +315,7 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms:
         default_root_dir=str(output),
     )
     questions = Questions(samples, cfg.objective.updates, cfg.rollout.questions_per_update, cfg.data.workers, cfg.seed)
-    last = max(kept.glob("update-*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
+    last = latest(kept)
     if last and (by := ranks.written_by(last)) != ranks.kind(trainer.strategy):
         told = {"whole": "a trainer that keeps whole weights"}.get(by, f"trainer={by}")
         raise ValueError(f"{last} was written by {told}; resume it with the same kind of trainer, or give this run another name (name=...)")
@@ -325,6 +327,11 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms:
         raise  # a job that is requeued
 
 
+def latest(kept: Path) -> Path | None:
+    """The checkpoint of the last update. Not the newest by time: a folder that was being removed when its job ended is newer."""
+    return max(kept.glob("update-*.ckpt"), key=lambda path: int(re.findall(r"step=(\d+)", path.name)[0]), default=None)
+
+
 def run(cfg: DictConfig) -> None:
     """One run from settings to page. In a sweep a run that crashes leaves its row too."""
     config.check(cfg, "train")
@@ -333,19 +340,21 @@ def run(cfg: DictConfig) -> None:
     output, trained = Path(cfg.output), Path(cfg.output) / "policy"
     if (output / "checkpoints").exists() or trained.exists():
         config.refuse_other_run(cfg, output / "settings.yaml", finished=trained.exists())
-    try:
-        _run(cfg, output, trained)
-    except Exception as error:
-        if cfg.results:
-            write_row(Path(cfg.results), cfg, "", {}, status=f"crashed: {type(error).__name__}: {error}")
-        raise
+    with ExitStack() as held:
+        with config.writable(cfg.output):
+            held.enter_context(ranks.only_job(output))
+        try:
+            _run(cfg, output, trained)
+        except Exception as error:
+            if cfg.results:
+                write_row(Path(cfg.results), cfg, "", {}, status=f"crashed: {type(error).__name__}: {error}")
+            raise
 
 
 def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
     console = Console(quiet=not ranks.is_first())
     with config.writable(cfg.output):
-        if ranks.is_first():
-            (output / "settings.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+        ranks.publish(output / "settings.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     torch.set_num_threads(cfg.threads)
     dependence.check_arms(cfg.evaluation.arms)
     alarms = CollapseAlarms(**cfg.alarms)
@@ -360,8 +369,7 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
             f"{output} holds a run that started from another policy than {cfg.policy.checkpoint} is now; give this one another name "
             "(name=...), or remove that folder"
         )
-    if ranks.is_first():
-        origin.write_text(base)
+    ranks.publish(origin, base)
     if cfg.results and has_row(Path(cfg.results), settings_hash(cfg), base):
         console.print(f"{cfg.name}: this point stands in {cfg.results} already")
         return

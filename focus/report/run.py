@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import math
+import os
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -160,10 +161,21 @@ def has_row(path: Path, settings: str, base: str) -> bool:
     if not path.is_file():
         return False
     with path.open() as rows:
+        fcntl.flock(rows, fcntl.LOCK_SH)
         return any(
             (row["settings"], row["base"]) == (settings, base) and row["status"].startswith((FINISHED, STOPPED))
             for row in csv.DictReader(rows)
         )
+
+
+def last_status(path: Path, cfg: DictConfig) -> str:
+    """How this point ended last, in any start; empty if it never did."""
+    if not path.is_file():
+        return ""
+    with path.open(newline="") as rows:
+        fcntl.flock(rows, fcntl.LOCK_SH)
+        point = (Path(cfg.output).name, settings_hash(cfg))
+        return next((row["status"] for row in [*csv.DictReader(rows)][::-1] if (row["run"], row["settings"]) == point), "")
 
 
 @rank_zero_only
@@ -173,6 +185,7 @@ def write_row(path: Path, cfg: DictConfig, base: str, measured: Mapping[str, Out
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", newline="") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0, os.SEEK_END)  # others may have written since it was opened
         writer = csv.DictWriter(file, list(row))
         if file.tell() == 0:
             writer.writeheader()
@@ -180,11 +193,20 @@ def write_row(path: Path, cfg: DictConfig, base: str, measured: Mapping[str, Out
 
 
 def check_results(path: Path, cfg: DictConfig) -> None:
-    """Raises ValueError for a results file with other columns than rows have: another version wrote it."""
-    if path.is_file():
-        with path.open(newline="") as file:
-            if next(csv.reader(file), None) not in (None, list(_row(cfg, "", {}, ""))):
-                raise ValueError(f"results file {path} has other columns than this version writes; name another with results=FILE")
+    """Raises ValueError for a results file that rows can't be added to: of another version, or where files can't be written or locked."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+", newline="") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            columns = next(csv.reader(file), None)
+    except OSError as error:
+        raise ValueError(
+            f"results file {path} can't be written and locked ({error}), so processes could not take turns; name one on another file "
+            "system with results=FILE"
+        ) from error
+    if columns not in (None, list(_row(cfg, "", {}, ""))):
+        raise ValueError(f"results file {path} has other columns than this version writes; name another with results=FILE")
 
 
 def _row(cfg: DictConfig, base: str, measured: Mapping[str, Outcome], status: str) -> dict[str, object]:
