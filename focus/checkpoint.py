@@ -287,8 +287,8 @@ def place(name: str) -> str | Path:
 def load(folder: str | Path, dialect: str, dtype: str = "float32", attention: str = "auto") -> Checkpoint:
     """A policy from a folder or a hub name.
 
-    `attention` is `auto` (flash-attention where it can run, else SDPA) or a transformers name. `dtype` is explicit since
-    transformers otherwise keeps the one of the file. Raises ValueError, before weights are read, for what cannot be trained.
+    `attention` is `auto` or a transformers name (`attention_of`). `dtype` is explicit since transformers otherwise keeps the one of the
+    file. Raises ValueError, before weights are read, for what cannot be trained.
     """
     place = str(folder)
     if Path(place).is_absolute() or place.startswith(".") or Path(place).exists():
@@ -304,8 +304,6 @@ def load(folder: str | Path, dialect: str, dtype: str = "float32", attention: st
             f"policy.checkpoint is {place}, which is no folder here, and can't be fetched as a model of the hub either. Where there is no "
             f"network, download it elsewhere and give its folder: policy.checkpoint=/path/to/folder. The hub's client says: {error}"
         ) from error
-    if attention == "auto":
-        attention = "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
     if DIALECTS[dialect].frame is not SPEAKS[config.model_type]:
         fitting = [d.name for d in DIALECTS.values() if d.frame is SPEAKS[config.model_type]]
         raise ValueError(
@@ -315,7 +313,7 @@ def load(folder: str | Path, dialect: str, dtype: str = "float32", attention: st
     _check_parts(place, config, tokenizer, image_processor)
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            place, dtype=DTYPES[dtype], attn_implementation=attention, output_loading_info=True
+            place, dtype=DTYPES[dtype], attn_implementation=attention_of(attention, dtype), output_loading_info=True
         )
     except (RuntimeError, SafetensorError) as error:  # of another shape, or a file that was cut
         raise ValueError(f"the weights in {place} can't be read as those of its config.json ({error}); copy the folder again") from error
@@ -328,6 +326,19 @@ def load(folder: str | Path, dialect: str, dtype: str = "float32", attention: st
             "Copy the folder again, or take the config.json that belongs to these weights"
         )
     return Checkpoint(model, tokenizer, image_processor, DIALECTS[dialect])
+
+
+def attention_of(attention: str, dtype: str) -> str | dict[str, str]:
+    """What transformers is asked for: `auto` is flash-attention where it can run, else SDPA.
+
+    Its kernels take no float32. The text layers ask it in an update alone, which computes in the trainer's arithmetic; a vision tower of
+    float32 weights is also asked without a trainer, so it keeps to SDPA.
+    """
+    if attention != "auto":
+        return attention
+    if not (torch.cuda.is_available() and is_flash_attn_2_available()):
+        return "sdpa"
+    return {"text_config": "flash_attention_2", "vision_config": "flash_attention_2" if dtype == "bfloat16" else "sdpa"}
 
 
 NEEDED = {  # of a folder in the Hugging Face layout: one of each of these

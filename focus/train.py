@@ -9,7 +9,7 @@ import re
 import signal
 import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,19 +96,24 @@ def load_policy(cfg: DictConfig) -> Checkpoint:
 
 
 def _adapted(model: Any, cfg: DictConfig) -> PeftModel:
-    """The model with LoRA adapters; a frozen tower gets none. They begin the same in every process and after every restart."""
-    frozen = None if cfg.train_vision else r".*\bvisual\..*"
-    settings = LoraConfig(r=cfg.lora_rank, lora_alpha=cfg.lora_alpha, target_modules=list(cfg.lora_targets), exclude_modules=frozen)
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            return get_peft_model(model, settings)  # in float32, whatever the dtype of what they are added to
-    except ValueError as error:
-        layers = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    """The model with LoRA adapters; a frozen tower gets none. They begin the same in every process and after every restart.
+
+    Raises ValueError for a target that is no linear layer.
+    """
+    open_to = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name != "lm_head" and (cfg.train_vision or ".visual." not in name)
+    }
+    if lost := [target for target in cfg.lora_targets if target not in open_to]:
         raise ValueError(
-            f"policy.lora_targets is {list(cfg.lora_targets)}, which adapters can't be added to: {error}. Linear layers of this policy are "
-            + ", ".join(sorted(layers))
-        ) from error
+            f"policy.lora_targets names {', '.join(lost)}, no linear layer that learns here; there are {', '.join(sorted(open_to))}"
+        )
+    closed = r".*\.patch_embed\..*" if cfg.train_vision else r".*\bvisual\..*"  # a patch's embedding is no linear layer
+    settings = LoraConfig(r=cfg.lora_rank, lora_alpha=cfg.lora_alpha, target_modules=list(cfg.lora_targets), exclude_modules=closed)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return get_peft_model(model, settings)  # in float32, whatever the dtype of what they are added to
 
 
 def load_player(cfg: DictConfig) -> tuple[Model, Engine]:
@@ -409,8 +414,17 @@ def _examples(cfg: DictConfig, policy: FocusPolicy) -> list[Example]:
         ("own",),
         cfg.evaluation.questions_per_forward,
     )
-    _, trajectories = measure(examiner, shown, "page")
+    with arithmetic(cfg):
+        _, trajectories = measure(examiner, shown, "page")
     return examples(trajectories, score(policy.rewards, trajectories))
+
+
+def arithmetic(cfg: DictConfig) -> AbstractContextManager:
+    """A policy is measured in the arithmetic that it was trained in, though the trainer is not there to see to it."""
+    strategy = cfg.trainer.get("strategy")
+    divided = isinstance(strategy, DictConfig) and strategy.get("arithmetic") == "bfloat16"
+    mixed = divided or cfg.trainer.get("precision") == "bf16-mixed"
+    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16, enabled=mixed)
 
 
 def _view_of_held_out(gap: Gap) -> Gap:
@@ -433,7 +447,8 @@ def _measure(cfg: DictConfig, policy: FocusPolicy, label: str, output: Path) -> 
         examiner = Examiner(
             policy.checkpoint, policy.engine, gap, rules(cfg, e.temperature), cfg.seed, e.arms, e.questions_per_forward, e.sigma
         )
-        outcomes[name] = measure_together(examiner, held_out, f"{label}, {name}")
+        with arithmetic(cfg):
+            outcomes[name] = measure_together(examiner, held_out, f"{label}, {name}")
     if ranks.is_first():
         dependence.save(outcomes, kept, identity)
     return {f"{label} {name}": outcome for name, outcome in outcomes.items()}

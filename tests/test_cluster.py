@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from focus import checkpoint, config, ranks, sweep, train
 from focus.config import CONF
+from focus.data.questions import Questions
+from focus.data.scenes import DIFFICULTY, Scenes
 from focus.report import run as kept
 from tests.test_run import SMALL, settings
 
@@ -382,3 +386,22 @@ def test_a_folder_without_a_sweep_and_a_metric_that_does_not_exist_are_refused(h
         report(tmp_path)
     with pytest.raises(ValueError, match="metrics names accuracy; there are own, gt, noise"):
         report(half, "metrics=[accuracy]")
+
+
+def test_workers_that_draw_questions_leave_a_clusters_signals_to_their_process():
+    """A worker that inherited the handler of pre-emption would requeue the job a second time."""
+    data = Questions(Scenes(replace(DIFFICULTY[1], side_px=224), "train", 4), 2, 2, workers=1, seed=0)
+    asked: list[int] = []
+    before = {each: signal.signal(each, lambda number, _: asked.append(number)) for each in (signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        questions = iter(data.train_dataloader())
+        next(questions)
+        [worker] = multiprocessing.active_children()
+        os.kill(worker.pid, signal.SIGUSR2)
+        assert len(next(questions)) == 2 and worker.is_alive() and not asked
+        del questions
+        worker.join(timeout=20)
+        assert worker.exitcode == 0
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -212,8 +212,44 @@ def test_a_folder_that_does_not_exist_is_said_to_be_none():
 
 
 def test_targets_that_match_no_layer_are_refused_with_the_layers_that_there_are(folders):
-    with pytest.raises(ValueError, match=r"lora_targets is \['query'\].*are down_proj, .*q_proj"):
-        train.load_policy(configured(folders, "qwen3_vl", Path("x"), *LORA, "policy.lora_targets=[query]").policy)
+    with pytest.raises(ValueError, match=r"lora_targets names query, no linear layer that learns here; there are down_proj, .*q_proj"):
+        train.load_policy(configured(folders, "qwen3_vl", Path("x"), *LORA, "policy.lora_targets=[q_proj,query]").policy)
+
+
+def test_a_name_that_the_embedding_of_patches_bears_too_is_adapted_where_it_is_a_linear_layer(folders):
+    cfg = configured(folders, "qwen2_5_vl", Path("x"), *LORA, "policy.lora_targets=[proj]").policy
+    adapted = {name for name, _ in train.load_policy(cfg).model.named_parameters() if "lora_" in name}
+    assert adapted and all(".attn.proj." in name for name in adapted)
+
+
+@pytest.mark.parametrize(
+    ("there", "dtype", "expected"),
+    [
+        (False, "bfloat16", "sdpa"),
+        (True, "bfloat16", {"text_config": "flash_attention_2", "vision_config": "flash_attention_2"}),
+        (True, "float32", {"text_config": "flash_attention_2", "vision_config": "sdpa"}),
+    ],
+)
+def test_flash_attention_is_taken_where_it_imports_and_its_kernels_take_the_numbers(there, dtype, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(checkpoints, "is_flash_attn_2_available", lambda: there)
+    assert checkpoints.attention_of("auto", dtype) == expected
+    assert checkpoints.attention_of("eager", dtype) == "eager"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "mixed"),
+    [
+        (("trainer=cpu",), False),
+        (("trainer=gpu",), True),
+        (("trainer=fsdp",), True),
+        (("trainer=fsdp", "trainer.strategy.arithmetic=float32"), False),
+    ],
+)
+def test_a_policy_is_measured_in_the_arithmetic_of_its_training(trainer, mixed, folders):
+    with train.arithmetic(configured(folders, "qwen3_vl", Path("x"), *trainer)):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype is (torch.bfloat16 if mixed else torch.float32)
 
 
 @pytest.mark.parametrize("trainer", ["gpu", "ddp", "fsdp"])

@@ -1,5 +1,6 @@
 """The stream of questions that training consumes: opened images, sharded by rank, resumable at any update."""
 
+import signal
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -62,6 +63,13 @@ class _Rounds(Sampler[list[int]]):
             yield list(range(update * self.questions + self.rank, (update + 1) * self.questions, self.ranks))
 
 
+def _leave_signals(worker: int) -> None:
+    """A worker is a copy of its process, handlers included: what a cluster warns that process of is not for the worker to answer."""
+    for each in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(each, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 class Questions(pl.LightningDataModule):
     """Training questions for `updates` updates, in a new order every epoch. The position is part of every checkpoint."""
 
@@ -85,6 +93,7 @@ class Questions(pl.LightningDataModule):
             num_workers=self.workers,
             batch_sampler=_Rounds(self.updates, self.questions_per_update, rank, ranks),
             snapshot_every_n_steps=1,
+            worker_init_fn=_leave_signals,
         )
 
     def _compare(self) -> None:
