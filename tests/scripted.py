@@ -26,6 +26,9 @@ class Scripted:
     def forget(self) -> None:
         pass
 
+    def renew(self) -> None:
+        pass
+
 
 def call(*box_view: float) -> str:
     """A call as the policy would write it."""

@@ -419,6 +419,9 @@ class Minded:
     def forget(self) -> None:
         pass
 
+    def renew(self) -> None:
+        pass
+
 
 def measured(
     checkpoint: Checkpoint,

@@ -272,6 +272,9 @@ class Told:
     def forget(self) -> None:
         pass
 
+    def renew(self) -> None:
+        pass
+
 
 def pixels(images) -> list[bytes]:
     return [image.tobytes() for image in images]

@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from focus import checkpoint as checkpoints
 from focus.checkpoint import Checkpoint
-from focus.config import problems_of
+from focus.config import learned_settings, problems_of
 from focus.logprobs import sampled_logprobs
 from focus.rollout.engine import Conversation, Sampling
 from focus.rollout.kv import KVEngine
@@ -197,3 +197,18 @@ def test_what_can_not_work_with_vllm_is_said_before_a_model_is_loaded(monkeypatc
     assert "rollout.sampler_ratio_cap is 0.5; below 1 it would weigh down" in problems("rollout.sampler_ratio_cap=0.5")
     assert "policy.lora_rank is 513, but vLLM takes adapters up to 512" in problems("policy.lora_rank=513")
     assert "rollout.vllm holds no settings; choose rollout=vllm" in problems("rollout.vllm=null")
+
+
+def test_a_run_resumes_though_its_server_has_moved_but_not_with_other_arithmetic():
+    def learned(*overrides: str) -> dict[str, Any]:
+        return learned_settings(composed("experiment=smoke", "rollout=vllm", *overrides))
+
+    moved = (
+        "rollout.vllm.mode=served",
+        "rollout.endpoint.url=http://gpu2:8000/v1",
+        "rollout.vllm.weights=/tmp",
+        "rollout.vllm.memory_share=0.9",
+    )
+    assert learned() == learned(*moved)
+    assert learned() != learned("rollout.vllm.dtype=bfloat16")
+    assert learned() != learned("rollout.sampler_ratio_cap=3")
