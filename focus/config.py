@@ -728,7 +728,7 @@ def _vllm_problems(rollout: DictConfig) -> list[str]:
         problems += _endpoint_problems("rollout.endpoint", rollout.endpoint)
     elif find_spec("vllm") is None:
         problems.append(
-            "rollout.engine is vllm, which is not installed here: pip install -r requirements-gpu.txt brings it, without a GPU `make "
+            "rollout.engine is vllm, which is not installed here: requirements-vllm-gpu.txt says how, without a GPU `make "
             "test-vllm` makes an environment that has it (requirements-vllm-cpu.txt). rollout=kv needs none"
         )
     if not os.access(v.weights, os.W_OK | os.X_OK):

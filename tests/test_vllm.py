@@ -184,7 +184,7 @@ def test_what_can_not_work_with_vllm_is_said_before_a_model_is_loaded(monkeypatc
         return "\n".join(problems_of(composed("experiment=smoke", "rollout=vllm", *overrides)))
 
     monkeypatch.setattr("focus.config.find_spec", lambda name: None)
-    assert "vllm, which is not installed here: pip install -r requirements-gpu.txt" in problems()
+    assert "vllm, which is not installed here: requirements-vllm-gpu.txt says how" in problems()
     monkeypatch.setattr("focus.config.find_spec", lambda name: name)
     assert problems() == ""
     assert "rollout.vllm.mode is 'remote'; choose colocated" in problems("rollout.vllm.mode=remote")
