@@ -12,6 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 
 from focus import checkpoint as checkpoints
 from focus.checkpoint import Checkpoint
@@ -158,6 +159,15 @@ def test_a_folder_without_room_is_named_with_its_setting(qwen3_vl, tmp_path):
     engine = VLLMEngine(qwen3_vl, StandIn(qwen3_vl), tmp_path / "file" / "weights", "float32")
     with pytest.raises(ValueError, match=r"can't be written to .*/file/weights .*rollout.vllm.weights=FOLDER"):
         engine.renew()
+
+
+def test_a_full_memory_file_system_is_named_with_its_setting(qwen3_vl, tmp_path, monkeypatch):
+    def full(partial: Path, state_dict) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(qwen3_vl.model, "save_pretrained", full)
+    with pytest.raises(ValueError, match=r"can't be written to .*No space left.*rollout.vllm.weights=FOLDER"):
+        over(qwen3_vl, tmp_path).renew()
 
 
 def test_a_sampler_in_bfloat16_stays_ten_times_below_the_alarm_and_other_weights_stand_above_it():

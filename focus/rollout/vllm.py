@@ -24,6 +24,7 @@ from uuid import uuid4
 
 from peft import PeftModel
 from PIL import Image
+from safetensors import SafetensorError
 
 from focus.checkpoint import Checkpoint
 from focus.endpoint import Endpoint, Refused
@@ -33,7 +34,6 @@ from focus.rollout.kv import KVEngine
 
 BAN = -100.0  # added to a logit, the most that the protocol allows: a probability of 1e-43 at equal logits
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the sizes of adapter that vLLM makes room for
-PUBLISH = "rollout.vllm.weights"
 
 
 @dataclass(frozen=True)
@@ -311,7 +311,7 @@ class VLLMEngine:
                 self._write_adapter()
             else:
                 self.checkpoint.save(self.folder, self.dtype)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # of a full memory file system the writer of weights speaks in its own words
             raise ValueError(
                 f"the weights can't be written to {self.folder} ({error}); give a folder with room for them: rollout.vllm.weights=FOLDER"
             ) from error
