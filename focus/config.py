@@ -664,9 +664,9 @@ def _training_problems(cfg: DictConfig) -> list[str]:
     problems += _term_problems(cfg.reward.terms)
     for section in ("trainer", "logger"):
         problems += _call_problems(section, cfg[section])
-    for name in (cfg.data.source, *cfg.data.mix):
-        if name in TESTS:
-            problems.append(f"the training questions are from {name}, which policies are tested on; train on another set")
+    for said in (f"data.source is {cfg.data.source}", *(f"data.mix names {name}" for name in cfg.data.mix)):
+        if said.rpartition(" ")[2] in TESTS:
+            problems.append(f"{said}, which policies are tested on; train on another set")
     if cfg.evaluation.samples and cfg.data.source != "scenes" and not cfg.evaluation.records:
         problems.append(
             f"data.source is {cfg.data.source}, so evaluation needs records of its own: set evaluation.records (make inspect DATA=... "

@@ -125,7 +125,7 @@ def test_a_mix_is_inspected_like_a_set(downloads, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["data.mix=[thinklite,vstar]"], "the training questions are from vstar, which policies are tested on"),
+        (["data.mix=[thinklite,vstar]"], "data.mix names vstar, which policies are tested on"),
         (["data.mix=[thinklit]"], "data.mix names 'thinklit'; choose from"),
         (["data.source=thinklite"], "data.mix joins pixelreasoner, cof_rl, thinklite, but data.source is thinklite"),
         (["data.root=nowhere"], "data.mix names cof_rl, whose files are expected in nowhere/cof_rl"),
