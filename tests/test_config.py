@@ -54,7 +54,7 @@ def test_every_choice_of_every_group_composes(group):
 
 def entry(*arguments: str, module: str = "train") -> str:
     done = subprocess.run(
-        [sys.executable, "-m", f"focus.{module}", *arguments], capture_output=True, text=True, cwd=CONF.parent, timeout=120
+        [sys.executable, "-m", f"focus.{module}", *arguments], capture_output=True, text=True, cwd=CONF.parent, timeout=600
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr

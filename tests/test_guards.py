@@ -486,7 +486,7 @@ def test_a_point_that_fails_leaves_the_rest_of_a_sweep_to_run(tmp_path, random_p
         cwd=CONF.parent,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode != 0 and "missing, which is not a folder" in done.stderr
     assert [row["status"].split(":")[0] for row in rows(results)] == ["crashed", "finished"]

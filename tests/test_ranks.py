@@ -91,7 +91,7 @@ def played_by(ranks_: int, folder: Path, worker: str = WORKER, **job) -> tuple[d
 
 def in_processes(arguments: list[str]) -> subprocess.CompletedProcess:
     environment = os.environ | {"PYTHONPATH": str(CONF.parent), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *arguments], env=environment, cwd=CONF.parent, capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, *arguments], env=environment, cwd=CONF.parent, capture_output=True, text=True, timeout=600)
 
 
 def alone(**job) -> tuple[dict[str, torch.Tensor], list[dict[str, float]], int]:

@@ -1066,10 +1066,10 @@ def test_an_instruction_behind_a_question_is_cut_off(instruction):
 
 @pytest.mark.parametrize("stored", ["\n" * 60_000 + "x", "Options" + " " * 60_000 + "x\n(A) a\n(B) b", "A)" + " " * 60_000 + "\nB) b"])
 def test_many_blanks_cost_no_more_than_reading_them(stored):
-    began = time.perf_counter()
+    began = time.process_time()
     parted("What?" + stored)
     parted(stored)
-    assert time.perf_counter() - began < 1.0  # a pattern that starts again at every blank takes over ten seconds
+    assert time.process_time() - began < 5.0  # CPU seconds: a pattern that starts again at every blank takes over ten seconds
 
 
 def test_an_answer_line_of_cof_is_cut_off_and_one_that_asks_is_not(tmp_path):
