@@ -26,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from focus import config
 from focus.answers import RIGHT_FROM, grade
 from focus.checkpoint import Checkpoint
+from focus.data.identity import questions_digest
 from focus.data.sample import Sample
 from focus.gap import Search, diverges, fit, ladder, levels_identity, look, select_level, write_levels
 from focus.prompts import ANSWER_OPEN
@@ -188,7 +189,7 @@ def choose(
 def identity(cfg: DictConfig, checkpoint: Checkpoint, samples: Sequence[Sample]) -> str:
     """A hash of everything that the choice depends on: weights, questions, ladder and decoding."""
     digest = hashlib.blake2b(checkpoint.weights_hash().encode(), digest_size=12)
-    digest.update(json.dumps([[s.id, s.question, s.answers] for s in samples]).encode())
+    digest.update(questions_digest(samples).encode())
     digest.update(json.dumps([OmegaConf.to_container(cfg.calibration), cfg.tokens_per_turn, cfg.seed]).encode())
     return digest.hexdigest()
 

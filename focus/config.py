@@ -492,6 +492,13 @@ def learned_settings(cfg: DictConfig) -> dict[str, Any]:
     return flat
 
 
+def arithmetic_of(trainer: DictConfig) -> str:
+    """The dtype that a policy computes in under this trainer: bfloat16 or float32. What it is stored in is `policy.dtype`."""
+    strategy = trainer.get("strategy")
+    divided = isinstance(strategy, DictConfig) and strategy.get("arithmetic") == "bfloat16"
+    return "bfloat16" if divided or trainer.get("precision") == "bf16-mixed" else "float32"
+
+
 def refuse_other_run(cfg: DictConfig, settings: Path, finished: bool) -> None:
     """Raise ConfigError if the run whose settings are kept there was another one: resuming it would mix two runs.
 

@@ -316,3 +316,18 @@ def load(path: Path, identity: str | None = None) -> dict[str, Outcome]:
     for outcome in outcomes.values():
         outcome.values = {metric: outcome.values.get(metric, [math.nan] * len(outcome.groups)) for metric in METRICS}
     return outcomes
+
+
+def refuse_other(path: Path, identity: str) -> None:
+    """Raises ValueError, with what differs, where the file holds outcomes of another `identity`: they would be overwritten."""
+    if not path.is_file():
+        return
+    before, now = json.loads(path.read_text())["identity"].rsplit(" ", 2), identity.rsplit(" ", 2)
+    parts = ("another policy", "other settings", "other questions")
+    differ = [part for part, a, b in zip(parts, before, now, strict=False) if a != b]
+    if len(before) != len(now):
+        differ = ["another version of this package"]
+    if differ:
+        raise ValueError(
+            f"{path} holds a probe with {' and '.join(differ)}; give this one a folder of its own (output=FOLDER), or remove that one"
+        )

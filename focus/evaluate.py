@@ -4,7 +4,6 @@ An evaluation that is interrupted goes on where it stopped; one that is finished
 denominator: an image that can't be read, an answer that can't be parsed and a request that a server refused are wrong.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,14 +18,14 @@ from focus import config
 from focus.answers import grade
 from focus.boxes import iou
 from focus.data.options import shuffled
-from focus.data.sample import Records, Sample
+from focus.data.sample import Sample
 from focus.dependence import Examiner, chunks
 from focus.extraction import read_answer
 from focus.gap import Gap, Mode
 from focus.judge import Case, Judge
 from focus.report.evaluation import beside_the_paper, evaluation_table, summary, worst
 from focus.report.page import write_page
-from focus.report.run import measured_settings
+from focus.report.run import measurement
 from focus.report.table import markdown_table, print_table
 from focus.rollout.loop import seed_of
 from focus.rollout.trajectory import Crop, Status, Trajectory
@@ -72,10 +71,7 @@ def run(cfg: DictConfig) -> None:
     samples: Sequence[Sample] = held_out_samples(cfg)
     for sentence in leaks_of(cfg, samples):
         console.print(sentence)
-    asked = ""
-    if isinstance(samples, Records):
-        with samples.path.open("rb") as records:
-            asked = hashlib.file_digest(records, "sha256").hexdigest()
+    published = samples
     if cfg.options == "shuffled":
         samples = Shuffled(samples, cfg.seed)
     model, engine = load_player(cfg)
@@ -84,7 +80,7 @@ def run(cfg: DictConfig) -> None:
     gap = Gap(Mode.FIXED, most, model.token_px, min_tokens=cfg.view.min_tokens)
     examiner = Examiner(model, engine, gap, rules(cfg, e.temperature), cfg.seed, e.arms, e.questions_per_forward, e.sigma)
     with config.writable(str(output)):
-        played = Played(output / "played.jsonl", f"{model.weights_hash()} {measured_settings(cfg)} {cfg.options} {asked}")
+        played = Played(output / "played.jsonl", f"{measurement(cfg, model.weights_hash(), published)} {cfg.options}")
         ids: set[str] = set()
         for chunk in chunks(Repeated(samples, cfg.repeats), e.questions_per_forward, cfg.data.source):
             ids |= {sample.id for sample, _ in chunk}

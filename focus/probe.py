@@ -1,6 +1,7 @@
 """Does this policy look at what it zooms into? All arms of the probe (E10) on any checkpoint. `make probe CHECKPOINT=...`.
 
 A probe that is interrupted goes on with the next view; one that is finished only shows its result again.
+A folder that holds a probe of another policy, of other questions or with other settings is refused.
 """
 
 import json
@@ -15,7 +16,7 @@ from focus import config, dependence
 from focus.dependence import Examiner, Outcome, decompose, measure
 from focus.gap import Gap, Mode
 from focus.report.probe import draw_probe, probe_table
-from focus.report.run import measured_settings
+from focus.report.run import measurement
 from focus.report.table import markdown_table, print_table
 from focus.train import held_out_samples, load_player, rules
 
@@ -35,8 +36,9 @@ def run(cfg: DictConfig) -> None:
     model, engine = load_player(cfg)
     output = Path(cfg.output) if cfg.output else _beside(cfg.policy.checkpoint, cfg.data.source)
     kept = output / "outcomes.json"
-    identity = f"{model.weights_hash()} {measured_settings(cfg)}"
+    identity = measurement(cfg, model.weights_hash(), samples)
     with config.writable(str(output)):
+        dependence.refuse_other(kept, identity)
         known = dependence.load(kept, identity)
         dependence.save(known, kept, identity)
     for tokens in cfg.views:

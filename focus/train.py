@@ -31,6 +31,7 @@ from focus import config, dependence, ranks
 from focus.alarms import CollapseAlarms
 from focus.checkpoint import Checkpoint
 from focus.data import leaks
+from focus.data.identity import questions_digest
 from focus.data.questions import Questions
 from focus.data.sample import Records, Sample
 from focus.data.scenes import Scenes, scene_spec
@@ -47,7 +48,7 @@ from focus.report.run import (
     History,
     check_results,
     has_row,
-    measured_settings,
+    measurement,
     read_history,
     report_run,
     settings_hash,
@@ -374,8 +375,18 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
             f"{output} holds a run that started from another policy than {cfg.policy.checkpoint} is now; give this one another name "
             "(name=...), or remove that folder"
         )
+    asked, trained_on = questions_digest(samples), output / "trained_on.txt"
+    if trained_on.is_file() and trained_on.read_text() != asked:
+        raise ValueError(
+            f"{output} holds a run on other training questions: a record, a box or an image file has changed since. Put the old files "
+            "back, give this run another name (name=...), or remove that folder"
+        )
     ranks.publish(origin, base)
-    if cfg.results and has_row(Path(cfg.results), settings_hash(cfg), base):
+    ranks.publish(trained_on, asked)
+    start = base if isinstance(samples, Scenes) else f"{base} {asked}"  # settings name scenes, but not what lies in a file
+    if cfg.results and cfg.evaluation.records:
+        start += f" {questions_digest(held_out_samples(cfg))}"
+    if cfg.results and has_row(Path(cfg.results), settings_hash(cfg), start):
         console.print(f"{cfg.name}: this point stands in {cfg.results} already")
         return
     is_trained = (trained / "config.json").is_file()
@@ -397,7 +408,7 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
         print_table(results, console)
     if cfg.results:
         done = len(read_history(output / "history.jsonl"))
-        write_row(Path(cfg.results), cfg, base, measured, FINISHED if done >= cfg.objective.updates else f"{STOPPED} after {done} updates")
+        write_row(Path(cfg.results), cfg, start, measured, FINISHED if done >= cfg.objective.updates else f"{STOPPED} after {done} updates")
     console.print(f"page: {page}\npolicy: {trained}")
 
 
@@ -421,10 +432,8 @@ def _examples(cfg: DictConfig, policy: FocusPolicy) -> list[Example]:
 
 def arithmetic(cfg: DictConfig) -> AbstractContextManager:
     """A policy is measured in the arithmetic that it was trained in, though the trainer is not there to see to it."""
-    strategy = cfg.trainer.get("strategy")
-    divided = isinstance(strategy, DictConfig) and strategy.get("arithmetic") == "bfloat16"
-    mixed = divided or cfg.trainer.get("precision") == "bf16-mixed"
-    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16, enabled=mixed)
+    enabled = config.arithmetic_of(cfg.trainer) == "bfloat16"
+    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16, enabled=enabled)
 
 
 def _view_of_held_out(gap: Gap) -> Gap:
@@ -435,10 +444,10 @@ def _view_of_held_out(gap: Gap) -> Gap:
 def _measure(cfg: DictConfig, policy: FocusPolicy, label: str, output: Path) -> dict[str, Outcome]:
     """Outcomes of a policy at its own view and at the common one; kept, so that a second start does not repeat them."""
     kept = output / f"evaluation_{label}_t{cfg.evaluation.temperature:g}.json"
-    identity = f"{policy.checkpoint.weights_hash()} {measured_settings(cfg)}"
+    held_out, e = held_out_samples(cfg), cfg.evaluation
+    identity = measurement(cfg, policy.checkpoint.weights_hash(), held_out)
     if outcomes := dependence.load(kept, identity):
         return {f"{label} {name}": outcome for name, outcome in outcomes.items()}
-    held_out, e = held_out_samples(cfg), cfg.evaluation
     own = _view_of_held_out(policy.gap)
     common = replace(own, mode=Mode.FIXED, view_tokens=e.common_view_tokens)
     for name, gap in {"own view": own, "common view": common}.items():

@@ -25,7 +25,7 @@ from focus.config import ConfigError
 from focus.data.original import Decoded
 from focus.data.sample import ImageFile, Sample, write_records
 from focus.data.scenes import DIFFICULTY, Scenes
-from focus.dependence import ARMS, DIFFERENCES, METRICS, Examiner, Outcome, Probe, decompose, load, measure, save
+from focus.dependence import ARMS, DIFFERENCES, METRICS, Examiner, Outcome, Probe, decompose, load, measure, refuse_other, save
 from focus.gap import Gap, Mode, View, cut
 from focus.prompts import ANSWER_OPEN, CALL_OPEN, DIALECTS, UNAVAILABLE, Fault, Malformed, call_text
 from focus.report import probe as report
@@ -864,13 +864,33 @@ def test_an_interrupted_probe_goes_on_with_the_next_view(scripted, tmp_path, mon
     assert set(json.loads((tmp_path / "probe/probe.json").read_text())["views"]) == {"16", "64"}
 
 
-def test_other_settings_or_other_weights_are_measured_anew(scripted, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("other", "named"), [("seed=1", "other settings"), ("evaluation.samples=2", "other questions"), ("", "another policy")]
+)
+def test_another_probe_in_the_same_folder_is_refused_and_the_first_one_stays(scripted, tmp_path, monkeypatch, other, named):
     probe.run(probing(tmp_path))
+    written = (tmp_path / "probe/outcomes.json").read_text()
     views = counted(monkeypatch)
-    probe.run(probing(tmp_path, "seed=1"))
-    monkeypatch.setattr(Checkpoint, "weights_hash", lambda self: "others")
-    probe.run(probing(tmp_path, "seed=1"))
-    assert views == [16, 64, 16, 64]
+    if not other:
+        monkeypatch.setattr(Checkpoint, "weights_hash", lambda self: "others")
+    with pytest.raises(ValueError, match=f"outcomes.json holds a probe with {named}; give this one a folder of its own"):
+        probe.run(probing(tmp_path, *filter(None, [other])))
+    assert views == [] and (tmp_path / "probe/outcomes.json").read_text() == written
+
+
+def test_a_probe_of_an_earlier_version_which_did_not_know_its_questions_is_refused(tmp_path, seven):
+    save({"16": seven}, tmp_path / "outcomes.json", "weights settings")
+    with pytest.raises(ValueError, match="holds a probe with another version of this package"):
+        refuse_other(tmp_path / "outcomes.json", "weights settings questions")
+
+
+def test_other_questions_in_the_same_file_never_show_the_old_result(scripted, tmp_path):
+    probe.run(probing(tmp_path, records(tmp_path, [((B1,),), ((B1,),), ((B1,),)])))
+    others = records(tmp_path, [((OFF,),), ((B1,),)])
+    with pytest.raises(ValueError, match="holds a probe with other questions"):
+        probe.run(probing(tmp_path, others))
+    probe.run(probing(tmp_path, others, f"output={tmp_path / 'second'}"))
+    assert json.loads((tmp_path / "second/probe.json").read_text())["samples"] == 2
 
 
 def records(folder: Path, boxes: Sequence[tuple]) -> str:
@@ -950,35 +970,9 @@ def test_nothing_is_said_about_an_arm_that_is_not_played(scripted, tmp_path, cap
     assert "arm gt" not in " ".join(capsys.readouterr().out.split())
 
 
-def test_another_dialect_is_measured_anew(scripted, tmp_path, monkeypatch):
+def test_another_dialect_is_another_probe(scripted, tmp_path, monkeypatch):
     probe.run(probing(tmp_path))
-    views = counted(monkeypatch)
     model, engine = probe.load_player(None)
     monkeypatch.setattr(probe, "load_player", lambda cfg: (replace(model, dialect=DIALECTS[cfg.policy.dialect]), engine))
-    probe.run(probing(tmp_path, "policy.dialect=qwen3_vl"))
-    assert views == [16, 64]
-
-
-def test_the_record_is_json_that_other_programs_can_read(scripted, tmp_path):
-    probe.run(probing(tmp_path, "evaluation.arms=[own,noise]"))
-    json.loads((tmp_path / "probe/probe.json").read_text(), parse_constant=lambda name: pytest.fail(name))
-
-
-def test_only_the_views_that_were_asked_for_are_shown_and_in_their_order(scripted, tmp_path):
-    probe.run(probing(tmp_path, "views=[64,16]"))
-    probe.run(probing(tmp_path, "views=[16]"))
-    assert list(json.loads((tmp_path / "probe/probe.json").read_text())["views"]) == ["16"]
-
-
-def test_a_tool_free_conversation_never_sees_a_crop(qwen3_vl: Checkpoint):
-    seen = []
-
-    class Watching(Scripted):
-        def generate(self, conversations, sampling):
-            answering = self.checkpoint.tokenizer.encode(ANSWER_OPEN, add_special_tokens=False)
-            seen.extend(len(c.images) for c in conversations if list(c.ids[c.prompt_tokens :][: len(answering)]) == answering)
-            return super().generate(conversations, sampling)
-
-    engine = Watching(qwen3_vl, call(0, 0, 500, 500), call(0, 0, 500, 500), BLUE)
-    measured(qwen3_vl, engine, MADE[:1], arms=("tool_free",), rules=replace(RULES, max_crops=2))
-    assert seen and max(seen) == 1
+    with pytest.raises(ValueError, match="holds a probe with other settings"):
+        probe.run(probing(tmp_path, "policy.dialect=qwen3_vl"))

@@ -167,6 +167,13 @@ class Records(Sequence[Sample]):
             lines.seek(int(self.starts[index]))
             return _sample(json.loads(lines.readline()), self.root)
 
+    def __iter__(self) -> Iterator[Sample]:
+        """All of them in order, the file opened once."""
+        with self.path.open("rb") as lines:
+            for start in self.starts:
+                lines.seek(int(start))
+                yield _sample(json.loads(lines.readline()), self.root)
+
 
 def read_records(records: Path, root: Path | None = None) -> tuple[Records, Counter[str]]:
     """Samples of a `records.jsonl`, every one of them checked, and the count of dropped records by reason (the first reason of each).

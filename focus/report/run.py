@@ -15,7 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_only
 
-from focus.config import learned_settings
+from focus.config import arithmetic_of, learned_settings
+from focus.data.identity import questions_digest
+from focus.data.sample import Sample
 from focus.dependence import Outcome
 from focus.report.page import write_page
 from focus.report.table import Cell, Results, Row
@@ -139,25 +141,33 @@ def settings_hash(cfg: DictConfig) -> str:
     return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-# What the measurement of given weights depends on, beside the seed; not how they were trained
-MEASURED = {
-    "policy": ("dialect", "dtype", "attention"),
-    "data": ("source", "records", "root", "annotations", "derive_boxes", "difficulty", "side_px", "letter_px"),
-    "gap": ("mode", "view_tokens"),
-    "rollout": ("engine", "max_crops", "crop_tokens", "crop_min_tokens", "fixed_crops", "tokens_per_turn"),
-    "evaluation": ("samples", "records", "difficulty", "letter_px", "arms", "temperature", "sigma", "common_view_tokens"),
-    "view": ("min_tokens", "max_tokens"),
-}
+# What the measurement of given weights on given questions depends on; not how they were trained
+MEASURED = (
+    *("policy.dialect", "policy.dtype", "policy.attention"),
+    *("gap.mode", "gap.view_tokens", "view.min_tokens", "view.max_tokens"),
+    *("rollout.engine", "rollout.max_crops", "rollout.crop_tokens", "rollout.crop_min_tokens", "rollout.fixed_crops"),
+    "rollout.tokens_per_turn",
+    *("evaluation.arms", "evaluation.temperature", "evaluation.sigma", "evaluation.common_view_tokens"),
+    "seed",
+)
 
 
-def measured_settings(cfg: DictConfig) -> str:
-    """Names the questions, views, limits and seed of a measurement."""
-    kept = {f"{section}.{key}": str(cfg[section][key]) for section, keys in MEASURED.items() if section in cfg for key in keys}
-    return hashlib.blake2b(json.dumps(kept | {"seed": str(cfg.seed)}, sort_keys=True).encode(), digest_size=8).hexdigest()
+def measurement(cfg: DictConfig, weights: str, samples: Sequence[Sample]) -> str:
+    """Names a measurement: hashes of the weights, of what it depends on in the settings, and of the questions by their content.
+
+    All entries that keep a measurement name it by this alone; `weights` is the policy's `weights_hash`.
+    """
+    kept = {key: str(OmegaConf.select(cfg, key)) for key in MEASURED}
+    if cfg.rollout.engine == "vllm":
+        kept["rollout.vllm.dtype"] = cfg.rollout.vllm.dtype
+    if "trainer" in cfg:
+        kept["arithmetic"] = arithmetic_of(cfg.trainer)
+    settings = hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return f"{weights} {settings} {questions_digest(samples)}"
 
 
 def has_row(path: Path, settings: str, base: str) -> bool:
-    """Whether this point, from this base policy, stands in the results file already."""
+    """Whether this point stands in the results file already; `base` names the policy and the questions that it starts from."""
     if not path.is_file():
         return False
     with path.open() as rows:
