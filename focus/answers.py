@@ -1,16 +1,28 @@
-"""How right is an answer? Choice, number, short text, and the two graded scores of text-rich benchmarks. Pure functions of strings.
+"""How right is an answer? A ladder: the sample's own rule, then normal forms, then (elsewhere) a judge. Pure functions of strings.
 
-Departures from the published scores:
+Rules: choice, number, short text, and the two graded scores of text-rich benchmarks. Departures from the published scores:
 1. ANLS is divided by the longer text after white space is collapsed; lmms-eval divides by the raw lengths.
-2. A sample that is published with an LLM judge is scored by equality with an accepted answer: a lower bound on the judge's score.
+2. A sample that is published with an LLM judge is scored by equality with an accepted answer, or by equal normal forms: a lower bound
+   on the judge's score.
 """
 
 import re
-import unicodedata
+from enum import StrEnum
+from typing import NamedTuple
 
-ARTICLES = re.compile(r"\b(a|an|the)\b")
-NUMBER = re.compile(r"[-+]?(?:\d+(?:,\d{3})*(?:\.\d+)?|(?<!\w)\.\d+)(?:[eE][-+]?\d+)?")  # `.5` is a fraction, `No.5` is not
+from rapidfuzz.distance import Levenshtein
+
+from focus import forms
+from focus.forms import LONGEST_READ, normalise, plain
+
+NUMBER = re.compile(r"(?:(?<!\w)[-+])?(?:\d+(?:,\d{3})*(?:\.\d+)?|(?<!\w)\.\d+)(?:[eE][-+]?\d+)?")  # `.5` is a fraction, `No.5` is not
+SPACED_THOUSANDS = re.compile("(?<=\\d)[\u00a0\u2007\u2009\u202f](?=\\d{3}(?!\\d))")
+OPENING = re.compile(r"(?:(?:option|choice) )?[(\[*]*", re.IGNORECASE)  # what may stand before an option's key
+KEY_ALONE = re.compile(r"[)\]*]*[.:]?")  # and behind it
+KEY_LEADS = re.compile(r"(?:[()[\].:,=*-]| (?=\S))[)\].:,=* -]*")  # or between it and its text
 RIGHT_FROM = 0.5  # where a yes or no is needed: ANLS gives nothing below it, and it takes 2 of VQA's 10 people
+
+Options = tuple[tuple[str, str], ...]  # (key, text) in the order in which the question shows them
 
 # The EvalAI normaliser of VQA and TextVQA, https://visualqa.org/evaluation.html. `none` counts as a number there.
 VQA_NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5"}
@@ -25,16 +37,6 @@ CONTRACTIONS = (
 VQA_APOSTROPHES = {word.replace("'", ""): word for word in CONTRACTIONS.split()}
 
 
-def normalise(text: str) -> str:
-    """Case, width, articles, white space, quotes and closing punctuation do not make a difference between short texts.
-
-    A text of nothing but articles or punctuation stays: a sign may say `A`, and nothing at all is no answer to it.
-    """
-    text = unicodedata.normalize("NFKC", text).casefold().strip()
-    bare = text.rstrip(".!\"'` ").lstrip("!\"'` ")  # a leading point belongs to a number
-    return " ".join(ARTICLES.sub(" ", bare).split()) or bare or text
-
-
 def matches_text(answer: str, accepted: tuple[str, ...]) -> bool:
     """Equal to one accepted answer after normalisation."""
     return normalise(answer) in {normalise(text) for text in accepted}
@@ -47,22 +49,40 @@ def matches_number(answer: str, accepted: tuple[str, ...]) -> bool:
 
 
 def _numbers(text: str) -> list[float]:
-    text = unicodedata.normalize("NFKC", text).replace("\u2212", "-")  # the typographic minus, which NFKC keeps
+    text = plain(SPACED_THOUSANDS.sub("", text)).replace("\u066b", ".").replace("\u066c", ",")
     return [float(number.replace(",", "")) for number in NUMBER.findall(text)]
 
 
-def chosen_letter(answer: str, options: tuple[tuple[str, str], ...]) -> str | None:
-    """The option that an answer names: its key alone (`B`, `(b)`, `B.`), key and text, or the text alone; else None."""
-    text = unicodedata.normalize("NFKC", answer).strip()
+def chosen_letter(answer: str, options: Options) -> str | None:
+    """The option that an answer names: its key (`B`, `(b)`, `Option B.`), key and own text in either order, or the text alone; else None.
+
+    Between key and text may stand brackets, a hyphen, a colon, `=` or bold print: `B (cotton)`, `**B**. cotton`, `cotton (B)`.
+    """
+    text = " ".join(plain(answer).split())
+    starts = (text, text[OPENING.match(text).end() :])  # type: ignore[union-attr]  # it matches nothing too
+    behind = {key: [t[len(key) :] for t in starts if t[: len(key)].casefold() == key.casefold()] for key, _ in options}
     for key, _ in options:
-        if re.fullmatch(rf"\(?{re.escape(key)}\)?[.:]?", text, flags=re.IGNORECASE):
+        if any(KEY_ALONE.fullmatch(rest.rstrip("*")) for rest in behind[key]):
             return key
+    said, named = normalise(text), set()
     for key, option in options:
-        led = re.fullmatch(rf"\(?{re.escape(key)}[).:]+\s*(.+)", text, flags=re.IGNORECASE | re.DOTALL)
-        if led and normalise(led.group(1)) == normalise(option):
-            return key
-    named = [key for key, option in options if normalise(option) == normalise(text)]
-    return named[0] if len(named) == 1 else None
+        own = _unwrapped(option)
+        led = any(_unwrapped(rest[mark.end() :]) == own for rest in behind[key] if (mark := KEY_LEADS.match(rest)))
+        if normalise(option) == said or (own and (led or _ends_with(text, key, own))):
+            named.add(key)
+    return named.pop() if len(named) == 1 else None
+
+
+def _ends_with(text: str, key: str, own: str) -> bool:
+    """Whether a text is an option's own text and then, behind a mark, its key: `cotton (B)`, `cotton, B`."""
+    text = text.rstrip(")]*. ")
+    before = text[: -len(key)].rstrip("([* ,:-")
+    marks = text[len(before) : -len(key)].strip()
+    return bool(marks) and text[-len(key) :].casefold() == key.casefold() and _unwrapped(before) == own
+
+
+def _unwrapped(text: str) -> str:
+    return normalise(text.strip(" ()[]*"))
 
 
 def anls(answer: str, accepted: tuple[str, ...]) -> float:
@@ -70,25 +90,9 @@ def anls(answer: str, accepted: tuple[str, ...]) -> float:
 
     Case and runs of white space do not count. In {0} and [0.5, 1]. arXiv 1905.13648, with the harnesses' threshold: 0.5 itself is kept.
     """
-    return max((_similarity(" ".join(answer.lower().split()), " ".join(text.lower().split())) for text in accepted), default=0.0)
-
-
-def _similarity(one: str, other: str) -> float:
-    short, long = sorted((one, other), key=len)
-    if 2 * len(short) < len(long):  # at least the difference of the lengths has to be typed: below 0.5 without counting
-        return 0.0
-    similarity = 1 - _edits(short, long) / max(len(long), 1)
-    return similarity if similarity >= 0.5 else 0.0
-
-
-def _edits(one: str, other: str) -> int:
-    """Levenshtein distance: the least number of characters put in, taken out or replaced."""
-    row = list(range(len(other) + 1))  # row[j]: from what has been read of `one` to the first j characters of `other`
-    for i, a in enumerate(one, 1):
-        above, row = row, [i]
-        for j, b in enumerate(other, 1):
-            row.append(min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (a != b)))
-    return row[-1]
+    said = " ".join(answer.lower().split())
+    each = (Levenshtein.normalized_similarity(said, " ".join(text.lower().split()), score_cutoff=0.5) for text in accepted)
+    return max(each, default=0.0)
 
 
 def vqa_accuracy(answer: str, accepted: tuple[str, ...]) -> float:
@@ -114,22 +118,99 @@ def vqa_normalise(text: str) -> str:
     return " ".join(VQA_APOSTROPHES.get(word, word) for word in words if word not in {"a", "an", "the"})
 
 
-def grade(answer: str | None, accepted: tuple[str, ...], scorer: str, options: tuple[tuple[str, str], ...] = ()) -> float:
-    """How right an answer is by its sample's rule, in [0, 1]. No answer is wrong.
+class Rung(StrEnum):
+    """Who says how right an answer is."""
 
-    0 or 1 for `letter`, `number`, `exact` and `judge`; `anls` and `vqa10` give parts too: right is what reaches `RIGHT_FROM`.
-    Raises ValueError for a rule that does not exist.
+    RULE = "rule"  # the sample's own rule
+    FORM = "normal form"  # the answer has the normal form of an accepted one
+    JUDGE = "judge"  # a language model, which is not asked here
+    OPEN = "open"  # nobody: rule and form say no, and a judge could say yes
+
+
+class Grade(NamedTuple):
+    """How right an answer is, in [0, 1], and who says so."""
+
+    right: float
+    rung: Rung
+
+
+def graded(answer: str | None, accepted: tuple[str, ...], scorer: str, options: Options = ()) -> Grade:
+    """How right an answer is by the first rung that can say: the sample's rule, else its normal form.
+
+    0 or 1 for `letter`, `number`, `exact` and `judge`; `anls` and `vqa10` give parts too. Those two and `letter` have no other rung than
+    their rule. No answer is wrong, and so is one of more than `LONGEST_READ` characters. With the scorer `judge` an answer that neither
+    rung finds right is `OPEN`, and counts as wrong until a judge was asked. Raises ValueError for a rule that does not exist.
     """
-    if answer is None:
-        return 0.0
+    if scorer not in ("letter", "number", "exact", "anls", "vqa10", "judge"):
+        raise ValueError(f"scorer {scorer!r} does not exist; choose letter, number, exact, anls, vqa10 or judge")
+    if answer is None or not answer.strip() or len(answer) > LONGEST_READ:
+        return Grade(0.0, Rung.RULE)
     if scorer == "letter":
-        return float(chosen_letter(answer, options) == accepted[0])
-    if scorer == "number":
-        return float(matches_number(answer, accepted))
-    if scorer in ("exact", "judge"):  # the published judge is a language model; its rule here is equality
-        return float(matches_text(answer, accepted))
+        return Grade(float(chosen_letter(answer, options) == accepted[0]), Rung.RULE)
     if scorer == "anls":
-        return anls(answer, accepted)
+        return Grade(anls(answer, accepted), Rung.RULE)
     if scorer == "vqa10":
-        return vqa_accuracy(answer, accepted)
-    raise ValueError(f"scorer {scorer!r} does not exist; choose letter, number, exact, anls, vqa10 or judge")
+        return Grade(vqa_accuracy(answer, accepted), Rung.RULE)
+    if (matches_number if scorer == "number" else matches_text)(answer, accepted):
+        return Grade(1.0, Rung.RULE)
+    if _same_form(answer, accepted, scorer):
+        return Grade(1.0, Rung.FORM)
+    return Grade(0.0, Rung.OPEN if scorer == "judge" else Rung.RULE)
+
+
+def grade(answer: str | None, accepted: tuple[str, ...], scorer: str, options: Options = ()) -> float:
+    """How right an answer is as far as rule and normal form can say, in [0, 1]; see `graded`."""
+    return graded(answer, accepted, scorer, options).right
+
+
+def _same_form(answer: str, accepted: tuple[str, ...], scorer: str) -> bool:
+    """Whether an answer, or what its one short sentence states, has the form of an accepted one."""
+    text = plain(answer).strip()
+    truths = {normalise(each) for each in accepted}
+    if scorer != "number" and truths <= {"yes", "no"}:
+        return forms.yes_or_no(text) in truths
+    if scorer == "number":
+        counted = forms.number_word(normalise(forms.stated(text) or text))
+        return counted is not None and any([float(counted)] == _numbers(each)[:1] for each in accepted)
+    if scorer == "exact":
+        return normalise((forms.read_out(text) or text).strip("*_ ")) in truths
+    said = {forms.form(each) for each in (text, forms.stated(text, things=True)) if each}
+    return bool(said & {forms.form(forms.stated(each.strip()) or each) for each in accepted})
+
+
+def decidable(accepted: tuple[str, ...], scorer: str, options: Options = ()) -> bool:
+    """Whether rule and normal form can say both yes and no to every answer of such a question, so that no judge is missed.
+
+    With the scorer `judge`: where every accepted answer is closed, a key, a number or quantity, a date, yes or no, or a short read-out
+    (a code with a digit, capitals). Other words may be as right as any other accepted answer. True for every other scorer.
+    """
+    return scorer != "judge" or bool(options) or all(_closed(plain(each).strip(" .\"'")) for each in accepted)
+
+
+def _closed(text: str) -> bool:
+    words = text.split()
+    if text.casefold() in ("yes", "no", "true", "false") or forms.moment(text) or forms.quantity(text):
+        return True
+    return (len(words) == 1 and any(c.isdecimal() for c in text)) or (0 < len(words) <= 4 and text.isupper())
+
+
+def canonical(answer: str | None, accepted: tuple[str, ...], scorer: str, options: Options = ()) -> str | None:
+    """What an answer means under its sample's scorer, for comparing answers with each other; None if nothing was said.
+
+    A choice is its key, a number its value, and every free answer that is right by rule or form is the same one; any other is its
+    normal form. Answers that mean the same are equal; those that differ in wording only a judge could join stay apart.
+    """
+    if answer is None or not answer.strip():
+        return None
+    if scorer == "letter":
+        return chosen_letter(answer, options) or normalise(answer)
+    if scorer == "anls":
+        return " ".join(answer.lower().split())
+    if scorer == "vqa10":
+        return vqa_normalise(answer)
+    if grade(answer, accepted, scorer, options):
+        answer = accepted[0]
+    if scorer == "number":
+        found = _numbers(answer)
+        return str(found[0]) if len(found) == 1 else normalise(answer)
+    return normalise(answer) if scorer == "exact" else forms.form(forms.stated(plain(answer).strip()) or answer)

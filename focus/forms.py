@@ -1,0 +1,271 @@
+"""Normal forms of short answers: two texts with one form say the same thing. Pure functions of strings.
+
+A form must never join two different answers, since training pays for what is joined here. Where a text alone can't tell (`12 mph` for
+`12`, `puppy` for `dog`), its form stays apart, and only a judge that knows the question can say more.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from datetime import date
+
+LONGEST_READ = 10_000  # characters; an answer of more is wrong by every rule: some of what reads it takes time that grows with the square
+SENTENCE = 200  # characters; a longer text is no short sentence that states an answer
+
+# What keyboards and language models write for one mark, and marks that can't be seen. Primes stay: 5' is five feet.
+_MARKS = dict.fromkeys("\u2018\u2019\u201a\u201b\u00b4\u02bc\u2039\u203a", "'")
+_MARKS |= dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u3008\u3009\u300a\u300b\u300c\u300d\u300e\u300f\uff62\uff63", '"')
+_MARKS |= dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63", "-")
+_MARKS |= dict.fromkeys("\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069", "")
+TYPOGRAPHIC = str.maketrans(_MARKS)
+
+ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def plain(text: str) -> str:
+    """One character for each mark: compatibility forms (full-width letters, ligatures), quotes, hyphens, nothing invisible.
+
+    A text longer than `LONGEST_READ` keeps its compatibility forms.
+    """
+    text = text.translate(TYPOGRAPHIC)
+    return unicodedata.normalize("NFKC", text) if len(text) <= LONGEST_READ else text
+
+
+def normalise(text: str) -> str:
+    """Case, width, articles, white space, quotes and closing punctuation do not make a difference between short texts.
+
+    A text of nothing but articles or punctuation stays: a sign may say `A`, and nothing at all is no answer to it.
+    """
+    text = plain(text).casefold().strip()
+    bare = text.rstrip(".!\"'` \u3002").lstrip("!\"'` ")  # a leading point belongs to a number
+    return " ".join(ARTICLES.sub(" ", bare).split()) or bare or text
+
+
+# ---------------------------------------------------------------------------------------------------------- sentences
+
+_BE = r"(?:\s+(?:is|are|was|were)|'s|'re)"
+_ANSWER = re.compile(
+    r"(?:so,?\s+|thus,?\s+)?(?:(?:the|my)\s+)?(?:(?:final|correct|right|best)\s+)?answer(?:\s+is|\s*[:=])\s*:?\s*(.+)"
+    r"|(?:la\s+)?respuesta\s+es:?\s+(.+)|(?:la\s+)?r\u00e9ponse\s+est:?\s+(.+)|(?:die\s+)?antwort\s+(?:ist|lautet):?\s+(.+)"
+    r"|\u7b54\u6848\s*[\u662f\u4e3a:]\s*(.+)",
+    re.IGNORECASE | re.DOTALL,
+)
+_READ = re.compile(r"(?:it|(?:the|this|that)\s+[\w-]+)\s+(?:says|reads)[:,]?\s+(.+)", re.IGNORECASE | re.DOTALL)
+_IT = re.compile(rf"(?:it|this|that|he|she|they|there|these|those){_BE}\s+(.+)", re.IGNORECASE | re.DOTALL)
+# `The flag is red`, `The color of the flag is red`, `The flag's color is red`: one thing, no more
+_ATTRIBUTE = (
+    r"colou?r|number|name|word|text|letter|digit|time|date|year|price|type|kind|shape|material|speed|brand|title|total|size|age|height"
+    r"|length|width|weight|language|country|city|score|logo|model"
+)
+_THING = re.compile(
+    rf"(?:the|this|that|its|his|her|their)\s+(?:(?:{_ATTRIBUTE})\s+(?:of|on)\s+(?:the|this|that|its|his|her|their)\s+|(\w+)'s\s+)?(\w+)"
+    rf"{_BE}\s+(.+)",
+    re.IGNORECASE | re.DOTALL,
+)
+# Things that say what the answer is not, or are another thing than the one asked about
+_MISLEADING = (
+    "wrong incorrect false opposite reverse contrary other another alternative rest former latter first second third last next previous "
+    "left right top bottom front back background foreground inside outside guess possibility option options choice choices question "
+    "nothing none neither smaller bigger larger taller shorter longer older younger higher lower nearer closer farther further faster "
+    "slower heavier lighter darker brighter wider narrower more less least most only exception"
+)
+
+
+def stated(text: str, things: bool = False) -> str | None:
+    """What a short sentence states: `It is red` and `The answer is red` state `red`. None if it is no such sentence.
+
+    With `things` also of one thing that it names: `The flag is red`. What is stated is what stands behind the verb, whole: `not red`,
+    `red or blue`.
+    """
+    if len(text) > SENTENCE:
+        return None
+    for shell in (_ANSWER, _READ, _IT):
+        if found := shell.fullmatch(text):
+            return next(group for group in found.groups() if group)
+    if things and (found := _THING.fullmatch(text)):
+        named = {word.casefold() for word in found.groups()[:2] if word}
+        if not named.intersection(_MISLEADING.split()) and not any(word.endswith("est") for word in named):
+            return found[3]
+    return None
+
+
+def read_out(text: str) -> str | None:
+    """What a short sentence reads out or names as the answer: `The sign says "STOP"`, `The answer is STOP`. None if it is none."""
+    found = (_ANSWER.fullmatch(text) or _READ.fullmatch(text)) if len(text) <= SENTENCE else None
+    return next(group for group in found.groups() if group) if found else None
+
+
+_YES_NO = re.compile(r"(yes|yeah|yep|no|nope)\b[\s,.;:!-]*(.*)", re.IGNORECASE | re.DOTALL)
+_DENIES = re.compile(r"\b(?:not|no|none|never|neither|nor|nothing|nobody|cannot|without)\b|n't\b", re.IGNORECASE)
+_HEDGES = re.compile(
+    r"\b(?:yes|yeah|yep|nope|but|or|if|unless|although|though|however|maybe|perhaps|possibly|probably|might|may|could|would|should|sure"
+    r"|unsure|unclear|certain|know|tell|see|say|think|guess|believe|determine|depends|sometimes|partly|partially|either|wrong|false|true"
+    r"|correct|incorrect|can't|cannot|hard|difficult|impossible|opposite|contrary|answer)\b|\?",
+    re.IGNORECASE,
+)
+
+
+def yes_or_no(text: str) -> str | None:
+    """`yes` or `no` where a short sentence begins with it and goes on in the same sense: `No, there isn't.`; None for any other."""
+    text = plain(text).strip(" *_\"'`.!")
+    text = stated(text) or text
+    found = _YES_NO.fullmatch(text) if len(text) <= SENTENCE else None
+    if not found:
+        return None
+    said, rest = "no" if found[1][0] in "nN" else "yes", found[2]
+    consistent = bool(_DENIES.search(rest)) == (said == "no")
+    return said if not rest or (consistent and not _HEDGES.search(rest)) else None
+
+
+# ------------------------------------------------------------------------------------------------------ numbers, dates
+
+_UNITS_BELOW_TWENTY = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+)
+_WORDS = {word: value for value, word in enumerate(_UNITS_BELOW_TWENTY.split())}
+_TENS = dict(twenty=20, thirty=30, forty=40, fifty=50, sixty=60, seventy=70, eighty=80, ninety=90)
+_CHINESE = {"\u96f6": 0, "\u4e24": 2, **{digit: value for value, digit in enumerate("一二三四五六七八九十", start=1)}}
+
+# A unit's other spellings. Symbols as they are cased, since 5 M is no length; words in any case.
+_UNITS = {
+    "%": ["percent", "per cent"],
+    "km/h": ["kmh", "kph", "kmph", "km per hour", "kilometers per hour", "kilometres per hour"],
+    "mph": ["mi/h", "miles per hour"],
+    "m/s": ["meters per second", "metres per second"],
+    "km": ["kilometer", "kilometers", "kilometre", "kilometres"],
+    "m": ["meter", "meters", "metre", "metres"],
+    "cm": ["centimeter", "centimeters", "centimetre", "centimetres"],
+    "mm": ["millimeter", "millimeters", "millimetre", "millimetres"],
+    "mi": ["mile", "miles"],
+    "ft": ["foot", "feet"],
+    "in": ["inch", "inches"],
+    "kg": ["kilogram", "kilograms", "kilogramme", "kilogrammes"],
+    "g": ["gram", "grams"],
+    "mg": ["milligram", "milligrams"],
+    "lb": ["lbs"],
+    "oz": ["ounce", "ounces"],
+    "L": ["l", "liter", "liters", "litre", "litres"],
+    "mL": ["ml", "milliliter", "milliliters", "millilitre", "millilitres"],
+    "kW": ["kilowatt", "kilowatts"],
+    "V": ["volt", "volts"],
+    "\u00b0C": ["degrees celsius", "degree celsius"],
+    "\u00b0F": ["degrees fahrenheit", "degree fahrenheit"],
+    "second": ["sec", "seconds"],
+    "min": ["minute", "minutes"],
+    "h": ["hr", "hrs", "hour", "hours"],
+    "day": ["days"],
+    "year": ["years"],
+    "$": ["dollar", "dollars"],
+    "\u20ac": ["euro", "euros", "EUR"],
+    "\u00a3": ["GBP"],
+}
+_SYMBOLS = {unit: unit for unit in _UNITS} | {other: unit for unit, others in _UNITS.items() for other in others}
+_QUANTITY = re.compile(r"([$\u20ac\u00a3])?\s?([-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)\s?(\D*)", re.ASCII)
+
+_MONTHS = "january february march april may june july august september october november december"
+_MONTH = {name: number for number, name in enumerate(_MONTHS.split(), start=1)}
+_MONTH |= {name[:3]: number for name, number in _MONTH.items()} | {"sept": 9}
+_DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
+_DATES = (
+    (re.compile(rf"(?:the )?{_DAY}(?: of)? ([a-z]+)\.?(?:,? (\d{{4}}))?"), "dmy"),
+    (re.compile(rf"([a-z]+)\.? (?:the )?{_DAY}(?:,? (\d{{4}}))?"), "mdy"),
+    (re.compile(r"([a-z]+)\.?,? (\d{4})"), "my"),
+    (re.compile(r"(\d{4})([-/.])(\d{1,2})\2(\d{1,2})"), "y-md"),
+    (re.compile(r"(\d{4}) ?\u5e74 ?(\d{1,2}) ?\u6708 ?(\d{1,2}) ?[\u65e5\u53f7]"), "ymd"),
+    (re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})"), "d-my"),
+)
+_CLOCK = re.compile(r"(\d{1,2})(?:[:.](\d{2}))? ?([ap])\.? ?m\.?|(\d{1,2}):(\d{2})")
+
+
+def number_word(text: str) -> int | None:
+    """The value of a whole number below a thousand that is spelt out, in English, or up to ten in Chinese; None for any other text."""
+    if text in _CHINESE:
+        return _CHINESE[text]
+    words = [word for word in text.casefold().replace("-", " ").split() if word != "and"]
+    value = 0
+    if len(words) > 1 and words[1] == "hundred" and 1 <= _WORDS.get(words[0], 0) <= 9:
+        value, words = 100 * _WORDS[words[0]], words[2:]
+    match [_TENS.get(word, _WORDS.get(word, -1)) for word in words]:
+        case []:
+            return value or None
+        case [tens, ones] if tens >= 20 and 1 <= ones <= 9:
+            return value + tens + ones
+        case [alone] if alone > 0 or (alone == 0 and not value):
+            return value + alone
+    return None
+
+
+def _digits(text: str) -> str:
+    """Every digit of whatever script as 0 to 9, and the Arabic separators as point and comma."""
+    text = text.replace("\u066b", ".").replace("\u066c", ",")
+    return text if text.isascii() else "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
+
+
+def quantity(text: str) -> str | None:
+    """A number and its unit, if it has one: `1200`, `12 km/h`; None for any other text.
+
+    Thousands commas and the spelling of number and unit do not count. Zeros do (`007`, `3.10`): such a text may be a code.
+    """
+    if found := _QUANTITY.fullmatch(_digits(text)):
+        currency, number, unit = found[1] or "", found[2].replace(",", ""), found[3].strip()
+    else:
+        words = text.casefold().split()
+        at = next((n for n in range(min(len(words), 5), 0, -1) if number_word(" ".join(words[:n])) is not None), 0)
+        if not at:
+            return None
+        currency, number, unit = "", str(number_word(" ".join(words[:at]))), " ".join(words[at:])
+    known = _SYMBOLS.get(unit) or (_SYMBOLS.get(unit.casefold()) if len(unit) > 3 else None)
+    if (unit and not known) or (unit and currency):
+        return None
+    return f"{number} {known or currency}".strip()
+
+
+def moment(text: str) -> str | None:
+    """A date or a time of day in one spelling: `2020-03-05`, `--03-05`, `2020-03`, `15:30`; None for any other text.
+
+    `05/03/2020` is either of two days, and `3:30` either of two times: None.
+    """
+    text = " ".join(_digits(text).casefold().split())
+    if found := _CLOCK.fullmatch(text):
+        hour, minute = int(found[1] or found[4]), int(found[2] or found[5] or 0)
+        if found[3] and 1 <= hour <= 12:
+            hour = hour % 12 + 12 * (found[3] == "p")
+        elif found[3] or hour < 13:
+            return None
+        return f"{hour:02}:{minute:02}" if hour < 24 and minute < 60 else None
+    return next(_days(text), None)
+
+
+def _days(text: str) -> Iterator[str]:
+    for pattern, order in _DATES:
+        if not (found := pattern.fullmatch(text)):
+            continue
+        parts = dict(zip(order, found.groups(), strict=True))
+        year, month, day = parts.get("y"), parts["m"], parts.get("d")
+        if order == "d-my" and day and int(day) <= 12 and int(day) != int(month):
+            if int(month) <= 12:
+                continue  # either of two days
+            day, month = month, day
+        number = _MONTH.get(month) or (int(month) if month.isdecimal() else 0)
+        try:
+            date(int(year or 2000), number, int(day or 1))
+        except ValueError:
+            continue
+        yield f"{year or '-'}-{number:02}" + (f"-{int(day):02}" if day else "")
+
+
+# ------------------------------------------------------------------------------------------------------------- the form
+
+_SPELLINGS = {"gray": "grey", "color": "colour", "center": "centre", "theater": "theatre", "meter": "metre", "ok": "okay"}
+_JOINED = re.compile(r"(?<=[^\W\d])-(?=[^\W\d])")
+
+
+def form(text: str) -> str:
+    """One spelling for all texts that clearly say the same: of numbers, units, dates and times, of hyphens and `&`, of `gray`."""
+    bare = plain(text).strip(" *_\"'`!.,;:\u3002\n\t")
+    if len(bare) > SENTENCE:
+        return normalise(text)
+    if value := moment(bare) or quantity(bare):
+        return value
+    words = _JOINED.sub(" ", normalise(bare)).replace("&", " and ").replace(", and ", " and ").split()
+    return " ".join(_SPELLINGS.get(word, word) for word in words)
