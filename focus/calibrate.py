@@ -1,13 +1,15 @@
 """Offline resolution selection (E2): per question, the first view whose answer leaves the native one. `make calibrate`.
 
 The policy about to be trained answers without the tool. How many levels it is asked for is the search's affair; what is chosen is
-E2's. An interrupted calibration goes on where it stopped.
+E2's. Answers are compared by what they mean under their sample's scorer. An interrupted calibration goes on where it stopped; a
+question whose image can't be read is left out, counted and named.
 
 Ours, where the paper is silent: the ladder of budgets, the early exit, and the count of the forward tokens that selection spends.
 """
 
 import hashlib
 import json
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -23,12 +25,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from focus import config
-from focus.answers import RIGHT_FROM, grade
+from focus import config, ranks
+from focus.answers import RIGHT_FROM, canonical, grade
 from focus.checkpoint import Checkpoint
 from focus.data.identity import questions_digest
+from focus.data.original import Original
 from focus.data.sample import Sample
-from focus.gap import Search, diverges, fit, ladder, levels_identity, look, select_level, write_levels
+from focus.gap import Search, diverges, fit, ladder, levels_identity, look, majority, select_level, write_levels
 from focus.prompts import ANSWER_OPEN
 from focus.rollout.engine import Engine, Sampling
 from focus.rollout.kv import KVEngine
@@ -36,9 +39,31 @@ from focus.rollout.loop import Rules, begin, play, seed_of
 from focus.statistics import bootstrap
 from focus.train import load_policy, training_samples
 
-DROPPED_NATIVE, DROPPED_NEVER = "wrong at native", "never diverges"
+DROPPED_NATIVE, DROPPED_NEVER, UNREADABLE = "wrong at native", "never diverges", "image can't be read"
 Outcome = int | str  # the level k* of E2, from 1, or why there is none
-Asking = Generator[int, list[str], Outcome]  # yields the level to ask next, is sent its answers, returns what it found
+Meanings = list[str | None]  # of the answers at one level of one question
+Asking = Generator[int, Meanings, Outcome]  # yields the level to ask next, is sent what its answers mean, returns what it found
+
+
+class Read(NamedTuple):
+    """What one answer means, for comparing it with others, and whether it is right."""
+
+    meaning: str | None
+    right: bool
+
+
+# Reads all answers of a round, question by question; of every question the native answers come first
+Reading = Callable[[Sequence[tuple[Sample, Sequence[str | None]]]], list[list[Read]]]
+
+
+def by_rule(said: Sequence[tuple[Sample, Sequence[str | None]]]) -> list[list[Read]]:
+    """Answers read by their sample's rule and by normal forms; a `Reading`."""
+
+    def read(s: Sample, answer: str | None) -> Read:
+        asked = (answer, s.answers, s.scorer, s.options)
+        return Read(canonical(*asked), grade(*asked) >= RIGHT_FROM)
+
+    return [[read(s, answer) for answer in answers] for s, answers in said]
 
 
 @dataclass(frozen=True)
@@ -47,9 +72,9 @@ class Rule:
 
     levels: int  # of its ladder, native included
     agree_below: float
-    enters: Callable[[list[str]], bool]  # whether these native answers let it in
+    enters: Callable[[Meanings], bool]  # whether these native answers let it in
 
-    def found(self, answers: Sequence[list[str]]) -> Outcome:
+    def found(self, answers: Sequence[Meanings]) -> Outcome:
         """E2 on the answers of levels 0, 1, 2, ..., as many as were asked."""
         return (select_level(answers, self.agree_below) or DROPPED_NEVER) if self.enters(answers[0]) else DROPPED_NATIVE
 
@@ -120,6 +145,7 @@ class Choice:
     view_tokens: int | None  # the chosen budget; None where the question is dropped
     asked: dict[int, Tokens]  # by level, in the order of asking
     exhaustive: Tokens  # what all levels would have spent; a level that was not asked counts an answer as long as the native one
+    broken: str | None = None  # why the image can't be read
 
     @property
     def label(self) -> str:
@@ -135,48 +161,68 @@ def choose(
     settings: DictConfig,
     tokens_per_turn: int,
     seed: int,
+    reading: Reading = by_rule,
 ) -> list[Choice]:
     """Search the level of each sample, all samples side by side: a round asks every open question its own next level.
 
     `settings` is the section `calibration`; `tokens_per_turn` bounds one answer. Draws depend on seed, sample, level and vote alone, so
-    searches that ask the same are answered the same, up to how sums of another batch are rounded. Raises ValueError if an image can't
-    be read.
+    searches that ask the same are answered the same, up to how sums of another batch are rounded. `reading` says what the answers of a
+    round mean. A question whose image can't be read has the outcome `UNREADABLE`.
     """
     votes, temperature = (settings.votes, settings.vote_temperature) if settings.decoding == "vote" else (1, 0.0)
     rules = Rules(0, 1, Sampling(temperature, tokens_per_turn))
-    originals = {s.id: s.open() for s in samples}
-    ladders = {s.id: ladder(s.size, checkpoint.token_px, settings.floor_tokens) for s in samples}
+    originals: dict[str, Original] = {}
+    ladders: dict[str, list[int]] = {}
+    broken: dict[str, str] = {}
+    for s in samples:
+        try:
+            ladders[s.id], originals[s.id] = ladder(s.size, checkpoint.token_px, settings.floor_tokens), s.open()
+        except ValueError as error:
+            broken[s.id] = str(error)
+    right_at_native: dict[str, set[str | None]] = {}  # by question, the meanings that are right
 
-    def enters(sample: Sample, native: list[str]) -> bool:
-        majority = Counter(native).most_common(1)[0][0] or None
-        return not settings.require_correct_at_native or grade(majority, sample.answers, sample.scorer, sample.options) >= RIGHT_FROM
+    def enters(sample: Sample, native: Meanings) -> bool:
+        return not settings.require_correct_at_native or majority(native) in right_at_native[sample.id]
 
-    def ask(levels: Mapping[str, int]) -> Iterator[tuple[str, list[str], Tokens]]:
+    def ask(levels: Mapping[str, int]) -> Iterator[tuple[Sample, list[str | None], Tokens]]:
         opened = []
         for s in (s for s in samples if s.id in levels):
-            view = look(originals[s.id], ladders[s.id][levels[s.id]], checkpoint.token_px)
+            try:
+                view = look(originals[s.id], ladders[s.id][levels[s.id]], checkpoint.token_px)
+            except ValueError as error:
+                broken[s.id] = str(error)
+                continue
             seeds = [seed_of(seed, s.id, levels[s.id], vote) for vote in range(votes)]
             opened += begin(checkpoint, s, view, originals[s.id], seeds, ANSWER_OPEN)
-        played = play(checkpoint, engine, opened, rules)
+        played = play(checkpoint, engine, opened, rules) if opened else []
         for said in (played[i : i + votes] for i in range(0, len(played), votes)):
             prompt, view_tokens = len(said[0].prompt_ids), said[0].view.tokens
             spent = Tokens(view_tokens, prompt - view_tokens + sum(len(t.ids) - prompt for t in said))
-            yield said[0].sample.id, [t.answer or "" for t in said], spent
+            yield said[0].sample, [t.answer for t in said], spent
 
-    searches = {s.id: SEARCHES[search](Rule(len(ladders[s.id]), settings.agree_below, partial(enters, s))) for s in samples}
+    searches = {
+        s.id: SEARCHES[search](Rule(len(ladders[s.id]), settings.agree_below, partial(enters, s))) for s in samples if s.id not in broken
+    }
     levels = {name: next(asking) for name, asking in searches.items()}
     asked: dict[str, dict[int, Tokens]] = {s.id: {} for s in samples}
     outcomes: dict[str, Outcome] = {}
     while levels:
-        for name, answers, spent in list(ask(levels)):
-            asked[name][levels[name]] = spent
+        answered = list(ask(levels))
+        read = reading([(s, answers) for s, answers, _ in answered])
+        for (s, _, spent), answers in zip(answered, read, strict=True):
+            asked[s.id][levels[s.id]] = spent
+            right_at_native.setdefault(s.id, {each.meaning for each in answers if each.right})
             try:
-                levels[name] = searches[name].send(answers)
+                levels[s.id] = searches[s.id].send([each.meaning for each in answers])
             except StopIteration as found:
-                outcomes[name] = found.value
-                del levels[name]
+                outcomes[s.id] = found.value
+                del levels[s.id]
+        for name in broken.keys() & levels.keys():
+            del levels[name]
 
     def choice(s: Sample) -> Choice:
+        if s.id in broken:
+            return Choice(s.id, s.group, UNREADABLE, None, asked[s.id], total(asked[s.id].values()), broken[s.id])
         budgets, spent, outcome = ladders[s.id], asked[s.id], outcomes[s.id]
         sizes = [fit(s.size, budget, checkpoint.token_px) for budget in budgets]
         every = [spent.get(k, Tokens(w * h // checkpoint.token_px**2, spent[0].text)) for k, (w, h) in enumerate(sizes)]
@@ -203,13 +249,21 @@ def keep(found: Found) -> str:
 
 
 def kept_before(path: Path) -> dict[str, Found]:
-    """What an interrupted calibration had found, by sample id; nothing if there was none."""
+    """What an interrupted calibration had found, by sample id; nothing if there was none.
+
+    A last line that a crash or a full disk has cut is removed: its questions are asked again.
+    """
 
     def choice(row: dict[str, Any]) -> Choice:
         asked = {int(level): Tokens(*tokens) for level, tokens in row["asked"].items()}
         return Choice(**row | {"asked": asked, "exhaustive": Tokens(*row["exhaustive"])})
 
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    whole = b""
+    if path.exists():
+        whole = path.read_bytes()
+        whole = whole[: whole.rfind(b"\n") + 1]
+        os.truncate(path, len(whole))
+    rows = [json.loads(line) for line in whole.splitlines()]
     return {row["sample"]: (choice(row), choice(exact) if exact else None) for row, exact in rows}
 
 
@@ -225,10 +279,12 @@ def summary(found: Sequence[Found], search: Search) -> dict[str, Any]:
         "questions": len(choices),
         "spent": spent._asdict(),
         "exhaustive": exhaustive._asdict(),
-        "ratio": sum(spent) / sum(exhaustive),
+        "ratio": sum(spent) / max(1, sum(exhaustive)),
         "outcomes": dict(sorted(Counter(str(c.outcome) for c in choices).items())),
     }
-    audited = [(choice, exact) for choice, exact in found if exact]
+    if broken := {c.sample: c.broken for c in choices if c.broken}:
+        record["broken"] = broken
+    audited = [(choice, exact) for choice, exact in found if exact and not (choice.broken or exact.broken)]
     if search is Search.BISECTION:
         record["audit"] = audit(audited) if audited else "not audited"
     return record
@@ -285,7 +341,7 @@ def run(cfg: DictConfig) -> None:
     if levels_identity(table) == key:
         console.print(f"{table} stands already for this policy, data and ladder")
         return
-    with config.writable(cfg.output):
+    with config.writable(cfg.output), ranks.only_job(output):
         kept = output / f"levels-{key}.jsonl"
         done = kept_before(kept)
         names = [s.id for s in samples] if search is Search.BISECTION else []
@@ -309,9 +365,10 @@ def run(cfg: DictConfig) -> None:
         counts = Counter(choice.label for choice, _ in done.values())
         levels = {name: choice.view_tokens for name, (choice, _) in done.items() if choice.view_tokens}
         if not levels:
+            unreadable = next((f". {choice.broken}" for choice, _ in done.values() if choice.broken), "")
             raise ValueError(
-                f"no question was given a level ({counts}); a policy that is wrong at native has no gap to "
-                "choose. Train the base further, or set calibration.require_correct_at_native=false"
+                f"no question was given a level ({dict(counts)}); a policy that is wrong at native has no gap to "
+                f"choose. Train the base further, or set calibration.require_correct_at_native=false{unreadable}"
             )
         record = summary(list(done.values()), search)
         (output / "levels.json").write_text(json.dumps({"identity": key, **record}, indent=1) + "\n")
@@ -320,8 +377,10 @@ def run(cfg: DictConfig) -> None:
         kept.unlink()
     for level in sorted(set(levels.values()), reverse=True):
         console.print(f"{level:>6} tokens  {counts[str(level)]:>6} questions")
-    for reason in sorted({DROPPED_NATIVE, DROPPED_NEVER} & set(counts)):
-        console.print(f"dropped: {reason:<16} {counts[reason]:>6} questions")
+    for reason in sorted({DROPPED_NATIVE, DROPPED_NEVER, UNREADABLE} & set(counts)):
+        console.print(f"dropped: {reason:<19} {counts[reason]:>6} questions")
+    for name, why in record.get("broken", {}).items():
+        console.print(f"  {name}: {why}", markup=False)
     show(record, console)
     console.print(
         f"table: {table}   cost: {output / 'levels.json'}   picture: {output / 'levels.png'}\n"
@@ -335,7 +394,7 @@ def draw(choices: Sequence[Choice], path: Path) -> None:
     from matplotlib import pyplot
 
     levels = sorted((c.view_tokens for c in choices if c.view_tokens), reverse=True)
-    entered = sum(c.outcome != DROPPED_NATIVE for c in choices)
+    entered = sum(c.outcome not in (DROPPED_NATIVE, UNREADABLE) for c in choices)
     ticks = sorted(set(levels), reverse=True)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     left.bar([str(t) for t in ticks], [levels.count(t) for t in ticks], color="#3b6ea5")

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from focus.answers import normalise
 from focus.boxes import Box, Size
 from focus.data.original import Decoded, Original
 from focus.data.sample import Sample
@@ -155,19 +154,25 @@ class Search(StrEnum):
     BISECTION = "bisection"  # approximate: takes for granted that an answer which has left native stays away
 
 
-def diverges(answers: Sequence[str], native: Sequence[str], agree_below: float) -> bool:
-    """Whether a level's answers leave the native ones: fewer than `agree_below` of them equal the native majority.
+def majority(meanings: Sequence[str | None]) -> str | None:
+    """What most of some answers mean; ties go to the first."""
+    return Counter(meanings).most_common(1)[0][0]
 
-    One answer on each side is the paper's rule. Answers are compared after normalisation; ties of the majority go to the first.
+
+def diverges(meanings: Sequence[str | None], native: Sequence[str | None], agree_below: float) -> bool:
+    """Whether a level's answers leave the native ones: fewer than `agree_below` of them mean what the native majority means.
+
+    Both hold what answers mean (`answers.canonical`), not how they are worded: `B. red` and `(B)` are the same choice. One answer on each
+    side is the paper's rule.
     """
-    majority = Counter(normalise(answer) for answer in native).most_common(1)[0][0]
-    return sum(normalise(answer) == majority for answer in answers) / len(answers) < agree_below
+    said = majority(native)
+    return sum(meaning == said for meaning in meanings) / len(meanings) < agree_below
 
 
-def select_level(levels: Sequence[Sequence[str]], agree_below: float = 0.5) -> int | None:
+def select_level(levels: Sequence[Sequence[str | None]], agree_below: float = 0.5) -> int | None:
     """E2: the first level k >= 1 whose answers leave those of level 0, the native view; None if none does.
 
-    `levels[k]` holds the answers at level k, from sharp to coarse. An answered-at-native-or-not filter is the caller's.
+    `levels[k]` holds what the answers at level k mean, from sharp to coarse. An answered-at-native-or-not filter is the caller's.
     """
     return next((k for k in range(1, len(levels)) if diverges(levels[k], levels[0], agree_below)), None)
 

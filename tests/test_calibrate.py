@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.speed.selection import certificate, least
-from focus import calibrate
-from focus.calibrate import DROPPED_NATIVE, DROPPED_NEVER, SEARCHES, Rule, Tokens, choose, total
+from focus import calibrate, ranks
+from focus.answers import canonical
+from focus.calibrate import DROPPED_NATIVE, DROPPED_NEVER, SEARCHES, UNREADABLE, Read, Rule, Tokens, choose, total
 from focus.config import CONF
 from focus.data.scenes import DIFFICULTY, Scenes
-from focus.gap import Search, fit, ladder, levels_identity, read_levels, select_level
+from focus.gap import Search, diverges, fit, ladder, levels_identity, majority, read_levels, select_level
 from focus.rollout.engine import Completion, Sampling
 from focus.rollout.kv import KVEngine
 from tests.conftest import random_qwen3_vl
@@ -29,12 +30,38 @@ WIDTHS_PX = [448, 308, 224, 140, 112]  # of the views of a 448 px scene: 256, 12
 def test_the_first_level_that_leaves_the_native_answer_is_chosen():
     assert select_level([["42"], ["42"], ["47"], ["42"], ["11"]]) == 2
     assert select_level([["42"], ["17"], ["42"]]) == 1
-    assert select_level([["Blue"], ["blue."], ["the blue"]]) is None  # alike after normalisation
 
 
 def test_a_vote_diverges_when_fewer_than_half_of_it_agree():
     native = ["42"] * 6 + ["47"] * 2
     assert select_level([native, ["42"] * 4 + ["x"] * 4, ["42"] * 3 + ["x"] * 5]) == 2
+
+
+@pytest.mark.parametrize(
+    ("native", "levels", "scorer", "found"),
+    [
+        ("B", ["B. red", "(B)", "red", "**B** (red)"], "letter", None),  # one option in other words
+        ("B", ["B. red", "A"], "letter", 2),
+        ("B", ["B. blue"], "letter", 1),  # letter and text disagree: that is no choice
+        ("1200", ["1,200", "1200.0", "about 1 200 m"], "number", 3),  # the last holds two numbers
+        ("12", ["12 people", "twelve", "There are twelve"], "number", None),  # the accepted answer is 12
+        ("Red", ["red.", "The flag is red", "“red”"], "judge", None),  # the accepted answer is red
+        ("blue", ["It is blue", "The flag is blue"], "judge", 2),  # wrong: only a light sentence is taken off
+        ("5 km", ["five kilometers", "5 miles"], "judge", 2),
+        ("STOP", ["“Stop”", "SHOP"], "exact", 2),
+        ("Red", [None], "judge", 1),
+    ],
+)
+def test_e2_compares_what_answers_mean_and_not_how_they_are_worded(native, levels, scorer, found):
+    accepted = {"letter": ("A", "blue"), "number": ("12",), "judge": ("red",), "exact": ("go",)}[scorer]
+    options = (("A", "blue"), ("B", "red")) if scorer == "letter" else ()
+    assert select_level([[canonical(answer, accepted, scorer, options)] for answer in [native, *levels]]) == found
+
+
+def test_a_majority_is_taken_over_meanings_and_a_tie_goes_to_the_first():
+    meanings = [canonical(answer, ("red",), "exact") for answer in ("Red", "red", "RED", "blue", "blue")]
+    assert majority(meanings) == "red" and majority(["b", "a", "a", "b"]) == "b"
+    assert diverges(["blue"], meanings, 0.5) and not diverges(["red"], meanings, 0.5)
 
 
 def test_the_ladder_halves_the_pixels_down_to_its_floor():
@@ -181,6 +208,75 @@ def asking(checkpoint, kind: Search, *letters: str, rules=(), engine=ByLevel):
     samples = [replace(scenes[i], question=f"Sign {i}?", answers=("a",)) for i in range(len(letters))]
     answering = engine(checkpoint, {s.question: pattern for s, pattern in zip(samples, letters, strict=True)})
     return choose(checkpoint, answering, samples, kind, rule(*rules), 6, 0), answering
+
+
+class Votes(ByLevel):
+    """Votes of a level that are spelt differently: `says[question]` holds the texts of each level's votes."""
+
+    def generate(self, conversations, sampling):
+        votes = {level: iter(texts) for level, texts in enumerate(next(iter(self.says.values())))}
+        for i, conversation in enumerate(conversations):
+            text = next(votes[WIDTHS_PX.index(conversation.images[0].width)])
+            ids = tuple(self.checkpoint.tokenizer.encode(f"{text}</answer><|im_end|>", add_special_tokens=False))
+            yield i, Completion(ids, (-0.5,) * len(ids), stopped=True)
+
+
+def test_votes_are_counted_by_meaning_where_a_question_enters_and_where_it_diverges(qwen3_vl):
+    """Native is right in three spellings; two equal wrong votes are no majority. Level 1 keeps three of five, level 2 two."""
+    says = [["A", "a", "A.", "b", "b"], ["a", "A", "a.", "c", "d"], ["a", "A", "b", "c", "d"]]
+    scene = replace(Scenes(DIFFICULTY[1], "eval", 1)[0], answers=("a",))
+    voted = rule("decoding=vote", "votes=5")
+    (found,) = choose(qwen3_vl, Votes(qwen3_vl, {"": says}), [scene], Search.LADDER, voted, 6, 0)
+    assert (found.outcome, found.view_tokens) == (2, 64)
+
+
+def test_a_reading_of_ones_own_says_which_answers_are_the_same(qwen3_vl):
+    """As a judge would: here `b` means what `a` means, so the question leaves native at `c` only. Native answers are read first."""
+    scene = replace(Scenes(DIFFICULTY[1], "eval", 1)[0], answers=("a",))
+    read_in_order = []
+
+    def reading(said):
+        read_in_order.extend(answer for _, answers in said for answer in answers)
+        return [[Read("c" if answer == "c" else "a or b", answer != "c") for answer in answers] for _, answers in said]
+
+    engine = ByLevel(qwen3_vl, {"": "babca"})
+    (found,) = choose(qwen3_vl, engine, [scene], Search.LADDER, rule(), 6, 0, reading)
+    assert found.outcome == 3 and read_in_order == ["b", "a", "b", "c"]
+
+
+class Unreadable:
+    """An image that opens and fails `after` so many views, or at once."""
+
+    def __init__(self, image, after: int) -> None:
+        self.image, self.left = image, after
+
+    def open(self):
+        if not self.left:
+            raise ValueError("image gone.png does not exist")
+        self.original = self.image.open()
+        self.size = self.original.size
+        return self
+
+    def reduced(self, size):
+        self.left -= 1
+        if not self.left:
+            raise ValueError("image cut.png cannot be decoded")
+        return self.original.reduced(size)
+
+
+def test_an_unreadable_image_costs_one_question_which_is_named(qwen3_vl):
+    """The second is gone; the third opens, and can't be decoded at its second view."""
+    scenes = Scenes(DIFFICULTY[1], "eval", 3)
+    samples = [replace(scenes[i], question=f"Sign {i}?", answers=("a",)) for i in range(3)]
+    samples[1] = replace(samples[1], image=Unreadable(samples[1].image, 0))
+    samples[2] = replace(samples[2], image=Unreadable(samples[2].image, 2))
+    engine = ByLevel(qwen3_vl, {s.question: "aabbb" for s in samples})
+    choices = choose(qwen3_vl, engine, samples, Search.LADDER, rule(), 6, 0)
+    assert [c.outcome for c in choices] == [2, UNREADABLE, UNREADABLE]
+    assert [c.view_tokens for c in choices] == [64, None, None]
+    assert [c.broken for c in choices] == [None, "image gone.png does not exist", "image cut.png cannot be decoded"]
+    assert engine.asked == [[0, 0], [1], [2]]
+    assert calibrate.summary([(c, None) for c in choices], Search.LADDER)["broken"] == {c.sample: c.broken for c in choices[1:]}
 
 
 def test_coarse_levels_are_asked_only_for_questions_that_are_still_open(qwen3_vl):
@@ -355,6 +451,51 @@ def test_what_an_interrupted_calibration_kept_is_read_back_as_it_was(qwen3_vl, t
     (exact,), _ = asking(qwen3_vl, Search.LADDER, "aabbb")
     (tmp_path / "kept.jsonl").write_text(calibrate.keep((first, exact)) + calibrate.keep((second, None)))
     assert calibrate.kept_before(tmp_path / "kept.jsonl") == {first.sample: (first, exact), second.sample: (second, None)}
+
+
+def test_a_line_that_a_full_disk_has_cut_is_asked_again(tmp_path, random_policy, answers, monkeypatch):
+    answers("aabbb")
+    straight = run(tmp_path / "straight", random_policy)
+    choosing = calibrate.choose
+
+    def full(checkpoint, engine, samples, *rest):
+        if samples[0].id.endswith("4"):
+            raise OSError(28, "No space left on device")
+        return choosing(checkpoint, engine, samples, *rest)
+
+    monkeypatch.setattr(calibrate, "choose", full)
+    with pytest.raises(ValueError, match=r"can.t be written .*No space left on device"):
+        run(tmp_path / "cut", random_policy)
+    [kept] = (tmp_path / "cut").glob("*.jsonl")
+    assert kept.read_bytes().count(b"\n") == 4
+    kept.write_bytes(kept.read_bytes()[:-40])
+    monkeypatch.setattr(calibrate, "choose", choosing)
+    assert run(tmp_path / "cut", random_policy) == straight
+    assert read_levels(tmp_path / "cut/levels.parquet") == read_levels(tmp_path / "straight/levels.parquet")
+
+
+def test_a_second_calibration_in_one_folder_is_refused(tmp_path, random_policy, answers, monkeypatch):
+    answers("aabbb")
+    monkeypatch.setattr(ranks.fcntl, "lockf", lambda *_: (_ for _ in ()).throw(BlockingIOError()))
+    with pytest.raises(ValueError, match=f"another job is working in {tmp_path / 'busy'}"):
+        run(tmp_path / "busy", random_policy)
+    assert not list((tmp_path / "busy").glob("levels*"))
+
+
+def test_a_run_names_what_it_could_not_read(tmp_path, random_policy, answers, monkeypatch, capsys):
+    answers("aabbb")
+    reading = calibrate.training_samples
+
+    def one_gone(cfg):
+        samples = list(reading(cfg))
+        return [replace(samples[0], image=Unreadable(samples[0].image, 0)), *samples[1:]]
+
+    monkeypatch.setattr(calibrate, "training_samples", one_gone)
+    record = run(tmp_path / "run", random_policy)
+    [(name, why)] = record["broken"].items()
+    assert record["outcomes"] == {"2": 5, UNREADABLE: 1} and name not in read_levels(tmp_path / "run/levels.parquet")
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"dropped: {UNREADABLE} 1 questions {name}: {why}" in said and why == "image gone.png does not exist"
 
 
 def test_the_seed_draws_which_questions_are_audited(tmp_path, random_policy, answers):
