@@ -41,7 +41,7 @@ from focus.endpoint import Endpoint
 from focus.gap import Gap, Mode, read_levels
 from focus.policy import FocusPolicy, Settings
 from focus.prompts import DIALECTS, Model
-from focus.report.dashboard import TrajectoryTable
+from focus.report.dashboard import Replay, TrajectoryTable, closing, start_logger
 from focus.report.run import (
     FINISHED,
     STOPPED,
@@ -76,6 +76,7 @@ for _message in (
     "'set_vital' is deprecated",
     "`gradient_checkpointing_enable` is deprecated",
     "Checkpoint directory .* exists",
+    "Experiment logs directory .* exists",  # its rows are written again (Replay)
 ):
     warnings.filterwarnings("ignore", _message)
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -239,22 +240,6 @@ def rules(cfg: DictConfig, temperature: float) -> Rules:
     return Rules(r.max_crops, r.crop_tokens, sampling, r.fixed_crops, r.force_first_crop, r.crop_min_tokens)
 
 
-def start_logger(cfg: DictConfig) -> Logger:
-    """The dashboard's logger, already started. Raises ValueError if Weights & Biases can't be reached."""
-    if not cfg["_target_"].endswith("WandbLogger"):
-        return instantiate(cfg)
-    import wandb
-
-    try:
-        logger = instantiate(cfg)
-        _ = logger.experiment
-    except wandb.errors.Error as error:
-        raise ValueError(
-            f"wandb can't start ({error}); WANDB_MODE=offline needs neither account nor network, logger=csv needs no wandb"
-        ) from error
-    return logger
-
-
 class KeepsSignals(Callback):
     """Signals stay with whoever had them: on SIGTERM Lightning would end the training with an error after the next update."""
 
@@ -296,6 +281,7 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms:
         *probes,
         alarms,
         history,
+        Replay(history.path),
         TrajectoryTable(cfg.report.trajectories_every),
         RichProgressBar(leave=True),
         ModelCheckpoint(
@@ -390,9 +376,10 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
         console.print(f"{cfg.name}: this point stands in {cfg.results} already")
         return
     is_trained = (trained / "config.json").is_file()
-    logger = None if is_trained else start_logger(cfg.logger)  # before anything slow: it may have no account or no network
+    logger = None if is_trained else start_logger(cfg)  # before anything slow: it may have no account or no network
     if logger is not None:
-        fit(cfg, build_policy(cfg, loaded), samples, alarms, output, logger)
+        with closing(logger):
+            fit(cfg, build_policy(cfg, loaded), samples, alarms, output, logger)
         loaded.save(trained)
     del loaded  # its memory is for the two that are measured
     measured: dict[str, Outcome] = {}

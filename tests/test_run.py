@@ -200,14 +200,6 @@ def test_wandb_that_cannot_start_says_how_to_do_without_it(tmp_path, random_poli
     assert not (tmp_path / "run/evaluation_base_t1.json").exists()  # said before anything slow
 
 
-def test_wandb_offline_needs_neither_account_nor_network(tmp_path, random_policy):
-    import wandb
-
-    train.run(settings(tmp_path / "run", random_policy, "logger=wandb", "evaluation.samples=0", "report.trajectories_every=1"))
-    assert list((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))
-    wandb.finish()  # or the next test that starts one gets this run
-
-
 def test_an_output_folder_that_cannot_be_written_is_said_at_once(tmp_path, random_policy):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"can't be written .* choose another with output=FOLDER"):

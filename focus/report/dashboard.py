@@ -1,17 +1,142 @@
-"""Trajectories on a live dashboard, every few updates: pictures and texts beside the curves."""
+"""A run on a live dashboard: one entry for each output folder, its settings, its curves, and some trajectories as pictures and texts."""
 
 import math
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
-from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
+from focus import ranks
 from focus.report.picture import draw_trajectory, draw_view
+from focus.report.run import read_history
 from focus.rewards import Example
 from focus.rollout.trajectory import Trajectory
+
+LONGEST_NAME = 128  # of a run or a group, which is what W&B takes
+
+
+class FolderWandbLogger(WandbLogger):
+    """One Weights & Biases run for each folder: its id is kept in `save_dir/wandb_id.txt`, so that a run that resumes goes on in its own.
+
+    Rows up to the step that the run holds already are not sent again. Takes whatever Lightning's WandbLogger takes.
+    """
+
+    def __init__(self, save_dir: str, **rest: Any) -> None:
+        kept = Path(save_dir) / "wandb_id.txt"
+        if not kept.is_file():
+            ranks.publish(kept, secrets.token_hex(4))
+        super().__init__(save_dir=save_dir, id=kept.read_text() if kept.is_file() else None, resume="allow", **rest)
+        self.offline_before = sorted(Path(save_dir).glob(f"wandb/offline-run-*/run-{self._id}.wandb"))
+        self._held: int | None = None  # the last step that the run on the server held at the start; -1 without a server
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Send one row, unless the run holds its step already."""
+        if not ranks.is_first():
+            return
+        if self._held is None:
+            self._held = int(self.experiment.summary.get("trainer/global_step", -1))
+        if step is None or step > self._held:
+            super().log_metrics(metrics, step)
+
+
+def start_logger(cfg: DictConfig) -> Logger:
+    """The logger of a run with these settings, already started, with the settings sent to it.
+
+    A run on W&B is called like its output folder, and points of a sweep share the sweep's name as their group. Raises ValueError if
+    W&B can't be reached.
+    """
+    section = cfg.logger.copy()
+    if not section["_target_"].endswith("WandbLogger"):
+        logger = instantiate(section)
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(shown_settings(cfg))
+        return logger
+    import wandb
+
+    if section.get("name") is None:
+        section.name = Path(cfg.output).name[:LONGEST_NAME]
+    if section.get("group") is None and HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+        section.group = cfg.name[:LONGEST_NAME]
+    try:
+        logger = instantiate(section)
+        _ = logger.experiment
+    except wandb.errors.Error as error:
+        raise ValueError(
+            f"wandb can't start ({error}); WANDB_MODE=offline needs neither account nor network, logger=csv needs no wandb"
+        ) from error
+    logger.log_hyperparams(shown_settings(cfg))
+    return logger
+
+
+@contextmanager
+def closing(logger: Logger) -> Iterator[None]:
+    """Within the block a run logs; after it its entry is closed, also where the run crashes: the next run of this process opens its own."""
+    failed = 1
+    try:
+        yield
+        failed = 0
+    finally:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish(exit_code=failed)
+
+
+def shown_settings(cfg: DictConfig) -> dict[str, Any]:
+    """All settings as a dashboard may show them: without the logger's own, and of a server neither a password in its URL nor what it is
+    told besides (`extra`), which may hold a key.
+    """
+
+    def shown(node: Any) -> Any:
+        if isinstance(node, list):
+            return [shown(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        kept = {str(key): shown(value) for key, value in node.items() if not ("url" in node and key == "extra")}
+        if isinstance(url := kept.get("url"), str):
+            parts = urlsplit(url)
+            kept["url"] = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        return kept
+
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(settings, dict)
+    return shown({key: value for key, value in settings.items() if key != "logger"})
+
+
+class Replay(Callback):
+    """Give a logger that begins anew the rows of before, when a run resumes: the CSV file and an offline run of W&B then hold all of it.
+
+    Rows come from the run's own history (`path`), whose step is one below its update. What an offline run of W&B had written before is
+    superseded and gets the ending `.before`, unless it was synced already.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if not trainer.is_global_zero or not pl_module.updates_done:
+            return
+        rows: list[dict[str, Any]] = [row for row in read_history(self.path) if row["update"] <= pl_module.updates_done]
+        for logger in trainer.loggers:
+            if isinstance(logger, FolderWandbLogger):
+                before = [path for path in logger.offline_before if path.is_file()]
+                if any(path.with_name(path.name + ".synced").is_file() for path in before):
+                    continue
+                for path in before:
+                    path.rename(path.with_name(path.name + ".before"))
+            if isinstance(logger, FolderWandbLogger | CSVLogger):
+                for row in rows:
+                    logger.log_metrics(row, step=int(row["update"]) - 1)
 
 
 class TrajectoryTable(pl.Callback):
