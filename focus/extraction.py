@@ -9,6 +9,7 @@ import re
 import unicodedata
 
 from focus.answers import chosen_letter, normalise
+from focus.prompts import without_thoughts
 
 Options = tuple[tuple[str, str], ...]  # (key, text) in the order in which the question shows them
 
@@ -17,7 +18,6 @@ MODES = ("strict", "lmms", "vlmevalkit", "mme")
 LONGEST = 1000  # characters; DeepEyes gives 0 to free answers of this length or more, since judges can be talked into a yes
 ALLOWANCE = 32  # characters; an answer may wrap its options in a few words, `Option (B).`, but not in an essay
 
-THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 TAGGED = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 BOX = "\\boxed{"
 WRAPPED = re.compile(r"\$*\\(?:boxed|text|textbf|mathrm|mathbf)\s*\{(.*)\}\$*", re.DOTALL)
@@ -92,7 +92,7 @@ def final_answer(text: str) -> str:
     Thoughts are no answer, closed or not. Empty if there is nothing, or if the tag or box holds nothing: what is outside them is not
     asked then.
     """
-    text = THOUGHT.sub("\n", text).rpartition("</think>")[2]  # some templates open the thought in the prompt
+    text = without_thoughts(text)
     if tagged := TAGGED.findall(text):
         answer = tagged[-1]
     elif (boxed := _boxed(text)) is not None:

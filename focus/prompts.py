@@ -245,11 +245,16 @@ DIALECTS = {
 }
 
 
+def mended(text: str) -> str:
+    """`text` with U+FFFD for every half of a surrogate pair, which no request, page or file of UTF-8 can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def user_text(dialect: Dialect, question: str, options: Sequence[tuple[str, str]] = ()) -> str:
     """What the user asks, one `<|image_pad|>` standing for the whole view."""
     listed = "".join(f"\n{key}. {text}" for key, text in options)
     letter = "\nAnswer with the letter of one option." if options else ""
-    return f"{CROP_CONTENT}{dialect.before}{question}{listed}{letter}{dialect.after}"
+    return f"{CROP_CONTENT}{dialect.before}{mended(question + listed)}{letter}{dialect.after}"
 
 
 def question_text(dialect: Dialect, question: str, options: Sequence[tuple[str, str]] = ()) -> str:
@@ -346,9 +351,17 @@ class Malformed:
     fault: Fault
 
 
+def without_thoughts(text: str) -> str:
+    """What the model says beside its thoughts, a thought whose opening tag the chat template wrote included."""
+    return THOUGHT.sub("\n", text).rpartition("</think>")[2]  # not by nothing: what stands around a thought must not join into a tag
+
+
 def parse(text: str, dialect: Dialect = DIALECTS["tiny"]) -> Call | Answer | Malformed:
-    """The action of one turn. Never raises, evaluates nothing; `<think>` is skipped, so quotes in it are no action."""
-    text = THOUGHT.sub("\n", text)  # not by nothing: what stands around a thought must not join into a tag
+    """The action of one turn. Never raises, evaluates nothing. A thought is skipped, so tags that it quotes are no action.
+
+    Some chat templates write the opening `<think>` themselves: what stands before a `</think>` is a thought then too.
+    """
+    text = without_thoughts(text)
     calls, answers = text.count(dialect.call[0]), text.count(ANSWER_OPEN)
     if calls and answers:
         return Malformed(Fault.CALL_AND_ANSWER)

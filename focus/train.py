@@ -133,9 +133,13 @@ def load_player(cfg: DictConfig) -> tuple[Model, Engine]:
 
 
 def reached(cfg: DictConfig) -> Endpoint:
-    """A model on a server that answers. Raises ValueError if it can't be reached or does not serve that model."""
+    """A model on a server that answers. Raises ValueError if it can't be reached or does not serve that model.
+
+    A model that the server does not list is asked one question, which decides.
+    """
     endpoint = Endpoint(**OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-    endpoint.models()
+    if endpoint.model not in endpoint.models():
+        endpoint.prompt_tokens([{"role": "user", "content": "Hello"}])
     return endpoint
 
 

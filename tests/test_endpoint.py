@@ -1,19 +1,27 @@
 """The client of a model server, against a server on this machine that breaks in every way that is known to happen."""
 
+import base64
+import gzip
+import html
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import traceback
+import zlib
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from focus.endpoint import Endpoint, Outage, Refused, Reply
+from focus.endpoint import PIECE, Endpoint, Outage, Refused, Reply, censored
 from tests import protocol
 from tests.protocol import Server, status
 
@@ -66,7 +74,10 @@ def test_a_reply_has_its_text_its_end_and_its_tokens():
         ({"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": None}, Reply("x", True, 0)),
         ({"choices": [{"message": {"content": "x"}}], "usage": {"completion_tokens": None}}, Reply("x", True, 0)),
         ({"choices": [{"message": {"content": None}, "finish_reason": "length"}]}, Reply("", False, 0)),  # cut in its thoughts
-        ({"choices": [{"message": {"tool_calls": []}, "finish_reason": "tool_calls"}]}, Reply("", True, 0)),
+        ({"choices": [{"message": {"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}}]}, Reply("ab", True, 0)),
+        ({"choices": [{"message": {"content": "x \ud83d y"}}]}, Reply("x \ufffd y", True, 0)),  # half a surrogate pair
+        ({"choices": [{"message": {"content": "x"}}], "usage": {"completion_tokens": 10**10}}, Reply("x", True, 0)),
+        ({"choices": [{"message": {"content": "x"}}], "usage": {"completion_tokens": -1}}, Reply("x", True, 0)),
     ],
 )
 def test_what_a_server_leaves_out_is_empty_or_zero(body, reply):
@@ -99,7 +110,7 @@ def test_the_key_comes_from_the_named_variable_and_local_servers_need_none(monke
 
 SLOW = protocol.slow(3)
 TRANSIENT = {
-    "slow": (SLOW, Outage, "was silent for 0.5 s; raise timeout_s, or lower concurrency"),
+    "slow": (SLOW, Outage, "did not answer in full within 0.5 s; raise timeout_s, or lower concurrency"),
     "reset": (protocol.reset, Outage, "cannot be reached or hangs up .*reset by peer"),
     "408": (status(408), Outage, "answers 408"),
     "409": (status(409), Outage, "answers 409"),
@@ -117,7 +128,9 @@ TRANSIENT = {
     "choices empty": (protocol.without_choices([]), Outage, "no reply"),
     "a choice of text": (protocol.without_choices(["yes"]), Outage, "no reply"),
     "a message of text": (protocol.without_choices([{"message": "yes"}]), Outage, "no reply"),
-    "content in parts": (protocol.without_choices([{"message": {"content": [{"type": "text", "text": "yes"}]}}]), Outage, "no reply"),
+    "content of a number": (protocol.without_choices([{"message": {"content": 7}}]), Outage, "no reply"),
+    "parts of no text": (protocol.without_choices([{"message": {"content": [{"type": "text", "text": 7}, "yes"]}}]), Outage, "no reply"),
+    "a deep list": (protocol.body(b"[" * 100_000), Outage, "no reply"),
     "an error with 200": (protocol.body({"error": {"message": "provider gone"}}), Outage, "no reply .*provider gone"),
 }
 
@@ -176,10 +189,42 @@ def test_a_missing_or_wrong_key_names_its_variable_and_never_the_key(code, monke
         with pytest.raises(Outage, match="TEST_KEY is not set: put this server's key there"):
             endpoint(server).ask(**ASK)
         monkeypatch.setenv("TEST_KEY", "sk-1234")
-        with pytest.raises(Outage, match=r"wrong key: \*\*\*.*TEST_KEY is set, but not to a key that it accepts") as error:
+        with pytest.raises(Outage, match=r"not shown.*TEST_KEY is set, but not to a key that it accepts") as error:
             endpoint(server).ask(**ASK)
-        assert "sk-1234" not in str(error.value)
+        assert "1234" not in str(error.value)
+        assert "1234" not in "".join(traceback.format_exception(error.value))  # as a sweep prints it
         assert len(server.requests) == 2
+
+
+def test_an_error_that_repeats_the_key_in_any_spelling_does_not_show_it(monkeypatch):
+    key = "sk-proj/9+Zq_Wv8&Tm<4>é".replace("é", "=")
+    monkeypatch.setenv("TEST_KEY", key)
+    spelt = [
+        key,
+        key.upper(),
+        "Bearer " + key,
+        key[:9] + "****" + key[-9:],
+        quote(key, safe=""),
+        html.escape(key),
+        json.dumps(key).replace("/", "\\/"),
+        base64.b64encode(key.encode()).decode(),
+        base64.b64encode(b"Bearer " + key.encode()).decode(),
+        base64.urlsafe_b64encode(b"a:" + key.encode()).decode(),
+        key.encode().hex(),
+        " ".join([key] * 40),
+    ]
+    with Server(hello, [status(400, f"got {each} from you") for each in spelt]) as server:
+        for each in spelt:
+            with pytest.raises(Refused) as error:
+                endpoint(server).ask(**ASK)
+            told = str(error.value)
+            assert "***" in told and "answers 400" in told
+            assert not [i for i in range(10, len(each) - PIECE) if each[i : i + PIECE] in told]  # what stands before may be `Bearer `
+
+
+def test_no_key_stars_nothing_and_a_short_key_only_itself():
+    assert censored("all is well", "") == "all is well"
+    assert censored("abc or ABC, YWJj", "abc") == "*** or ***, YWJj"
 
 
 def test_a_key_that_no_header_can_carry_is_found_before_anything_is_sent(monkeypatch):
@@ -213,6 +258,142 @@ def test_a_server_that_asks_for_ten_minutes_is_out():
         assert len(server.requests) == 1
 
 
+def message(**fields) -> dict:
+    finish = fields.pop("finish", "stop")
+    return {"choices": [{"message": fields, "finish_reason": finish}], "usage": {"completion_tokens": 12}}
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (message(content=""), "without any text, although it counts 12 sampled tokens .*--reasoning-parser, --tool-call-parser"),
+        (message(content=None, tool_calls=[], finish="tool_calls"), "without any text"),
+        (message(content="", finish="abort"), "gave the reply up .*'abort'"),
+        (message(content="half", finish="error"), "gave the reply up .*'error': half"),
+        (message(content=None, refusal="I can't help.", finish="content_filter"), "'content_filter': I can't help"),
+        (message(content=None, refusal="I can't help."), "gave the reply up .*I can't help"),
+    ],
+)
+def test_a_reply_with_status_200_that_holds_no_turn_is_a_refusal(body, told):
+    with Server(hello, [protocol.body(body)]) as server, pytest.raises(Refused, match=told):
+        endpoint(server).ask(**ASK)
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_a_text_that_the_server_took_for_a_thought_is_the_text(field):
+    with Server(hello, [protocol.body(message(content=None, **{field: "so <answer>A</answer>"}))]) as server:
+        assert endpoint(server).ask(**ASK) == Reply("so <answer>A</answer>", True, 12, (), field)
+    cut = message(content=None, finish="length", **{field: "maybe <answer>A</answer>"})
+    with Server(hello, [protocol.body(cut)]) as server:
+        assert endpoint(server).ask(**ASK) == Reply("<think>maybe <answer>A</answer>", False, 12, (), field)
+    with Server(hello, [protocol.body(message(content="B", **{field: "A?"}))]) as server:
+        assert endpoint(server).ask(**ASK) == Reply("B", True, 12)
+
+
+def test_tools_that_the_server_parsed_out_of_the_text_are_kept_as_they_were_written():
+    called = [{"function": {"name": "zoom", "arguments": '{"a": 1}'}}, {"function": {"name": "zoom", "arguments": {"a": 2}}}, "odd"]
+    with Server(hello, [protocol.body(message(content=None, tool_calls=called))]) as server:
+        assert endpoint(server).ask(**ASK) == Reply("", True, 12, (("zoom", '{"a": 1}'), ("zoom", '{"a": 2}')))
+
+
+def test_extra_overrides_what_a_request_holds_and_null_leaves_it_out():
+    with Server(hello) as server:
+        endpoint(server, extra={"max_tokens": None, "temperature": None, "max_completion_tokens": 9}).ask(**ASK, seed=3)
+        assert server.chats == [{"model": "tiny", "messages": HELLO, "seed": 3, "max_completion_tokens": 9}]
+
+
+def test_a_refusal_of_a_setting_says_how_to_leave_it_out():
+    told = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+    with Server(hello, [status(400, told)]) as server, pytest.raises(Refused, match=r"extra=\{max_tokens: null"):
+        endpoint(server).ask(**ASK)
+
+
+def drips(handler, reply):
+    """Headers at once, then a byte of the body now and then: no single read is long."""
+    handler.send(200, b"", {"Content-Length": "1000"})
+    while not handler.server.closing.wait(0.05):
+        handler.wfile.write(b" ")
+        handler.wfile.flush()
+
+
+def drips_headers(handler, reply):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    while not handler.server.closing.wait(0.05):
+        handler.wfile.write(b"a")
+        handler.wfile.flush()
+
+
+@pytest.mark.parametrize("fault", [drips, drips_headers])
+def test_a_server_that_answers_byte_by_byte_is_given_up_when_its_time_is_over(fault):
+    with Server(hello, [fault]) as server, pytest.raises(Outage, match=r"did not answer in full within 0\.5 s"):
+        endpoint(server, timeout_s=0.5, retries=0).ask(**ASK)
+
+
+def endless(handler, reply):
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    while not handler.server.closing.is_set():
+        handler.wfile.write(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
+
+
+def bomb(handler, reply):
+    """64 MiB of spaces, packed into 64 KiB."""
+    packer = zlib.compressobj(wbits=31)
+    packed = b"".join(packer.compress(b" " * 2**20) for _ in range(64)) + packer.flush()
+    handler.send(200, packed, {"Content-Encoding": "gzip"})
+
+
+def bomb_of_an_error(handler, reply):
+    handler.send(500, zlib.compress(b" " * 2**25), {"Content-Encoding": "deflate"})
+
+
+@pytest.mark.parametrize("fault", [endless, bomb, bomb_of_an_error, protocol.body(b" " * 2**25)], ids=["endless", "bomb", "500", "32 MiB"])
+def test_a_body_without_end_packed_or_not_is_given_up_at_its_greatest_size(fault):
+    with Server(hello, [fault]) as server, pytest.raises(Outage, match=r"a body of more than 16 MiB.*check that an OpenAI-compatible"):
+        endpoint(server, retries=0).ask(**ASK)
+
+
+def test_a_packed_reply_is_read():
+    packed = gzip.compress(json.dumps(message(content="hello")).encode())
+    with Server(hello, [lambda handler, reply: handler.send(200, packed, {"Content-Encoding": "gzip"})]) as server:
+        assert endpoint(server).ask(**ASK).text == "hello"
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"ALL_PROXY": "socks://127.0.0.1:7891/"}, "ALL_PROXY is socks://127.0.0.1:7891/: a proxy's address begins with http://"),
+        ({"all_proxy": "socks5://me:secret@127.0.0.1:1"}, r"all_proxy is socks5://\*\*\*@127.0.0.1:1: a SOCKS proxy needs .*socksio"),
+        ({"http_proxy": "http://proxy.example:80a"}, "http_proxy is http://proxy.example:80a: its port or address"),
+        ({"SSL_CERT_FILE": "/nowhere/ca.pem"}, "certificates that SSL_CERT_FILE names can't be read"),
+    ],
+)
+def test_a_proxy_or_a_certificate_that_cannot_be_used_is_named_by_its_variable(variables, told, monkeypatch):
+    monkeypatch.undo()  # certificates are read here
+    without_proxies(monkeypatch, variables)
+    with pytest.raises(ValueError, match=told):
+        endpoint("http://127.0.0.1:9/v1")
+
+
+def test_a_proxy_that_does_not_answer_is_named_and_how_to_go_past_it(monkeypatch):
+    proxy = closed_port().removesuffix("/v1").replace("://", "://me:secret@")
+    without_proxies(monkeypatch, {"http_proxy": proxy})
+    with Server(hello) as server:
+        with pytest.raises(Outage, match=r"through the proxy http://\*\*\*@127.* variable http_proxy names; NO_PROXY=127.0.0.1 goes"):
+            endpoint(server, retries=0).ask(**ASK)
+        monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.0/8,127.0.0.1,fe80::/10,[::1]")
+        assert endpoint(server).ask(**ASK).text == "hello yourself"
+
+
+def without_proxies(monkeypatch, variables):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
 def test_a_long_page_of_an_error_is_quoted_in_part():
     with Server(hello, [status(400, "x" * 10_000)]) as server, pytest.raises(Refused) as error:
         endpoint(server).ask(**ASK)
@@ -227,14 +408,41 @@ def test_a_port_where_nobody_listens_is_told_in_one_message():
         assert url in str(error.value) and "\n" not in str(error.value)
 
 
-def test_the_served_models_are_listed_and_a_wrong_name_is_told_which_there_are():
+def test_the_served_models_are_listed():
     with Server(hello, models=["tiny", "large"]) as server:
         assert endpoint(server).models() == ["tiny", "large"]
-        with pytest.raises(ValueError, match=r"does not serve the model 'tinny'; it serves tiny, large. Set model to one of those"):
-            endpoint(server, model="tinny").models()
         assert server.chats == []
-    with Server(hello, models=[]) as server, pytest.raises(ValueError, match="it serves no model at all"):
-        endpoint(server).models()
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (status(404), "lists no models .*answers 404"),
+        (status(403), "lists no models .*answers 403"),
+        (status(405), "lists no models .*answers 405"),
+        (status(501), "lists no models .*answers 501"),
+        (protocol.body(b"<html>welcome</html>"), "lists no models .*what is no reply"),
+        (protocol.body(["tiny"]), "lists no models .*what is no reply"),
+        (protocol.body({"object": "list", "data": []}), "does not list the model 'tiny'; it lists no model at all"),
+        (protocol.body({"data": [{"id": "base"}, {"id": "Tiny"}]}), "the model 'tiny'; it lists base, Tiny. Did you mean Tiny"),
+    ],
+)
+def test_a_server_that_does_not_list_a_model_is_asked_for_it_all_the_same(answer, told, caplog):
+    with Server(hello, [answer]) as server:
+        client = endpoint(server, retries=0)
+        client.models()
+        assert re.search(told + ".*Going on: the first request", caplog.text)
+        assert client.ask(**ASK).text == "hello yourself"
+
+
+@pytest.mark.parametrize("answer", [None, status(400, "no such model")], ids=["404", "400"])
+def test_a_misspelt_model_fails_at_the_first_chat_with_the_list(answer):
+    with Server(hello, models=["tiny", "large"]) as server:
+        client = endpoint(server, model="tinny")
+        client.models()
+        server.faults.extend([answer] if answer else [])
+        with pytest.raises((Outage, Refused), match=r"it lists tiny, large\. Did you mean tiny\?"):
+            client.ask(**ASK)
 
 
 def test_the_list_of_models_is_tried_again_like_everything_else():
@@ -249,6 +457,8 @@ def test_the_list_of_models_is_tried_again_like_everything_else():
     ("changes", "message"),
     [
         ({"url": "localhost:8000"}, "url .* is 'localhost:8000'; write it in full"),
+        ({"url": "http://localhost:80a/v1"}, "url .* is 'http://localhost:80a/v1': Port could not be cast"),
+        ({"url": "http://me:secret@localhost/v1"}, "^(?!.*secret).* holds a name or a password"),
         ({"timeout_s": 0}, "timeout_s is 0"),
         ({"retries": -1}, "retries is -1"),
         ({"concurrency": 0}, "concurrency is 0"),

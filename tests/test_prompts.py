@@ -24,6 +24,7 @@ from focus.prompts import (
     observation_text,
     parse,
     question_text,
+    user_text,
 )
 
 PROPERTY = settings(deadline=None, database=None)
@@ -457,3 +458,27 @@ def test_text_that_would_be_a_command_is_read_and_not_run(tmp_path):
 @given(st.text().filter(lambda text: "<" not in text))
 def test_text_without_tags_is_no_action(text):
     assert parse(text) == Malformed(Fault.NO_ACTION)
+
+
+BOX_CALL = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 500, 500]}}</tool_call>'
+
+
+@pytest.mark.parametrize("opening", ["<think>", ""], ids=["opened by the model", "opened by the template"])
+@pytest.mark.parametrize(
+    ("text", "action"),
+    [
+        ("They want <answer> tags.</think><answer>A</answer>", Answer("A")),
+        ("Maybe <answer>B</answer>? No.</think><answer>A</answer>", Answer("A")),
+        ("I could use <tool_call>.</think><answer>A</answer>", Answer("A")),
+        (f"Maybe <answer>B</answer>? Look.</think>{BOX_CALL}", Call((0, 0, 500, 500))),
+        (f"I will write {BOX_CALL}</think>{BOX_CALL}", Call((0, 0, 500, 500))),
+        ("I answer <answer>A</answer></think>", Malformed(Fault.NO_ACTION)),
+    ],
+)
+def test_what_stands_before_the_end_of_a_thought_is_thought_whoever_opened_it(text, action, opening):
+    assert parse(opening + text, DIALECTS["qwen3_vl"]) == action
+
+
+def test_half_of_a_surrogate_pair_in_a_question_is_shown_as_a_replacement_character():
+    shown = user_text(DIALECTS["qwen2_5_vl"], "What does \ud83d say?", (("A", "\udc00"), ("B", "\ud83d\ude00")))
+    assert shown == f"{CROP_CONTENT}What does \ufffd say?\nA. \ufffd\nB. \U0001f600\nAnswer with the letter of one option."

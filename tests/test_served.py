@@ -292,3 +292,126 @@ def test_the_request_carries_what_only_some_servers_understand(embedded):
         engine = OpenAIEngine(Endpoint(server.url, "tiny", "NO_KEY", 5.0, 0, 1, extra), model.dialect)
         examined(model, engine, samples=SCENES[:1], arms=("own",))
         assert server.chats[0]["mm_processor_kwargs"] == {"min_pixels": 784}
+
+
+# ------------------------------------------------------------------------------------------------- servers that do otherwise
+
+
+def answering(message: dict, finish: str = "stop", tokens: int = 5):
+    """A fault that answers a chat with this message."""
+    reply = {"choices": [{"message": message, "finish_reason": finish}], "usage": {"completion_tokens": tokens}}
+    return lambda handler, _: handler.send(200, reply)
+
+
+def played_with(server: Server, dialect: str, max_crops: int = 3) -> Trajectory:
+    """One conversation about a plain image."""
+    sample = Sample("a/b/c", "a", "b", None, 448, 448, "What is it?", ("7",), options=(("A", "7"), ("B", "8")))  # type: ignore[arg-type]
+    model, engine = served(server, dialect)
+    view, source = Gap(Mode.FIXED, 16, model.token_px).see(sample, Decoded(Image.new("RGB", (448, 448))))
+    return play(model, engine, begin(model, sample, view, source, [0]), Rules(max_crops, 64, Sampling(0.0, 100)))[0]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "name", "arguments"),
+    [
+        ("deepeyes", "image_zoom_in_tool", '{"bbox_2d": [0, 0, 56, 56], "label": "it"}'),
+        ("qwen3_vl_zoom", "image_zoom_in_tool", '{"bbox_2d": [0, 0, 500, 500], "label": "it", "img_idx": 0}'),
+        ("mini_o3", "anything", '{"bbox_2d": [0, 0, 0.5, 0.5], "source": "original_image"}'),
+    ],
+)
+def test_a_call_that_the_server_took_out_of_the_text_is_carried_out_and_told_back_in_the_dialect(dialect, name, arguments, caplog):
+    called = {"content": "Look.", "tool_calls": [{"function": {"name": name, "arguments": arguments}}]}
+    faults = [answering(called, "tool_calls"), answering({"content": "<answer>A</answer>"})]
+    with Server(lambda request: ("", "stop", 0), faults) as server:
+        played = played_with(server, dialect)
+        second = server.chats[1]["messages"][2]["content"]
+    assert crops_of(played) == [(0, 0, 224, 224)] and played.answer == "A"
+    assert second.startswith("Look." + DIALECTS[dialect].call[0]) and arguments in second
+    assert caplog.text.count("start it without --tool-call-parser") == 1
+
+
+def test_a_call_that_is_no_json_is_told_as_it_would_be_in_the_text():
+    called = {"content": None, "tool_calls": [{"function": {"name": "image_zoom_in_tool", "arguments": '{"bbox_2d": [0, 0'}}]}
+    with Server(lambda request: ("<answer>A</answer>", "stop", 3), [answering(called, "tool_calls")]) as server:
+        played = played_with(server, "deepeyes")
+    assert played.turns[0].action == Malformed(Fault.NOT_JSON) and played.answer == "A"
+
+
+def test_an_answer_that_the_server_took_for_a_thought_is_read_and_said_once(caplog):
+    thought = answering({"content": None, "reasoning_content": "I see it. <answer>A</answer>"})
+    with Server(lambda request: ("", "stop", 0), [thought, thought]) as server:
+        assert [played_with(server, "deepeyes").answer for _ in range(2)] == ["A", "A"]
+    assert caplog.text.count("start it without --reasoning-parser") == 2  # once for each engine
+
+
+def test_a_draft_in_a_thought_that_the_limit_cut_is_no_answer_and_no_call():
+    call = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 5, 5]}}</tool_call>'
+    for text in ("Maybe <answer>B</answer>? But", f"I will write {call} and", "<think>Maybe <answer>B</answer>"):
+        with Server(lambda request, text=text: (text, "length", 100)) as server:
+            played = played_with(server, "qwen3_vl_zoom")
+        assert (played.status, played.answer, played.crops) == (Status.OUT_OF_TOKENS, None, [])
+    with Server(lambda request: ("<answer>B</answer> and so on", "length", 100)) as server:
+        assert played_with(server, "qwen3_vl_zoom").answer == "B"
+
+
+def test_half_of_a_surrogate_pair_in_a_turn_is_sent_back_as_a_replacement_character():
+    call = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 56, 56]}}'
+    turns = iter(["I see \ud83d here. " + call, "<answer>A\udc00</answer>"])
+    with Server(lambda request: (next(turns), "stop", 5)) as server:
+        played = played_with(server, "deepeyes")
+        assert server.chats[1]["messages"][2]["content"].startswith("I see \ufffd here. ")
+    assert played.answer == "A\ufffd"
+
+
+@pytest.mark.parametrize("text", ["<answer>7</answer>", "<think>so</think><tool_call>{}", "It is a 7."], ids=["answer", "call", "plain"])
+def test_a_server_that_ignores_words_put_into_its_mouth_is_an_outage_of_those_arms(text):
+    with Server(lambda request: (text, "stop", 3)) as server, pytest.raises(ValueError, match="leave tool_free and forced out"):
+        examined(*served(server), samples=SCENES[:4], arms=("own", "tool_free"))
+
+
+def test_one_turn_begun_anew_among_others_that_go_on_is_refused_and_costs_its_question(caplog):
+    turns = iter(["7</answer>", "<answer>7</answer>", "7</answer>"])
+
+    def respond(request):
+        return (next(turns) if request.get("continue_final_message") else "<answer>7</answer>"), "stop", 3
+
+    with Server(respond) as server:
+        found = examined(*served(server, concurrency=1), samples=[SCENES[0]] * 3, arms=("own", "tool_free"))
+    right = float(SCENES[0].answers == ("7",))
+    assert found.values["tool_free"] == [right, 0.0, right]
+    assert caplog.text.count("begins a turn anew") == 1
+
+
+def counting(per_image: int, text: int = 400):
+    """A server that counts a prompt: so many tokens for each image, and those of the text."""
+
+    def fault(handler, _):
+        messages = handler.server.requests[-1].body["messages"]
+        images = sum(part["type"] == "image_url" for m in messages if m["role"] == "user" for part in m["content"])
+        usage = {"prompt_tokens": text + images * per_image, "completion_tokens": 1}
+        handler.send(200, {"choices": [{"message": {"content": "x"}, "finish_reason": "length"}], "usage": usage})
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("fault", "counted", "deviation"),
+    [
+        (counting(66), 66, 0.0),  # vision_start and vision_end stand around the 64
+        (counting(16), 16, -0.625),  # 40 of 64 are missing, beside the 8 that may be separators
+        (counting(0), 0, -0.875),  # the image is thrown away
+        (counting(256), 256, 2.875),
+        (counting(0, text=0), None, 0.0),  # it does not count
+        (counting(0, text=9), None, 0.0),  # it makes its counts up
+        (status(400, "no text alone"), None, 0.0),
+    ],
+)
+def test_a_server_that_resizes_the_view_is_told_by_its_count_of_the_prompt(fault, counted, deviation):
+    with Server(lambda request: ("", "stop", 0), [fault, fault]) as server:
+        model, engine = served(server, "qwen2_5_vl", concurrency=1)
+        sample = SCENES[0]
+        view, source = Gap(Mode.FIXED, 64, 28).see(sample, sample.open())
+        found = engine.seen(begin(model, sample, view, source, [0])[0])
+        assert all(chat["max_tokens"] == 1 for chat in server.chats)
+    assert (found.expected, found.counted) == (64, counted)
+    assert found.deviation == pytest.approx(deviation)

@@ -18,7 +18,19 @@ import focus.rollout.loop
 from focus import boxes, dependence
 
 ROOT = Path(__file__).parents[1]
-LEAVES = {"boxes", "answers", "forms", "extraction", "prompts", "statistics", "attention", "checkpoint", "endpoint", "ranks"}
+LEAVES = {
+    "boxes",
+    "answers",
+    "forms",
+    "extraction",
+    "prompts",
+    "statistics",
+    "attention",
+    "checkpoint",
+    "connection",
+    "endpoint",
+    "ranks",
+}
 ROW = [
     "config",
     "data",

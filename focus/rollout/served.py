@@ -2,7 +2,10 @@
 
 The crop loop is the same as for weights that are here. A conversation is sent in words and PNGs instead of ids: the server lays it out by
 its own chat template, and its image processor may resize what it is shown. Views and crops come in whole visual tokens of the dialect, so
-a processor of that family leaves them as they are, provided that its own minimum is not above them.
+a processor of that family leaves them as they are, provided that its own limits leave room; `seen` asks the server.
+
+The stop text of a call also ends a turn that only quotes a call in its thought. Where the template wrote `<think>`, that cannot be seen in
+the text, and the quoted call is carried out.
 """
 
 import base64
@@ -12,16 +15,19 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
-from focus.endpoint import Endpoint, Outage, Refused
-from focus.prompts import CROP_CONTENT, Dialect, reply_text, user_text
+from focus.endpoint import Endpoint, Outage, Refused, Reply
+from focus.prompts import ANSWER_CLOSE, ANSWER_OPEN, CROP_CONTENT, Dialect, reply_text, user_text
 from focus.rollout.engine import Completion, Conversation, Sampling
 from focus.rollout.trajectory import Trajectory
 
 UNKNOWN = -1  # the id of a token of which only the number is known
+SEPARATORS = 8  # tokens that stand around an image besides its own
+MANY = 4  # forced turns of which none is closed: no accident
 PREFILL = {"continue_final_message": True, "add_generation_prompt": False}  # vLLM's and SGLang's name for words put into a model's mouth
 
 log = logging.getLogger(__name__)
@@ -61,13 +67,37 @@ class Served:
         return " ".join([self.endpoint.model, *([json.dumps(self.endpoint.extra, sort_keys=True)] if self.endpoint.extra else [])])
 
 
+@dataclass(frozen=True)
+class Seen:
+    """How large a view is to the server. `expected`: visual tokens that we computed; `counted`: by how many its count of the prompt grows.
+
+    `counted` is None where it does not say.
+    """
+
+    expected: int
+    counted: int | None
+
+    @property
+    def deviation(self) -> float:
+        """By which share of the expected tokens the count is off, a few separators aside; 0 where there is no count."""
+        if self.counted is None:
+            return 0.0
+        off = self.counted - self.expected
+        return math.copysign(max(0, abs(off) - SEPARATORS), off) / self.expected
+
+
 class OpenAIEngine:
     """Implements `Engine`. A request that the server refuses is logged with its question and ends it: a wrong answer that stays in the
     denominator. An outage ends the run, which can be resumed; where every request is refused that is taken for one.
+
+    In an arm that puts words into the model's mouth, a reply that begins its turn anew is counted as refused, since it answers another
+    question than the one asked. Where no reply ever goes on from those words, the server ignores them: an outage of that arm.
     """
 
     def __init__(self, endpoint: Endpoint, dialect: Dialect) -> None:
         self.endpoint, self.dialect = endpoint, dialect
+        self._heard = self._went_on = False
+        self._told: set[str] = set()
         self.forget()
 
     def forget(self) -> None:
@@ -76,9 +106,26 @@ class OpenAIEngine:
     def renew(self) -> None:
         """The server's weights are its own."""
 
+    def seen(self, t: Trajectory) -> Seen:
+        """Whether the server shows its model the view as it was sent, before `t` has its first turn. Costs two requests of one token.
+
+        Raises Outage as `generate` does. A request that is refused, and a count that cannot be one, leave the question open.
+        """
+        messages = self._messages(t)
+        bare = [m | {"content": [p for p in m["content"] if p["type"] == "text"]} if m["role"] == "user" else m for m in messages]
+        try:
+            whole, words = (self.endpoint.prompt_tokens(asked) for asked in (messages, bare))
+        except Refused as refusal:
+            log.warning("whether the server resizes the view cannot be told: %s", refusal)
+            return Seen(t.view.tokens, None)
+        least = len(json.dumps(bare, ensure_ascii=False).split()) // 2
+        if whole is None or words is None or words < least:  # a server that counts fewer tokens than words does not count
+            return Seen(t.view.tokens, None)
+        return Seen(t.view.tokens, whole - words)
+
     def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         refused: Refused | None = None
-        heard = 0
+        anew, unclosed, opened = "", 0, 0
         for i, reply in self.endpoint.ask_all(self._request(c, sampling) for c in conversations):
             t = conversations[i].trajectory
             assert t is not None
@@ -87,20 +134,57 @@ class OpenAIEngine:
                 refused = reply
                 yield i, Completion((), (), True, "", refused=True)
                 continue
-            heard += 1
-            opening, closing = self.dialect.call
-            first = t.opening if not t.turns else ""
-            if first and first in reply.text:
-                raise Outage(
-                    f"the model server {self.endpoint.url} begins a turn anew ({reply.text[:40]!r}) where words were put into the model's "
-                    "mouth; leave tool_free and forced out of evaluation.arms, no_tool asks without a tool instead"
-                )
-            said = first + reply.text
-            cut = reply.stopped and said.rfind(opening) > said.rfind(closing)  # servers leave out the text that they stop at
+            self._heard = True
+            text = self._turn(reply, "" if t.turns else t.opening)
             ids = (UNKNOWN,) * reply.tokens
-            yield i, Completion(ids, (math.nan,) * len(ids), reply.stopped, reply.text + (closing if cut else ""))
-        if refused and not heard and len(conversations) > 1:
+            if t.opening and not t.turns:
+                opened += 1
+                if self._begins_anew(t.opening, text):
+                    anew = text
+                    self._tell("%s: the server begins a turn anew where words were put into the model's mouth", t.sample.id)
+                    yield i, Completion((), (), True, "", refused=True)
+                    continue
+                closing = ANSWER_CLOSE if t.opening == ANSWER_OPEN else self.dialect.call[1]
+                unclosed += reply.stopped and closing not in text
+                self._went_on |= closing in text
+            yield i, Completion(ids, (math.nan,) * len(ids), reply.stopped, text)
+        if opened and not self._went_on and (anew or unclosed >= MANY):
+            did = f"begins a turn anew ({anew[:40]!r})" if anew else f"closes none of {unclosed} turns ({text[:40]!r})"
+            raise Outage(
+                f"the model server {self.endpoint.url} {did} where words were put into the model's mouth, so arms that do this can't be "
+                "measured with it; leave tool_free and forced out of evaluation.arms, no_tool asks without a tool instead"
+            )
+        if refused and not self._heard and len(conversations) > 1:
             raise Outage(f"the model server refused all {len(conversations)} requests at once. The last refusal: {refused}") from refused
+
+    def _turn(self, reply: Reply, opening: str) -> str:
+        """The turn in the dialect's own words: what the server took out of the text is put back."""
+        call, closing = self.dialect.call
+        text = reply.text
+        if reply.field != "content":
+            self._tell("the server takes whole replies for thoughts (%s); start it without --reasoning-parser", reply.field)
+        if reply.calls:
+            self._tell("the server takes calls out of the text (%s); start it without --tool-call-parser", "tool_calls")
+        for name, arguments in reply.calls:
+            text += call + (f'{{"name": {json.dumps(name)}, "arguments": {arguments}}}' if self.dialect.tool else arguments) + closing
+        said = opening + text
+        if reply.stopped and said.rfind(call) > said.rfind(closing):  # servers leave out the text that they stop at
+            text += closing
+        drafted = not reply.stopped and not opening and "think>" not in text and not text.lstrip().startswith((ANSWER_OPEN, call))
+        # Where the limit cut a turn, what looks like an action may be a draft in a thought that the template opened
+        return f"<think>{text}" if drafted and (ANSWER_OPEN in text or call in text) else text
+
+    def _begins_anew(self, opening: str, text: str) -> bool:
+        """Whether a turn cannot go on from `opening`: it holds those words again, or turns to something else before it closes them."""
+        call, closing = self.dialect.call
+        other, end = (call, ANSWER_CLOSE) if opening == ANSWER_OPEN else (ANSWER_OPEN, closing)
+        return opening in text or other in text.partition(end)[0]
+
+    def _tell(self, message: str, what: str) -> None:
+        """Log a message once."""
+        if message not in self._told:
+            self._told.add(message)
+            log.warning(message, what)
 
     def weigh(self, conversations: Sequence[Conversation], tails: Sequence[int]) -> list[list[float]]:
         raise AssertionError("config.check lets no term that weighs answers meet rollout=openai")
