@@ -23,6 +23,11 @@ ALARMS = {
         "Siblings are all paid the same, so most questions teach nothing. Take harder questions if they are all right, easier ones if "
         "they are all wrong, raise rollout.rollouts_per_question, or change gap.view_tokens.",
     ),
+    "equal_accuracy": (
+        ("group/all_right", "group/all_wrong"),
+        "In most groups all rollouts are right or all are wrong, so only form and crops are learned from them. Take harder questions if "
+        "they are right, easier ones if they are wrong; objective.teach_groups=accuracy leaves such groups out.",
+    ),
     "truncated": (
         ("ending/out_of_tokens", "ending/out_of_turns"),
         "Conversations are cut off before they answer. Raise rollout.tokens_per_turn (out of tokens) or rollout.max_crops (out of "
@@ -42,25 +47,36 @@ ALARMS = {
 
 
 class CollapseAlarms(pl.Callback):
-    """Watch the mean of five figures over the last `window` updates, say once when one leaves its limits, and draw it as a curve.
+    """Watch the mean of six figures over the last `window` updates, say once when one leaves its limits, and draw it as a curve.
 
     Shares are in [0, 1]. `crop_rate` is the smallest share of rollouts with a crop (0: never an alarm), `zero_variance` the largest
-    share of groups paid alike and `truncated` of rollouts out of tokens or turns (1: never). `area_drift`, above 1 (infinity: never),
-    is the largest factor, up or down, between the median crop area / image and its mean over the run's first full window; a first
-    window without any crop leaves that to the next one. `mismatch`, above 0 (infinity: never), is the largest mean difference, in nats,
-    between the sampler's log-probabilities and the trainer's. NaN is not measured and left out; no alarm stands before the window is full,
-    nor while nothing in it was measured. With `stop`, a standing alarm ends the training as if its last update were done.
+    share of groups paid alike, `equal_accuracy` of groups all right or all wrong, and `truncated` of rollouts out of tokens or turns
+    (1: never). `area_drift`, above 1 (infinity: never), is the largest factor, up or down, between the median crop area / image and its
+    mean over the run's first full window; a first window without any crop leaves that to the next one. `mismatch`, above 0 (infinity:
+    never), is the largest mean difference, in nats, between the sampler's log-probabilities and the trainer's. NaN is not measured and
+    left out; no alarm stands before the window is full, nor while nothing in it was measured. With `stop`, a standing alarm ends the
+    training as if its last update were done.
 
     Every update logs `alarm/<name>`, 1.0 while it stands and 0.0 otherwise; `History` has them in the same row if it comes later.
     One rank whose alarm stands ends all of them. Only rank zero prints. Raises ValueError for an argument outside its range.
     """
 
     def __init__(
-        self, *, window: int, crop_rate: float, zero_variance: float, truncated: float, area_drift: float, mismatch: float, stop: bool
+        self,
+        *,
+        window: int,
+        crop_rate: float,
+        zero_variance: float,
+        equal_accuracy: float,
+        truncated: float,
+        area_drift: float,
+        mismatch: float,
+        stop: bool,
     ) -> None:
         if not isinstance(window, int) or window < 1:
             raise ValueError(f"window of CollapseAlarms is {window}; it must be a whole number of updates, at least 1")
-        for name, share, never in (("crop_rate", crop_rate, 0), ("zero_variance", zero_variance, 1), ("truncated", truncated, 1)):
+        largest = {"zero_variance": zero_variance, "equal_accuracy": equal_accuracy, "truncated": truncated}
+        for name, share, never in (("crop_rate", crop_rate, 0), *((name, share, 1) for name, share in largest.items())):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} of CollapseAlarms is {share}; it must be a share in [0, 1]. To switch it off write {never}")
         if not area_drift > 1:
@@ -70,8 +86,7 @@ class CollapseAlarms(pl.Callback):
         if not isinstance(stop, bool):
             raise ValueError(f"stop of CollapseAlarms is {stop!r}; it must be true (an alarm ends the training) or false (it only says so)")
         self.window, self.area_drift, self.stop = window, area_drift, stop
-        self._limits = {"crop_rate": (crop_rate, 1.0), "zero_variance": (0.0, zero_variance), "truncated": (0.0, truncated)}
-        self._limits["mismatch"] = (0.0, mismatch)
+        self._limits = {"crop_rate": (crop_rate, 1.0), **{name: (0.0, limit) for name, limit in (largest | {"mismatch": mismatch}).items()}}
         self._seen = {name: deque[float](maxlen=window) for name in ALARMS}
         self._first_area = math.nan
         self._standing: set[str] = set()
@@ -103,7 +118,7 @@ class CollapseAlarms(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what `state_dict` gave; of a longer window the latest updates are kept."""
-        self._seen = {name: deque(values, maxlen=self.window) for name, values in state_dict["seen"].items()}
+        self._seen |= {name: deque(values, maxlen=self.window) for name, values in state_dict["seen"].items()}
         self._first_area, self._standing = state_dict["first_area"], set(state_dict["standing"])
 
 

@@ -23,6 +23,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint as computed_again
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -40,6 +41,7 @@ EMBEDDED = Path(__file__).parent / "tiny"
 FAMILIES = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
 SPEAKS = {"qwen2_5_vl": Frame.VIEW_PIXELS, "qwen3_vl": Frame.PER_MILLE}  # how each family was taught to name a place
 KEPT_BYTES = 2**31  # of patches that are remembered; beyond, an image is cut again when it is needed
+LOGITS_BYTES = 2**29  # of the float32 logits that exist at once where tokens are weighed: 882 tokens of Qwen's vocabulary
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -74,6 +76,36 @@ def _embed_patches(self: torch.nn.Conv3d, patches: Tensor) -> Tensor:
     return functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)
 
 
+def _head(
+    self: torch.nn.Linear,
+    hidden: Float[Tensor, "*place width"],
+    target: Int[Tensor, " place"] | None = None,
+    banned: Int[Tensor, " banned"] | None = None,
+    temperature: float = 1.0,
+) -> Tensor | tuple[Tensor, ...]:
+    """Logits; with `target`, what `Checkpoint.weigh` returns.
+
+    The chunks are made in here, in one call of the module. Where weights are divided among ranks each call gathers them, and ranks that
+    sampled unequal numbers of tokens would wait for each other for ever if each chunk were a call.
+    """
+    if target is None or banned is None:
+        return functional.linear(hidden, self.weight, self.bias)
+
+    def weighed(hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        logits = functional.linear(hidden, self.weight, self.bias).float().index_fill(1, banned, float("-inf"))
+        logprobs = torch.log_softmax(logits / temperature, dim=-1)
+        with torch.no_grad():
+            entropy = torch.special.entr(logprobs.exp()).sum(-1)
+        return logprobs.gather(1, target[:, None])[:, 0], entropy
+
+    rows = max(1, LOGITS_BYTES // (4 * self.weight.shape[0]))
+    if len(hidden) <= rows:
+        return weighed(hidden, target)
+    parts = zip(hidden.split(rows), target.split(rows), strict=True)
+    chunks = [computed_again(weighed, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    return tuple(torch.cat(each) for each in zip(*chunks, strict=True))
+
+
 @dataclass
 class Checkpoint:
     """A loaded policy: the model, its tokenizer, how it takes images and how it is spoken to."""
@@ -88,6 +120,7 @@ class Checkpoint:
         share_prompts(self.bare)
         embedding = self.core.visual.patch_embed.proj
         embedding.forward = MethodType(_embed_patches, embedding)
+        self.bare.lm_head.forward = MethodType(_head, self.bare.lm_head)
 
     @property
     def merge(self) -> int:
@@ -134,6 +167,17 @@ class Checkpoint:
     def head(self, hidden: Float[Tensor, "*place width"]) -> Float[Tensor, "*place word"]:
         """Logits of hidden states; called only where a token is sampled."""
         return self.bare.lm_head(hidden)
+
+    def weigh(
+        self, hidden: Float[Tensor, "token width"], target: Int[Tensor, " token"], temperature: float
+    ) -> tuple[Float[Tensor, " token"], Float[Tensor, " token"]]:
+        """Log-probability of each target token, and the entropy of the distribution that it is from, both in nats.
+
+        The entropy has no gradient. Banned tokens have no probability. `temperature` 0, which has no distribution, counts as 1. At most
+        `LOGITS_BYTES` of logits exist at a time; where there are more, the backward computes them again, chunk by chunk.
+        """
+        banned = torch.tensor(self.banned_ids, device=hidden.device)
+        return self.bare.lm_head(hidden, target.to(hidden.device), banned, temperature or 1.0)
 
     @property
     def bare(self) -> PreTrainedModel:

@@ -135,6 +135,7 @@ class ObjectiveConfig:
     advantage_epsilon: float = MISSING
     tokens_per_forward: int = MISSING
     mask_overturn: bool = MISSING
+    teach_groups: str = MISSING
 
 
 @dataclass
@@ -162,6 +163,7 @@ class AlarmsConfig:
     truncated: float = MISSING
     area_drift: float = MISSING
     mismatch: float = MISSING
+    equal_accuracy: float = MISSING
     stop: bool = MISSING
 
 
@@ -668,7 +670,11 @@ def _training_problems(cfg: DictConfig) -> list[str]:
         problems.append(
             f"objective.dual_clip is {objective.dual_clip}; it bounds the ratio of bad tokens and must be above 1 (3.0 is usual)"
         )
-    problems += _term_problems(cfg.reward.terms)
+    if objective.teach_groups not in ("all", "accuracy"):
+        problems.append(f"objective.teach_groups is {objective.teach_groups!r}; choose all or accuracy")
+    if objective.teach_groups == "accuracy" and "accuracy" not in cfg.reward.terms:
+        problems.append("objective.teach_groups is accuracy, but reward.terms has no term of that name; choose all, or add the term")
+    problems += _dtype_problems(cfg.policy, cfg.trainer) + _term_problems(cfg.reward.terms)
     for section in ("trainer", "logger"):
         problems += _call_problems(section, cfg[section])
     for said in (f"data.source is {cfg.data.source}", *(f"data.mix names {name}" for name in cfg.data.mix)):
@@ -679,6 +685,17 @@ def _training_problems(cfg: DictConfig) -> list[str]:
             f"data.source is {cfg.data.source}, so evaluation needs records of its own: set evaluation.records (make inspect DATA=... "
             "leaves some in outputs/data), or evaluation.samples=0"
         )
+    return problems
+
+
+def _dtype_problems(policy: DictConfig, trainer: DictConfig) -> list[str]:
+    """Weights that learn are kept in float32: a step of 1e-6 is below what bfloat16 can tell apart, and is lost in silence."""
+    remedy = "keep them in float32 (policy.dtype=float32) and compute in bfloat16: trainer.precision=bf16-mixed, or trainer=fsdp"
+    problems = []
+    if policy.dtype == "bfloat16" and not policy.lora_rank:
+        problems.append(f"policy.dtype is bfloat16 and all weights learn (policy.lora_rank=0), but small steps round to nothing; {remedy}")
+    if str(trainer.get("precision")) in ("bf16-true", "16-true", "bf16", "16"):
+        problems.append(f"trainer.precision is {trainer.precision}: what learns has 16 bits, too few for small steps; {remedy}")
     return problems
 
 

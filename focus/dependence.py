@@ -274,14 +274,15 @@ def _share(part: float, whole: int) -> float:
 class Probe(pl.Callback):
     """The probe inside training: every `every` updates, on the same held-out questions; the curves are `probe/...`.
 
-    `samples` are divided among the ranks. Between two probes the values are NaN. 0 switches it off.
+    `samples` are divided among the ranks. They are played by `rules`, as held-out questions are when the training is over. Between two
+    probes the values are NaN. 0 switches it off.
     """
 
     ARMS = ("own", "gt", "noise", "tool_free")
     SHOWN = ("own", "D_noise", "U_GT", "tool_free", "called", "agrees")
 
-    def __init__(self, samples: Sequence[Sample], gap: Gap, every: int, questions_per_forward: int) -> None:
-        self.samples, self.gap, self.every, self.questions_per_forward = samples, gap, every, questions_per_forward
+    def __init__(self, samples: Sequence[Sample], gap: Gap, rules: Rules, every: int, questions_per_forward: int) -> None:
+        self.samples, self.gap, self.rules, self.every, self.questions_per_forward = samples, gap, rules, every, questions_per_forward
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: object) -> None:
         assert isinstance(pl_module, FocusPolicy)
@@ -290,7 +291,7 @@ class Probe(pl.Callback):
         values = dict.fromkeys(self.SHOWN, math.nan)
         if pl_module.updates_done % self.every == 0:
             m = pl_module
-            examiner = Examiner(m.checkpoint, m.engine, self.gap, m.rules, m.seed, self.ARMS, self.questions_per_forward)
+            examiner = Examiner(m.checkpoint, m.engine, self.gap, self.rules, m.seed, self.ARMS, self.questions_per_forward)
             with ranks.gathered(m.model):
                 outcome = measure_together(examiner, self.samples, None)
             values = {metric: bootstrap(outcome.of(metric), outcome.groups, resamples=1)[0] for metric in self.SHOWN}

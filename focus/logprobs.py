@@ -17,16 +17,23 @@ from focus.rollout.trajectory import Trajectory
 
 
 def sampled_logprobs(checkpoint: Checkpoint, trajectories: Sequence[Trajectory], temperature: float) -> list[Float[Tensor, " sampled"]]:
-    """Log-probability of every sampled token, per trajectory, with gradients.
+    """Log-probability of every sampled token, per trajectory, with gradients."""
+    return weighed(checkpoint, trajectories, temperature)[0]
 
-    Trajectories that share a prompt object share its one pass. The same ban and temperature as in sampling, so that trainer and sampler
+
+def weighed(
+    checkpoint: Checkpoint, trajectories: Sequence[Trajectory], temperature: float
+) -> tuple[list[Float[Tensor, " sampled"]], list[Float[Tensor, " sampled"]]]:
+    """Log-probability of every sampled token, per trajectory, with gradients; and the entropy of the distribution it was drawn from.
+
+    Trajectories of one group share one pass of their prompt. The same ban and temperature as in sampling, so that trainer and sampler
     speak of one distribution. Logits are computed only where a sampled token stands. Raises ValueError naming the sample where
     pixels and placeholders disagree.
     """
     c, device = checkpoint, checkpoint.model.device
     members: dict[int, list[int]] = {}
     for i, t in enumerate(trajectories):
-        members.setdefault(id(t.prompt_ids), []).append(i)
+        members.setdefault(t.group, []).append(i)
     firsts = [trajectories[group[0]] for group in members.values()]
     order = [i for group in members.values() for i in group]
     placed = {i: _positions(c, trajectories[i]) for i in order}
@@ -45,11 +52,10 @@ def sampled_logprobs(checkpoint: Checkpoint, trajectories: Sequence[Trajectory],
     images = [t.images[0] for t in firsts] + [image for i in order for image in trajectories[i].images[1:]]
     hidden = c.hidden(ids, torch.from_numpy(np.concatenate(places, axis=1)), c.see(images), layout)
     before, target = _sampled(prompt_lengths, list(members.values()), trajectories, ids)
-    banned = torch.tensor(c.banned_ids, device=device)
-    logits = c.head(hidden[before.to(device)]).float().index_fill(1, banned, float("-inf"))
-    logprob = torch.log_softmax(logits / (temperature or 1.0), dim=-1).gather(1, target[:, None].to(device))[:, 0]
-    each = logprob.split([sum(trajectories[i].sampled_mask) for i in order])
-    return [value for _, value in sorted(zip(order, each, strict=True), key=lambda pair: pair[0])]
+    counts = [sum(trajectories[i].sampled_mask) for i in order]
+    back = [place for _, place in sorted(zip(order, range(len(order)), strict=True))]
+    logprob, entropy = (each.split(counts) for each in c.weigh(hidden[before.to(device)], target, temperature))
+    return [logprob[place] for place in back], [entropy[place] for place in back]
 
 
 def _positions(c: Checkpoint, t: Trajectory) -> np.ndarray:
@@ -89,7 +95,7 @@ def micro_batches(trajectories: Sequence[Trajectory], tokens_per_forward: int) -
     """
     members: dict[int, list[int]] = {}
     for i, t in enumerate(trajectories):
-        members.setdefault(id(t.prompt_ids), []).append(i)
+        members.setdefault(t.group, []).append(i)
     lots: list[list[int]] = [[]]
     room = tokens_per_forward
     for group in members.values():

@@ -9,15 +9,18 @@ Departures from the paper, which does not report them:
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def group_advantage(reward: Float[Tensor, "question rollout"], epsilon: float = 1e-6) -> Float[Tensor, "question rollout"]:
+def group_advantage(
+    reward: Float[Tensor, "question rollout"], epsilon: float = 1e-6, accuracy: Float[Tensor, "question rollout"] | None = None
+) -> Float[Tensor, "question rollout"]:
     """E4: the reward of each rollout relative to its siblings on the same question.
 
-    A group whose rewards are all equal gets exactly zero: it teaches nothing. A rollout that could not be graded (NaN) gets
-    zero and leaves the statistics of its group. Raises ValueError for one rollout per question, which can teach nothing.
+    A group whose rewards are all equal gets exactly zero: it teaches nothing. Where `accuracy` is given, so does a group in which that
+    is equal, whatever else its rollouts were paid for. A rollout that could not be graded (NaN) gets zero and leaves the statistics of
+    its group. Raises ValueError for one rollout per question, which can teach nothing.
     """
     if reward.shape[1] < 2:
         raise ValueError("rollout.rollouts_per_question is 1; every advantage would be zero. Use at least 2 (the paper uses 16)")
@@ -25,8 +28,8 @@ def group_advantage(reward: Float[Tensor, "question rollout"], epsilon: float = 
     offset = torch.where(reward.isnan(), 0.0, reward - mean)
     count = (~reward.isnan()).sum(dim=1, keepdim=True).clamp_min(1)
     deviation = (offset.square().sum(dim=1, keepdim=True) / count).sqrt()
-    equal = zero_variance(reward)[:, None]
-    return torch.where(equal, 0.0, offset / (deviation + epsilon))
+    equal = zero_variance(reward) if accuracy is None else zero_variance(reward) | zero_variance(accuracy)
+    return torch.where(equal[:, None], 0.0, offset / (deviation + epsilon))
 
 
 def zero_variance(reward: Float[Tensor, "question rollout"]) -> Tensor:
@@ -68,3 +71,16 @@ def policy_loss(
     surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
     surrogate = torch.where(advantage < 0, torch.maximum(surrogate, dual_clip * advantage), surrogate)
     return -surrogate.sum() / update_tokens
+
+
+def clipped(
+    logprob: Float[Tensor, " token"],
+    old_logprob: Float[Tensor, " token"],
+    advantage: Float[Tensor, " token"],
+    clip: float = 0.2,
+    dual_clip: float = 3.0,
+) -> tuple[Bool[Tensor, " token"], Bool[Tensor, " token"]]:
+    """Tokens that E12's two clips keep from having a gradient: beyond the trust region, and beyond the bound for negative advantages."""
+    log_ratio = logprob - old_logprob
+    beyond = torch.where(advantage > 0, log_ratio > math.log1p(clip), log_ratio < math.log1p(-clip) if clip < 1 else False)
+    return beyond & (advantage != 0), (advantage < 0) & (log_ratio > math.log(dual_clip))

@@ -27,7 +27,7 @@ from rich.table import Table
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, PretrainedConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 
 from focus import config
-from focus.checkpoint import FAMILIES, KEPT_BYTES, place
+from focus.checkpoint import FAMILIES, KEPT_BYTES, LOGITS_BYTES, place
 from focus.gap import read_levels
 from focus.prompts import CROP_CONTENT, DIALECTS, encode, observation_text, question_text
 
@@ -443,7 +443,8 @@ def made(cfg: DictConfig, observed: Lengths | None = None) -> Plan:
         "activations": (shape.kept_inputs(learned) if checkpointed else shape.layers * layer + 12 * learned * shape.width)
         + (shape.tower_activations(tower, checkpointed) if learns else 0),
         "a layer computed again": layer if checkpointed else 0.0,
-        "logits of the update": 12 * shape.words * rows * longest.sampled,  # three of float32: scaled, weighed, their gradient
+        # three of float32 (scaled, weighed, their gradient), for as many tokens as are weighed at once
+        "logits of the update": min(12 * shape.words * rows * longest.sampled, 3 * LOGITS_BYTES),
     }
     base = memory["weights"] + memory["moments"] + memory["autocast copies"]
     rollout = ("gathered for the rollout", "cache, prompts", "cache, a finished turn", "cache, the turn", "logits of a decoding step")
@@ -469,13 +470,15 @@ def made(cfg: DictConfig, observed: Lengths | None = None) -> Plan:
     backward = 1 if counts.adapters else 2  # frozen matrices need no gradient of their own; attention has none that could be frozen
     adapters = 6 * passed * (counts.trainable - counts.visual_trainable) if counts.adapters else 0
     s = cfg.objective.updates_per_rollout
+    weighed_again = 4 * shape.words * of_sampled / micro > LOGITS_BYTES  # the backward then computes logits chunk by chunk
+    head = shape.logits(of_sampled) * (1 + backward + weighed_again)
     flops = {
         "vision tower, rollout": seen_once,
         "prefill": shape.linear(questions * mean.prompt + appended)
         + shape.attention(questions * mean.prompt**2 + appended * (mean.prompt + middle)),
         "decoding": shape.linear(decoded) + shape.attention(decoded * (mean.prompt + middle)) + shape.logits(of_sampled),
         "update": s
-        * (linear * (1 + backward + checkpointed) + paired * (3 + checkpointed) + adapters + shape.logits(of_sampled) * (1 + backward)),
+        * (linear * (1 + backward + checkpointed) + paired * (3 + checkpointed) + adapters + head),
         "vision tower, update": s * seen_again * (3 + checkpointed) if learns else 0.0,
     }
     n, synced = held.ranks, counts.trainable * 4

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -17,15 +16,20 @@ from focus import ranks
 from focus.checkpoint import Checkpoint
 from focus.data.original import Original
 from focus.data.questions import Broken, Question
-from focus.figures import figures
+from focus.figures import Watched, figures
 from focus.gap import Gap, View
-from focus.logprobs import micro_batches, sampled_logprobs
+from focus.logprobs import micro_batches, weighed
 from focus.objective import group_advantage, policy_loss, sampler_weight
 from focus.prompts import CALL_OPEN
 from focus.rewards import Example, RewardCallback, Scores, examples, score
 from focus.rollout.engine import Engine
-from focus.rollout.loop import WORKERS, Rules, begin, play, seed_of
+from focus.rollout.loop import WORKERS, Rules, begin, blank, play, seed_of
 from focus.rollout.trajectory import TRUNCATED, Trajectory
+
+# So many updates in a row without one readable question, over all ranks, end a run: then it is the data that is gone, not an image that
+# is broken. With one question an update and a fifth of all images broken that happens once in ten million updates.
+UNREADABLE_UPDATES = 10
+PHASES = ("view", "rollout", "reward", "publish", "update")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Settings:
     advantage_epsilon: float
     updates_per_rollout: int
     mask_overturn: bool
+    teach_groups: str
 
 
 class FocusPolicy(pl.LightningModule):
@@ -66,35 +71,39 @@ class FocusPolicy(pl.LightningModule):
         self.settings, self.seed = settings, seed
         self.model = checkpoint.model
         self.updates_done = 0
+        self.unreadable_updates = 0  # in a row, until now
         self.last_examples: list[Example] = []
         for reward in self.rewards:
             reward.attach(checkpoint, engine, rules)
-        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._seconds = dict.fromkeys(PHASES, 0.0)
 
     def training_step(self, questions: list[Question | Broken], index: int) -> None:
-        self._seconds.clear()
+        self._seconds = dict.fromkeys(PHASES, 0.0)
         trajectories: list[Trajectory] = []
-        scores = Scores({}, [])
+        scores = Scores({reward.name: [] for reward in self.rewards}, [])
         with self.checkpoint.remembering():
             with ranks.gathered(self.model):
                 for played in self.roll_out(questions):  # E1
                     with self._timed("reward"):
                         trajectories, scores = trajectories + played, scores + score(self.rewards, played)  # E3
                         self.engine.forget()  # its caches were kept for terms that weigh answers
-            reward = scores.grouped(self.settings.rollouts_per_question)
-            advantage = group_advantage(reward, self.settings.advantage_epsilon).flatten()  # E4
+            siblings = self.settings.rollouts_per_question
+            reward = scores.grouped(siblings)
+            accuracy = scores.grouped(siblings, "accuracy") if self.settings.teach_groups == "accuracy" else None
+            advantage = group_advantage(reward, self.settings.advantage_epsilon, accuracy).flatten()  # E4
             with self._timed("update"):
                 update = self.update(trajectories, advantage)  # E12
         self.updates_done += 1
         for trajectory in trajectories:
             trajectory.source.release()  # the examples that are kept for display hold on to it
         self.last_examples = examples(trajectories, scores)
-        self._watch(trajectories, scores, reward, update, broken=len(questions) - len(trajectories) // self.settings.rollouts_per_question)
+        self._watch(trajectories, scores, reward, update, broken=len(questions) - len(trajectories) // siblings)
 
     def roll_out(self, questions: Sequence[Question | Broken]) -> Iterator[list[Trajectory]]:
         """The rollouts of every readable question, `questions_per_forward` questions at a time, siblings side by side.
 
-        Raises ValueError if none of the questions could be read: there would be nothing to learn from.
+        None where no question could be read. Raises ValueError, on all ranks, where no rank could read any for `UNREADABLE_UPDATES`
+        updates in a row.
         """
         with self._timed("view"), ThreadPoolExecutor(WORKERS) as workers:
             seen = list(workers.map(self._see, questions))
@@ -103,9 +112,13 @@ class FocusPolicy(pl.LightningModule):
             if isinstance(question, Question) and not isinstance(view, str):
                 seeds = [seed_of(self.seed, question.draw, k) for k in range(self.settings.rollouts_per_question)]
                 opened += begin(self.checkpoint, question.sample, *view, seeds, CALL_OPEN if self.rules.force_first_crop else "")
-        if not opened:
+        self.unreadable_updates = 0 if ranks.total(self.trainer.strategy, len(opened)) else self.unreadable_updates + 1
+        if self.unreadable_updates >= UNREADABLE_UPDATES:
             reasons = [reason for reason in seen if isinstance(reason, str)]
-            raise ValueError(f"none of the {len(questions)} questions of this update could be read: {reasons[:3]}")
+            raise ValueError(
+                f"no question of the last {UNREADABLE_UPDATES} updates could be read; look whether the images are still where the settings "
+                f"say. The last reasons: {reasons[:3]}"
+            )
         at_once = (self.settings.questions_per_forward or len(questions)) * self.settings.rollouts_per_question
         for start in range(0, len(opened), at_once):
             with self._timed("rollout"):
@@ -127,59 +140,75 @@ class FocusPolicy(pl.LightningModule):
         """One or more optimiser steps on these rollouts; returns what there is to log.
 
         A rollout with zero advantage has zero gradient and is not passed forward, but its tokens stay in the denominator; with
-        `mask_overturn` a truncated one leaves both.
-        Every rank makes the same number of synchronised backwards, whatever its number of micro-batches.
+        `mask_overturn` a truncated one leaves both. Where no rollout of any rank has an advantage, weights and moments stay as they are.
+        Every rank makes the same number of synchronised backwards, whatever its number of micro-batches: one without anything to learn
+        passes its first rollout, or a blank one, without weight.
         """
         s, optimizer = self.settings, self.optimizers()
         assert not isinstance(optimizer, list)  # there is one
-        masked = torch.tensor([s.mask_overturn and t.status in TRUNCATED for t in trajectories])
+        masked = torch.tensor([s.mask_overturn and t.status in TRUNCATED for t in trajectories], dtype=torch.bool)
         advantage = advantage.masked_fill(masked, 0.0)
-        sampled = torch.tensor([sum(t.sampled_mask) for t in trajectories])
+        sampled = torch.tensor([sum(t.sampled_mask) for t in trajectories], dtype=torch.long)
         strategy = self.trainer.strategy
         tokens = max(1, ranks.total(strategy, int(sampled[~masked].sum())))
-        teaching = [i for i in range(len(trajectories)) if advantage[i] != 0] or [0]
+        teaching = [i for i in range(len(trajectories)) if advantage[i] != 0]
+        moves = ranks.total(strategy, len(teaching)) > 0
+        passed, teaching = trajectories or [blank(self.checkpoint)], teaching or [0]
+        advantages = advantage.tolist() or [0.0]
         old: dict[int, Tensor] = {}
         weight: dict[int, Tensor] = {}
-        loss_sum, mismatch, grad_norm = 0.0, [torch.zeros(0)], 0.0
+        watched, loss_sum, grad_norm, suspects = Watched(), 0.0, 0.0, list[int]()
         for _ in range(s.updates_per_rollout):
-            micro = micro_batches([trajectories[i] for i in teaching], s.tokens_per_forward)
+            micro = micro_batches([passed[i] for i in teaching], s.tokens_per_forward)
             rounds = ranks.passes(strategy, len(micro))
             for number in range(rounds):
                 rows = [teaching[m] for m in micro[min(number, len(micro) - 1)]]
                 counts = float(number < len(micro))  # a rank that is done passes its last rows again, without weight
                 with nullcontext() if number + 1 == rounds else ranks.unsynchronised(strategy):
-                    logprobs = sampled_logprobs(self.checkpoint, [trajectories[i] for i in rows], self.rules.sampling.temperature)
+                    logprobs, entropies = weighed(self.checkpoint, [passed[i] for i in rows], self.rules.sampling.temperature)
                     if not all(i in old for i in rows):  # the first update is strictly on-policy: old = new
                         old |= {i: lp.detach() for i, lp in zip(rows, logprobs, strict=True)}
-                        sampler = {i: torch.tensor(trajectories[i].sampler_logprobs, device=self.device) for i in rows}
-                        mismatch += [(old[i] - sampler[i]).cpu() for i in rows]
+                        sampler = {i: torch.tensor(passed[i].sampler_logprobs, device=self.device) for i in rows}
                         weight |= {i: sampler_weight(old[i], sampler[i], s.sampler_ratio_cap) for i in rows}  # E13
-                    each = torch.cat([float(advantage[i]) * weight[i] for i in rows])
-                    loss = policy_loss(torch.cat(logprobs), torch.cat([old[i] for i in rows]), each, tokens, s.clip, s.dual_clip)
+                        if trajectories:  # and not the blank rollout
+                            watched.sampled(torch.cat([old[i] - sampler[i] for i in rows]), torch.cat(entropies))
+                    new, before = torch.cat(logprobs), torch.cat([old[i] for i in rows])
+                    each = torch.cat([advantages[i] * weight[i] for i in rows])
+                    loss = policy_loss(new, before, each, tokens, s.clip, s.dual_clip)
                     self.manual_backward(loss * counts * self.trainer.world_size)  # ranks are averaged; the denominator is global
                     loss_sum += float(loss.detach()) * counts
+                    suspects += [] if math.isfinite(loss.detach()) else rows
+                    if trajectories and counts:
+                        watched.stepped(new.detach(), before, each, s.clip, s.dual_clip)
             grad_norm = ranks.clip(strategy, self._trainable(), s.grad_clip)
-            if not math.isfinite(grad_norm):
-                raise ValueError(
-                    f"the gradient norm of update {self.updates_done + 1} is {grad_norm}; lower objective.learning_rate or use "
-                    "policy.dtype=float32. The last checkpoint is from before this update"
-                )
-            self._warm_up(optimizer)
+            if suspects or not math.isfinite(grad_norm):
+                raise ValueError(self._not_finite(grad_norm, [passed[i] for i in suspects or teaching], bool(suspects)))
+            if not moves:
+                optimizer.zero_grad()  # AdamW leaves a weight without a gradient alone, decay and momentum too, and the step still counts
+            self._warm_up(optimizer, moves)
             optimizer.step()
             optimizer.zero_grad()
         with self._timed("publish"):
             self.engine.renew()
-        apart = torch.cat(mismatch)
         return {
             "objective/loss": loss_sum * self.trainer.world_size,  # figures are averaged over ranks; this one is a sum
             "objective/grad_norm": grad_norm,
-            "objective/mismatch_mean": float(apart.abs().mean()),
-            "objective/mismatch_max": float(apart.abs().max()),
-            "objective/sampler_truncated": float((apart.exp() > (s.sampler_ratio_cap or math.inf)).float().mean()),
+            **watched.figures(s.sampler_ratio_cap),
             "tokens/sampled": float(ranks.total(strategy, int(sampled.sum()))),
             "tokens/visual": float(ranks.total(strategy, sum(t.visual_tokens for t in trajectories))),
             "tokens/trained": float(tokens),
         }
+
+    def _not_finite(self, grad_norm: float, rollouts: Sequence[Trajectory], loss: bool) -> str:
+        """What to say of a loss or a gradient that is no number. `rollouts` are those of the passes it came from, as far as is known."""
+        names = list(dict.fromkeys(t.sample.id for t in rollouts))
+        some = ", ".join(names[:8]) + (f" and {len(names) - 8} more samples" if len(names) > 8 else "")
+        return (
+            f"the {'loss' if loss else 'gradient'} of update {self.updates_done + 1} is not finite (gradient norm {grad_norm}), in "
+            f"rollouts of {some}. Their rewards are finite, so it is the network's numbers that overflow. If weights grew too fast, "
+            "lower objective.learning_rate; if it is half precision, use trainer.precision=32-true or "
+            "trainer.strategy.arithmetic=float32. The last checkpoint is from before this update"
+        )
 
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, ranks.FullyShardedStrategy):
@@ -214,8 +243,9 @@ class FocusPolicy(pl.LightningModule):
     def _trainable(self) -> list[torch.nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
-    def _warm_up(self, optimizer) -> None:
-        share = min(1.0, (self.updates_done + 1) / max(1, self.settings.warmup_updates))
+    def _warm_up(self, optimizer, moves: bool) -> None:
+        """The learning rate of this update; 0 where nothing moves, for DeepSpeed, whose gradients are its own and then all zero."""
+        share = min(1.0, (self.updates_done + 1) / max(1, self.settings.warmup_updates)) * moves
         for group in optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * share
 

@@ -6,6 +6,7 @@ gathering weights, reducing gradients, exchanging figures. In one process all of
 
 import fcntl
 import importlib.util
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -79,9 +80,14 @@ def total(strategy: Strategy, count: int) -> int:
 
 
 def average(values: Mapping[str, float]) -> dict[str, float]:
-    """The mean of each figure over the ranks that have it (NaN: not measured)."""
-    each = torch.tensor([list(part.values()) for part in collect(dict(values))], dtype=torch.float64)
-    return dict(zip(values, each.nanmean(0).tolist(), strict=True))
+    """The mean of each figure over the ranks that have it (NaN, or no such name: not measured); of a name in `_max` the largest."""
+    parts = collect(dict(values))
+    names = list(dict.fromkeys(name for part in parts for name in part))
+    each = torch.tensor([[part.get(name, math.nan) for name in names] for part in parts], dtype=torch.float64)
+    largest = torch.where(each.isnan(), -math.inf, each).amax(0)
+    means = each.nanmean(0)
+    is_largest = torch.tensor([name.endswith("_max") for name in names]) & ~means.isnan()
+    return dict(zip(names, torch.where(is_largest, largest, means).tolist(), strict=True))
 
 
 def passes(strategy: Strategy, count: int) -> int:

@@ -279,7 +279,8 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms:
     if e.samples and e.probe_every:
         held_out = held_out_samples(cfg)
         shown = [held_out[i] for i in range(min(len(held_out), e.probe_samples))]
-        probes.append(Probe(shown, _view_of_held_out(policy.gap), e.probe_every, e.questions_per_forward))
+        played = rules(cfg, e.temperature)
+        probes.append(Probe(shown, _view_of_held_out(policy.gap), played, e.probe_every, e.questions_per_forward))
     callbacks: list[Callback] = [
         *policy.rewards,
         *probes,

@@ -4,7 +4,7 @@ Also trajectories of any shape, made by hand: packing does not care whether a to
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -84,7 +84,7 @@ def made(
     trajectories = []
     for size, words_of_prompt, siblings in groups:
         view = seen(size)
-        prompt = (*text(3), *placed(view), *text(words_of_prompt))
+        asked = Trajectory(sample, view.image, view, (*text(3), *placed(view), *text(words_of_prompt)), 0)
         for turns in siblings:
             spoken = []
             for turn in turns:
@@ -92,5 +92,5 @@ def made(
                 observation = Observation((*text(2), *placed(crop), *text(2)), crop, CROP_CONTENT) if crop else None
                 action = Crop((0, 0, 9, 9), (0, 0, 9, 9))
                 spoken.append(Turn(text(turn.sampled), (0.0,) * turn.sampled, "", action, observation))
-            trajectories.append(Trajectory(sample, view.image, view, prompt, 0, turns=tuple(spoken), status=Status.ANSWERED))
+            trajectories.append(replace(asked, turns=tuple(spoken), status=Status.ANSWERED))
     return trajectories

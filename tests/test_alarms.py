@@ -17,13 +17,18 @@ from tests.test_update import policy_of, questions, trainer
 HEALTHY = {
     "crop/rate": 0.5,
     "group/zero_variance": 0.5,
+    "group/all_right": 0.25,
+    "group/all_wrong": 0.25,
     "ending/out_of_tokens": 0.0,
     "ending/out_of_turns": 0.0,
     "crop/area_p50": 0.1,
     "objective/mismatch_mean": 0.0,
 }
-LIMITS = {"window": 2, "crop_rate": 0.1, "zero_variance": 0.9, "truncated": 0.5, "area_drift": 2.0, "mismatch": 0.05, "stop": False}
-NEVER = {"crop_rate": 0.0, "zero_variance": 1.0, "truncated": 1.0, "area_drift": math.inf, "mismatch": math.inf}
+LIMITS = {
+    "window": 2, "crop_rate": 0.1, "zero_variance": 0.9, "equal_accuracy": 0.9, "truncated": 0.5, "area_drift": 2.0, "mismatch": 0.05,
+    "stop": False,
+}  # fmt: skip
+NEVER = {"crop_rate": 0.0, "zero_variance": 1.0, "equal_accuracy": 1.0, "truncated": 1.0, "area_drift": math.inf, "mismatch": math.inf}
 
 # Lightning's advice to loops that are not ours, as in focus.train
 pytestmark = [
@@ -106,6 +111,15 @@ def test_too_many_groups_without_variance_are_an_alarm():
     assert standing(each("group/zero_variance", 0.9, 0.9, 1.0, 0.5)) == ["", "", "zero_variance", ""]
 
 
+def test_too_many_groups_without_a_difference_in_accuracy_are_an_alarm():
+    series = [{"group/all_right": a, "group/all_wrong": b} for a, b in ((0.5, 0.25), (1.0, 0.0), (0.0, 1.0), (0.25, 0.25))]
+    assert standing(series) == ["", "", "equal_accuracy", ""]  # means of two: 0.875, 1.0, 0.75
+
+
+def test_without_a_term_of_that_name_accuracy_is_not_watched():
+    assert standing([{"group/all_right": math.nan, "group/all_wrong": math.nan}] * 3) == ["", "", ""]
+
+
 def test_conversations_out_of_tokens_and_out_of_turns_count_together():
     series = [{"ending/out_of_tokens": a, "ending/out_of_turns": b} for a, b in ((0.4, 0.1), (0.2, 0.3), (0.3, 0.3), (0.0, 0.0))]
     assert standing(series) == ["", "", "truncated", ""]  # means of two: 0.5, 0.55, 0.3
@@ -149,6 +163,8 @@ def test_at_their_ends_the_limits_are_off_whatever_float32_makes_of_thirds():
         "objective/mismatch_mean": 9.0,
         "crop/rate": 0.0,
         "group/zero_variance": 1.0,
+        "group/all_right": 1 / 3,
+        "group/all_wrong": 2 / 3,
         "ending/out_of_tokens": 1 / 3,
         "ending/out_of_turns": 2 / 3,
     }
@@ -161,6 +177,11 @@ def test_at_their_ends_the_limits_are_off_whatever_float32_makes_of_thirds():
     [
         ("crop_rate", {"crop/rate": 0.05}, "crop/rate over 2 updates is 0.05, outside 0.1 to 1"),
         ("zero_variance", {"group/zero_variance": 0.95}, "group/zero_variance over 2 updates is 0.95, outside 0 to 0.9"),
+        (
+            "equal_accuracy",
+            {"group/all_right": 0.5, "group/all_wrong": 0.45},
+            "group/all_right + group/all_wrong over 2 updates is 0.95, outside 0 to 0.9",
+        ),
         (
             "truncated",
             {"ending/out_of_tokens": 0.5, "ending/out_of_turns": 0.25},

@@ -162,6 +162,14 @@ PEAK = (60, 64, 70, 66, 58)
         ("C17", {"visual tokens over no gap's": about(0.25), "difference": about(-1)}, "held"),
         ("C17", {"visual tokens over no gap's": about(0.5), "difference": about(-1)}, "undecided"),
         ("C17", {"visual tokens over no gap's": about(0.25), "difference": about(-9)}, "refuted"),
+        ("teach_groups", {"accuracy": about(-1), "crop rate": about(95), "D_noise": about(-2), "seeds": 2}, "held"),
+        ("teach_groups", {"accuracy": about(5), "crop rate": about(95), "D_noise": about(5), "seeds": 5}, "held"),
+        ("teach_groups", {"accuracy": about(-2.5), "crop rate": about(95), "D_noise": about(0), "seeds": 0}, "undecided"),
+        ("teach_groups", {"accuracy": about(-1), "crop rate": about(85), "D_noise": about(0), "seeds": 2}, "undecided"),
+        ("teach_groups", {"accuracy": about(-1), "crop rate": about(95), "D_noise": about(-6), "seeds": 2}, "undecided"),
+        ("teach_groups", {"accuracy": about(-4), "crop rate": about(95), "D_noise": about(0), "seeds": 0}, "refuted"),
+        ("teach_groups", {"accuracy": about(-4, 6), "crop rate": about(95), "D_noise": about(0), "seeds": 1}, "undecided"),
+        ("teach_groups", {"accuracy": about(-1), "crop rate": about(70), "D_noise": about(0), "seeds": 2}, "refuted"),
     ],
 )
 def test_a_claim_is_judged_by_its_written_thresholds(claim, found, expected):

@@ -183,3 +183,20 @@ def test_the_policy_section_says_what_learns_and_what_is_recomputed():
 def test_a_reward_term_that_refuses_its_settings_is_named_before_anything_is_trained(tmp_path):
     said = entry("experiment=smoke", "reward=stage2", "reward.terms.grounding.omega=2", f"output={tmp_path}")
     assert "reward.terms.grounding can't be constructed: omega of the grounding reward is 2; it must be in [0, 1]" in said
+
+
+def test_weights_that_learn_in_sixteen_bits_are_refused_with_the_remedy():
+    for change, said in (
+        ("policy.dtype=bfloat16", "policy.dtype is bfloat16 and all weights learn"),
+        ("trainer.precision=bf16-true", "trainer.precision is bf16-true: what learns has 16 bits"),
+    ):
+        [problem] = problems_of(composed("experiment=stage1", change))
+        assert said in problem and "policy.dtype=float32" in problem and "trainer.precision=bf16-mixed, or trainer=fsdp" in problem
+    assert problems_of(composed("experiment=stage1", "policy.dtype=bfloat16", "policy.lora_rank=8")) == []
+
+
+def test_only_accuracy_can_teach_where_it_is_a_term():
+    assert "choose all or accuracy" in problems_of(composed("experiment=stage1", "objective.teach_groups=acuracy"))[0]
+    without = ("~reward.terms.accuracy", "~reward.terms.tool")  # the second one has the first for its gate
+    [problem] = problems_of(composed("experiment=stage1", "objective.teach_groups=accuracy", *without))
+    assert "reward.terms has no term of that name" in problem

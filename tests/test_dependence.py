@@ -759,7 +759,7 @@ def training(checkpoint: Checkpoint, every: int, updates: int = 3) -> list[dict[
     policy.engine = Minded(checkpoint, MINDS)
     policy.roll_out = lambda _: [[playing(checkpoint, call(0, 0, 50, 50), BLUE) for _ in range(4)]]
     logged = Logged()
-    callbacks = [Probe(MADE, Gap(Mode.FIXED, 16, checkpoint.token_px), every, 3), logged]
+    callbacks = [Probe(MADE, Gap(Mode.FIXED, 16, checkpoint.token_px), policy.rules, every, 3), logged]
     trainer(callbacks=callbacks).fit(policy, questions(updates, per_update=1))
     return logged.rows
 
@@ -770,6 +770,19 @@ def test_the_probe_speaks_every_n_updates_and_is_not_a_number_between(qwen3_vl: 
     assert [set(map(math.isnan, row.values())) for row in rows] == [{True}, {False}, {True}]
     expected = {"own": 4 / 7, "D_noise": 2 / 7, "U_GT": 3 / 6, "tool_free": 3 / 7, "called": 6 / 7, "agrees": 3 / 7}
     assert rows[1] == pytest.approx({f"probe/{name}": value for name, value in expected.items()})
+
+
+def test_the_probe_plays_by_its_own_rules_and_not_by_those_of_the_rollouts(qwen3_vl: Checkpoint):
+    policy = policy_of(qwen3_vl)
+    heard = []
+    policy.engine = Minded(qwen3_vl, MINDS)
+    generate = policy.engine.generate
+    policy.engine.generate = lambda asked, sampling: heard.append(sampling) or generate(asked, sampling)
+    greedy = replace(policy.rules, sampling=replace(policy.rules.sampling, temperature=0.0))
+    probe_ = Probe(MADE, Gap(Mode.FIXED, 16, qwen3_vl.token_px), greedy, 1, 3)
+    policy.log_dict = lambda values: None
+    probe_.on_train_batch_end(None, policy)
+    assert heard and {sampling.temperature for sampling in heard} == {0.0} != {policy.rules.sampling.temperature}
 
 
 def test_a_probe_of_every_0_updates_is_off(qwen3_vl: Checkpoint):

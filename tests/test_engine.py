@@ -12,7 +12,7 @@ from focus.gap import look
 from focus.prompts import call_text
 from focus.rollout.engine import Sampling
 from focus.rollout.kv import KVEngine, draw
-from focus.rollout.loop import Rules, begin, play, reopen
+from focus.rollout.loop import Rules, asking, begin, play, reopen
 from focus.rollout.loop import opened as force
 from focus.rollout.trajectory import Trajectory
 from tests.reference import plain_logprobs, towers
@@ -186,3 +186,23 @@ def test_placeholders_that_do_not_match_the_pixels_are_an_error(policy):
     pad = policy.image_pad_id
     with pytest.raises(ValueError, match="3 image placeholders stand for 4 visual tokens"):
         positions([1, pad, pad, pad, 1], [(1, 4, 4)], pad, policy.merge)
+
+
+def test_questions_weighed_one_by_one_without_forgetting_have_numbers_of_their_own(policy):
+    """Each conversation is gone when the next one begins, so that the next may stand where it stood in memory."""
+    words = policy.tokenizer.encode("7", add_special_tokens=False)
+
+    def weighed(engine: KVEngine, forget: bool) -> list[float]:
+        found = []
+        for q in range(8):
+            scene = Scene(replace(DIFFICULTY[2], side_px=224), "train", q)
+            original = scene.open()
+            [t] = begin(policy, scene.sample(), look(original, 16, policy.token_px), original, [q])
+            found.append(engine.weigh([asking(t, -1, words)], [len(words)])[0][0])
+            if forget:
+                engine.forget()
+        return found
+
+    alone = weighed(KVEngine(policy), forget=True)
+    assert len(set(alone)) == 8
+    assert weighed(KVEngine(policy), forget=False) == alone

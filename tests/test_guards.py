@@ -41,9 +41,9 @@ from tests.test_update import assert_close, policy_of, questions, trainer, weigh
 
 
 def group(*crops: int) -> list[Trajectory]:
-    """Siblings that made so many crops; they share one prompt object, as those of a rollout do."""
-    prompt = tuple([1, 2, 3])
-    return [replace(trajectory(*[zooms()] * n, says("42")), prompt_ids=prompt) for n in crops]
+    """Siblings that made so many crops, as those of a rollout are."""
+    number = trajectory().group
+    return [replace(trajectory(*[zooms()] * n, says("42")), group=number) for n in crops]
 
 
 def test_a_lone_caller_is_paid_for_the_calls_that_its_group_lacks():

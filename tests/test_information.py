@@ -544,7 +544,7 @@ def test_without_placebos_siblings_share_one_counterfactual_that_shows_the_view_
 
 
 def test_a_reader_never_takes_a_question_for_an_earlier_one(folder):
-    """Prompts are told apart by their identity, which a later one may inherit once the earlier is gone."""
+    """A later question may stand where an earlier one stood in memory."""
     policy = random_qwen3_vl(seed=1)
     gain = term(policy, KVEngine(policy), form="logp", reader=str(folder))
     for index in range(8):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focus.objective import group_advantage, policy_loss, sampler_weight, zero_variance
+from focus.objective import clipped, group_advantage, policy_loss, sampler_weight, zero_variance
 
 PROPERTY = settings(deadline=None, database=None)
 
@@ -62,6 +62,23 @@ def test_a_group_with_one_or_no_graded_rollout_teaches_nothing():
     assert advantage(NAN, 1, NAN) == [0, 0, 0]
     assert advantage(NAN, NAN) == [0, 0]
     assert advantage(0.8, NAN, 0.8) == [0, 0, 0]
+
+
+def test_one_malformed_rollout_among_wrong_ones_teaches_form_unless_only_accuracy_teaches():
+    """Stage 1 pays 15 wrong rollouts 0 and the malformed one -0.2: mean -0.0125, deviation 0.2 sqrt(15) / 16 = 0.048412."""
+    reward, accuracy = torch.tensor([[-0.2, *[0.0] * 15]]), torch.zeros(1, 16)
+    everything = group_advantage(reward)[0].tolist()
+    assert everything == pytest.approx([-0.1875 / 0.048412, *[0.0125 / 0.048412] * 15], abs=1e-3)
+    assert (round(everything[1], 2), round(everything[0], 2)) == (0.26, -3.87)
+    assert group_advantage(reward, accuracy=accuracy)[0].tolist() == [0.0] * 16
+
+
+def test_where_accuracy_teaches_a_group_that_differs_in_it_keeps_its_advantages():
+    reward = torch.tensor([[2.0, 0.8, 0.0, -0.2], [2.0, 2.0, 0.8, 0.8], [2.0, 0.8, 0.0, NAN]])
+    accuracy = torch.tensor([[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [1.0, 1.0, NAN, NAN]])
+    kept = group_advantage(reward, accuracy=accuracy)
+    assert torch.equal(kept[0], group_advantage(reward)[0])
+    assert kept[1:].tolist() == [[0.0] * 4] * 2  # crops among right answers; and all that could be graded are right
 
 
 def test_a_group_of_one_rollout_is_an_error_that_says_what_to_set():
@@ -264,8 +281,8 @@ def test_loss_and_gradient_agree_with_liger(dual_clip, delta):
         now = (hidden @ head.T).log_softmax(-1).gather(-1, ids[..., None])[..., 0]
         old = now - 0.9 * torch.randn(rollouts, length, dtype=torch.float64)
     ratio, worse = (now - old).exp(), (a < 0)[:, None]
-    for clipped in (~worse & (ratio > 1.2), worse & (ratio < 0.8), worse & (ratio > 3)):  # every clip is met
-        assert (clipped & mask).any()
+    for met in (~worse & (ratio > 1.2), worse & (ratio < 0.8), worse & (ratio > 3)):  # every clip is met
+        assert (met & mask).any()
 
     theirs_hidden, theirs_head = hidden.clone().requires_grad_(), head.clone().requires_grad_()
     fused = liger.LigerFusedLinearGRPOLoss(
@@ -283,3 +300,32 @@ def test_loss_and_gradient_agree_with_liger(dual_clip, delta):
     for mine, other in [(ours_hidden.grad, theirs_hidden.grad), (ours_head.grad, theirs_head.grad)]:
         assert torch.allclose(mine, other, rtol=1e-4, atol=1e-6)
         assert (mine - other).mean().abs() < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected"),
+    [
+        (1.21, 1.0, (True, False)),
+        (1.19, 1.0, (False, False)),
+        (0.5, 1.0, (False, False)),  # a good token that became rarer is pulled back
+        (0.79, -1.0, (True, False)),
+        (0.81, -1.0, (False, False)),
+        (2.9, -1.0, (False, False)),
+        (3.1, -1.0, (False, True)),
+        (9.0, 0.0, (False, False)),
+    ],
+)
+def test_tokens_that_a_clip_keeps_from_learning_are_counted(ratio, advantage, expected):
+    found = clipped(torch.tensor([math.log(ratio)]), torch.zeros(1), torch.tensor([advantage]))
+    assert tuple(bool(each) for each in found) == expected
+
+
+@PROPERTY
+@given(st.lists(st.tuples(st.floats(-3, 3), st.floats(-2, 2)), min_size=1, max_size=20))
+def test_a_token_has_a_gradient_exactly_where_no_clip_holds_it(tokens):
+    new, advantage = (torch.tensor(each, dtype=torch.float64) for each in zip(*tokens, strict=True))
+    new.requires_grad_()
+    policy_loss(new, torch.zeros_like(new), advantage, len(new)).backward()
+    outside, dual = clipped(new.detach(), torch.zeros_like(new), advantage)
+    assert not (outside & dual).any()
+    assert torch.equal(new.grad != 0, (advantage != 0) & ~outside & ~dual)

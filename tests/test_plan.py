@@ -114,6 +114,17 @@ def test_checkpointing_trades_memory_for_a_forward():
     assert again.flops["update"] > kept.flops["update"] and again.flops["decoding"] == kept.flops["decoding"]
 
 
+def test_logits_of_the_update_take_no_more_than_three_chunks_and_cost_the_head_once_more(monkeypatch):
+    """16 rollouts of 2 x 40 tokens pass together, of a vocabulary of 512; at 7B each of 8 devices weighs 32 x 16 rollouts of 200 tokens."""
+    assert made().memory["logits of the update"] == 12 * 512 * 16 * 80
+    chunked = made(*SEVEN_B)
+    assert chunked.memory["logits of the update"] == 3 * plan.LOGITS_BYTES
+    monkeypatch.setattr(plan, "LOGITS_BYTES", 10**15)
+    whole = made(*SEVEN_B)
+    assert whole.memory["logits of the update"] > 20 * chunked.memory["logits of the update"]
+    assert chunked.flops["update"] - whole.flops["update"] == pytest.approx(2 * 32 * 16 * 200 * 3584 * 152064, rel=1e-6)
+
+
 def test_gradients_travel_twice_under_ddp_and_once_for_each_forward_under_fsdp():
     ddp = made("devices=8", "trainer.strategy=ddp")
     assert ddp.network["gradients"] == 2 * 7 / 8 * 4 * ddp.parameters.trainable and ddp.network["weights, rollout"] == 0

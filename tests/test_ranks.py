@@ -8,14 +8,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
+from focus import checkpoint as checkpoint_
 from focus import ranks, train
 from focus.config import CONF
-from focus.data.questions import Questions
+from focus.data import questions as questions_
+from focus.data.questions import Broken, Questions
 from focus.data.scenes import DIFFICULTY, Scenes
 from focus.dependence import METRICS, Probe, load
 from focus.gap import Gap, Mode
@@ -40,6 +43,16 @@ class Rows(pl.Callback):
         self.rows.append({name: float(value) for name, value in trainer.logged_metrics.items()})
 
 
+def unreadable(draws: list[int]) -> type:
+    """A data set in which these questions of the run can't be read."""
+
+    class Unreadable(questions_._Opened):
+        def __getitem__(self, draw):
+            return Broken(draw, f"number {draw}", "it is cut off") if draw in draws else super().__getitem__(draw)
+
+    return Unreadable
+
+
 def fitted(job: dict) -> tuple[FocusPolicy, list[dict[str, float]]]:
     """Train by `job`; the same function in one process and in each of several."""
     torch.set_num_threads(1)
@@ -51,7 +64,7 @@ def fitted(job: dict) -> tuple[FocusPolicy, list[dict[str, float]]]:
     if job.get("uneven"):
         policy.rules = replace(policy.rules, sampling=Sampling(1.0, 3 + 20 * int(os.environ.get("LOCAL_RANK", 0))))
     rows = Rows()
-    callbacks = [Probe(HELD_OUT, Gap(Mode.FIXED, 16, checkpoint.token_px), 1, 2), rows]
+    callbacks = [Probe(HELD_OUT, Gap(Mode.FIXED, 16, checkpoint.token_px), policy.rules, 1, 2), rows]
     if job.get("keep"):
         save = pl.callbacks.ModelCheckpoint(
             job["keep"], filename="at-{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False
@@ -64,7 +77,9 @@ def fitted(job: dict) -> tuple[FocusPolicy, list[dict[str, float]]]:
     made = trainer(
         devices=job["devices"], strategy=strategy, callbacks=callbacks, enable_checkpointing=bool(job.get("keep")), log_every_n_steps=1
     )
-    made.fit(policy, data, ckpt_path=job.get("resume"))
+    logits = job.get("logits", checkpoint_.LOGITS_BYTES)
+    with patch.object(questions_, "_Opened", unreadable(job.get("broken", []))), patch.object(checkpoint_, "LOGITS_BYTES", logits):
+        made.fit(policy, data, ckpt_path=job.get("resume"))
     return policy, rows.rows
 
 
@@ -112,7 +127,9 @@ WHOLE = (
 )
 
 
-@pytest.mark.parametrize("job", [{}, {"family": "qwen2_5_vl", "tied": True}, {"frozen": True}], ids=["deepstack", "tied", "frozen"])
+@pytest.mark.parametrize(
+    "job", [{}, {"family": "qwen2_5_vl", "tied": True, "logits": 20_000}, {"frozen": True}], ids=["deepstack", "tied, in chunks", "frozen"]
+)
 def test_two_processes_that_divide_the_weights_make_the_steps_of_one(job, tmp_path):
     """Unequal numbers of micro-batches (one row per forward), rollouts with and without a crop, the probe between updates."""
     weights, rows, _ = alone(**job)
@@ -120,6 +137,20 @@ def test_two_processes_that_divide_the_weights_make_the_steps_of_one(job, tmp_pa
     assert updates == 2
     assert_close(weights, divided, 1e-4)
     for mine, theirs in zip(rows, logged, strict=True):
+        assert {name: theirs[name] for name in WHOLE} == pytest.approx({name: mine[name] for name in WHOLE}, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_rank_without_a_readable_question_waits_for_nobody_and_adds_nothing(strategy, tmp_path):
+    """Of two ranks the second reads no question in update 1, neither does in update 2, the first has none in update 3."""
+    broken = [1, 3, 4, 5, 6, 7, 8, 10]
+    weights, rows, _ = alone(updates=3, broken=broken)
+    divided, logged, updates = played_by(2, tmp_path, strategy=strategy, updates=3, broken=broken, tokens_per_forward=1)
+    assert updates == 3
+    assert_close(weights, divided, 1e-4)
+    assert all(math.isnan(row["crop/rate"]) for row in (rows[1], logged[1]))
+    for mine, theirs in zip(rows, logged, strict=True):
+        assert mine.keys() == theirs.keys()
         assert {name: theirs[name] for name in WHOLE} == pytest.approx({name: mine[name] for name in WHOLE}, rel=1e-3, abs=1e-5)
 
 
@@ -254,6 +285,13 @@ def test_figures_are_averaged_over_the_ranks_that_have_them(monkeypatch):
     """Two ranks made crops of area 0.2 and 0.4, the third none."""
     monkeypatch.setattr(ranks, "collect", lambda mine: [mine, {"area": 0.4, "rate": 1.0}, {"area": math.nan, "rate": 0.0}])
     assert ranks.average({"area": 0.2, "rate": 0.5}) == pytest.approx({"area": 0.3, "rate": 0.5})
+
+
+def test_the_largest_of_all_ranks_is_logged_and_a_figure_that_one_rank_lacks_is_not_measured_there(monkeypatch):
+    monkeypatch.setattr(ranks, "collect", lambda mine: [mine, {"length_max": 9.0, "extra": 2.0}, {"rate": 1.0, "length_max": math.nan}])
+    assert ranks.average({"rate": 0.5, "length_max": 4.0}) == pytest.approx({"rate": 0.75, "length_max": 9.0, "extra": 2.0})
+    monkeypatch.setattr(ranks, "collect", lambda mine: [mine])
+    assert math.isnan(ranks.average({"length_max": math.nan})["length_max"])
 
 
 def test_an_unknown_arithmetic_is_refused():

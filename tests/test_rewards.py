@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -281,3 +282,38 @@ def test_a_term_that_returns_another_number_of_values_is_named():
 
     with pytest.raises(ValueError, match="double"):
         score([Double(weight=1.0)], [trajectory(says("42"))])
+
+
+@pytest.mark.parametrize(
+    ("value", "weight", "said"),
+    [
+        (None, 1.0, r"gave None for sample "),
+        ("1.0", 1.0, r"gave '1.0' for sample "),
+        (-math.inf, 1.0, r"gave -inf for sample "),
+        (1e20, 1.0, r"gave 1e\+20 for sample .* is at most 1,000,000, or NaN where it can't grade"),
+        (2.0, 1e6, r"gave 2.0 for sample .* \(its weight is 1000000.0\)"),
+        (math.inf, 0.0, r"gave inf for sample "),
+    ],
+)
+def test_a_reward_that_is_no_number_or_too_large_names_the_term_the_value_and_the_first_sample(value, weight, said):
+    class Odd(RewardCallback):
+        name = "odd"
+
+        def score(self, trajectories):
+            return [0.0, value, value]
+
+    played = [trajectory(says("42"), sample=replace(SAMPLE, id=f"q{i}")) for i in range(3)]
+    with pytest.raises(ValueError, match=f"reward term 'odd' {said}") as told:
+        score([Odd(weight=weight)], played)
+    assert "sample q1 " in str(told.value)
+
+
+def test_whole_numbers_truths_and_scalar_tensors_are_rewards():
+    class Mixed(RewardCallback):
+        name = "mixed"
+
+        def score(self, trajectories):
+            return [1, True, torch.tensor(0.5), NAN]
+
+    scores = score([Mixed(weight=2.0)], [trajectory(says("42"))] * 4)
+    assert scores.raw["mixed"][:3] == [1.0, 1.0, 0.5] and scores.total[:3] == [2.0, 2.0, 1.0] and scores.ungraded == 1

@@ -1,5 +1,7 @@
 """The shared-prompt update equals the naive one, log-probability by log-probability and gradient by gradient."""
 
+import math
+import pickle
 import sys
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from focus.attention import PREFIX, Ragged, share_prompts
 from focus.checkpoint import Checkpoint
-from focus.logprobs import micro_batches, sampled_logprobs
+from focus.logprobs import micro_batches, sampled_logprobs, weighed
 from focus.objective import policy_loss
 from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
 from tests.reference import Shape, made, plain_logprobs, towers
@@ -185,3 +187,54 @@ def test_a_group_that_is_divided_has_the_gradients_of_one_that_is_not(policy):
     for name, p in policy.model.named_parameters():
         if name in whole:
             assert torch.allclose(p.grad, whole[name], atol=1e-5), name
+
+
+def test_a_copy_and_a_pickled_trajectory_stay_in_their_group(qwen3_vl):
+    trajectories = made(qwen3_vl, [((2, 2), 5, [[Shape(10)]] * 3), ((2, 2), 5, [[Shape(10)]] * 2)])
+    copies = [pickle.loads(pickle.dumps(t)) for t in trajectories]
+    assert [t.group for t in copies] == [t.group for t in trajectories] and len({t.group for t in copies}) == 2
+    assert all(a.prompt_ids is not b.prompt_ids for a, b in zip(copies, trajectories, strict=True))
+    assert micro_batches([*copies[:1], *trajectories[1:3]], 44) == [[0, 1, 2]]  # 14 tokens of one prompt and 3 x 10
+
+
+@pytest.mark.parametrize("rows", [1, 5, 1000])
+def test_logits_in_chunks_have_the_loss_and_gradients_of_whole_ones(policy, rows, monkeypatch):
+    """Never more than `rows` tokens at once, neither forward nor backward; the prompt-sharing update against plain transformers."""
+    words = policy.model.config.get_text_config().vocab_size
+    monkeypatch.setattr("focus.checkpoint.LOGITS_BYTES", 4 * words * rows)
+    shapes = []
+    log_softmax = torch.log_softmax
+    monkeypatch.setattr(torch, "log_softmax", lambda x, **how: shapes.append(x.shape) or log_softmax(x, **how))
+    trajectories = made(policy, RAGGED)
+    loss_and_gradients(policy, sampled_logprobs(policy, trajectories, 1.0), [1.0] * len(trajectories))
+    tokens = sum(sum(t.sampled_mask) for t in trajectories)
+    assert max(shape[0] for shape in shapes) == min(rows, tokens)
+    assert sum(shape[0] for shape in shapes) == tokens * (2 if rows < tokens else 1)  # computed again only where there are chunks
+    monkeypatch.setattr(torch, "log_softmax", log_softmax)
+    assert_equal_updates(policy, trajectories)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_entropy_is_that_of_the_distribution_that_tokens_are_drawn_from(policy, temperature, monkeypatch):
+    """Minus the sum of p ln p by a plain forward; a token without probability adds nothing."""
+    trajectories = made(policy, RAGGED)
+    head, rows = policy.bare.lm_head, []
+    hook = head.register_forward_pre_hook(lambda _, given: rows.append(given[0].detach()))
+    try:
+        _, entropies = weighed(policy, trajectories, temperature)
+    finally:
+        hook.remove()
+    logits = (rows[0] @ head.weight.T).index_fill(1, torch.tensor(policy.banned_ids), -1e9) / temperature
+    p = logits.softmax(-1).double()
+    expected = -(p * p.clamp_min(1e-300).log()).sum(-1)
+    assert [len(each) for each in entropies] == [sum(t.sampled_mask) for t in trajectories]
+    assert torch.allclose(torch.cat(entropies).double(), expected.detach(), atol=1e-4)
+    assert not torch.cat(entropies).requires_grad
+
+
+def test_equal_logits_have_the_entropy_of_the_words_that_may_be_drawn(qwen3_vl):
+    words = qwen3_vl.model.config.get_text_config().vocab_size
+    width = qwen3_vl.model.config.get_text_config().hidden_size
+    logprob, entropy = qwen3_vl.weigh(torch.zeros(2, width), torch.tensor([100, 200]), 1.0)
+    expected = math.log(words - len(qwen3_vl.banned_ids))
+    assert entropy.tolist() == pytest.approx([expected] * 2) and logprob.tolist() == pytest.approx([-expected] * 2)

@@ -118,7 +118,7 @@ def test_the_papers_method_is_short_enough_to_read():
     starred += [*(ROOT / "focus/rollout").glob("*.py"), *(ROOT / "focus/rewards").glob("*.py")]
     for beyond in ("rewards/information.py", "rewards/call_floor.py", "rollout/served.py", "rollout/vllm.py"):
         starred.remove(ROOT / "focus" / beyond)
-    assert sum(len(path.read_text().splitlines()) for path in starred) < 1500
+    assert sum(len(path.read_text().splitlines()) for path in starred) < 1600
 
 
 def test_every_public_function_says_what_it_does():

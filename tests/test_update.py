@@ -14,17 +14,18 @@ from PIL import Image
 from focus.checkpoint import Checkpoint
 from focus.data.questions import Broken, Question, Questions
 from focus.data.scenes import DIFFICULTY, Scenes
+from focus.figures import figures
 from focus.gap import Gap, Mode
-from focus.logprobs import micro_batches, sampled_logprobs
+from focus.logprobs import micro_batches, sampled_logprobs, weighed
 from focus.objective import group_advantage, policy_loss
 from focus.policy import FocusPolicy, Settings
-from focus.rewards import RewardCallback
+from focus.rewards import RewardCallback, Scores
 from focus.rollout.engine import Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import Rules
 from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
 from tests.reference import plain_logprobs, towers
-from tests.scripted import call, playing
+from tests.scripted import Scripted, call, playing
 from tests.test_engine import boxes_of, steer
 
 BLUE = "<answer>blue</answer><|im_end|>"
@@ -42,6 +43,7 @@ SETTINGS = Settings(
     advantage_epsilon=1e-6,
     updates_per_rollout=1,
     mask_overturn=False,
+    teach_groups="all",
 )
 
 
@@ -152,7 +154,7 @@ def test_tokens_of_a_stale_sampler_are_weighed_by_the_truncated_ratio(cap):
     rolled, made, gradient = {}, {}, {}
     update = policy.update
     policy.update = lambda ts, a: rolled.update(ts=ts, a=a) or made.update(update(ts, a)) or made
-    policy._warm_up = lambda _: gradient.update({name: p.grad.clone() for name, p in policy.model.named_parameters()})
+    policy._warm_up = lambda *_: gradient.update({name: p.grad.clone() for name, p in policy.model.named_parameters()})
     trainer().fit(policy, questions())
 
     by_hand = random_qwen3_vl(seed=1)
@@ -172,7 +174,7 @@ def test_tokens_of_a_stale_sampler_are_weighed_by_the_truncated_ratio(cap):
 
 def test_a_rollout_without_advantage_is_not_passed_forward_but_stays_in_the_denominator(monkeypatch):
     passed = []
-    monkeypatch.setattr("focus.policy.sampled_logprobs", lambda c, ts, T: passed.extend(ts) or sampled_logprobs(c, ts, T))
+    monkeypatch.setattr("focus.policy.weighed", lambda c, ts, T: passed.extend(ts) or weighed(c, ts, T))
 
     class FirstRollout(RewardCallback):
         name = "first"
@@ -196,8 +198,19 @@ def test_a_broken_image_costs_one_question_and_not_the_run():
     [first] = next(iter(questions(per_update=1).train_dataloader()))
     assert isinstance(first, Question)
     assert [len(part) for part in policy.roll_out([first, Broken(1, "b", "it is cut off")])] == [4]
-    with pytest.raises(ValueError, match=r"none of the 1 questions .* could be read.*it is cut off"):
-        next(policy.roll_out([Broken(1, "b", "it is cut off")]))
+    assert list(policy.roll_out([Broken(1, "b", "it is cut off")])) == []
+
+
+def test_only_ten_updates_in_a_row_without_any_readable_question_end_a_run():
+    policy = policy_of(random_qwen3_vl(seed=1))
+    policy.trainer = trainer()
+    [first] = next(iter(questions(per_update=1).train_dataloader()))
+    broken = [Broken(1, "b", "it is cut off")]
+    policy.engine = Scripted(policy.checkpoint, BLUE)
+    for asked in [*[broken] * 9, [first], *[broken] * 9]:
+        list(policy.roll_out(asked))
+    with pytest.raises(ValueError, match=r"no question of the last 10 updates could be read; look .*it is cut off"):
+        list(policy.roll_out(broken))
 
 
 def test_an_image_that_no_view_can_hold_costs_one_question_and_not_the_run(monkeypatch):
@@ -328,3 +341,142 @@ def test_equal_rewards_leave_the_weights_alone():
     trainer().fit(policy, questions())
     assert all(torch.equal(a, b) for a, b in zip(before.values(), weights(policy).values(), strict=True))
     assert group_advantage(torch.ones(2, 4)).eq(0).all()
+
+
+class Alike(RewardCallback):
+    """Siblings differ in the first two updates and are paid alike after that."""
+
+    name = "accuracy"
+    updates = 0
+
+    def score(self, trajectories):
+        self.updates += 1
+        return [float(i % 2) if self.updates <= 2 else 1.0 for i in range(len(trajectories))]
+
+
+def test_an_update_in_which_all_are_paid_alike_leaves_weights_and_moments_exactly_and_is_counted(tmp_path):
+    """Momentum and decay of the updates before it would move them."""
+    policy, seen = policy_of(random_qwen3_vl(seed=1), weight_decay=0.1), []
+    policy.rewards = [Alike(1.0)]
+
+    def watch(trajectories, scores, reward, update, broken):
+        state = policy.optimizers().optimizer.state_dict()["state"]
+        moments = {f"{i} {name}": value.clone() for i, kept in state.items() for name, value in kept.items()}
+        seen.append((weights(policy) | moments, update))
+
+    policy._watch = watch
+    save = pl.callbacks.ModelCheckpoint(
+        tmp_path, filename="at-{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False
+    )
+    run = trainer(enable_checkpointing=True, callbacks=[save])
+    run.fit(policy, questions(4))
+    first, second, third, last = ({name: value for name, value in state.items()} for state, _ in seen)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    for later in (third, last):
+        assert second.keys() == later.keys() and all(torch.equal(second[name], later[name]) for name in second)
+    assert [update["objective/grad_norm"] for _, update in seen][2:] == [0.0, 0.0]
+    assert run.global_step == policy.updates_done == 4
+    assert {path.name for path in tmp_path.iterdir()} == {f"at-step={step}.ckpt" for step in (1, 2, 3, 4)}
+
+
+def test_what_the_update_does_is_logged():
+    """One optimiser step: the policy is its own old one. The entropy is the mean over the tokens of rollouts that teach."""
+    policy, seen = policy_of(random_qwen3_vl(seed=1)), {}
+    policy.log_dict = lambda values, **_: seen.update(values)
+    rolled = {}
+    update = policy.update
+    policy.update = lambda ts, a: rolled.update(ts=ts, a=a, **{"entropy": expected(ts, a)}) or update(ts, a)
+
+    def expected(ts, a):
+        with torch.no_grad():
+            return float(torch.cat(weighed(policy.checkpoint, [t for t, each in zip(ts, a, strict=True) if each], 1.0)[1]).mean())
+
+    trainer().fit(policy, questions())
+    lengths = [sum(t.sampled_mask) for t in rolled["ts"]]
+    assert seen["objective/entropy"] == pytest.approx(rolled["entropy"], rel=1e-5) and seen["objective/entropy"] > 1
+    assert (seen["objective/clipped"], seen["objective/dual_clipped"], seen["objective/log_ratio_p50"]) == (0, 0, 0)
+    assert seen["tokens/response_mean"] == pytest.approx(sum(lengths) / 16) and seen["tokens/response_max"] == max(lengths)
+
+
+def test_a_second_step_on_the_same_rollouts_meets_the_clip():
+    """At a learning rate of 0.1 a step leads far out of the trust region; the first step of the two has ratio 1."""
+    policy, seen = policy_of(random_qwen3_vl(seed=1), updates_per_rollout=2, learning_rate=0.1), {}
+    policy._watch = lambda *args, **_: seen.update(args[3])
+    trainer().fit(policy, questions())
+    assert 0.05 < seen["objective/clipped"] <= 0.5
+    assert seen["objective/log_ratio_p1"] < -0.2 and seen["objective/log_ratio_p99"] > 0.2
+
+
+def test_groups_are_counted_by_outcome_and_ungraded_rollouts_do_not_hide_it(qwen3_vl):
+    right, wrong, unknown = 1.0, 0.0, float("nan")
+    accuracy = [right, right, unknown, right, wrong, wrong, wrong, unknown, right, wrong, unknown, unknown, *[unknown] * 4]
+    played = [playing(qwen3_vl, BLUE)] * 16
+    scores = Scores({"accuracy": accuracy}, accuracy)
+    found = figures(played, scores, scores.grouped(4))
+    assert [found[f"group/{kind}"] for kind in ("all_right", "all_wrong", "mixed")] == pytest.approx([1 / 3] * 3)
+    unnamed = figures(played, Scores({"parity": accuracy}, accuracy), scores.grouped(4))
+    assert all(unnamed[f"group/{kind}"] != unnamed[f"group/{kind}"] for kind in ("all_right", "all_wrong", "mixed"))
+
+
+@pytest.mark.parametrize(("teach_groups", "passed"), [("all", 16), ("accuracy", 4)])
+def test_groups_without_a_difference_in_accuracy_are_left_out_where_only_accuracy_teaches(teach_groups, passed, monkeypatch):
+    """Four questions whose rollouts differ in parity; in accuracy only those of the first."""
+    seen = []
+    monkeypatch.setattr("focus.policy.weighed", lambda c, ts, T: seen.extend(ts) or weighed(c, ts, T))
+
+    class Form(RewardCallback):
+        name = "form"
+
+        def score(self, trajectories):
+            return [float(i % 2) for i in range(len(trajectories))]
+
+    class First(RewardCallback):
+        name = "accuracy"
+
+        def score(self, trajectories):
+            return [float(i == 0) for i in range(len(trajectories))]
+
+    policy = policy_of(random_qwen3_vl(seed=1), teach_groups=teach_groups, tokens_per_forward=10**6)
+    policy.rewards = [First(1.0), Form(1.0)]
+    trainer().fit(policy, questions())
+    assert len(seen) == passed
+
+
+def test_updates_without_a_readable_question_are_passed_over_and_logged():
+    policy, rows = policy_of(random_qwen3_vl(seed=1)), []
+    policy.rewards = [Alike(1.0)]
+    policy.log_dict = lambda values, **_: rows.append(values) if "update" in values else None
+    data = questions(3, per_update=1)
+    dealt = [Broken(0, "b", "it is cut off"), None, Broken(2, "b", "it is cut off")]
+    step, kept = policy.training_step, []
+
+    def training_step(batch, batch_idx):
+        step([dealt[batch_idx]] if dealt[batch_idx] else batch, batch_idx)
+        kept.append(weights(policy))
+
+    policy.training_step, before = training_step, weights(policy)
+    trainer().fit(policy, data)
+    assert [row["data/broken"] for row in rows] == [1.0, 0.0, 1.0] and [row["update"] for row in rows] == [1.0, 2.0, 3.0]
+    assert rows[0].keys() == rows[1].keys() == rows[2].keys()
+    assert rows[0]["reward/total"] != rows[0]["reward/total"] and rows[0]["objective/entropy"] != rows[0]["objective/entropy"]
+    assert rows[0]["tokens/sampled"] == rows[0]["objective/loss"] == rows[0]["objective/grad_norm"] == 0
+    same = [all(torch.equal(a[name], b[name]) for name in a) for a, b in zip([before, *kept], kept, strict=False)]
+    assert same == [True, False, True]
+
+
+def test_a_loss_that_is_no_number_names_the_samples_it_came_from():
+    policy = policy_of(random_qwen3_vl(seed=1), sampler_ratio_cap=2.0, tokens_per_forward=1)
+    update = policy.update
+    named = []
+
+    def broken(trajectories, advantage):
+        i = next(i for i in range(len(trajectories)) if advantage[i] and trajectories[i].sample.id != trajectories[0].sample.id)
+        t = trajectories[i]
+        named.append(t.sample.id)
+        turn = replace(t.turns[0], sampler_logprobs=(float("nan"),) * len(t.turns[0].ids))
+        return update([*trajectories[:i], replace(t, turns=(turn,)), *trajectories[i + 1 :]], advantage)
+
+    policy.update = broken
+    with pytest.raises(ValueError, match=r"the loss of update 1 is not finite \(gradient norm nan\), in rollouts of ") as told:
+        trainer().fit(policy, questions())
+    assert f"in rollouts of {named[0]}. Their rewards are finite" in str(told.value)

@@ -19,13 +19,14 @@ OUTPUTS = Path("outputs")
 SEEDS = range(5)
 LADDER = (16, 32, 64, 128, 256)
 METRICS = ("own", "noise", "gt", "tool_free", "called", "agrees", "coverage", "iou", "l1", "area", "visual_tokens")
-CURVES = ("crop/iou", "group/zero_variance", "group/all_unpaid")
+CURVES = ("crop/iou", "group/zero_variance", "group/all_unpaid", "group/mixed")
 ARMS = {
     "gap, bonus": "claims/gap=fixed,reward=stage1,seed={}",
     "gap, no bonus": "claims/gap=fixed,reward=no_bonus,seed={}",
     "no gap, bonus": "claims/gap=off,reward=stage1,seed={}",
     "no gap, no bonus": "claims/gap=off,reward=no_bonus,seed={}",
     "fixed crops": "claims_fixed_crops/seed={}",
+    "gap, bonus, accuracy teaches": "claims_teach_groups/seed={}",
     "stage 2": "claims_stage2/reward=stage2,seed={}",
     "no coverage gate": "claims_stage2/reward=stage2_no_gate,seed={}",
     "IoU only": "claims_stage2/reward=stage2_iou_only,seed={}",

@@ -1,4 +1,4 @@
-"""Do the claims hold? Verdicts of C1 to C13 and C17 from the runs: verdicts.json, and figures in the folders of the claims.
+"""Do the claims hold? Verdicts of C1 to C13, C17 and teach_groups from the runs: verdicts.json, and figures in the claims' folders.
 
 .venv/bin/python -m experiments.claims.verdict        (after any of the sweeps; `make claim` ends with it)
 
@@ -298,6 +298,22 @@ def judge_c17(f: Found) -> str:
     return decide(share <= 0.35 and lost[0] >= -2, down(lost) and lost[0] < -2)
 
 
+def measure_teach_groups() -> Found:
+    arms = "gap, bonus, accuracy teaches", "gap, bonus"
+    own, everything = (values(arm, "own") for arm in arms)
+    return {
+        "accuracy": change(own, everything),
+        "crop rate": mean(values(arms[0], "called")),
+        "D_noise": change(*(values(arm, "own - noise") for arm in arms)),
+        "seeds": seeds_above(own, everything),
+    }
+
+
+def judge_teach_groups(f: Found) -> str:
+    held = f["accuracy"][0] >= -2 and f["crop rate"][0] >= 90 and f["D_noise"][0] >= -5
+    return decide(held, (f["accuracy"][0] < -3 and down(f["accuracy"])) or f["crop rate"][0] < 80)
+
+
 @dataclass(frozen=True)
 class Claim:
     """How it is measured, and how what was measured is judged."""
@@ -321,6 +337,7 @@ CLAIMS = {
     "C12": Claim(measure_c12, judge_c12),
     "C13": Claim(measure_c13, judge_c13),
     "C17": Claim(measure_c17, judge_c17),
+    "teach_groups": Claim(measure_teach_groups, judge_teach_groups),
 }
 
 

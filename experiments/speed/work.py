@@ -29,7 +29,7 @@ class Work:
 def update_work(checkpoint: Checkpoint, trajectories: Sequence[Trajectory], shared: bool) -> Work:
     """The least that an update on these trajectories takes, all weights learning: the prompt once per group, or once per rollout."""
     text = checkpoint.core.language_model
-    prompts = {id(t.prompt_ids): t for t in trajectories}.values() if shared else trajectories
+    prompts = {t.group: t for t in trajectories}.values() if shared else trajectories
     suffixes = [len(t.suffix_ids) for t in trajectories]
     tokens = sum(len(t.prompt_ids) for t in prompts) + sum(suffixes)
     pairs = sum(_causal(len(t.prompt_ids)) for t in prompts)

@@ -32,6 +32,6 @@ class CallFloor(RewardCallback):
     def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
         groups: dict[int, list[bool]] = defaultdict(list)
         for t in trajectories:
-            groups[id(t.prompt_ids)].append(bool(t.crops))
+            groups[t.group].append(bool(t.crops))
         rates = {group: sum(called) / len(called) for group, called in groups.items()}
-        return [call_floor(len(t.crops), rates[id(t.prompt_ids)], self.floor) for t in trajectories]
+        return [call_floor(len(t.crops), rates[t.group], self.floor) for t in trajectories]

@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from numbers import Real
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,6 +23,8 @@ from focus.rewards import terms
 from focus.rollout.engine import Engine
 from focus.rollout.loop import Rules
 from focus.rollout.trajectory import Status, Trajectory
+
+LARGEST_REWARD = 1e6  # float32 has seven digits: beside a larger term the others are lost, and the squares of much larger ones overflow
 
 
 class RewardCallback(Callback):
@@ -133,8 +137,10 @@ class Scores:
     def __add__(self, later: "Scores") -> "Scores":
         return Scores({name: self.raw.get(name, []) + values for name, values in later.raw.items()}, self.total + later.total)
 
-    def grouped(self, rollouts_per_question: int) -> Float[Tensor, "question rollout"]:
-        return torch.tensor(self.total).reshape(-1, rollouts_per_question)
+    def grouped(self, rollouts_per_question: int, term: str | None = None) -> Float[Tensor, "question rollout"]:
+        """The totals by question, or one raw term."""
+        values = self.total if term is None else self.raw[term]
+        return torch.tensor(values, dtype=torch.float32).reshape(len(values) // rollouts_per_question, rollouts_per_question)
 
     @property
     def ungraded(self) -> int:
@@ -157,10 +163,22 @@ def examples(trajectories: Sequence[Trajectory], scores: Scores) -> list[Example
     return [Example(t, {name: values[i] for name, values in scores.raw.items()}, scores.total[i]) for i, t in enumerate(trajectories)]
 
 
+def _number(value: Any, callback: RewardCallback, t: Trajectory) -> float:
+    """What a term gave, as a float. Raises ValueError for what is no number, or too large a one; NaN is one that could not be graded."""
+    is_number = isinstance(value, Real) or (isinstance(value, Tensor) and value.ndim == 0)
+    if is_number and not max(abs(float(value)), abs(float(value) * callback.weight)) > LARGEST_REWARD:
+        return float(value)
+    raise ValueError(
+        f"reward term {callback.name!r} gave {value!r} for sample {t.sample.id} (its weight is {callback.weight}); its score must give a "
+        f"number whose size, with and without the weight, is at most {LARGEST_REWARD:,.0f}, or NaN where it can't grade"
+    )
+
+
 def score(callbacks: Sequence[RewardCallback], trajectories: Sequence[Trajectory]) -> Scores:
     """Ask every term, in order, and sum them up (E3).
 
-    Raises ValueError for two terms of one name, a gate that names no term, and a term that does not give one value per trajectory.
+    Raises ValueError for two terms of one name, a gate that names no term, and a term that does not give one number per trajectory (NaN
+    where it can't grade) that is at most `LARGEST_REWARD` in size, with and without its weight.
     """
     names = [callback.name for callback in callbacks]
     raw: dict[str, list[float]] = {}
@@ -169,12 +187,13 @@ def score(callbacks: Sequence[RewardCallback], trajectories: Sequence[Trajectory
             raise ValueError(f"two reward terms are named {callback.name!r}, and only one could be paid; give each a name of its own")
         if callback.gate is not None and callback.gate not in names:
             raise ValueError(f"the gate of reward term {callback.name!r} is {callback.gate!r}; choose one of {', '.join(names)}, or none")
-        raw[callback.name] = values = callback.score(trajectories)
+        values = callback.score(trajectories)
         if len(values) != len(trajectories):
             raise ValueError(
                 f"reward term {callback.name!r} gave {len(values)} values for {len(trajectories)} trajectories; "
                 "its score must give one for each, NaN where it can't grade"
             )
+        raw[callback.name] = [_number(value, callback, t) for value, t in zip(values, trajectories, strict=True)]
     weights = {callback.name: callback.weight for callback in callbacks}
     gates = {callback.name: callback.gate for callback in callbacks}
     return Scores(raw, [terms.total({name: values[i] for name, values in raw.items()}, weights, gates) for i in range(len(trajectories))])

@@ -79,10 +79,10 @@ class InformationGain(RewardCallback):
     def _counterfactuals(self, asked: Sequence[Trajectory]) -> list[list[float]]:
         """For each trajectory the mean log-probability of its label with every placebo, or before any crop."""
         if not self.placebos:
-            firsts = {id(t.prompt_ids): replace(t, opening="", opening_ids=(), turns=()) for t in asked}
+            firsts = {t.group: replace(t, opening="", opening_ids=(), turns=()) for t in asked}
             before = self._weigh([self._words(t, -1) for t in firsts.values()])
             found = dict(zip(firsts, before, strict=True))
-            return [[found[id(t.prompt_ids)]] for t in asked]
+            return [[found[t.group]] for t in asked]
         alters = [elsewhere(self._rules, self._policy.token_px, draw) for draw in range(self.placebos)]
         return [list(each) for each in zip(*(self._weigh([self._placebo(t, alter) for t in asked]) for alter in alters), strict=True)]
 

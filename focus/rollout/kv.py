@@ -71,9 +71,7 @@ class KVEngine:
         ends = np.cumsum(lengths)
         before = torch.tensor([at for i, end in zip(order, ends, strict=True) for at in range(end - 1 - tails[i], end - 1)])
         words = torch.tensor([word for i in order for word in conversations[i].ids[len(conversations[i].ids) - tails[i] :]])
-        banned = torch.tensor(self.checkpoint.banned_ids, device=hidden.device)
-        logits = self.checkpoint.head(hidden[before.to(hidden.device)]).float().index_fill(1, banned, float("-inf"))
-        weighed = torch.log_softmax(logits, dim=-1).gather(1, words[:, None].to(hidden.device))[:, 0]
+        weighed, _ = self.checkpoint.weigh(hidden[before.to(hidden.device)], words, 1.0)
         each = weighed.split([tails[i] for i in order])
         return [value.tolist() for _, value in sorted(zip(order, each, strict=True), key=lambda pair: pair[0])]
 

@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import count
+from pathlib import Path
+
+from PIL import Image
 
 from focus.boxes import Box, settle, to_original
-from focus.data.original import Original
-from focus.data.sample import Sample
+from focus.data.original import Decoded, Original
+from focus.data.sample import ImageFile, Sample
 from focus.gap import View, cut
 from focus.prompts import CROP_CONTENT, Answer, Call, Fault, Malformed, Model, encode, error_content, observation_text, parse, question_text
 from focus.rollout.engine import Completion, Conversation, Engine, Sampling
@@ -53,10 +56,20 @@ def seed_of(*parts: object) -> int:
 def begin(
     checkpoint: Model, sample: Sample, view: View, source: Original, seeds: Sequence[int], opening: str = "", tool: bool = True
 ) -> list[Trajectory]:
-    """Sibling conversations before their first turn, one for each seed; they share one prompt object. `tool`: is it offered?"""
+    """Sibling conversations before their first turn, one for each seed; they share one prompt and are one group. `tool`: is it offered?"""
     dialect = checkpoint.dialect if tool else checkpoint.dialect.without_tool()
     prompt = tuple(encode(checkpoint.tokenizer, question_text(dialect, sample.question, sample.options), [view.tokens]))
-    return [opened(checkpoint, Trajectory(sample, source, view, prompt, seed, tool_offered=tool), opening) for seed in seeds]
+    first = opened(checkpoint, Trajectory(sample, source, view, prompt, seed=0, tool_offered=tool), opening)
+    return [replace(first, seed=seed) for seed in seeds]
+
+
+def blank(checkpoint: Model) -> Trajectory:
+    """A rollout without content, of one visual and one sampled token: what a rank without rollouts passes while others pass theirs."""
+    image = Image.new("RGB", (checkpoint.token_px, checkpoint.token_px))
+    sample = Sample("blank", "", "", ImageFile(Path()), *image.size, question="", answers=())
+    [asked] = begin(checkpoint, sample, View(image, 1, image.size), Decoded(image), [0])
+    [token] = encode(checkpoint.tokenizer, "<|im_end|>")
+    return asked.then(Turn((token,), (0.0,), "", Malformed(Fault.NO_ACTION)), Status.MALFORMED)
 
 
 def opened(checkpoint: Model, trajectory: Trajectory, opening: str) -> Trajectory:
@@ -67,7 +80,7 @@ def opened(checkpoint: Model, trajectory: Trajectory, opening: str) -> Trajector
 def play(checkpoint: Model, engine: Engine, trajectories: Sequence[Trajectory], rules: Rules) -> list[Trajectory]:
     """Continue every open trajectory until it ends; the order is kept.
 
-    Trajectories that share a prompt object share its encoding. Crops are cut by worker threads: while others still speak, where
+    Trajectories of one group share the encoding of their prompt. Crops are cut by worker threads: while others still speak, where
     processors are left over from the arithmetic, else when all have spoken. The engine keeps what it computed until the next `play`,
     or until it is told to forget.
     """
@@ -104,7 +117,7 @@ def asking(t: Trajectory, kept_turn: int, words: Sequence[int] = ()) -> Conversa
     return Conversation(
         f"{next(_numbers)} turn {len(t.turns)}",
         t.turns[kept_turn].conversation if kept_turn >= 0 else None,
-        f"prompt {id(t.prompt_ids)}",
+        f"prompt {t.group}",
         len(t.prompt_ids),
         (*t.ids, *words),
         tuple(t.images),

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import count
 
 from PIL import Image
 
@@ -59,6 +60,9 @@ class Turn:
     conversation: str = field(default="", repr=False, compare=False)  # under which the engine may still hold what it computed
 
 
+_groups = count()
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """A question, the view of its image, and the turns that followed."""
@@ -74,6 +78,8 @@ class Trajectory:
     tool_offered: bool = True
     turns: tuple[Turn, ...] = ()
     status: Status = Status.OPEN
+    # Siblings, which have one prompt and one view, have one number. No two groups of a process have the same; copies keep it
+    group: int = field(default_factory=lambda: next(_groups), compare=False)
 
     def then(self, turn: Turn, status: Status) -> "Trajectory":
         return replace(self, turns=(*self.turns, turn), status=status)
