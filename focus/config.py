@@ -674,7 +674,7 @@ def _training_problems(cfg: DictConfig) -> list[str]:
         problems.append(f"objective.teach_groups is {objective.teach_groups!r}; choose all or accuracy")
     if objective.teach_groups == "accuracy" and "accuracy" not in cfg.reward.terms:
         problems.append("objective.teach_groups is accuracy, but reward.terms has no term of that name; choose all, or add the term")
-    problems += _dtype_problems(cfg.policy, cfg.trainer) + _term_problems(cfg.reward.terms)
+    problems += _term_problems(cfg.reward.terms)
     for section in ("trainer", "logger"):
         problems += _call_problems(section, cfg[section])
     for said in (f"data.source is {cfg.data.source}", *(f"data.mix names {name}" for name in cfg.data.mix)):
@@ -688,15 +688,15 @@ def _training_problems(cfg: DictConfig) -> list[str]:
     return problems
 
 
-def _dtype_problems(policy: DictConfig, trainer: DictConfig) -> list[str]:
-    """Weights that learn are kept in float32: a step of 1e-6 is below what bfloat16 can tell apart, and is lost in silence."""
-    remedy = "keep them in float32 (policy.dtype=float32) and compute in bfloat16: trainer.precision=bf16-mixed, or trainer=fsdp"
-    problems = []
-    if policy.dtype == "bfloat16" and not policy.lora_rank:
-        problems.append(f"policy.dtype is bfloat16 and all weights learn (policy.lora_rank=0), but small steps round to nothing; {remedy}")
-    if str(trainer.get("precision")) in ("bf16-true", "16-true", "bf16", "16"):
-        problems.append(f"trainer.precision is {trainer.precision}: what learns has 16 bits, too few for small steps; {remedy}")
-    return problems
+def cautions(cfg: DictConfig) -> list[str]:
+    """What works, but not as one may expect: sentences to say before a run."""
+    remedy = "Keep weights in float32 (policy.dtype=float32) and compute in bfloat16: trainer.precision=bf16-mixed, or trainer=fsdp"
+    said = []
+    if cfg.policy.dtype == "bfloat16" and not cfg.policy.lora_rank:
+        said.append(f"policy.dtype is bfloat16 and all weights learn: steps below its resolution are lost, at 1e-6 nearly all. {remedy}")
+    if (precision := str(cfg.trainer.get("precision"))) in ("bf16-true", "16-true", "bf16", "16"):
+        said.append(f"trainer.precision is {precision}: what learns is kept in 16 bits, whose resolution loses small steps. {remedy}")
+    return said
 
 
 def _rollout_problems(rollout: DictConfig) -> list[str]:

@@ -356,7 +356,7 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
     dependence.check_arms(cfg.evaluation.arms)
     alarms = CollapseAlarms(**cfg.alarms)
     samples = training_samples(cfg.data)
-    for sentence in leaks_of(cfg, samples):
+    for sentence in [*config.cautions(cfg), *leaks_of(cfg, samples)]:
         console.print(sentence)
     samples = with_boxes(samples, build_rewards(cfg))
     loaded = load_policy(cfg.policy)

@@ -10,7 +10,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from focus.config import CONF, ConfigError, check, problems_of
+from focus.config import CONF, ConfigError, cautions, check, problems_of
 from focus.train import load_policy
 
 PAPER = sorted(path.stem for path in (CONF / "experiment").glob("*_7b*.yaml"))  # tests/test_recipe.py: their files are downloaded first
@@ -185,14 +185,15 @@ def test_a_reward_term_that_refuses_its_settings_is_named_before_anything_is_tra
     assert "reward.terms.grounding can't be constructed: omega of the grounding reward is 2; it must be in [0, 1]" in said
 
 
-def test_weights_that_learn_in_sixteen_bits_are_refused_with_the_remedy():
+def test_weights_that_learn_in_sixteen_bits_are_warned_of_with_the_remedy():
     for change, said in (
         ("policy.dtype=bfloat16", "policy.dtype is bfloat16 and all weights learn"),
-        ("trainer.precision=bf16-true", "trainer.precision is bf16-true: what learns has 16 bits"),
+        ("trainer.precision=bf16-true", "trainer.precision is bf16-true: what learns is kept in 16 bits"),
     ):
-        [problem] = problems_of(composed("experiment=stage1", change))
-        assert said in problem and "policy.dtype=float32" in problem and "trainer.precision=bf16-mixed, or trainer=fsdp" in problem
-    assert problems_of(composed("experiment=stage1", "policy.dtype=bfloat16", "policy.lora_rank=8")) == []
+        [caution] = cautions(composed("experiment=stage1", change))
+        assert said in caution and "policy.dtype=float32" in caution and "trainer.precision=bf16-mixed, or trainer=fsdp" in caution
+    for change in ("policy.dtype=float32", "trainer.precision=bf16-mixed", "policy.dtype=bfloat16 policy.lora_rank=8"):
+        assert cautions(composed("experiment=stage1", *change.split())) == []
 
 
 def test_only_accuracy_can_teach_where_it_is_a_term():
