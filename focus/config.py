@@ -8,6 +8,7 @@ target's signature.
 import difflib
 import inspect
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from hydra.core.override_parser.types import ValueType
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from hydra.utils import get_class
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -238,6 +240,12 @@ class BaseConfig:
 
 
 @dataclass
+class ServedConfig:
+    view_deviation: float | None = MISSING
+    refused: float = MISSING
+
+
+@dataclass
 class ProbeConfig:
     """Everything that `probe.py` reads."""
 
@@ -249,6 +257,8 @@ class ProbeConfig:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     views: list[int] = MISSING
+    served: ServedConfig = field(default_factory=ServedConfig)
+    pictures: int = MISSING
 
 
 @dataclass
@@ -286,6 +296,7 @@ class EvaluateConfig:
     extraction: str = MISSING
     repeats: int = MISSING
     judge: EndpointConfig = field(default_factory=EndpointConfig)
+    served: ServedConfig = field(default_factory=ServedConfig)
     pictures: int = MISSING
 
 
@@ -358,6 +369,8 @@ def start(main: Callable[[], None], name: str) -> None:
         sys.exit(f"focus: hydra/launcher={launcher} starts the points of a sweep; add --multirun (one run is a sweep of one point)")
     if launcher == "slurm" and shutil.which("sbatch") is None:
         sys.exit("focus: hydra/launcher=slurm needs sbatch, which is not here; start it on a login node, or use hydra/launcher=local")
+    words = [readable(word, sweep) if "=" in word and not word.startswith(("-", "hydra")) else word for word in words]
+    sys.argv[1:] = words
     overrides = [word for word in words if "=" in word and not word.startswith("-")]
     if {*words} - {*overrides} <= {"-m", "--multirun"}:  # with another flag of Hydra's own (--help, --cfg) Hydra speaks for itself
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
@@ -374,6 +387,30 @@ def start(main: Callable[[], None], name: str) -> None:
         if launcher == "slurm" and "trainer" in cfg and cfg.trainer.devices == "auto":
             sys.exit("focus: trainer.devices is auto, but Slurm is asked for a number of GPUs on each node: trainer.devices=8")
     main()
+
+
+ANY_KEY = re.compile(r"(judge|rollout\.endpoint)\.extra[.=]")  # sections that take keys which no schema names
+
+
+def readable(override: str, sweep: bool = False) -> str:
+    """An override as Hydra's grammar can read it: a value with letters or signs that are none of the grammar's is put into quotes.
+
+    Without a sweep a comma in a path is a part of it. Ends the program for a list, a dict or a choice that can't be read.
+    """
+    override = ("++" if ANY_KEY.match(override) else "") + override
+    key, _, value = override.partition("=")
+    try:
+        [parsed] = OverridesParser.create().parse_overrides([override])
+        if sweep or parsed.value_type is not ValueType.SIMPLE_CHOICE_SWEEP or "/" not in value or value.startswith(("'", '"')):
+            return override
+    except (OverrideParseException, HydraException):
+        if value.startswith(("[", "{", "'", '"')) or (sweep and "," in value):
+            sys.exit(
+                f"focus: {key} is {value}, which Hydra can't read; put a text that has other letters or signs into quotes twice: "
+                f"\"{key}='...'\""
+            )
+    quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
+    return f"{key}='{quoted}'"
 
 
 def _first_of(override: str) -> str:
@@ -469,6 +506,7 @@ def _device_problems(trainer: DictConfig) -> list[str]:
     return [f"trainer.accelerator is {trainer.accelerator}, but PyTorch finds no GPU here (torch.cuda.is_available()); use trainer=cpu"]
 
 
+SECRET = re.compile(r"(api|access|secret)?[_-]?key|authorization|password|(access|api|bearer)[_-]?token", re.IGNORECASE)
 # What makes a run fit into memory: it may change when the run resumes
 MEMORY = ("rollout.questions_per_forward", "objective.tokens_per_forward", "policy.activation_checkpointing")
 # Where vLLM runs and how much memory it takes: a run that resumes may be given another place
@@ -477,8 +515,12 @@ PLACE = ("rollout.endpoint.", "rollout.vllm.")
 NOT_LEARNED = ("name", "output", "results", "threads", "trainer", "logger", "report", "evaluation", "alarms")
 
 
-def learned_settings(cfg: DictConfig) -> dict[str, Any]:
-    """Every setting that can move the trained weights, by its full key."""
+def learned_settings(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """Every setting that can move the trained weights, by its full key.
+
+    `resolve`: values that name others are looked up. Those of a folder that somebody else wrote are not: one may name an environment
+    variable.
+    """
     flat: dict[str, Any] = {}
 
     def walk(node: Any, place: str) -> None:
@@ -488,7 +530,7 @@ def learned_settings(cfg: DictConfig) -> dict[str, Any]:
         elif place == "rollout.vllm.dtype" or not place.startswith(PLACE):
             flat[place] = node
 
-    walk(OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key not in NOT_LEARNED]), resolve=True), "")
+    walk(OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key not in NOT_LEARNED]), resolve=resolve), "")
     if "alarms" in cfg and cfg.alarms.stop:  # it may end the training early; without it alarms only speak
         walk(OmegaConf.to_container(cfg.alarms), "alarms")
     return flat
@@ -506,7 +548,7 @@ def refuse_other_run(cfg: DictConfig, settings: Path, finished: bool) -> None:
 
     A run that has not finished may be given another length, and whatever fits into memory.
     """
-    before, now = learned_settings(OmegaConf.load(settings)), learned_settings(cfg)  # type: ignore[arg-type]
+    before, now = learned_settings(OmegaConf.load(settings), resolve=False), learned_settings(cfg)  # type: ignore[arg-type]
     if not finished:
         before |= {key: now[key] for key in ("objective.updates", *MEMORY)}
     changed = [f"{key}: {before.get(key)} then, {now.get(key)} now" for key in sorted(before | now) if before.get(key) != now.get(key)]
@@ -550,6 +592,8 @@ def problems_of(cfg: DictConfig) -> list[str]:
         problems += _probe_problems(cfg)
     if "view" in cfg:
         problems += _evaluate_problems(cfg)
+    if "served" in cfg:
+        problems += _served_problems(cfg.served)
     if "calibration" in cfg:
         problems += _calibration_problems(cfg)
     if "split" in cfg:
@@ -773,6 +817,17 @@ def _endpoint_problems(place: str, endpoint: DictConfig) -> list[str]:
     problems = []
     if not (endpoint.url or "").startswith(("http://", "https://")):
         problems.append(f"{place}.url is {endpoint.url!r}; write it in full, e.g. http://localhost:8000/v1")
+    elif "@" in endpoint.url.partition("://")[2].partition("/")[0]:
+        problems.append(f"{place}.url holds a name or a password; put the key into an environment variable and name it: {place}.key_env")
+    if endpoint.key_env not in os.environ and not re.fullmatch("[A-Z_][A-Z0-9_]*", endpoint.key_env):
+        problems.append(
+            f"{place}.key_env names no environment variable (what it holds is not shown, it may be the key itself); put the key into a "
+            "variable such as OPENAI_API_KEY, and give its name"
+        )
+    if secret := [key for key in map(str, endpoint.extra) if SECRET.fullmatch(key)]:
+        problems.append(
+            f"{place}.extra holds {', '.join(secret)}, which would be written into files; name an environment variable: key_env"
+        )
     if not endpoint.model:
         problems.append(f"{place}.model names no model; give the name under which the server knows it")
     if endpoint.timeout_s <= 0 or endpoint.retries < 0 or endpoint.concurrency < 1:
@@ -828,6 +883,15 @@ def _evaluate_problems(cfg: DictConfig) -> list[str]:
         problems.append("evaluation.samples is 0; an evaluation needs at least one question (null = all)")
     if cfg.judge.url is not None:
         problems += _endpoint_problems("judge", cfg.judge)
+    return problems
+
+
+def _served_problems(served: DictConfig) -> list[str]:
+    problems = []
+    if served.view_deviation is not None and served.view_deviation < 0:
+        problems.append(f"served.view_deviation is {served.view_deviation}; a share is 0 or more (0.1), null allows any")
+    if not 0 <= served.refused <= 1:
+        problems.append(f"served.refused is {served.refused}; it is a share of the questions, 0 to 1")
     return problems
 
 

@@ -50,8 +50,9 @@ DIFFERENCES = {
     "no_tool_effect": ("own", "no_tool"),
 }
 # Beside the accuracy of each arm. `agrees`: the answer forced before any crop equals the final one (claim C11). `gain` and `harm` (MED,
-# arXiv 2602.01334): right with the tool and wrong without it, and the reverse. Boxes are those of the last crop
-OTHERS = ("called", "answered", "agrees", "gain", "harm", "coverage", "iou", "l1", "area", "visual_tokens", "sampled_tokens")
+# arXiv 2602.01334): right with the tool and wrong without it, and the reverse. Boxes are those of the last crop. `refused`: the share of
+# the arms in which a server refused the question
+OTHERS = ("called", "answered", "agrees", "gain", "harm", "coverage", "iou", "l1", "area", "visual_tokens", "sampled_tokens", "refused")
 METRICS = (*PLAYABLE, *OTHERS)
 
 
@@ -220,6 +221,7 @@ def _values(sample: Sample, played: dict[str, Trajectory]) -> dict[str, float]:
         "answered": float(t.answer is not None),
         "visual_tokens": float(t.visual_tokens),
         "sampled_tokens": float(sum(t.sampled_mask)),
+        "refused": sum(each.status is Status.REFUSED for each in played.values()) / len(played),
     }
     if "tool_free" in played:
         first, last, right, right_without = said["tool_free"], said["own"], row["own"] >= RIGHT_FROM, row["tool_free"] >= RIGHT_FROM

@@ -23,12 +23,13 @@ from focus.dependence import Examiner, chunks
 from focus.extraction import read_answer
 from focus.gap import Gap, Mode
 from focus.judge import Case, Judge
-from focus.report.evaluation import beside_the_paper, evaluation_table, summary, worst
+from focus.report.evaluation import beside_the_paper, evaluation_table, said, summary, worst
 from focus.report.page import write_page
 from focus.report.run import measurement
 from focus.report.table import markdown_table, print_table
 from focus.rollout.loop import seed_of
-from focus.rollout.trajectory import Crop, Status, Trajectory
+from focus.rollout.served import OpenAIEngine, Served, view_seen
+from focus.rollout.trajectory import Status
 from focus.train import held_out_samples, leaks_of, load_player, reached, rules
 
 KEPT_META = ("category", "l2-category", "Task", "Subtask", "Category", "cycle_category", "question_type", "index", "data_source")
@@ -70,7 +71,7 @@ def run(cfg: DictConfig) -> None:
     torch.set_num_threads(cfg.threads)
     samples: Sequence[Sample] = held_out_samples(cfg)
     for sentence in leaks_of(cfg, samples):
-        console.print(sentence)
+        console.print(sentence, markup=False)
     published = samples
     if cfg.options == "shuffled":
         samples = Shuffled(samples, cfg.seed)
@@ -79,6 +80,9 @@ def run(cfg: DictConfig) -> None:
     e, most = cfg.evaluation, cfg.view.max_tokens or config.EMBEDDED_VIEW
     gap = Gap(Mode.FIXED, most, model.token_px, min_tokens=cfg.view.min_tokens)
     examiner = Examiner(model, engine, gap, rules(cfg, e.temperature), cfg.seed, e.arms, e.questions_per_forward, e.sigma)
+    seen = {}
+    if isinstance(model, Served) and isinstance(engine, OpenAIEngine):
+        seen = {"view_seen": view_seen(model, engine, gap, samples, cfg.served.view_deviation)}
     with config.writable(str(output)):
         played = Played(output / "played.jsonl", f"{measurement(cfg, model.weights_hash(), published)} {cfg.options}")
         ids: set[str] = set()
@@ -93,7 +97,9 @@ def run(cfg: DictConfig) -> None:
         judge = _judge(cfg, output)
         if judge:
             _ask(judge, rows)
-        found = summary(rows, e.arms, e.resamples) | {"settings": _settings(cfg, model.weights_hash(), most)}
+        refused = refusals(rows, cfg.served.refused)
+        arms = [arm for arm in e.arms if arm not in refused]
+        found = summary(rows, arms, e.resamples) | {"settings": _settings(cfg, model.weights_hash(), most) | seen, "refusals": refused}
         if judge:
             found["judge"] = {name: getattr(judge, name) for name in JUDGED} | {"turned_away": dict(judge.turned_away)}
         write_whole(output / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
@@ -103,8 +109,24 @@ def run(cfg: DictConfig) -> None:
         examples = worst(rows, samples, examiner, cfg.pictures)
         write_page(output / "report.html", table.title, None, table, examples, OmegaConf.to_yaml(cfg, resolve=True))
     print_table(table, console)
-    console.print(f"table, beside the paper's: {output / 'evaluation.md'}   page: {output / 'report.html'}")
-    console.print(f"numbers: {output / 'evaluation.json'}\npredictions: {output / 'predictions.jsonl'}")
+    console.print(f"table, beside the paper's: {output / 'evaluation.md'}   page: {output / 'report.html'}", markup=False)
+    console.print(f"numbers: {output / 'evaluation.json'}\npredictions: {output / 'predictions.jsonl'}", markup=False)
+    if refused:
+        raise ValueError(
+            "the server refused "
+            + " and ".join(f"{share:.0%} of the questions of the arm {arm}" for arm, share in refused.items())
+            + f", which may be at most {cfg.served.refused:.0%} (served.refused): what was measured is not this model. The reasons are "
+            "above; what it was asked is kept, so remove that folder to ask again"
+        )
+
+
+def refusals(rows: Sequence[Mapping[str, Any]], most: float) -> dict[str, float]:
+    """The arms of which a larger share than `most` was refused by the server, and that share."""
+    shares = {}
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        of_arm = [row["status"] == Status.REFUSED for row in rows if row["arm"] == arm]
+        shares[arm] = sum(of_arm) / len(of_arm)
+    return {arm: share for arm, share in shares.items() if share > most}
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -170,26 +192,11 @@ def _lines(examiner: Examiner, chunk: Sequence[Sample], repeat: int) -> list[dic
                 "broken": asked.broken.get(sample.id),
                 "seconds": asked.seconds / len(asked.played) if arms else None,
                 "arms": {
-                    arm: _said(arms[arm]) if arms else None for arm in dict.fromkeys(("own", *examiner.arms)) if arm != "gt" or sample.boxes
+                    arm: said(arms[arm]) if arms else None for arm in dict.fromkeys(("own", *examiner.arms)) if arm != "gt" or sample.boxes
                 },
             }
         )
     return lines
-
-
-def _said(t: Trajectory) -> dict[str, Any]:
-    return {
-        "status": t.status,
-        "answer": t.answer,
-        "opening": t.opening,
-        "turns": [
-            {"text": turn.text, "tokens": len(turn.ids)}
-            | ({"box_view": turn.action.box_view, "box_px": turn.action.box_px} if isinstance(turn.action, Crop) else {})
-            for turn in t.turns
-        ],
-        "visual_tokens": t.visual_tokens,
-        "sampled_tokens": sum(t.sampled_mask),
-    }
 
 
 def graded(line: Mapping[str, Any], mode: str) -> list[dict[str, Any]]:
@@ -201,11 +208,11 @@ def graded(line: Mapping[str, Any], mode: str) -> list[dict[str, Any]]:
     shared = {key: line[key] for key in ("id", "repeat", "source", "split", "group", "question", "options", "accepted", "scorer", "meta")}
     answer = line["accepted"][0]
     rows = []
-    for arm, said in line["arms"].items():
-        turns = said["turns"] if said else []
-        status = Status(said["status"]) if said else None
+    for arm, kept in line["arms"].items():
+        turns = kept["turns"] if kept else []
+        status = Status(kept["status"]) if kept else None
         cut, mute = status is Status.OUT_OF_TOKENS, status in (None, Status.OUT_OF_TURNS, Status.REFUSED)
-        extracted = None if mute else read_answer(turns[-1]["text"], said["answer"], cut, options, mode)
+        extracted = None if mute else read_answer(turns[-1]["text"], kept["answer"], cut, options, mode)
         boxes = [turn["box_px"] for turn in turns if "box_px" in turn]
         table = [[iou(box, chain[0]) for box in boxes] for chain in line["boxes"]]  # target x crop
         located = bool(table) and arm == "own"
@@ -221,11 +228,11 @@ def graded(line: Mapping[str, Any], mode: str) -> list[dict[str, Any]]:
                 "right": grade(extracted, tuple(line["accepted"]), line["scorer"], options),
                 "graded_by": "rule",
                 "status": status or "broken",
-                "opening": said["opening"] if said else "",
+                "opening": kept["opening"] if kept else "",
                 "turns": turns,
                 "crops": len(boxes),
-                "visual_tokens": said["visual_tokens"] if said else None,
-                "sampled_tokens": said["sampled_tokens"] if said else None,
+                "visual_tokens": kept["visual_tokens"] if kept else None,
+                "sampled_tokens": kept["sampled_tokens"] if kept else None,
                 # of every target the best crop (recall), of every crop the best target (precision); TreeBench publishes the first alone
                 "iou_recall": _best(table) if located else None,
                 "iou_precision": _best(list(zip(*table, strict=True))) if located and boxes else None,

@@ -5,24 +5,31 @@ A folder that holds a probe of another policy, of other questions or with other 
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from focus import config, dependence
+from focus.data.sample import Sample
 from focus.dependence import Examiner, Outcome, decompose, measure
 from focus.gap import Gap, Mode
-from focus.report.probe import draw_probe, probe_table
+from focus.report.evaluation import replayed
+from focus.report.page import write_page
+from focus.report.probe import draw_probe, probe_table, telling
 from focus.report.run import measurement
 from focus.report.table import markdown_table, print_table
+from focus.rewards import Example
+from focus.rollout.served import OpenAIEngine, Served, view_seen
 from focus.train import held_out_samples, load_player, rules
 
 
 def run(cfg: DictConfig) -> None:
-    """Play every arm at every view; write `probe.json`, `probe.md` and `probe.png`."""
+    """Play every arm at every view; write `probe.json`, `probe.md`, `probe.png` and the page."""
     console = Console()
     config.check(cfg, "probe")
     torch.set_num_threads(cfg.threads)
@@ -41,22 +48,77 @@ def run(cfg: DictConfig) -> None:
         dependence.refuse_other(kept, identity)
         known = dependence.load(kept, identity)
         dependence.save(known, kept, identity)
-    for tokens in cfg.views:
-        if str(tokens) not in known:
-            gap = Gap(Mode.FIXED, tokens, model.token_px)
-            examiner = Examiner(model, engine, gap, rules(cfg, e.temperature), cfg.seed, e.arms, e.questions_per_forward, e.sigma)
-            known[str(tokens)], _ = measure(examiner, samples, f"{tokens} tokens")
+    shown = Shown(output / "shown.json", identity)
+    examiners = {
+        str(tokens): Examiner(
+            model,
+            engine,
+            Gap(Mode.FIXED, tokens, model.token_px),
+            rules(cfg, e.temperature),
+            cfg.seed,
+            e.arms,
+            e.questions_per_forward,
+            e.sigma,
+        )
+        for tokens in cfg.views
+    }
+    seen = {}
+    if isinstance(model, Served) and isinstance(engine, OpenAIEngine):
+        gaps = {view: examiner.gap for view, examiner in examiners.items()}
+        seen = {view: view_seen(model, engine, gap, samples, cfg.served.view_deviation) for view, gap in gaps.items()}
+    for view, examiner in examiners.items():
+        if view not in known:
+            known[view], trajectories = measure(examiner, samples, f"{view} tokens")
+            shown.keep(view, telling(known[view], samples, trajectories, cfg.pictures))
             dependence.save(known, kept, identity)
     outcomes = {str(tokens): known[str(tokens)] for tokens in cfg.views}
     table = probe_table(str(cfg.policy.checkpoint), outcomes, e.resamples, e.temperature)
-    (output / "probe.json").write_text(json.dumps(_record(cfg, model.weights_hash(), outcomes), indent=1, allow_nan=False) + "\n")
+    record = _record(cfg, model.weights_hash(), outcomes) | ({"view_seen": seen} if seen else {})
+    (output / "probe.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     (output / "probe.md").write_text(markdown_table(table))
     draw_probe(outcomes, output / "probe.png", e.resamples)
+    write_page(output / "report.html", table.title, None, table, shown.examples(samples, examiners), OmegaConf.to_yaml(cfg, resolve=True))
     print_table(table, console)
     bare = outcomes[str(cfg.views[0])].unannotated
     if bare and "gt" in e.arms:
         console.print(f"{len(bare)} of {len(samples)} questions have no box and are left out of the arm gt (first: {bare[0]})")
-    console.print(f"table: {output / 'probe.md'}   figure: {output / 'probe.png'}\nprobe: {output / 'probe.json'}")
+    console.print(f"table: {output / 'probe.md'}   figure: {output / 'probe.png'}   page: {output / 'report.html'}", markup=False)
+    console.print(f"probe: {output / 'probe.json'}", markup=False)
+    refused = {view: outcome.interval("refused", resamples=1)[0] for view, outcome in outcomes.items()}
+    if any(share > cfg.served.refused for share in refused.values()):
+        shares = ", ".join(f"{100 * share:.0f} % at {view} tokens" for view, share in refused.items())
+        raise ValueError(
+            f"the server refused a share of the questions ({shares}), which may be at most {100 * cfg.served.refused:.0f} % "
+            "(served.refused): what was measured is not this model. The reasons are above; remove that folder to ask again"
+        )
+
+
+class Shown:
+    """The conversations that the page shows, as JSON, so that a probe that goes on shows those of views that it measured before."""
+
+    def __init__(self, path: Path, identity: str) -> None:
+        self.path, self.identity = path, identity
+        kept = json.loads(path.read_text()) if path.is_file() else {}
+        self.views: dict[str, Any] = kept["views"] if kept.get("identity") == identity else {}
+
+    def keep(self, view: str, chosen: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Remember the rows of a view by kind; the file appears whole or not at all."""
+        self.views[view] = chosen
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps({"identity": self.identity, "views": self.views}))
+        partial.replace(self.path)
+
+    def examples(self, samples: Sequence[Sample], examiners: Mapping[str, Examiner]) -> dict[str, list[Example]]:
+        """The trajectories of the views of `examiners`, their crops cut again, by kind and view."""
+        examples = {}
+        for view, examiner in examiners.items():
+            for kind, rows in self.views.get(view, {}).items():
+                of_kind = [
+                    Example(replayed(row, samples[row["place"]], examiner), {"accuracy": row["right"]}, row["right"], row["caption"])
+                    for row in rows
+                ]
+                examples[f"{view} tokens, {kind}"] = of_kind
+        return examples
 
 
 def _record(cfg: DictConfig, weights: str, outcomes: dict[str, Outcome]) -> dict[str, object]:

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from focus.config import CONF, ConfigError, cautions, check, problems_of
+from focus.config import CONF, ConfigError, cautions, check, problems_of, readable, refuse_other_run
 from focus.train import load_policy
 
 PAPER = sorted(path.stem for path in (CONF / "experiment").glob("*_7b*.yaml"))  # tests/test_recipe.py: their files are downloaded first
@@ -201,3 +204,48 @@ def test_only_accuracy_can_teach_where_it_is_a_term():
     without = ("~reward.terms.accuracy", "~reward.terms.tool")  # the second one has the first for its gate
     [problem] = problems_of(composed("experiment=stage1", "objective.teach_groups=accuracy", *without))
     assert "reward.terms has no term of that name" in problem
+
+
+NAMES = ["with space", "josé", "数据", "vstar (1)", "a,b", "a&b", "a=b", "[x]", "#1", "it's", "a\\'b", "end\\", '"quoted"', "a;b!", "{x}"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_of_any_name_is_given_as_it_is(name):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        for folder in (f"/data/{name}", f"{name}/vstar" if name[0] not in "[{\"" else "x"):
+            assert compose("inspect", [readable(f"data.root={folder}")]).data.root == folder
+
+
+@settings(deadline=None, database=None)
+@given(st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="$"), min_size=1, max_size=12))
+def test_any_path_is_read_as_it_is(name):
+    [parsed] = OverridesParser.create().parse_overrides([readable(f"data.root=/x/{name}/y")])
+    assert parsed.value() == f"/x/{name}/y"
+
+
+def test_what_hydra_can_read_and_what_it_sweeps_over_is_left_to_it():
+    for word in ("seed=1", "views=[1,2]", "data.root='/a b'", "a=range(1,3)", "seed=1,2", "+a={b:1}"):
+        assert readable(word) == word
+    assert readable("data.root=/a,/b", sweep=True) == "data.root=/a,/b"
+    for word, sweep in (("views=[1,ö]", False), ("data.root=/é,/b", True), ("data.root='/é", False)):
+        with pytest.raises(SystemExit, match="into quotes twice"):
+            readable(word, sweep)
+
+
+@pytest.mark.parametrize("place", ["judge", "rollout.endpoint"])
+def test_extra_takes_any_key_without_a_plus(place):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        words = [f"{place}.extra={{mm:{{min_pixels:784}},max_tokens:null}}", f"{place}.extra.top_k=1"]
+        cfg = compose("evaluate", ["rollout=openai", *(readable(word) for word in words)])
+    assert OmegaConf.select(cfg, place).extra == {"mm": {"min_pixels": 784}, "max_tokens": None, "top_k": 1}
+
+
+def test_a_folder_of_somebody_else_is_compared_without_looking_anything_up(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "sk-secret")
+    cfg = composed("experiment=smoke")
+    OmegaConf.save(OmegaConf.merge(cfg, {"seed": 0}), tmp_path / "settings.yaml", resolve=True)
+    kept = (tmp_path / "settings.yaml").read_text()
+    (tmp_path / "settings.yaml").write_text(kept.replace("seed: 0", "seed: ${oc.env:SOME_KEY}"))
+    with pytest.raises(ConfigError, match="seed") as error:
+        refuse_other_run(cfg, tmp_path / "settings.yaml", finished=True)
+    assert "sk-secret" not in str(error.value)

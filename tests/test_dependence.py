@@ -833,7 +833,14 @@ def test_the_entry_point_probes_a_saved_policy_in_all_arms_beside_its_checkpoint
             name="probe",
         )
     )
-    assert {path.name for path in (tmp_path / "probe").iterdir()} == {"probe.json", "probe.md", "probe.png", "outcomes.json"}
+    assert {path.name for path in (tmp_path / "probe").iterdir()} == {
+        "probe.json",
+        "probe.md",
+        "probe.png",
+        "report.html",
+        "outcomes.json",
+        "shown.json",
+    }
     kept = json.loads((tmp_path / "probe/outcomes.json").read_text())["outcomes"]["16"]
     assert not any(math.isnan(value) for arm in ARMS for value in kept["values"][arm])
     assert "crop dependence of" in capsys.readouterr().out
@@ -874,6 +881,9 @@ def test_an_interrupted_probe_goes_on_with_the_next_view(scripted, tmp_path, mon
     views = counted(monkeypatch)
     probe.run(probing(tmp_path))
     assert views == [64]
+    page = (tmp_path / "probe/report.html").read_text()
+    assert "16 tokens, wrong after a crop" in page and "64 tokens, wrong after a crop" in page  # of what was measured before, too
+    assert page.count("<article>") == 6 and 'alt="the crop' in page
     assert set(json.loads((tmp_path / "probe/probe.json").read_text())["views"]) == {"16", "64"}
 
 

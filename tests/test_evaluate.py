@@ -373,6 +373,73 @@ def test_a_served_agent_is_evaluated_like_a_policy_that_is_here(tmp_path):
     assert found["settings"]["engine"] == "openai" and found["metrics"]["own"]["called"][0] == 0.0
 
 
+SERVED = ("rollout=openai", "rollout.endpoint.retries=0", "policy.checkpoint=agent", "policy.dialect=mini_o3")
+
+
+def at(server: Server, *overrides: str) -> tuple[str, ...]:
+    return (*SERVED, f"rollout.endpoint.url={server.url}", *overrides)
+
+
+def counts(per_token: float):
+    """A server that counts a prompt: 400 tokens of text, and for each image this part of its own tokens. It answers B."""
+
+    def serve(handler, _):
+        messages = handler.server.requests[-1].body["messages"]
+        parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
+        tokens = sum(16 * per_token for part in parts if part["type"] == "image_url")
+        usage = {"prompt_tokens": 400 + int(tokens), "completion_tokens": 3}
+        handler.send(200, {"choices": [{"message": {"content": "<answer>B</answer>"}, "finish_reason": "stop"}], "usage": usage})
+
+    return serve
+
+
+def test_a_server_that_shrinks_the_view_is_refused_unless_the_settings_allow_it_and_the_page_says_it(tmp_path, caplog, monkeypatch):
+    hurry(monkeypatch)
+    write_vstar(tmp_path / "published")
+    with Server(lambda request: ("", "stop", 0), models=("agent",)) as server:
+        server.faults.extend([lambda handler, reply: handler.send(200, reply()), *[counts(0.25)] * 99])
+        more = ("evaluation.arms=[own]", "view.max_tokens=16", "view.min_tokens=16")
+        with pytest.raises(ValueError, match=r"shrinks the view: 1\d visual tokens were sent, and it counts 4\. .*view_deviation=null"):
+            evaluate.run(evaluating(tmp_path, "vstar", *at(server), *more, "served.view_deviation=0.1"))
+        server.faults.appendleft(lambda handler, reply: handler.send(200, reply()))
+        evaluate.run(evaluating(tmp_path, "vstar", *at(server), *more, "served.view_deviation=null"))
+    assert "shrinks the view" in caplog.text
+    assert numbers(tmp_path)["settings"]["view_seen"]["counted"] == 4
+    assert "is 4 tokens to the server" in (tmp_path / "out/report.html").read_text()
+
+
+def test_a_share_of_refusals_above_the_stated_one_ends_with_an_error_after_everything_is_written(tmp_path, monkeypatch):
+    hurry(monkeypatch)
+    write_vstar(tmp_path / "published")
+    asked = iter(range(1000))
+
+    def respond(request):
+        if next(asked) > 2:  # two of the view, and the first question
+            raise RuntimeError("out of memory")
+        return "<answer>B</answer>", "stop", 3
+
+    with Server(respond, models=("agent",)) as server, pytest.raises(ValueError, match=r"refused \d\d% of the questions of the arm own"):
+        evaluate.run(evaluating(tmp_path, "vstar", *at(server, "rollout.endpoint.concurrency=1", "evaluation.arms=[own]")))
+    found = numbers(tmp_path)
+    assert found["refusals"]["own"] == pytest.approx(found["metrics"]["own"]["refused"][0], abs=1e-4)
+    assert "its numbers are not this model" in (tmp_path / "out/evaluation.md").read_text()
+
+
+def test_an_arm_that_a_server_refuses_has_no_numbers_and_the_others_have(tmp_path, monkeypatch):
+    hurry(monkeypatch)
+    write_vstar(tmp_path / "published")
+
+    def respond(request):
+        if request.get("continue_final_message"):
+            raise RuntimeError("no prefix here")
+        return "<answer>B</answer>", "stop", 3
+
+    with Server(respond, models=("agent",)) as server, pytest.raises(ValueError, match="100% of the questions of the arm tool_free"):
+        evaluate.run(evaluating(tmp_path, "vstar", *at(server, "evaluation.arms=[own,tool_free]")))
+    found = numbers(tmp_path)
+    assert set(found["metrics"]) == {"own"} and found["refusals"] == {"tool_free": 1.0} and not found["differences"]
+
+
 def test_an_endpoint_that_is_not_there_is_one_message(tmp_path):
     write_vstar(tmp_path / "published")
     nobody = ("rollout=openai", "rollout.endpoint.url=http://127.0.0.1:9/v1", "rollout.endpoint.retries=0")
@@ -418,6 +485,11 @@ def test_a_server_that_dies_in_the_middle_ends_the_run_and_another_goes_on(tmp_p
         ("evaluation.arms=[own,no_tool]", "policy.dialect=tiny has no prompt without the tool"),
         ("judge.url=localhost", "judge.url is 'localhost'; write it in full"),
         ("judge.url=http://localhost:1/v1", "judge.model names no model"),
+        ("judge={url:'http://me:secret@h/v1',model:m}", "judge.url holds a name or a password"),
+        ("judge={url:'http://h/v1',model:m,key_env:sk-secret}", "judge.key_env names no environment variable"),
+        ("++judge={url:'http://h/v1',model:m,extra:{api_key:secret}}", "judge.extra holds api_key"),
+        ("served.refused=2", "served.refused is 2"),
+        ("served.view_deviation=-1", "served.view_deviation is -1"),
     ],
 )
 def test_settings_that_can_not_work_are_named_before_anything_is_loaded(tmp_path, override, message, monkeypatch):
@@ -425,7 +497,7 @@ def test_settings_that_can_not_work_are_named_before_anything_is_loaded(tmp_path
     monkeypatch.setattr(evaluate, "load_player", lambda cfg: pytest.fail("loaded"))
     with pytest.raises(ValueError) as refused:
         evaluate.run(evaluating(tmp_path, "vstar", override))
-    assert message in str(refused.value)
+    assert message in str(refused.value) and "secret" not in str(refused.value)
 
 
 def test_a_served_model_is_not_trained(tmp_path):

@@ -174,10 +174,21 @@ def evaluation_table(found: Mapping[str, Any]) -> Results:
     ]
     if s["derived_boxes"]:
         notes.append("boxes of more than one level are derived; IoU is that with the smallest")
+    if "view_seen" in s:
+        notes.append(_view_note(s["view_seen"]))
+    for arm, share in found.get("refusals", {}).items():
+        number = "its numbers are not this model's" if arm == "own" else "so it has no numbers"
+        notes.append(f"the server refused {100 * share:.0f} % of the questions of the arm {arm}: {number}")
     notes += [f"{name}: {_said(interval)} points" for name, interval in found["differences"].items()]
     if found["broken"]:
         notes.append(f"{len(found['broken'])} questions could not be read and count as wrong: {found['broken'][0]}")
     return Results(f"{s['policy']} on {s['data']}", tuple(NAMES.get(arm, arm) for arm in arms), tuple(rows), tuple(notes))
+
+
+def _view_note(seen: Mapping[str, int | None]) -> str:
+    if seen.get("counted") is None:
+        return "the server does not count the tokens of images: whether it resizes the view is not known"
+    return f"a view of {seen['expected']} visual tokens is {seen['counted']} tokens to the server, separators included"
 
 
 def _cell(interval: Sequence[float] | None, factor: float) -> Cell:
@@ -303,11 +314,27 @@ def worst(rows: Rows, samples: Sequence[Sample], examiner: Examiner, count: int)
 def _example(row: Mapping[str, Any], sample: Sample, examiner: Examiner) -> Example:
     read = "no answer read" if row["extracted"] is None else f"read as {row['extracted']!r}"
     caption = f"{sample.id}: {read}" + (f", graded by the {row['graded_by']}" if row["graded_by"] != "rule" else "")
-    return Example(_replayed(row, sample, examiner), {"accuracy": row["right"]}, row["right"], caption)
+    return Example(replayed(row, sample, examiner), {"accuracy": row["right"]}, row["right"], caption)
 
 
-def _replayed(row: Mapping[str, Any], sample: Sample, examiner: Examiner) -> Trajectory:
-    """The conversation of a row of predictions, its crops cut again; nobody is asked anew."""
+def said(t: Trajectory) -> dict[str, Any]:
+    """A conversation as JSON: what `replayed` makes a trajectory of again, and what it cost."""
+    return {
+        "status": t.status,
+        "answer": t.answer,
+        "opening": t.opening,
+        "turns": [
+            {"text": turn.text, "tokens": len(turn.ids)}
+            | ({"box_view": turn.action.box_view, "box_px": turn.action.box_px} if isinstance(turn.action, Crop) else {})
+            for turn in t.turns
+        ],
+        "visual_tokens": t.visual_tokens,
+        "sampled_tokens": sum(t.sampled_mask),
+    }
+
+
+def replayed(row: Mapping[str, Any], sample: Sample, examiner: Examiner) -> Trajectory:
+    """The conversation of a row (`turns`, `opening` and `status`, as `said` writes them), its crops cut again; nobody is asked anew."""
     view, source = examiner.gap.see(sample, sample.open())
     t = Trajectory(sample, source, view, (), examiner.seed, opening=row["opening"])
     for number, turn in enumerate(row["turns"]):

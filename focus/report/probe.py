@@ -1,14 +1,19 @@
 """The probe as a table and as a figure: what the policy gets right when its crops are its own, and when they are something else."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
+from focus.answers import RIGHT_FROM
+from focus.data.sample import Sample
 from focus.dependence import ARMS, Outcome, decompose
+from focus.report.evaluation import said
 from focus.report.run import NO_TOOL, ROWS, cell, played
 from focus.report.table import Cell, Results, Row
+from focus.rollout.trajectory import Trajectory
 
 COLOURS = ("#1f6f8b", "#c06c3e", "#6b4f9a", "#3f7d4a", "#8a8a8a")
 
@@ -31,6 +36,33 @@ def probe_table(title: str, outcomes: Mapping[str, Outcome], resamples: int, tem
     if asked.broken:
         notes.append(f"{len(asked.broken)} questions could not be read and count as wrong: {asked.broken[0]}")
     return Results(f"crop dependence of {title}", tuple(f"{view} tokens" for view in outcomes), tuple(rows), tuple(notes))
+
+
+def telling(outcome: Outcome, samples: Sequence[Sample], shown: Sequence[Trajectory], count: int) -> dict[str, list[dict[str, Any]]]:
+    """Conversations with the policy's own crops that tell most about it, up to `count` of each kind, as rows for the page.
+
+    `shown` are the trajectories of the arm `own`; a question whose image can't be read has none. `place` is that among the samples.
+    """
+    by_id = {t.sample.id: t for t in shown}
+    places = {i: by_id[samples[i].id] for i in range(len(samples)) if samples[i].id in by_id}
+    own, noise, called = (outcome.values[metric] for metric in ("own", "noise", "called"))
+    kinds = {
+        "right with its own crops, wrong with noise": [i for i in places if own[i] >= RIGHT_FROM > noise[i]],
+        "right, whatever its crops show": [i for i in places if called[i] and own[i] >= RIGHT_FROM and noise[i] >= RIGHT_FROM],
+        "right after a crop": [i for i in places if called[i] and own[i] >= RIGHT_FROM and math.isnan(noise[i])],  # without that arm
+        "wrong after a crop": [i for i in places if called[i] and own[i] < RIGHT_FROM],
+        "answered without a crop": [i for i in places if not called[i]],
+    }
+    chosen = {}
+    for kind, of_kind in kinds.items():
+        rows = [{"place": i, "right": own[i], "caption": _caption(places[i]), **said(places[i])} for i in of_kind[:count]]
+        if rows:
+            chosen[kind] = rows
+    return chosen
+
+
+def _caption(t: Trajectory) -> str:
+    return f"{t.sample.id}: " + (t.status if t.answer is None else f"answers {t.answer!r}")
 
 
 def draw_probe(outcomes: Mapping[str, Outcome], path: Path, resamples: int) -> None:

@@ -20,13 +20,17 @@ from typing import Any
 
 from PIL import Image
 
+from focus.data.sample import Sample
 from focus.endpoint import Endpoint, Outage, Refused, Reply
+from focus.gap import Gap
 from focus.prompts import ANSWER_CLOSE, ANSWER_OPEN, CROP_CONTENT, Dialect, reply_text, user_text
 from focus.rollout.engine import Completion, Conversation, Sampling
+from focus.rollout.loop import begin
 from focus.rollout.trajectory import Trajectory
 
 UNKNOWN = -1  # the id of a token of which only the number is known
 SEPARATORS = 8  # tokens that stand around an image besides its own
+FIRST = 64  # questions among which a large view is looked for
 MANY = 4  # forced turns of which none is closed: no accident
 PREFILL = {"continue_final_message": True, "add_generation_prompt": False}  # vLLM's and SGLang's name for words put into a model's mouth
 
@@ -235,3 +239,33 @@ class OpenAIEngine:
             image.save(encoded, format="PNG", compress_level=1)
             self._urls[id(image)] = image, "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode()
         return self._urls[id(image)][1]
+
+
+def view_seen(model: Served, engine: OpenAIEngine, gap: Gap, samples: Sequence[Sample], allowed: float | None) -> dict[str, int | None]:
+    """How large the server says that a view is: `expected` and `counted` visual tokens of one of the largest among the first questions.
+
+    A deviation is logged. Raises ValueError where it is more than the share `allowed` (None: any), since the numbers would be those of
+    another view. Empty where no image can be read.
+    """
+    first = [samples[i] for i in range(min(len(samples), FIRST))]
+    for sample in sorted(first, key=lambda each: -each.width * each.height):
+        try:
+            view, source = gap.see(sample, sample.open())
+        except ValueError:  # counted when it is asked
+            continue
+        seen = engine.seen(begin(model, sample, view, source, [0])[0])
+        source.release()
+        if seen.counted is None:
+            log.warning("%s does not count the tokens of images: whether it resizes views cannot be told", engine.endpoint.url)
+        elif seen.deviation:
+            does = "shrinks" if seen.deviation < 0 else "enlarges"
+            told = f"{engine.endpoint.url} {does} the view: {seen.expected} visual tokens were sent, and it counts {seen.counted}"
+            if allowed is not None and abs(seen.deviation) > allowed:
+                raise ValueError(
+                    f'{told}. Start it with the limits of the view (vLLM: --mm-processor-kwargs \'{{"min_pixels": ..., '
+                    f'"max_pixels": ...}}\', or rollout.endpoint.extra={{mm_processor_kwargs:{{...}}}}); a visual token of this dialect '
+                    f"covers {model.token_px}x{model.token_px} px. served.view_deviation=null measures all the same"
+                )
+            log.warning("%s. The numbers are those of that view", told)
+        return {"expected": seen.expected, "counted": seen.counted}
+    return {}
