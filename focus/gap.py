@@ -93,7 +93,19 @@ def cut(
     if fixed:
         scale = token_px * math.sqrt(max_tokens / (width * height))
         width, height = max(1, round(width * scale)), max(1, round(height * scale))
-    return _shown(Decoded(crop), fit((width, height), max_tokens, token_px, min_tokens), token_px)
+    return _shown(Decoded(crop), _squeezed((width, height), max_tokens, token_px, min_tokens), token_px)
+
+
+def _squeezed(size: Size, max_tokens: int, token_px: int, min_tokens: int) -> Size:
+    """`fit` for a crop: where no rounding keeps its shape within a budget of a few tokens, the shape gives way."""
+    width, height = size
+    try:
+        return fit(size, max_tokens, token_px, min_tokens)
+    except ValueError:
+        across = min(max_tokens, max(1, round(math.sqrt(max_tokens * width / height))))
+        if across * (max_tokens // across) < min_tokens:
+            across = max_tokens if width >= height else 1
+        return across * token_px, max_tokens // across * token_px
 
 
 class Mode(StrEnum):

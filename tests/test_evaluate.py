@@ -398,8 +398,8 @@ def test_a_server_that_shrinks_the_view_is_refused_unless_the_settings_allow_it_
     write_vstar(tmp_path / "published")
     with Server(lambda request: ("", "stop", 0), models=("agent",)) as server:
         server.faults.extend([lambda handler, reply: handler.send(200, reply()), *[counts(0.25)] * 99])
-        more = ("evaluation.arms=[own]", "view.max_tokens=16", "view.min_tokens=16")
-        with pytest.raises(ValueError, match=r"shrinks the view: 1\d visual tokens were sent, and it counts 4\. .*view_deviation=null"):
+        more = ("evaluation.arms=[own]", "view.max_tokens=40", "view.min_tokens=30")
+        with pytest.raises(ValueError, match=r"shrinks the view: 3\d visual tokens were sent, and it counts 4\. .*view_deviation=null"):
             evaluate.run(evaluating(tmp_path, "vstar", *at(server), *more, "served.view_deviation=0.1"))
         server.faults.appendleft(lambda handler, reply: handler.send(200, reply()))
         evaluate.run(evaluating(tmp_path, "vstar", *at(server), *more, "served.view_deviation=null"))

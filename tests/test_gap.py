@@ -1,5 +1,7 @@
 """Views and crops: how many tokens they cost, and which pixels they hold."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -229,3 +231,14 @@ def test_every_box_that_settles_can_be_cut(size, spoken_px, crop_tokens, token_p
     box_px = settle(spoken_px, size, token_px)
     assert box_px is not None
     assert crop_of(Decoded(Image.new("RGB", size)), box_px, crop_tokens, token_px).tokens <= crop_tokens
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_no_box_is_too_strange_for_a_budget_of_a_few_tokens(fixed):
+    source = Decoded(Image.new("L", (130, 130)).convert("RGB"))
+    for most in range(1, 6):
+        for least in range(1, most + 1):
+            for width, height in product((1, 13, 28, 29, 43, 85, 130), repeat=2):
+                crop = cut(source, (0, 0, width, height), source.size, most, 28, fixed, least)
+                assert 1 <= crop.tokens <= most, (most, least, width, height)
+                assert crop.size[0] * crop.size[1] == crop.tokens * 28**2
