@@ -5,9 +5,10 @@ The embedded tiny policy and Qwen2.5-VL-7B go through the same functions. Nothin
 
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from torch.utils.checkpoint import checkpoint as computed_again
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils import cached_file, is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
 from focus.attention import NO_MASK, Layout, share_prompts
@@ -37,6 +38,7 @@ from focus.ranks import collect, is_first, whole
 
 transformers_logging.disable_progress_bar()  # loading and saving a policy is one line of ours, not three bars
 
+VIDEO_PROCESSOR = "video_preprocessor_config.json"
 EMBEDDED = Path(__file__).parent / "tiny"
 FAMILIES = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
 SPEAKS = {"qwen2_5_vl": Frame.VIEW_PIXELS, "qwen3_vl": Frame.PER_MILLE}  # how each family was taught to name a place
@@ -114,6 +116,7 @@ class Checkpoint:
     tokenizer: Any  # transformers' own types of these two are wider than what we ask of them
     image_processor: Any
     dialect: Dialect
+    video_processor: dict[str, Any] | None = None  # of the folder that it was loaded from; nothing here reads it, an export carries it on
     _memory: _Memory | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -297,30 +300,47 @@ class Checkpoint:
         return digest.hexdigest()
 
     def save(self, folder: Path, dtype: str = "bfloat16") -> None:
-        """Write the Hugging Face layout that transformers and vLLM load. The folder appears whole or not at all.
+        """Write the Hugging Face layout that transformers (from 4.57 on) and vLLM load. The folder appears whole or not at all.
 
+        Adapters are merged, in float32; they also lie in `adapter/`, unmerged, as PEFT loads them onto the base.
         All ranks call it together; the first one writes, and all go on when it has.
         """
         state = {name: value.to("cpu", DTYPES[dtype]) for name, value in self.plain_state() if is_first()}
+        adapters = {}
+        if isinstance(self.model, PeftModel):
+            adapters = {name: whole(value).cpu() for name, value in self.model.state_dict().items() if ".lora_" in name}
         if is_first():
-            self._write(folder, state, dtype)
+            self._write(folder, state, adapters, dtype)
         collect(None)
 
-    def _write(self, folder: Path, state: dict[str, Tensor], dtype: str) -> None:
+    def _write(self, folder: Path, state: dict[str, Tensor], adapters: dict[str, Tensor], dtype: str) -> None:
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         self.bare.save_pretrained(partial, state_dict=state)
         config = json.loads((partial / "config.json").read_text())
         for part in (config, *(config[key] for key in ("text_config", "vision_config"))):
             part["dtype"] = dtype
-        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        rope = dict(config["text_config"]["rope_parameters"])  # transformers 4 and what is built on it read these two instead
+        config["text_config"] |= {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope}
+        _write_json(partial / "config.json", config)
         self.tokenizer.save_pretrained(partial)
+        words = json.loads((partial / "tokenizer_config.json").read_text())
+        if words["tokenizer_class"] == "TokenizersBackend":  # the same class by the name that transformers 4 knows too
+            _write_json(partial / "tokenizer_config.json", words | {"tokenizer_class": "PreTrainedTokenizerFast"})
         self.image_processor.save_pretrained(partial)
         processor = partial / "preprocessor_config.json"
-        settings = json.loads(processor.read_text()) | {"processor_class": FAMILIES[self.bare.config.model_type]}
-        processor.write_text(json.dumps(settings, indent=2) + "\n")
+        _write_json(processor, json.loads(processor.read_text()) | {"processor_class": FAMILIES[self.bare.config.model_type]})
+        if self.video_processor is not None:
+            _write_json(partial / VIDEO_PROCESSOR, self.video_processor)
+        if adapters:
+            assert isinstance(self.model, PeftModel)
+            self.model.save_pretrained(str(partial / "adapter"), state_dict=adapters, save_embedding_layers=False)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def place(name: str) -> str | Path:
@@ -343,6 +363,9 @@ def load(folder: str | Path, dialect: str, dtype: str = "float32", attention: st
             raise ValueError(f"{place} is a {config.model_type!r} model; this version trains {', '.join(FAMILIES)}")
         tokenizer = AutoTokenizer.from_pretrained(place)
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(place)  # of both families; the Auto class may ask for torchvision
+        video = cached_file(
+            place, VIDEO_PROCESSOR, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+        )
     except OSError as error:
         raise ValueError(
             f"policy.checkpoint is {place}, which is no folder here, and can't be fetched as a model of the hub either. Where there is no "
@@ -369,7 +392,18 @@ def load(folder: str | Path, dialect: str, dtype: str = "float32", attention: st
             f"{place} lacks {len(lacking)} weights that its config.json names (first: {lacking[0]}); they would be random. "
             "Copy the folder again, or take the config.json that belongs to these weights"
         )
-    return Checkpoint(model, tokenizer, image_processor, DIALECTS[dialect])
+    return Checkpoint(model, tokenizer, image_processor, DIALECTS[dialect], json.loads(Path(video).read_text()) if video else None)
+
+
+@torch.no_grad()
+def below_resolution(model: torch.nn.Module, step: float) -> float:
+    """The share of the learning weights that are stored in bfloat16 and so large that a step of this size is rounded away.
+
+    bfloat16 has 8 bits of significand: between 2^(e-1) and 2^e neighbours are 2^(e-8) apart, and less than half of that is lost.
+    """
+    learn = [p for p in model.parameters() if p.requires_grad]
+    stuck = sum(int((torch.frexp(p.float()).exponent - 9 > math.log2(step)).sum()) for p in learn if p.dtype is torch.bfloat16)
+    return stuck / max(1, sum(p.numel() for p in learn))
 
 
 def attention_of(attention: str, dtype: str) -> str | dict[str, str]:

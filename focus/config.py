@@ -52,6 +52,7 @@ class PolicyConfig:
     lora_rank: int = MISSING
     lora_alpha: int = MISSING
     lora_targets: list[str] = MISSING
+    export_dtype: str = MISSING
 
 
 @dataclass
@@ -543,6 +544,13 @@ def arithmetic_of(trainer: DictConfig) -> str:
     return "bfloat16" if divided or trainer.get("precision") == "bf16-mixed" else "float32"
 
 
+def export_dtype(cfg: DictConfig) -> str:
+    """The dtype of the weights in `policy/`. `auto` keeps what was learned: float32, unless the policy was sampled in bfloat16."""
+    if cfg.policy.export_dtype != "auto":
+        return cfg.policy.export_dtype
+    return "bfloat16" if "bfloat16" in (cfg.policy.dtype, arithmetic_of(cfg.trainer)) else "float32"
+
+
 def refuse_other_run(cfg: DictConfig, settings: Path, finished: bool) -> None:
     """Raise ConfigError if the run whose settings are kept there was another one: resuming it would mix two runs.
 
@@ -550,8 +558,12 @@ def refuse_other_run(cfg: DictConfig, settings: Path, finished: bool) -> None:
     """
     before, now = learned_settings(OmegaConf.load(settings), resolve=False), learned_settings(cfg)  # type: ignore[arg-type]
     if not finished:
-        before |= {key: now[key] for key in ("objective.updates", *MEMORY)}
-    changed = [f"{key}: {before.get(key)} then, {now.get(key)} now" for key in sorted(before | now) if before.get(key) != now.get(key)]
+        before |= {key: now[key] for key in ("objective.updates", "policy.export_dtype", *MEMORY)}
+    changed = [
+        f"{key}: {before.get(key, 'no such setting')} then, {now.get(key, 'no such setting')} now"
+        for key in sorted(before | now)
+        if before.get(key) != now.get(key)
+    ]
     if changed:
         raise ConfigError(
             f"{settings.parent} holds a run with other settings:\n"
@@ -623,6 +635,8 @@ def _policy_problems(policy: DictConfig, served: bool) -> list[str]:
         problems.append(f"policy.dialect is {policy.dialect!r}; choose one of {', '.join(DIALECTS)}")
     if policy.dtype not in ("float32", "bfloat16"):
         problems.append(f"policy.dtype is {policy.dtype!r}; choose float32 or bfloat16")
+    if policy.export_dtype not in ("auto", "float32", "bfloat16"):
+        problems.append(f"policy.export_dtype is {policy.export_dtype!r}; choose auto, float32 or bfloat16")
     if not served and policy.checkpoint.startswith("outputs/") and not Path(policy.checkpoint, "config.json").is_file():
         maker = "make claim CLAIM=gap_and_bonus" if policy.checkpoint.startswith("outputs/claims/") else None
         maker = maker or {"outputs/stage1/policy": "make stage1", "outputs/stage2/policy": "make stage2"}.get(

@@ -383,9 +383,15 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
     is_trained = (trained / "config.json").is_file()
     logger = None if is_trained else start_logger(cfg)  # before anything slow: it may have no account or no network
     if logger is not None:
+        if stuck := checkpoints.below_resolution(loaded.model, cfg.objective.learning_rate):
+            console.print(
+                f"policy.dtype is bfloat16: a step of objective.learning_rate={cfg.objective.learning_rate:g} is below the resolution of "
+                f"{stuck:.1%} of the weights that learn, which will hardly move. Use policy.dtype=float32 (trainer.precision=bf16-mixed "
+                "computes in bfloat16 all the same), or adapters: policy.lora_rank=64"
+            )
         with closing(logger):
             fit(cfg, build_policy(cfg, loaded), samples, alarms, output, logger)
-        loaded.save(trained)
+        loaded.save(trained, config.export_dtype(cfg))
     del loaded  # its memory is for the two that are measured
     measured: dict[str, Outcome] = {}
     known = {"base": checkpoints.place(cfg.policy.checkpoint)} if cfg.evaluation.samples and cfg.evaluation.base else {}

@@ -1,0 +1,113 @@
+"""What comes out of a training: a folder that other programs read, in the dtype of the training, adapters beside it in PEFT's form."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+from focus import checkpoint as checkpoints
+from focus import train
+from focus.checkpoint import Checkpoint, below_resolution
+from focus.config import export_dtype
+from tests.test_families import FAMILIES, LORA, configured, folders, logprobs  # noqa: F401
+from tests.test_run import settings
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_export_names_its_rotary_positions_as_transformers_4_and_as_transformers_5_do(family, tmp_path):
+    FAMILIES[family](seed=1).save(tmp_path / "policy")
+    text = json.loads((tmp_path / "policy/config.json").read_text())["text_config"]
+    theta, sections = {"qwen2_5_vl": (10.0, [4, 6, 6]), "qwen3_vl": (10000.0, [6, 5, 5])}[family]
+    assert text["rope_theta"] == text["rope_parameters"]["rope_theta"] == theta
+    assert text["rope_scaling"]["mrope_section"] == text["rope_parameters"]["mrope_section"] == sections
+    assert "rope_theta" not in text["rope_scaling"] and text["rope_scaling"].get("mrope_interleaved", False) is (family == "qwen3_vl")
+    again = checkpoints.load(tmp_path / "policy", family if family == "qwen2_5_vl" else "tiny")
+    assert again.bare.config.text_config.rope_parameters["rope_theta"] == theta
+    again.save(tmp_path / "again")  # stage 2 starts from such a folder
+    first, second = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("policy", "again"))
+    assert first == second
+
+
+def test_the_tokenizer_of_an_export_has_a_class_that_transformers_4_knows_and_speaks_as_before(qwen3_vl: Checkpoint, tmp_path):
+    qwen3_vl.save(tmp_path / "policy")
+    assert json.loads((tmp_path / "policy/tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+    tokenizer, text = AutoTokenizer.from_pretrained(tmp_path / "policy"), "<|im_start|>what is on the 42nd sign<|image_pad|><|im_end|>"
+    assert tokenizer.encode(text) == qwen3_vl.tokenizer.encode(text) and tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_video_processor_of_the_base_is_carried_on_and_none_is_made_up(tmp_path):
+    FAMILIES["qwen3_vl"](seed=1).save(tmp_path / "base")
+    checkpoints.load(tmp_path / "base", "tiny").save(tmp_path / "without")
+    assert not (tmp_path / "without" / checkpoints.VIDEO_PROCESSOR).exists()
+    settings = {"video_processor_type": "Qwen3VLVideoProcessor", "fps": 2, "size": {"longest_edge": 25165824}}
+    (tmp_path / "base" / checkpoints.VIDEO_PROCESSOR).write_text(json.dumps(settings))
+    checkpoints.load(tmp_path / "base", "tiny").save(tmp_path / "with")
+    assert json.loads((tmp_path / "with" / checkpoints.VIDEO_PROCESSOR).read_text()) == settings
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_lie_beside_the_merged_weights_as_peft_loads_them(folders, tmp_path, dtype):  # noqa: F811
+    loaded = train.load_policy(configured(folders, "qwen3_vl", Path("x"), *LORA).policy)
+    for name, p in loaded.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.1)
+    loaded.save(tmp_path / "policy", dtype)
+    base = AutoModelForImageTextToText.from_pretrained(folders["qwen3_vl"], dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(base, str(tmp_path / "policy/adapter"))
+    ids = torch.tensor([loaded.tokenizer.encode("what is on the sign")])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    assert torch.allclose(adapted(**inputs).logits, loaded.bare(**inputs).logits, atol=1e-5)
+    assert not [name for name in load_file(tmp_path / "policy/model.safetensors") if "lora" in name]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), "float32"),
+        (("policy.dtype=bfloat16", "policy.lora_rank=4"), "bfloat16"),
+        (("trainer.precision=bf16-mixed",), "bfloat16"),
+        (("trainer.strategy={_target_: focus.ranks.FullyShardedStrategy, arithmetic: bfloat16}",), "bfloat16"),
+        (("trainer.strategy={_target_: focus.ranks.FullyShardedStrategy, arithmetic: float32}",), "float32"),
+        (("trainer.precision=bf16-mixed", "policy.export_dtype=float32"), "float32"),
+        (("policy.export_dtype=bfloat16",), "bfloat16"),
+    ],
+)
+def test_an_export_has_the_dtype_that_the_policy_was_sampled_in(words, expected, tmp_path):
+    assert export_dtype(settings(tmp_path, tmp_path, *words)) == expected
+
+
+def test_steps_below_the_resolution_of_bfloat16_survive_the_export_of_a_run(tmp_path, random_policy):
+    """At 1e-6 a step is lost on every weight above 2^-10.9: nearly all of them."""
+    cfg = settings(tmp_path / "run", random_policy, "evaluation.samples=0", "objective.learning_rate=1e-6", "objective.warmup_updates=0")
+    train.run(cfg)
+    kept = torch.load(next((tmp_path / "run/checkpoints").glob("*.ckpt")), weights_only=False)["state_dict"]
+    exported = load_file(tmp_path / "run/policy/model.safetensors")
+    before = checkpoints.load(random_policy, "tiny").model.state_dict()
+    moved = [not torch.equal(kept[f"model.{name}"], before[name]) for name in before]
+    assert all(torch.equal(exported[name], kept[f"model.{name}"]) for name in before) and sum(moved) > len(moved) / 2
+    assert json.loads((tmp_path / "run/policy/config.json").read_text())["dtype"] == "float32"
+
+
+def test_weights_that_a_step_cannot_move_in_bfloat16_are_counted():
+    """Between 1 and 2 neighbours are 2^-7 apart, between 1/2 and 1 2^-8; less than half of that is rounded away."""
+    layer = torch.nn.Linear(4, 1, bias=False).to(torch.bfloat16)
+    layer.weight.data = torch.tensor([[1.0, 1.5, 0.5, 0.25]], dtype=torch.bfloat16)
+    for step, lost in ((0.0038, 0.5), (0.0040, 0.0), (0.0019, 0.75), (0.0009, 1.0)):
+        assert below_resolution(layer, step) == lost
+        moved = (layer.weight.data.float() + step).to(torch.bfloat16) != layer.weight.data
+        assert float((~moved).float().mean()) == lost
+    assert below_resolution(layer.float(), 1e-9) == 0.0
+
+
+def test_a_run_that_trains_bfloat16_weights_says_which_share_cannot_move(tmp_path, random_policy, monkeypatch, capsys):
+    monkeypatch.setattr(train, "fit", lambda *_: None)
+    words = ("evaluation.samples=0", "policy.dtype=bfloat16", "objective.learning_rate=1e-6")
+    train.run(settings(tmp_path / "all", random_policy, *words))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "below the resolution of 9" in said and "Use policy.dtype=float32" in said
+    train.run(settings(tmp_path / "adapters", random_policy, *words, "policy.lora_rank=2"))
+    assert "resolution" not in capsys.readouterr().out
