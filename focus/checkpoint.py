@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from PIL import Image
 from safetensors import SafetensorError
@@ -181,6 +181,14 @@ class Checkpoint:
         """
         banned = torch.tensor(self.banned_ids, device=hidden.device)
         return self.bare.lm_head(hidden, target.to(hidden.device), banned, temperature or 1.0)
+
+    @property
+    def adapted(self) -> str:
+        """How many layers of text and tower have adapters, and how many weights learn, in one sentence."""
+        layers = [name for name, module in self.bare.named_modules() if isinstance(module, LoraLayer)]
+        tower = sum(".visual." in name for name in layers)
+        learn = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        return f"adapters: on {len(layers) - tower} layers of the text model and {tower} of the vision tower, {learn:,} weights"
 
     @property
     def bare(self) -> PreTrainedModel:
@@ -393,6 +401,35 @@ def load(folder: str | Path, dialect: str, dtype: str = "float32", attention: st
             "Copy the folder again, or take the config.json that belongs to these weights"
         )
     return Checkpoint(model, tokenizer, image_processor, DIALECTS[dialect], json.loads(Path(video).read_text()) if video else None)
+
+
+def lora(model: Any, rank: int, alpha: int, targets: Sequence[str] | None, train_vision: bool) -> LoraConfig:
+    """Which linear layers of a model get adapters: those that `targets` names, in the text layers and, with `train_vision`, in the tower.
+
+    None names all of them. The head gets none, nor does the embedding of patches, which is a convolution. Raises ValueError for a target
+    that is no such layer, and where `train_vision` would adapt nothing in the tower.
+    """
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and name != "lm_head"]
+    found = {place: {_last(name) for name in linear if (".visual." in name) is (place == "tower")} for place in ("text", "tower")}
+    learning = found["text"] | (found["tower"] if train_vision else set())
+    chosen = learning if targets is None else set(targets)
+    if lost := sorted(chosen - learning):
+        raise ValueError(
+            f"policy.lora_targets names {', '.join(lost)}, no linear layer that learns here; there are {', '.join(sorted(learning))}"
+        )
+    if train_vision and not chosen & found["tower"]:
+        raise ValueError(
+            "policy.train_vision is true, but policy.lora_targets names no layer of the vision tower "
+            f"({', '.join(sorted(found['tower']))}), so nothing of it would learn; add some, or set policy.train_vision=false"
+        )
+    closed = r".*\.patch_embed\..*" if train_vision else r".*\bvisual\..*"
+    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=sorted(chosen), exclude_modules=closed)
+
+
+def _last(name: str) -> str:
+    """The last word of a module's name, with the one before where it is a number: the same layer has it in every block."""
+    parts = name.split(".")
+    return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]
 
 
 @torch.no_grad()

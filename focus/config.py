@@ -51,7 +51,7 @@ class PolicyConfig:
     activation_checkpointing: bool = MISSING
     lora_rank: int = MISSING
     lora_alpha: int = MISSING
-    lora_targets: list[str] = MISSING
+    lora_targets: list[str] | None = MISSING
     export_dtype: str = MISSING
 
 

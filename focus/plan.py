@@ -21,13 +21,13 @@ from typing import Any
 import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, PretrainedConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 
 from focus import config
-from focus.checkpoint import FAMILIES, KEPT_BYTES, LOGITS_BYTES, place
+from focus.checkpoint import FAMILIES, KEPT_BYTES, LOGITS_BYTES, lora, place
 from focus.gap import read_levels
 from focus.prompts import CROP_CONTENT, DIALECTS, encode, observation_text, question_text
 
@@ -131,7 +131,7 @@ class Parameters:
 
 
 @cache
-def _parameters(checkpoint: str, train_vision: bool, rank: int, targets: tuple[str, ...]) -> Parameters:
+def _parameters(checkpoint: str, train_vision: bool, rank: int, targets: tuple[str, ...] | None) -> Parameters:
     with torch.device("meta"):
         model: Any = AutoModelForImageTextToText.from_config(architecture(checkpoint))
         if not train_vision:
@@ -139,7 +139,7 @@ def _parameters(checkpoint: str, train_vision: bool, rank: int, targets: tuple[s
         core = model.model
         before = sum(p.numel() for p in model.parameters())
         if rank:
-            model = get_peft_model(model, LoraConfig(r=rank, target_modules=list(targets)))
+            model = get_peft_model(model, lora(model, rank, 1, targets, train_vision))
 
     def count(module: torch.nn.Module, trainable: bool = False) -> int:
         return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)
@@ -152,7 +152,8 @@ def _parameters(checkpoint: str, train_vision: bool, rank: int, targets: tuple[s
 
 def parameters(policy: DictConfig) -> Parameters:
     """Parameters of the policy as it will be trained: adapters added, frozen parts frozen (what train.load_policy does)."""
-    return _parameters(policy.checkpoint, bool(policy.train_vision), int(policy.lora_rank), tuple(policy.lora_targets))
+    targets = None if policy.lora_targets is None else tuple(policy.lora_targets)
+    return _parameters(policy.checkpoint, bool(policy.train_vision), int(policy.lora_rank), targets)
 
 
 @dataclass(frozen=True)

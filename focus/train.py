@@ -19,7 +19,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
@@ -85,7 +85,7 @@ logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 def load_policy(cfg: DictConfig) -> Checkpoint:
     """The policy that `cfg.policy` names, ready to train: adapters added, frozen parts frozen.
 
-    Raises ValueError where no layer matches the LoRA targets.
+    Raises ValueError where a LoRA target is no layer that learns.
     """
     loaded = checkpoints.load(checkpoints.place(cfg.checkpoint), cfg.dialect, cfg.dtype, cfg.attention)
     if not cfg.train_vision:
@@ -98,21 +98,8 @@ def load_policy(cfg: DictConfig) -> Checkpoint:
 
 
 def _adapted(model: Any, cfg: DictConfig) -> PeftModel:
-    """The model with LoRA adapters; a frozen tower gets none. They begin the same in every process and after every restart.
-
-    Raises ValueError for a target that is no linear layer.
-    """
-    open_to = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and name != "lm_head" and (cfg.train_vision or ".visual." not in name)
-    }
-    if lost := [target for target in cfg.lora_targets if target not in open_to]:
-        raise ValueError(
-            f"policy.lora_targets names {', '.join(lost)}, no linear layer that learns here; there are {', '.join(sorted(open_to))}"
-        )
-    closed = r".*\.patch_embed\..*" if cfg.train_vision else r".*\bvisual\..*"  # a patch's embedding is no linear layer
-    settings = LoraConfig(r=cfg.lora_rank, lora_alpha=cfg.lora_alpha, target_modules=list(cfg.lora_targets), exclude_modules=closed)
+    """The model with LoRA adapters; a frozen tower gets none. They begin the same in every process and after every restart."""
+    settings = checkpoints.lora(model, cfg.lora_rank, cfg.lora_alpha, cfg.lora_targets, cfg.train_vision)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return get_peft_model(model, settings)  # in float32, whatever the dtype of what they are added to
@@ -383,6 +370,8 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
     is_trained = (trained / "config.json").is_file()
     logger = None if is_trained else start_logger(cfg)  # before anything slow: it may have no account or no network
     if logger is not None:
+        if cfg.policy.lora_rank:
+            console.print(loaded.adapted)
         if stuck := checkpoints.below_resolution(loaded.model, cfg.objective.learning_rate):
             console.print(
                 f"policy.dtype is bfloat16: a step of objective.learning_rate={cfg.objective.learning_rate:g} is below the resolution of "

@@ -126,11 +126,28 @@ def test_merged_adapters_say_what_the_adapters_said(folders, tmp_path):
 
 
 @pytest.mark.parametrize("trains", [True, False])
-def test_a_frozen_tower_gets_no_adapters(trains, folders):
-    """Qwen2.5-VL's tower has layers of the same names as its text model: gate_proj, up_proj, down_proj."""
-    cfg = configured(folders, "qwen2_5_vl", Path("x"), *LORA, f"policy.train_vision={trains}".lower()).policy
-    adapted = {name for name, _ in train.load_policy(cfg).model.named_parameters() if "lora_" in name}
-    assert any("visual" in name for name in adapted) is trains and any("language_model" in name for name in adapted)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tower_that_learns_has_adapters_on_all_its_linear_layers_and_a_frozen_one_has_none(family, trains, folders):
+    cfg = configured(folders, family, Path("x"), *LORA, f"policy.train_vision={trains}".lower()).policy
+    loaded = train.load_policy(cfg)
+    adapted = {name.split(".lora_")[0].split(".model.", 1)[1] for name, _ in loaded.model.named_parameters() if "lora_" in name}
+    linear = {
+        name.removesuffix(".base_layer").removeprefix("model.")
+        for name, module in loaded.bare.named_modules()
+        if type(module) is torch.nn.Linear and "lora_" not in name and name != "lm_head"
+    }
+    tower, text = {n for n in linear if n.startswith("visual.")}, {n for n in linear if n.startswith("language_model.")}
+    assert len(text) == 14 and tower  # seven in each of two layers
+    assert {name.removeprefix("model.") for name in adapted} == (text | tower if trains else text)
+    assert f"on 14 layers of the text model and {len(tower) if trains else 0} of the vision tower" in loaded.adapted
+
+
+def test_a_tower_that_should_learn_but_gets_no_adapter_is_refused(folders):
+    words = (*LORA, "policy.lora_targets=[q_proj,v_proj]")
+    with pytest.raises(ValueError, match=r"names no layer of the vision tower \(linear_fc1, linear_fc2, proj, qkv\).*train_vision=false"):
+        train.load_policy(configured(folders, "qwen3_vl", Path("x"), *words).policy)
+    frozen = train.load_policy(configured(folders, "qwen3_vl", Path("x"), *words, "policy.train_vision=false").policy)
+    assert frozen.adapted.startswith("adapters: on 4 layers of the text model and 0 of the vision tower")
 
 
 def test_a_token_that_also_stands_for_unknown_ones_still_stops():

@@ -44,8 +44,8 @@ def test_published_models_have_the_parameters_that_are_known_of_them(name, billi
 def test_parameters_of_a_policy_are_those_that_it_has(random_policy):
     from focus import train
 
-    for change in ("policy.train_vision=true", "policy.train_vision=false", "policy.lora_rank=4"):
-        policy = settings(f"policy.checkpoint={random_policy}", change).policy
+    for changes in ((), ("policy.train_vision=false",), ("policy.lora_rank=4",), ("policy.lora_rank=4", "policy.train_vision=false")):
+        policy = settings(f"policy.checkpoint={random_policy}", *changes).policy
         model, counted = train.load_policy(policy).model, plan.parameters(policy)
         assert counted.total == sum(p.numel() for p in model.parameters())
         assert counted.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)

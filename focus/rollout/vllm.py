@@ -262,7 +262,7 @@ class VLLMEngine:
         if adapted:
             raise ValueError(
                 f"policy.lora_targets put {len(adapted)} adapters into the vision tower (first: {adapted[0]}), where vLLM applies none; "
-                "name layers of the text model alone, or use rollout=kv"
+                "set policy.train_vision=false, or use rollout=kv"
             )
 
     def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
