@@ -5,7 +5,6 @@ The embedded tiny policy and Qwen2.5-VL-7B go through the same functions. Nothin
 
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -430,17 +429,6 @@ def _last(name: str) -> str:
     """The last word of a module's name, with the one before where it is a number: the same layer has it in every block."""
     parts = name.split(".")
     return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]
-
-
-@torch.no_grad()
-def below_resolution(model: torch.nn.Module, step: float) -> float:
-    """The share of the learning weights that are stored in bfloat16 and so large that a step of this size is rounded away.
-
-    bfloat16 has 8 bits of significand: between 2^(e-1) and 2^e neighbours are 2^(e-8) apart, and less than half of that is lost.
-    """
-    learn = [p for p in model.parameters() if p.requires_grad]
-    stuck = sum(int((torch.frexp(p.float()).exponent - 9 > math.log2(step)).sum()) for p in learn if p.dtype is torch.bfloat16)
-    return stuck / max(1, sum(p.numel() for p in learn))
 
 
 def attention_of(attention: str, dtype: str) -> str | dict[str, str]:

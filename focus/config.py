@@ -541,7 +541,7 @@ def arithmetic_of(trainer: DictConfig) -> str:
     """The dtype that a policy computes in under this trainer: bfloat16 or float32. What it is stored in is `policy.dtype`."""
     strategy = trainer.get("strategy")
     divided = isinstance(strategy, DictConfig) and strategy.get("arithmetic") == "bfloat16"
-    return "bfloat16" if divided or trainer.get("precision") == "bf16-mixed" else "float32"
+    return "bfloat16" if divided or str(trainer.get("precision")).startswith("bf16") else "float32"
 
 
 def export_dtype(cfg: DictConfig) -> str:

@@ -372,12 +372,6 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
     if logger is not None:
         if cfg.policy.lora_rank:
             console.print(loaded.adapted)
-        if stuck := checkpoints.below_resolution(loaded.model, cfg.objective.learning_rate):
-            console.print(
-                f"policy.dtype is bfloat16: a step of objective.learning_rate={cfg.objective.learning_rate:g} is below the resolution of "
-                f"{stuck:.1%} of the weights that learn, which will hardly move. Use policy.dtype=float32 (trainer.precision=bf16-mixed "
-                "computes in bfloat16 all the same), or adapters: policy.lora_rank=64"
-            )
         with closing(logger):
             fit(cfg, build_policy(cfg, loaded), samples, alarms, output, logger)
         loaded.save(trained, config.export_dtype(cfg))

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from focus import checkpoint as checkpoints
 from focus import train
-from focus.checkpoint import Checkpoint, below_resolution
+from focus.checkpoint import Checkpoint
 from focus.config import export_dtype
 from tests.test_families import FAMILIES, LORA, configured, folders, logprobs  # noqa: F401
 from tests.test_run import settings
@@ -70,6 +70,7 @@ def test_adapters_lie_beside_the_merged_weights_as_peft_loads_them(folders, tmp_
         ((), "float32"),
         (("policy.dtype=bfloat16", "policy.lora_rank=4"), "bfloat16"),
         (("trainer.precision=bf16-mixed",), "bfloat16"),
+        (("trainer.precision=bf16-true",), "bfloat16"),
         (("trainer.strategy={_target_: focus.ranks.FullyShardedStrategy, arithmetic: bfloat16}",), "bfloat16"),
         (("trainer.strategy={_target_: focus.ranks.FullyShardedStrategy, arithmetic: float32}",), "float32"),
         (("trainer.precision=bf16-mixed", "policy.export_dtype=float32"), "float32"),
@@ -90,24 +91,3 @@ def test_steps_below_the_resolution_of_bfloat16_survive_the_export_of_a_run(tmp_
     moved = [not torch.equal(kept[f"model.{name}"], before[name]) for name in before]
     assert all(torch.equal(exported[name], kept[f"model.{name}"]) for name in before) and sum(moved) > len(moved) / 2
     assert json.loads((tmp_path / "run/policy/config.json").read_text())["dtype"] == "float32"
-
-
-def test_weights_that_a_step_cannot_move_in_bfloat16_are_counted():
-    """Between 1 and 2 neighbours are 2^-7 apart, between 1/2 and 1 2^-8; less than half of that is rounded away."""
-    layer = torch.nn.Linear(4, 1, bias=False).to(torch.bfloat16)
-    layer.weight.data = torch.tensor([[1.0, 1.5, 0.5, 0.25]], dtype=torch.bfloat16)
-    for step, lost in ((0.0038, 0.5), (0.0040, 0.0), (0.0019, 0.75), (0.0009, 1.0)):
-        assert below_resolution(layer, step) == lost
-        moved = (layer.weight.data.float() + step).to(torch.bfloat16) != layer.weight.data
-        assert float((~moved).float().mean()) == lost
-    assert below_resolution(layer.float(), 1e-9) == 0.0
-
-
-def test_a_run_that_trains_bfloat16_weights_says_which_share_cannot_move(tmp_path, random_policy, monkeypatch, capsys):
-    monkeypatch.setattr(train, "fit", lambda *_: None)
-    words = ("evaluation.samples=0", "policy.dtype=bfloat16", "objective.learning_rate=1e-6")
-    train.run(settings(tmp_path / "all", random_policy, *words))
-    said = " ".join(capsys.readouterr().out.split())
-    assert "below the resolution of 9" in said and "Use policy.dtype=float32" in said
-    train.run(settings(tmp_path / "adapters", random_policy, *words, "policy.lora_rank=2"))
-    assert "resolution" not in capsys.readouterr().out
