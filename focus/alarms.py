@@ -90,6 +90,15 @@ class CollapseAlarms(pl.Callback):
         self._seen = {name: deque[float](maxlen=window) for name in ALARMS}
         self._first_area = math.nan
         self._standing: set[str] = set()
+        self.ended = False  # whether an alarm ended the training
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """A run that an alarm ended, and that is started again before it was exported, makes no further update."""
+        self._end(trainer)
+
+    def _end(self, trainer: pl.Trainer) -> None:
+        if self.stop and trainer.strategy.reduce_boolean_decision(bool(self._standing), all=False):
+            trainer.should_stop = self.ended = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int) -> None:
         for name, (metrics, _) in ALARMS.items():
@@ -108,8 +117,7 @@ class CollapseAlarms(pl.Callback):
                 )
         self._standing = standing
         pl_module.log_dict({f"alarm/{name}": float(name in standing) for name in ALARMS})
-        if self.stop and trainer.strategy.reduce_boolean_decision(bool(standing), all=False):
-            trainer.should_stop = True
+        self._end(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to raise what an uninterrupted one does."""

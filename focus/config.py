@@ -509,7 +509,7 @@ def _device_problems(trainer: DictConfig) -> list[str]:
 
 SECRET = re.compile(r"(api|access|secret)?[_-]?key|authorization|password|(access|api|bearer)[_-]?token", re.IGNORECASE)
 # What makes a run fit into memory: it may change when the run resumes
-MEMORY = ("rollout.questions_per_forward", "objective.tokens_per_forward", "policy.activation_checkpointing")
+MEMORY = ("rollout.questions_per_forward", "objective.tokens_per_forward", "policy.activation_checkpointing", "data.workers")
 # Where vLLM runs and how much memory it takes: a run that resumes may be given another place
 PLACE = ("rollout.endpoint.", "rollout.vllm.")
 # Settings that change where a run writes, how fast it is or how it is measured, but not what is learned

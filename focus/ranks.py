@@ -7,6 +7,7 @@ gathering weights, reducing gradients, exchanging figures. In one process all of
 import fcntl
 import importlib.util
 import math
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,9 +33,44 @@ def is_first() -> bool:
 def publish(path: Path, text: str) -> None:
     """The first rank writes a file that the others may be reading: they see what was there before, or all of this."""
     if is_first():
-        partial = path.with_name(path.name + ".partial")
+        partial = beside(path)
         partial.write_text(text)
-        partial.rename(path)
+        settle(partial, path)
+
+
+PARTIAL = ".partial"
+
+
+def beside(path: Path) -> Path:
+    """Where a file or folder is written before it gets its own name: in the same folder, so that the renaming is one step."""
+    return path.with_name(path.name + PARTIAL)
+
+
+def settle(partial: Path, path: Path) -> None:
+    """Give what was written in `partial` its own name, once all of it is on the disk. A file takes the place of an older one."""
+    files = [each for each in partial.rglob("*") if each.is_file()] if partial.is_dir() else [partial]
+    for each in files:
+        with each.open("rb") as written:
+            os.fsync(written.fileno())
+    if path.is_dir():
+        remove(path)
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    except OSError:  # some network file systems do not sync folders
+        pass
+    finally:
+        os.close(folder)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder; what an interruption leaves of a folder no longer has its name."""
+    if path.is_dir():
+        gone = path if path.name.endswith(PARTIAL) else path.rename(path.with_name(f"{path.name}.gone{PARTIAL}"))
+        shutil.rmtree(gone)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -146,20 +182,19 @@ def gathered(model: nn.Module) -> Iterator[None]:
             parts[0].reset_iter_state()  # the root: gives the gathered weights back, and forgets the order of the rollouts' forwards
 
 
-class _WholeFolders(Strategy):
+class WholeFolders(Strategy):
     """Checkpoints that are folders with a file for each rank: they appear whole or not at all."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         final = Path(self.broadcast(filepath))
-        partial = final.with_name(final.name + ".partial")
+        partial = beside(final)
         if self.is_global_zero:
             shutil.rmtree(partial, ignore_errors=True)  # another number of ranks may have left it
         self.barrier()
         super().save_checkpoint(checkpoint, partial, storage_options)
         self.barrier()
         if self.is_global_zero:
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
+            settle(partial, final)
         self.barrier()
 
 
@@ -173,7 +208,7 @@ def kind(strategy: Strategy) -> str:
     return "fsdp" if isinstance(strategy, FullyShardedStrategy) else "deepspeed" if isinstance(strategy, ZeroStrategy) else "whole"
 
 
-class ZeroStrategy(_WholeFolders, DeepSpeedStrategy):
+class ZeroStrategy(WholeFolders, DeepSpeedStrategy):
     """DeepSpeed's ZeRO-2: gradients and moments are divided over all ranks, weights stay whole, so rollouts ask nobody.
 
     ZeRO-3 would divide the weights too: that is fsdp's business here. Raises ValueError without the package deepspeed.
@@ -193,7 +228,7 @@ class ZeroStrategy(_WholeFolders, DeepSpeedStrategy):
         super().setup(trainer)
 
 
-class FullyShardedStrategy(_WholeFolders, ModelParallelStrategy):
+class FullyShardedStrategy(WholeFolders, ModelParallelStrategy):
     """FSDP2: weights, gradients and the optimiser's moments are divided over all ranks.
 
     `arithmetic` is the dtype in which gathered weights and activations compute, float32 or bfloat16; weights are stored and gradients

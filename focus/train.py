@@ -5,7 +5,6 @@ Started again on the same output folder, a run resumes where it stopped; a finis
 
 import logging
 import os
-import re
 import signal
 import warnings
 from collections.abc import Sequence
@@ -21,13 +20,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from peft import PeftModel, get_peft_model
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from rich.console import Console
 
 from focus import checkpoint as checkpoints
-from focus import config, dependence, ranks
+from focus import config, dependence, ranks, resume
 from focus.alarms import CollapseAlarms
 from focus.checkpoint import Checkpoint
 from focus.data import leaks
@@ -72,10 +71,8 @@ for _message in (
     "`isinstance\\(treespec",
     "Found \\d+ module\\(s\\) in eval mode",
     "You have overridden `transfer_batch_to_device`",
-    "Using ModelCheckpoint with manual optimization",
     "'set_vital' is deprecated",
     "`gradient_checkpointing_enable` is deprecated",
-    "Checkpoint directory .* exists",
     "Experiment logs directory .* exists",  # its rows are written again (Replay)
 ):
     warnings.filterwarnings("ignore", _message)
@@ -276,13 +273,7 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms:
         Replay(history.path),
         TrajectoryTable(cfg.report.trajectories_every),
         RichProgressBar(leave=True),
-        ModelCheckpoint(
-            kept,
-            filename="update-{step}",
-            every_n_train_steps=cfg.report.checkpoint_every * cfg.objective.updates_per_rollout,
-            save_top_k=1,
-            save_on_train_epoch_end=False,
-        ),
+        resume.Checkpoints(kept, cfg.report.checkpoint_every, cfg.objective.updates),
     ]
     # Whoever started this process requeues it (submitit, on Slurm); Lightning neither does so nor takes a warning for the end
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None
@@ -299,21 +290,38 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms:
         default_root_dir=str(output),
     )
     questions = Questions(samples, cfg.objective.updates, cfg.rollout.questions_per_update, cfg.data.workers, cfg.seed)
-    last = latest(kept)
+    last = next(iter(resume.found(kept)), None)
     if last and (by := ranks.written_by(last)) != ranks.kind(trainer.strategy):
         told = {"whole": "a trainer that keeps whole weights"}.get(by, f"trainer={by}")
         raise ValueError(f"{last} was written by {told}; resume it with the same kind of trainer, or give this run another name (name=...)")
+    if not isinstance(trainer.strategy, ranks.WholeFolders):
+        trainer.strategy.checkpoint_io = resume.WholeFiles()
+    last = resume.last_whole(kept)
     try:
-        trainer.fit(policy, questions, ckpt_path=str(last) if last else None)
+        trainer.fit(policy, questions, ckpt_path=str(last) if last else None, weights_only=True)
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of ctrl-C
-            raise KeyboardInterrupt from None
+            raise error.__context__ from None
         raise  # a job that is requeued
+    if policy.updates_done != cfg.objective.updates and not alarms.ended:
+        raise Unfinished(_unfinished(cfg, policy.updates_done))
 
 
-def latest(kept: Path) -> Path | None:
-    """The checkpoint of the last update. Not the newest by time: a folder that was being removed when its job ended is newer."""
-    return max(kept.glob("update-*.ckpt"), key=lambda path: int(re.findall(r"step=(\d+)", path.name)[0]), default=None)
+def _unfinished(cfg: DictConfig, done: int) -> str:
+    wanted = cfg.objective.updates
+    if done > wanted:
+        return f"not exported: {done} updates are made already, but objective.updates is {wanted}; raise it to {done} at least"
+    limits = " and ".join(f"trainer.{key}" for key in CUTS_SHORT if cfg.trainer.get(key) is not None)
+    why, without = (f"{limits} ended the training", f" without {limits}") if limits else ("a callback of yours ended the training", "")
+    go_on = f"run the same command again{without}"
+    return f"not finished: {done} of {wanted} updates are made, then {why}. Nothing is exported; to go on, {go_on}"
+
+
+CUTS_SHORT = ("max_time", "max_steps", "limit_train_batches")  # settings of the trainer that end it before the run's last update
+
+
+class Unfinished(ValueError):
+    """The trainer returned before the last update."""
 
 
 def run(cfg: DictConfig) -> None:
@@ -331,7 +339,8 @@ def run(cfg: DictConfig) -> None:
             _run(cfg, output, trained)
         except Exception as error:
             if cfg.results:
-                write_row(Path(cfg.results), cfg, "", {}, status=f"crashed: {type(error).__name__}: {error}")
+                status = str(error) if isinstance(error, Unfinished) else f"crashed: {type(error).__name__}: {error}"
+                write_row(Path(cfg.results), cfg, "", {}, status=status)
             raise
 
 

@@ -163,14 +163,6 @@ def test_what_other_ranks_may_be_reading_is_never_half_written(tmp_path, random_
     assert published == ["settings.yaml", "started_from.txt"]
 
 
-def test_a_run_goes_on_from_its_last_update_whatever_the_clock_says(tmp_path):
-    """A job that ended while it removed its older checkpoint leaves a folder that was changed later."""
-    for age, update in ((0, 10), (60, 9)):
-        (tmp_path / f"update-step={update}.ckpt").mkdir()
-        os.utime(tmp_path / f"update-step={update}.ckpt", (time.time() + age,) * 2)
-    assert train.latest(tmp_path) == tmp_path / "update-step=10.ckpt" and train.latest(tmp_path / "none") is None
-
-
 # ------------------------------------------------------------------------------------------------------------- a Slurm of four scripts
 
 SBATCH = """#!{python}

@@ -30,6 +30,7 @@ LEAVES = {
     "connection",
     "endpoint",
     "ranks",
+    "resume",
 }
 ROW = [
     "config",

@@ -4,11 +4,11 @@ import signal
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-from torch.utils.data import Dataset, Sampler
-from torchdata.stateful_dataloader import StatefulDataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from focus.data.original import Original
 from focus.data.sample import Sample
@@ -50,16 +50,19 @@ class _Opened(Dataset):
 
 
 class _Rounds(Sampler[list[int]]):
-    """The draws of this rank, one list for each update. Together the ranks see what one process would see."""
+    """The draws of this rank, one list for each update from `first` on. Together the ranks see what one process would see.
 
-    def __init__(self, updates: int, questions_per_update: int, rank: int, ranks: int) -> None:
-        self.updates, self.questions, self.rank, self.ranks = updates, questions_per_update, rank, ranks
+    Its length is that of the whole run, as Lightning counts updates from the run's beginning.
+    """
+
+    def __init__(self, first: int, updates: int, questions_per_update: int, rank: int, ranks: int) -> None:
+        self.first, self.updates, self.questions, self.rank, self.ranks = first, updates, questions_per_update, rank, ranks
 
     def __len__(self) -> int:
         return self.updates
 
     def __iter__(self) -> Iterator[list[int]]:
-        for update in range(self.updates):
+        for update in range(self.first, self.updates):
             yield list(range(update * self.questions + self.rank, (update + 1) * self.questions, self.ranks))
 
 
@@ -70,16 +73,30 @@ def _leave_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+class _Loader(DataLoader):
+    """Its place is the number of updates made, which the policy keeps, so it has nothing to remember, however many workers it has.
+
+    Lightning asks every loader that can go on for its state, and puts it into the checkpoint.
+    """
+
+    def state_dict(self) -> dict[str, object]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Checkpoints of earlier versions hold more; it is not needed."""
+
+
 class Questions(pl.LightningDataModule):
-    """Training questions for `updates` updates, in a new order every epoch. The position is part of every checkpoint."""
+    """Training questions for `updates` updates, in a new order every epoch. A run that resumes goes on after the updates it has made."""
 
     def __init__(self, samples: Sequence[Sample], updates: int, questions_per_update: int, workers: int, seed: int) -> None:
         super().__init__()
         self.samples, self.updates, self.questions_per_update = samples, updates, questions_per_update
         self.workers, self.seed = workers, seed
 
-    def train_dataloader(self) -> StatefulDataLoader:
+    def train_dataloader(self) -> DataLoader:
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        made: Any = self.trainer.lightning_module.updates_done if self.trainer else 0
         if self.questions_per_update % ranks:
             raise ValueError(
                 f"rollout.questions_per_update is {self.questions_per_update}, which {ranks} ranks can't share evenly; "
@@ -87,12 +104,11 @@ class Questions(pl.LightningDataModule):
             )
         if ranks > 1:
             self._compare()
-        return StatefulDataLoader(
+        return _Loader(
             _Opened(self.samples, self.seed),
             collate_fn=list,
             num_workers=self.workers,
-            batch_sampler=_Rounds(self.updates, self.questions_per_update, rank, ranks),
-            snapshot_every_n_steps=1,
+            batch_sampler=_Rounds(made, self.updates, self.questions_per_update, rank, ranks),
             worker_init_fn=_leave_signals,
         )
 

@@ -1,0 +1,208 @@
+"""How a run ends and goes on: a training that was cut short, checkpoints that were cut, workers and numbers of them that change."""
+
+import csv
+import json
+import pickle
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from focus import checkpoint, resume, train
+from focus.report.run import has_row
+from tests.test_run import settings
+
+SHORT = ("evaluation.samples=0", "report.trajectories=1", "rollout.tokens_per_turn=6")
+
+
+def history(run: Path) -> list[int]:
+    return [json.loads(line)["update"] for line in (run / "history.jsonl").read_text().splitlines()]
+
+
+def weights(run: Path) -> str:
+    return checkpoint.load(run / "policy", "tiny").weights_hash()
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, random_policy) -> Path:
+    """A run of four updates that nothing interrupted."""
+    run = tmp_path_factory.mktemp("straight") / "run"
+    train.run(settings(run, random_policy, *SHORT, "objective.updates=4", "data.workers=1"))
+    return run
+
+
+# ------------------------------------------------------------------------------------------------------------ a training cut short
+
+
+@pytest.mark.parametrize("limit", ["max_steps=2", "limit_train_batches=2", "max_time='00:00:00:00'"])
+def test_a_training_that_the_trainer_cut_short_is_not_exported_and_goes_on_when_started_again(limit, tmp_path, random_policy, straight):
+    run, results, key = tmp_path / "run", tmp_path / "results.csv", limit.partition("=")[0]
+    more = [*SHORT, "objective.updates=4", f"results={results}", "report.checkpoint_every=100"]
+    done = 0 if key == "max_time" else 2
+    for _ in range(2 if key == "max_steps" else 1):  # again with the same limit: no further update, and the same words
+        with pytest.raises(train.Unfinished, match=rf"^not finished: {done} of 4 updates are made, then trainer.{key} ended the training"):
+            train.run(settings(run, random_policy, *more, f"+trainer.{limit}"))
+        assert not (run / "policy").exists() and history(run) == [*range(1, done + 1)]
+    with results.open() as rows:
+        assert [row["status"].split(":")[0] for row in csv.DictReader(rows)][-1] == "not finished"
+    assert not has_row(results, *_named(results))
+    train.run(settings(run, random_policy, *more))
+    assert history(run) == [1, 2, 3, 4] and weights(run) == weights(straight)
+
+
+def _named(results: Path) -> tuple[str, str]:
+    with results.open() as rows:
+        row = next(csv.DictReader(rows))
+    return row["settings"], row["base"]
+
+
+def test_a_run_that_has_made_more_updates_than_it_is_to_make_is_not_exported_with_them(tmp_path, random_policy):
+    run = tmp_path / "run"
+    with pytest.raises(train.Unfinished):
+        train.run(settings(run, random_policy, *SHORT, "objective.updates=4", "+trainer.max_steps=2"))
+    with pytest.raises(train.Unfinished, match=r"not exported: 2 updates are made already, but objective.updates is 1; raise it to 2"):
+        train.run(settings(run, random_policy, *SHORT, "objective.updates=1"))
+    assert not (run / "policy").exists()
+
+
+def test_a_run_that_an_alarm_ended_makes_no_further_update_when_it_was_interrupted_before_its_export(tmp_path, random_policy, monkeypatch):
+    """Everything is paid alike, so the alarm ends the training at update 2, which has a checkpoint."""
+    run = tmp_path / "run"
+    cfg = settings(run, random_policy, *SHORT, "objective.updates=9", "alarms.window=2", "alarms.truncated=0", "alarms.stop=true")
+    monkeypatch.setattr(checkpoint.Checkpoint, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train.run(cfg)
+    monkeypatch.undo()
+    assert history(run) == [1, 2]
+    train.run(cfg)
+    assert history(run) == [1, 2] and (run / "policy/config.json").is_file()
+
+
+# ------------------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_the_last_two_checkpoints_stay_and_nothing_passes_through_the_systems_temporary_folder(tmp_path, random_policy, monkeypatch):
+    (tmp_path / "system").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "system"))
+    seen, save = [], torch.save
+
+    def watched(what, file):
+        seen.append(Path(file.name))
+        save(what, file)
+
+    monkeypatch.setattr(torch, "save", watched)
+    train.run(settings(tmp_path / "run", random_policy, *SHORT, "objective.updates=3"))
+    kept = tmp_path / "run/checkpoints"
+    assert sorted(path.name for path in kept.iterdir()) == ["update-step=2.ckpt", "update-step=3.ckpt"]
+    assert seen == [kept / f"update-step={n}.ckpt.partial" for n in (1, 2, 3)]
+    assert not list((tmp_path / "system").rglob("*.ckpt*"))
+
+
+@pytest.mark.parametrize("at", [0, 1000])
+def test_a_crash_while_a_checkpoint_is_written_leaves_the_ones_before_and_the_run_ends_like_one_without_it(
+    at, tmp_path, random_policy, straight, monkeypatch
+):
+    run, save, count = tmp_path / "run", torch.save, []
+
+    class Crash(Exception):
+        pass
+
+    def half(what, file):
+        count.append(1)
+        if len(count) < 3:
+            return save(what, file)
+        file.write(b"x" * at)
+        raise Crash
+
+    cfg = settings(run, random_policy, *SHORT, "objective.updates=4")
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(Crash):
+        train.run(cfg)
+    monkeypatch.undo()
+    kept = run / "checkpoints"
+    assert [path.name for path in resume.found(kept)] == ["update-step=2.ckpt", "update-step=1.ckpt"]
+    assert (kept / "update-step=3.ckpt.partial").stat().st_size == at
+    train.run(cfg)
+    assert weights(run) == weights(straight) and history(run) == [1, 2, 3, 4]
+    assert sorted(path.name for path in kept.iterdir()) == ["update-step=3.ckpt", "update-step=4.ckpt"]
+
+
+@pytest.mark.parametrize("share", [0.5, 0.0])
+def test_a_cut_checkpoint_is_named_and_the_run_goes_on_from_the_one_before(share, tmp_path, random_policy, straight, capsys):
+    run = tmp_path / "run"
+    with pytest.raises(train.Unfinished):
+        train.run(settings(run, random_policy, *SHORT, "objective.updates=4", "+trainer.max_steps=3"))
+    last = run / "checkpoints/update-step=3.ckpt"
+    last.write_bytes(last.read_bytes()[: int(share * last.stat().st_size)])
+    train.run(settings(run, random_policy, *SHORT, "objective.updates=4"))
+    said = capsys.readouterr().out
+    assert f"focus: {last} can't be read" in said and "goes on from update-step=2.ckpt" in said
+    assert history(run) == [1, 2, 3, 4] and weights(run) == weights(straight)
+
+
+def test_where_every_checkpoint_is_cut_the_run_says_so_and_touches_none(tmp_path):
+    for step in (1, 2):
+        (tmp_path / f"update-step={step}.ckpt").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"no checkpoint in .* can be read \(update-step=2.ckpt: .*; update-step=1.ckpt: .*copy one back"):
+        resume.last_whole(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["update-step=1.ckpt", "update-step=2.ckpt"]
+    assert resume.last_whole(tmp_path / "none") is None
+
+
+def test_a_file_inside_a_checkpoint_of_several_ranks_that_was_cut_is_found(tmp_path):
+    folder = tmp_path / "update-step=1.ckpt"
+    dcp.save({"a": torch.arange(1000.0)}, checkpoint_id=folder)
+    assert resume.what_is_cut(folder) == ""
+    part = next(folder.glob("*.distcp"))
+    part.write_bytes(part.read_bytes()[:100])
+    assert resume.what_is_cut(folder) == f"{part.name} is cut"
+    (folder / ".metadata").write_bytes(b"")
+    assert resume.what_is_cut(folder) == "Ran out of input"
+
+
+def test_damage_inside_a_checkpoint_of_the_right_length_is_told_with_its_name(tmp_path):
+    io, path = resume.WholeFiles(), tmp_path / "update-step=1.ckpt"
+    io.save_checkpoint({"weights": torch.zeros(1000)}, path)
+    data = bytearray(path.read_bytes())
+    data[600:700] = b"\xff" * 100
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"checkpoint .*update-step=1.ckpt can't be read .*the run goes on from the one before"):
+        io.load_checkpoint(path, weights_only=True)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    path = tmp_path / "update-step=1.ckpt"
+    torch.save({"weights": Evil()}, path)
+    with pytest.raises(ValueError, match=r"update-step=1.ckpt can't be read"):
+        resume.WholeFiles().load_checkpoint(path, weights_only=True)
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+
+
+def test_a_run_goes_on_from_its_last_update_whatever_the_clock_says(tmp_path):
+    """A job that ended while it removed its older checkpoint leaves a folder that was changed later."""
+    for number in (10, 9):
+        (tmp_path / f"update-step={number}.ckpt").mkdir()
+    assert [path.name for path in resume.found(tmp_path)] == ["update-step=10.ckpt", "update-step=9.ckpt"]
+
+
+# ------------------------------------------------------------------------------------------------------------------- data workers
+
+
+def test_the_number_of_data_workers_may_change_when_a_run_goes_on_and_moves_no_weight(tmp_path, random_policy, straight):
+    run = tmp_path / "run"
+    for workers, more in ((2, "+trainer.max_steps=1"), (0, "+trainer.max_steps=3"), (1, "threads=1")):
+        cfg = settings(run, random_policy, *SHORT, "objective.updates=4", f"data.workers={workers}", more)
+        if more.startswith("+"):
+            with pytest.raises(train.Unfinished):
+                train.run(cfg)
+        else:
+            train.run(cfg)
+    assert history(run) == [1, 2, 3, 4] and weights(run) == weights(straight)
