@@ -3,6 +3,7 @@
 The embedded tiny policy and Qwen2.5-VL-7B go through the same functions. Nothing here needs torchvision.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -11,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -121,8 +121,8 @@ class Checkpoint:
     def __post_init__(self) -> None:
         share_prompts(self.bare)
         embedding = self.core.visual.patch_embed.proj
-        embedding.forward = MethodType(_embed_patches, embedding)
-        self.bare.lm_head.forward = MethodType(_head, self.bare.lm_head)
+        embedding.forward = functools.partial(_embed_patches, embedding)  # bound methods could not be pickled
+        self.bare.lm_head.forward = functools.partial(_head, self.bare.lm_head)
 
     @property
     def merge(self) -> int:
@@ -456,6 +456,12 @@ def _check_files(folder: Path) -> None:
     """Raises ValueError, with all that is missing in one message, for a folder that is not whole."""
     if not folder.is_dir():
         raise ValueError(f"policy.checkpoint is {folder}, which is not a folder; give one in the Hugging Face layout, or a hub name")
+    if (folder / "adapter_config.json").is_file():
+        beside = " beside weights" if any((folder / file).is_file() for file in NEEDED["weights"]) else ""
+        raise ValueError(
+            f"policy.checkpoint is {folder}, which holds an adapter{beside} (adapter_config.json). Merge it into its base (peft: "
+            "merge_and_unload, then save_pretrained), and name the folder of the result. policy.lora_rank adds new adapters to train"
+        )
     missing = [f"{part} ({' or '.join(files)})" for part, files in NEEDED.items() if not any((folder / file).is_file() for file in files)]
     index = folder / "model.safetensors.index.json"
     if index.is_file() and not (folder / "model.safetensors").is_file():
@@ -470,6 +476,17 @@ def _check_files(folder: Path) -> None:
 
 def _check_parts(place: str, config: Any, tokenizer: Any, image_processor: Any) -> None:
     """Raises ValueError where tokenizer, image processor and config.json do not belong together."""
+    if (quantised := getattr(config, "quantization_config", None)) is not None:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else getattr(quantised, "quant_method", None)
+        raise ValueError(
+            f"the weights in {place} are quantised ({method}, says quantization_config of its config.json), which can't be trained or "
+            "exported here; name the folder or hub name of the model that they were made of"
+        )
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            f"the tokenizer in {place} has no padding token; give it one of its own tokens that ends no turn (Qwen's: <|endoftext|>) as "
+            "pad_token in its tokenizer_config.json"
+        )
     problems = []
     for token, key in (("<|image_pad|>", "image_token_id"), ("<|vision_start|>", "vision_start_token_id"), ("<|im_end|>", None)):
         found = tokenizer.convert_tokens_to_ids(token)

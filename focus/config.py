@@ -6,17 +6,22 @@ target's signature.
 """
 
 import difflib
+import errno
 import inspect
+import multiprocessing
 import os
 import re
 import shutil
+import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -29,6 +34,9 @@ from hydra.types import RunMode
 from hydra.utils import get_class
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+from torch.distributed import DistError, is_torchelastic_launched
+from yaml import YAMLError
 
 from focus.data.readers import SETS, TESTS
 from focus.data.scenes import DIFFICULTY, SPLITS
@@ -358,11 +366,62 @@ for _name, _node in SCHEMAS.items():
 OmegaConf.register_new_resolver("gpus", lambda accelerator, devices: devices if accelerator in ("gpu", "cuda") else None, replace=True)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: whoever started this process, or a cluster, wants it to end. Whatever cleans up after ctrl-C cleans up after this."""
+
+
+def end_on_sigterm() -> None:
+    """From now on SIGTERM raises Terminated in the main thread, once. Jobs of submitit keep its handlers, which requeue them."""
+    if "SUBMITIT_EXECUTOR" in os.environ or threading.current_thread() is not threading.main_thread():
+        return
+
+    def ended(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, ended)
+
+
+def end_with_parent() -> None:
+    """A point of a local sweep, or a rank that Lightning started, gets SIGTERM when the process that started it is gone.
+
+    A rank that is caught in a collective, where it can't hear, ends a minute later.
+    """
+    if not multiprocessing.current_process().name.startswith("Loky") and os.environ.get("LOCAL_RANK", "0") == "0":
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()
+
+
+def _stop(error: KeyboardInterrupt) -> NoReturn:
+    """End as asked: exit status 143 after SIGTERM, as a process has that it ends by default, 1 after ctrl-C."""
+    terminated = isinstance(error, Terminated)
+    print(f"focus: {'ended by SIGTERM' if terminated else 'interrupted'}; run the same command again to resume", file=sys.stderr)
+    sys.exit(128 + signal.SIGTERM if terminated else 1)
+
+
 def start(main: Callable[[], None], name: str) -> None:
     """Run an entry point. What Hydra would refuse is first said in one message that lists what exists.
 
     Of a sweep the first point is checked too, before any is started or queued.
     """
+    end_on_sigterm()
+    try:
+        _prepare(name)
+        main()
+    except KeyboardInterrupt as error:
+        _stop(error)
+
+
+def _prepare(name: str) -> None:
     words = sys.argv[1:]
     sweep = bool({"-m", "--multirun"}.intersection(words))
     launcher = next((word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")), None)
@@ -381,13 +440,64 @@ def start(main: Callable[[], None], name: str) -> None:
                     if "output" in cfg:
                         cfg.output = "outputs"  # each point's own is known when it begins
                     check(cfg, name, here=False)
+                    hydra = compose(name, [*map(_first_of, overrides)], return_hydra_config=True).hydra
+                    sys.argv += _short_names(hydra, overrides)
+                elif "output" in cfg:
+                    _try_to_write(name, overrides)
             except (ConfigCompositionException, MissingConfigException, OverrideParseException) as error:
                 sys.exit(f"focus: {_told(error)}")
             except ConfigError as error:
                 sys.exit(f"focus: the first point of this sweep: {error}")
         if launcher == "slurm" and "trainer" in cfg and cfg.trainer.devices == "auto":
             sys.exit("focus: trainer.devices is auto, but Slurm is asked for a number of GPUs on each node: trainer.devices=8")
-    main()
+
+
+def _try_to_write(name: str, overrides: Sequence[str]) -> None:
+    """End with one message where Hydra could not write its own files of a run."""
+    hydra = compose(name, list(overrides), return_hydra_config=True).hydra
+    if hydra.output_subdir is not None:
+        try:
+            with writable(hydra.run.dir):
+                probe = Path(hydra.run.dir, ".writable")
+                probe.write_bytes(bytes(2**16))
+                probe.unlink()
+        except ValueError as error:
+            sys.exit(f"focus: {error}")
+
+
+LONGEST_NAME = 255  # bytes of a folder's name
+
+
+def values_of(params: Mapping[str, str], overrides: Sequence[str]) -> dict[str, list[str]]:
+    """All values of every key that a sweep was given, by its experiment (`params`) and, taking a key over, on its command line."""
+    given: dict[str, list[str]] = {}
+    for override in OverridesParser.create().parse_overrides([*(f"{key}={value}" for key, value in params.items()), *overrides]):
+        each = map(str, override.sweep_string_iterator()) if override.is_sweep_override() else [override.get_value_element_as_str()]
+        given[override.get_key_element()] = list(each)
+    return given
+
+
+def name_of(point: Mapping[str, str], unnamed: Sequence[str]) -> str:
+    """The name that Hydra gives a point's folder: its overrides, but those of the keys `unnamed`."""
+    return ",".join(sorted(f"{key}={value}" for key, value in point.items() if key.lstrip("+~") not in unnamed))
+
+
+def _short_names(hydra: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """What to add to a sweep's command line where names of all its settings are too long for folders: then what is swept names them."""
+    if "override_dirname" not in str(OmegaConf.to_container(hydra.sweep)["subdir"]):  # type: ignore[call-overload,index]
+        return []
+    given = values_of(hydra.sweeper.params or {}, [o for o in overrides if not o.startswith("hydra")])
+    longest = {key: max(values, key=len) for key, values in given.items()}
+    unnamed = list(hydra.job.config.override_dirname.exclude_keys)
+    if len(name_of(longest, unnamed).encode()) <= LONGEST_NAME:
+        return []
+    unnamed += sorted({key.lstrip("+~") for key, values in given.items() if len(values) == 1} - {*unnamed})
+    if (size := len(name_of(longest, unnamed).encode())) > LONGEST_NAME:
+        sys.exit(
+            f"focus: a point's folder would be named by what is swept, with {size} bytes; {LONGEST_NAME} are possible. Sweep fewer keys, "
+            "or put long values into files of conf/experiment and sweep over those (experiment=a,b)"
+        )
+    return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(unnamed)}]"]
 
 
 ANY_KEY = re.compile(r"(judge|rollout\.endpoint)\.extra[.=]")  # sections that take keys which no schema names
@@ -423,16 +533,46 @@ def _first_of(override: str) -> str:
 def guarded(run: Callable[[DictConfig], None], cfg: DictConfig) -> None:
     """Run with these settings; a ValueError is for people and becomes one message and exit status 1, and so does ctrl-C.
 
-    In a sweep it is left to Hydra, which marks this point as failed and goes on with the others.
+    SIGTERM ends with 143. In a sweep errors are left to Hydra, which marks this point as failed and goes on with the others.
     """
+    end_on_sigterm()
+    end_with_parent()
     try:
         run(cfg)
-    except ValueError as error:
-        if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+    except KeyboardInterrupt as error:
+        _stop(error)
+    except Exception as error:
+        told = str(error) if isinstance(error, ValueError) else what_befell(error)
+        if not told:
             raise
-        sys.exit(f"focus: {error}")
-    except KeyboardInterrupt:
-        sys.exit("focus: interrupted; run the same command again to resume")
+        if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise ValueError(told) from error
+        sys.exit(f"focus: {told}")
+
+
+NO_ACCESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+
+
+def what_befell(error: BaseException) -> str:
+    """In one sentence what a run met that is no fault of the program: a full disk, a process of its own that was ended; else empty."""
+    chain: list[BaseException] = []
+    each: BaseException | None = error
+    while each is not None and each not in chain:
+        chain.append(each)
+        each = each.__cause__ or each.__context__
+    again = "run the same command again, and it goes on where it stopped"
+    for each in chain:
+        said = (str(each).splitlines() or [""])[0]
+        if (isinstance(each, OSError) and each.errno in NO_ACCESS) or "os error 28" in said:  # 28: told by safetensors
+            return f"a file can't be read or written ({said}). When that is mended, {again}"
+        if isinstance(each, RuntimeError) and said.startswith("DataLoader worker"):
+            return (
+                f"a process that reads questions was ended from outside ({said}), often for lack of memory: data.workers=0 needs none "
+                f"beside this one. {again[0].upper()}{again[1:]}"
+            )
+        if isinstance(each, DistError) or (isinstance(each, RuntimeError) and "Connection closed by peer" in said):
+            return f"another rank of this run has ended, and says why itself. {again[0].upper()}{again[1:]}. ({said})"
+    return ""
 
 
 @contextmanager
@@ -497,14 +637,54 @@ def check(cfg: DictConfig, schema: str, here: bool = True) -> None:
     unknown = unknown_keys(cfg, SCHEMAS[schema])
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise_all([*unknown, "these keys have no value: " + ", ".join(missing) + ". Choose an experiment, e.g. experiment=stage1"])
-    raise_all(unknown + problems_of(cfg) + (_device_problems(cfg.trainer) if here and schema == "train" else []))
+    raise_all(unknown + problems_of(cfg) + (_machine_problems(cfg, schema) if here else []))
 
 
-def _device_problems(trainer: DictConfig) -> list[str]:
-    """What this machine lacks. Others may only describe a run that another machine makes."""
-    if trainer.get("accelerator") not in ("gpu", "cuda") or torch.cuda.is_available():
+def _machine_problems(cfg: DictConfig, schema: str) -> list[str]:
+    """What this machine lacks, and what its launcher did. Settings alone may describe a run that another machine makes."""
+    who, started = launched()
+    if schema != "train":
+        return [f"{who} started {started} processes, but {schema} is one; start it once (srun --ntasks=1)"] if started > 1 else []
+    trainer = cfg.trainer
+    if trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
+        return [f"trainer.accelerator is {trainer.accelerator}, but PyTorch finds no GPU here (torch.cuda.is_available()); use trainer=cpu"]
+    devices, nodes = _devices(trainer), int(trainer.get("num_nodes", 1))
+    if who == "mpirun" and find_spec("mpi4py") is None:
+        return [f"mpirun started {started} processes, which find each other by the package mpi4py alone; install it, or use torchrun"]
+    if not who or started == devices * nodes:
         return []
-    return [f"trainer.accelerator is {trainer.accelerator}, but PyTorch finds no GPU here (torch.cuda.is_available()); use trainer=cpu"]
+    remedy = {
+        "Slurm": f"ask for --nodes={nodes} --ntasks-per-node={devices}, or, to have one task start the others on its node, name the job "
+        "interactive (--job-name=interactive)",
+        "torchrun": f"use --nnodes={nodes} --nproc_per_node={devices}",
+        "mpirun": f"use -n {devices * nodes}",
+    }[who]
+    return [
+        f"{who} started {started} process{'es' if started > 1 else ''} for this run, but trainer.devices x trainer.num_nodes is "
+        f"{devices} x {nodes}; set them to what was started, or {remedy}"
+    ]
+
+
+def launched() -> tuple[str, int]:
+    """Who started this process with others of its kind, in the order in which Lightning asks, and how many; nobody: ("", 1)."""
+    if is_torchelastic_launched():
+        return "torchrun", int(os.environ["WORLD_SIZE"])
+    if SLURMEnvironment.detect():
+        return "Slurm", int(os.environ.get("SLURM_NTASKS", 1))
+    sizes = [int(os.environ[name]) for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE") if name in os.environ]
+    return ("mpirun", sizes[0]) if sizes and sizes[0] > 1 else ("", 1)
+
+
+def _devices(trainer: DictConfig) -> int:
+    """Devices of one node that Lightning will use."""
+    devices = trainer.get("devices", "auto")
+    if OmegaConf.is_list(devices):
+        return len(devices)
+    if "," in str(devices):
+        return len([each for each in str(devices).split(",") if each.strip()])
+    if str(devices) in ("auto", "-1"):
+        return torch.cuda.device_count() if trainer.get("accelerator") != "cpu" and torch.cuda.is_available() else 1
+    return int(devices)
 
 
 SECRET = re.compile(r"(api|access|secret)?[_-]?key|authorization|password|(access|api|bearer)[_-]?token", re.IGNORECASE)
@@ -556,7 +736,14 @@ def refuse_other_run(cfg: DictConfig, settings: Path, finished: bool) -> None:
 
     A run that has not finished may be given another length, and whatever fits into memory.
     """
-    before, now = learned_settings(OmegaConf.load(settings), resolve=False), learned_settings(cfg)  # type: ignore[arg-type]
+    try:
+        kept = OmegaConf.load(settings)
+    except (OSError, YAMLError) as error:
+        raise ConfigError(
+            f"{settings.parent} holds a run whose {settings.name} can't be read ({type(error).__name__}), so nothing tells whether this is "
+            "the same run; copy the file back, give this one another name (name=...), or remove that folder"
+        ) from error
+    before, now = learned_settings(kept, resolve=False), learned_settings(cfg)  # type: ignore[arg-type]
     if not finished:
         before |= {key: now[key] for key in ("objective.updates", "policy.export_dtype", *MEMORY)}
     changed = [
@@ -732,9 +919,7 @@ def _training_problems(cfg: DictConfig) -> list[str]:
         problems.append(f"objective.teach_groups is {objective.teach_groups!r}; choose all or accuracy")
     if objective.teach_groups == "accuracy" and "accuracy" not in cfg.reward.terms:
         problems.append("objective.teach_groups is accuracy, but reward.terms has no term of that name; choose all, or add the term")
-    problems += _term_problems(cfg.reward.terms)
-    for section in ("trainer", "logger"):
-        problems += _call_problems(section, cfg[section])
+    problems += _term_problems(cfg.reward.terms) + _trainer_problems(cfg.trainer) + _call_problems("logger", cfg.logger)
     for said in (f"data.source is {cfg.data.source}", *(f"data.mix names {name}" for name in cfg.data.mix)):
         if said.rpartition(" ")[2] in TESTS:
             problems.append(f"{said}, which policies are tested on; train on another set")
@@ -755,6 +940,49 @@ def cautions(cfg: DictConfig) -> list[str]:
     if (precision := str(cfg.trainer.get("precision"))) in ("bf16-true", "16-true", "bf16", "16"):
         said.append(f"trainer.precision is {precision}: what learns is kept in 16 bits, whose resolution loses small steps. {remedy}")
     return said
+
+
+# Keys of Lightning's Trainer that may be set. All others are set by the program, or have no meaning for a loop of rollout and update
+TRAINER = (
+    "_target_", "accelerator", "devices", "num_nodes", "strategy", "precision",
+    "callbacks", "max_time", "max_steps", "limit_train_batches", "enable_progress_bar",
+    "benchmark", "deterministic", "detect_anomaly", "profiler",
+)  # fmt: skip
+INSTEAD = {
+    "logger": "choose logger=csv, tensorboard or wandb",
+    "max_epochs": "objective.updates is the length of a run",
+    "min_epochs": "objective.updates is the length of a run",
+    "min_steps": "objective.updates is the length of a run",
+    "fast_dev_run": "make smoke tries everything in a minute; objective.updates=1 makes one update",
+    "overfit_batches": "data.scenes or data.records choose the questions, objective.updates the number of updates",
+    "log_every_n_steps": "every update is logged",
+    "enable_checkpointing": "report.checkpoint_every says how often",
+    "default_root_dir": "output names the folder of the run",
+    "gradient_clip_val": "use objective.grad_clip",
+    "accumulate_grad_batches": "use objective.tokens_per_forward",
+}
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+
+
+def _trainer_problems(trainer: DictConfig) -> list[str]:
+    """Settings that Lightning would take and the program then overwrite, and strategies that can't make an update."""
+    there = {*map(str, trainer)}
+    problems = [f"trainer.{key} can't be set: {INSTEAD[key]}" for key in sorted(there & {*INSTEAD})]
+    if others := sorted(there - {*TRAINER} - {*INSTEAD}):
+        problems.append(f"trainer.{', trainer.'.join(others)} can't be set; of Lightning's trainer there are {', '.join(TRAINER[1:])}")
+    if not problems:
+        problems += _call_problems("trainer", trainer)
+    strategy = trainer.get("strategy", "auto")
+    if isinstance(strategy, str) and strategy not in STRATEGIES:
+        problems.append(
+            f"trainer.strategy is {strategy!r}; choose auto or ddp, or trainer=fsdp or trainer=deepspeed where weights are to be divided"
+        )
+    callbacks = trainer.get("callbacks") or []
+    if not OmegaConf.is_list(callbacks) and callbacks:
+        return [*problems, "trainer.callbacks is no list; write trainer.callbacks=[{_target_: my_package.MyCallback}]"]
+    for i, callback in enumerate(callbacks):
+        problems += _call_problems(f"trainer.callbacks[{i}]", callback)
+    return problems
 
 
 def _rollout_problems(rollout: DictConfig) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from focus import config
+from focus import config, ranks
 from focus.answers import grade
 from focus.boxes import iou
 from focus.data.options import shuffled
@@ -83,7 +83,7 @@ def run(cfg: DictConfig) -> None:
     seen = {}
     if isinstance(model, Served) and isinstance(engine, OpenAIEngine):
         seen = {"view_seen": view_seen(model, engine, gap, samples, cfg.served.view_deviation)}
-    with config.writable(str(output)):
+    with config.writable(str(output)), ranks.only_job(output):
         played = Played(output / "played.jsonl", f"{measurement(cfg, model.weights_hash(), published)} {cfg.options}")
         ids: set[str] = set()
         for chunk in chunks(Repeated(samples, cfg.repeats), e.questions_per_forward, cfg.data.source):

@@ -478,8 +478,7 @@ def made(cfg: DictConfig, observed: Lengths | None = None) -> Plan:
         "prefill": shape.linear(questions * mean.prompt + appended)
         + shape.attention(questions * mean.prompt**2 + appended * (mean.prompt + middle)),
         "decoding": shape.linear(decoded) + shape.attention(decoded * (mean.prompt + middle)) + shape.logits(of_sampled),
-        "update": s
-        * (linear * (1 + backward + checkpointed) + paired * (3 + checkpointed) + adapters + head),
+        "update": s * (linear * (1 + backward + checkpointed) + paired * (3 + checkpointed) + adapters + head),
         "vision tower, update": s * seen_again * (3 + checkpointed) if learns else 0.0,
     }
     n, synced = held.ranks, counts.trainable * 4

@@ -6,6 +6,7 @@ A folder that holds a probe of another policy, of other questions or with other 
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from focus import config, dependence
+from focus import config, dependence, ranks
 from focus.data.sample import Sample
 from focus.dependence import Examiner, Outcome, decompose, measure
 from focus.gap import Gap, Mode
@@ -29,9 +30,17 @@ from focus.train import held_out_samples, load_player, rules
 
 
 def run(cfg: DictConfig) -> None:
-    """Play every arm at every view; write `probe.json`, `probe.md`, `probe.png` and the page."""
-    console = Console()
+    """Play every arm at every view; write numbers, table, figure and page. Raises ValueError where another job does so."""
     config.check(cfg, "probe")
+    output = Path(cfg.output) if cfg.output else _beside(cfg.policy.checkpoint, cfg.data.source)
+    with ExitStack() as held:
+        with config.writable(str(output)):
+            held.enter_context(ranks.only_job(output))
+        _run(cfg, output)
+
+
+def _run(cfg: DictConfig, output: Path) -> None:
+    console = Console()
     torch.set_num_threads(cfg.threads)
     dependence.check_arms(cfg.evaluation.arms)
     samples, e = held_out_samples(cfg), cfg.evaluation
@@ -41,7 +50,6 @@ def run(cfg: DictConfig) -> None:
             "annotate them, or leave gt out of evaluation.arms"
         )
     model, engine = load_player(cfg)
-    output = Path(cfg.output) if cfg.output else _beside(cfg.policy.checkpoint, cfg.data.source)
     kept = output / "outcomes.json"
     identity = measurement(cfg, model.weights_hash(), samples)
     with config.writable(str(output)):

@@ -15,7 +15,6 @@ from html import escape
 from pathlib import Path
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -24,7 +23,7 @@ from rich.table import Table
 from focus import config
 from focus.dependence import Outcome, load
 from focus.report.page import STYLE
-from focus.report.run import FINISHED, ROWS, STOPPED, cell, last_status, read_history
+from focus.report.run import FINISHED, ROWS, STOPPED, cell, ended, last_status, read_history
 from focus.statistics import bootstrap
 
 FACTORS = {metric: (f"{label}{', ' + unit if unit else ''}", factor) for label, unit, metric, factor in ROWS}
@@ -59,20 +58,14 @@ def launched(folder: Path) -> list[tuple[dict[str, str], str]]:
         raise ValueError(f"{folder} holds no sweep (no multirun.yaml); sweeps of {folder.parent}: {others}")
     hydra_cfg = OmegaConf.load(record).hydra
     unnamed = hydra_cfg.job.config.override_dirname.exclude_keys
-    params = [f"{key}={value}" for key, value in (hydra_cfg.sweeper.params or {}).items()]
-    given: dict[str, list[str]] = {}
-    for override in OverridesParser.create().parse_overrides([*params, *hydra_cfg.overrides.task]):  # a later one takes a key over
-        swept = override.is_sweep_override()
-        each = map(str, override.sweep_string_iterator()) if swept else [override.get_value_element_as_str()]
-        given[override.get_key_element()] = list(each)
+    given = config.values_of(hydra_cfg.sweeper.params or {}, hydra_cfg.overrides.task)
     shown = [key for key, values in given.items() if len(values) > 1]
     if not shown:
         raise ValueError(f"{folder} holds one point and no sweep; its page is {folder / 'report.html'}")
     found = []
     for values in itertools.product(*given.values()):
         point = dict(zip(given, values, strict=True))
-        name = ",".join(sorted(f"{key}={value}" for key, value in point.items() if key.lstrip("+~") not in unnamed))  # as Hydra does
-        found.append(({key: point[key] for key in shown}, name))
+        found.append(({key: point[key] for key in shown}, config.name_of(point, unnamed)))
     return found
 
 
@@ -86,14 +79,15 @@ def _state(folder: Path) -> tuple[str, dict[str, Outcome]]:
         return MISSING, {}
     settings = OmegaConf.load(folder / "settings.yaml")
     assert isinstance(settings, DictConfig)
-    done, length = len(read_history(folder / "history.jsonl")), settings.objective.updates
+    history, length = read_history(folder / "history.jsonl"), settings.objective.updates
     if (folder / "policy/config.json").is_file():
         measured = load(folder / f"evaluation_trained_t{settings.evaluation.temperature:g}.json")
         outcomes = {name.split()[0]: outcome for name, outcome in measured.items()}
         if outcomes:
             outcomes.setdefault("common", outcomes["own"])  # measured once, where both are the same
-        return (FINISHED if done >= length else f"{STOPPED} after {done} updates"), outcomes
+        return ended(history, length), outcomes
     crash = last_status(Path(settings.results), settings) if settings.results else ""
+    done = int(max((row["update"] for row in history), default=0))
     return f"{done} of {length} updates" + (f", {crash.splitlines()[0]:.120}" if crash.startswith("crashed") else ""), {}
 
 

@@ -4,8 +4,8 @@ Started again on the same output folder, a run resumes where it stopped; a finis
 """
 
 import logging
-import os
 import signal
+import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -24,6 +24,7 @@ from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from rich.console import Console
+from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
 
 from focus import checkpoint as checkpoints
 from focus import config, dependence, ranks, resume
@@ -42,10 +43,9 @@ from focus.policy import FocusPolicy, Settings
 from focus.prompts import DIALECTS, Model
 from focus.report.dashboard import Replay, TrajectoryTable, closing, start_logger
 from focus.report.run import (
-    FINISHED,
-    STOPPED,
     History,
     check_results,
+    ended,
     has_row,
     measurement,
     read_history,
@@ -229,21 +229,27 @@ def rules(cfg: DictConfig, temperature: float) -> Rules:
 
 
 class KeepsSignals(Callback):
-    """Signals stay with whoever had them: on SIGTERM Lightning would end the training with an error after the next update."""
+    """Signals stay with whoever had them: submitit, which requeues, or our own (config.end_on_sigterm).
+
+    Lightning's handler of SIGTERM waits for the other ranks, which may be waiting elsewhere, and ends with status 0.
+    """
 
     def __init__(self) -> None:
         self._handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if "SUBMITIT_EXECUTOR" in os.environ:
+        if threading.current_thread() is threading.main_thread():
             for each, handler in self._handlers.items():
                 signal.signal(each, handler)
 
 
-def constructed(cfg: DictConfig, **rest: Any) -> Trainer:
-    """Lightning's trainer. Raises ValueError where it, or its strategy, refuses its settings."""
+def constructed(cfg: DictConfig, callbacks: Sequence[Callback], **rest: Any) -> Trainer:
+    """Lightning's trainer with these callbacks, and those of the settings after them.
+
+    Raises ValueError where it, or its strategy, refuses its settings.
+    """
     try:
-        return instantiate(cfg, **rest)
+        return instantiate(cfg, callbacks=[*callbacks, *instantiate(cfg.get("callbacks") or [])], **rest)
     except InstantiationException as error:
         raise ValueError(f"trainer can't be constructed: {error.__cause__ or error}") from error
 
@@ -272,7 +278,7 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms:
         history,
         Replay(history.path),
         TrajectoryTable(cfg.report.trajectories_every),
-        RichProgressBar(leave=True),
+        *([RichProgressBar(leave=True)] if cfg.trainer.get("enable_progress_bar", True) else []),
         resume.Checkpoints(kept, cfg.report.checkpoint_every, cfg.objective.updates),
     ]
     # Whoever started this process requeues it (submitit, on Slurm); Lightning neither does so nor takes a warning for the end
@@ -297,6 +303,7 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms:
     if not isinstance(trainer.strategy, ranks.WholeFolders):
         trainer.strategy.checkpoint_io = resume.WholeFiles()
     last = resume.last_whole(kept)
+    _set_SIGCHLD_handler()  # PyTorch's, which notices a dead worker: it sets it once in a process, and Lightning puts back what it found
     try:
         trainer.fit(policy, questions, ckpt_path=str(last) if last else None, weights_only=True)
     except SystemExit as error:
@@ -397,8 +404,7 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
     if results:
         print_table(results, console)
     if cfg.results:
-        done = len(read_history(output / "history.jsonl"))
-        write_row(Path(cfg.results), cfg, start, measured, FINISHED if done >= cfg.objective.updates else f"{STOPPED} after {done} updates")
+        write_row(Path(cfg.results), cfg, start, measured, ended(read_history(output / "history.jsonl"), cfg.objective.updates))
     console.print(f"page: {page}\npolicy: {trained}")
 
 

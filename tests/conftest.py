@@ -1,6 +1,10 @@
 """What several tests share: random tiny policies of both families, made once."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -100,3 +104,22 @@ def random_policy(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("random") / "policy"
     random_qwen3_vl(seed=7).save(folder)
     return folder
+
+
+HOLD = """
+import fcntl, sys, time
+file = open(sys.argv[1], "w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def another_job(folder: Path) -> Iterator[subprocess.Popen]:
+    """Within the block another process works in this folder; it may be killed there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with subprocess.Popen([sys.executable, "-c", HOLD, folder / "running.lock"], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        yield other
+        other.kill()

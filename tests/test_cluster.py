@@ -23,6 +23,7 @@ from focus.config import CONF
 from focus.data.questions import Questions
 from focus.data.scenes import DIFFICULTY, Scenes
 from focus.report import run as kept
+from tests.conftest import another_job
 from tests.test_run import SMALL, settings
 
 POINTS = [*SMALL, "evaluation.samples=0", "report.trajectories=1", "seed=0,1", "hydra.sweep.subdir=${hydra:job.override_dirname}"]
@@ -115,25 +116,15 @@ def test_results_where_files_can_not_be_locked_are_refused_before_anything_start
 def test_a_second_job_for_a_point_that_is_running_is_refused_and_leaves_no_row(tmp_path, random_policy, monkeypatch):
     """As when the terminal of a sweep was closed and the sweep is started again while its jobs run. However a job ends, its lock ends."""
     results, run = tmp_path / "results.csv", tmp_path / "run"
-    run.mkdir()
-    holding = f"""
-import time
-from pathlib import Path
-from focus.ranks import only_job
-with only_job(Path({str(run)!r})):
-    print("held", flush=True)
-    time.sleep(99)
-"""
-    other = subprocess.Popen([sys.executable, "-c", holding], cwd=CONF.parent, stdout=subprocess.PIPE, text=True)
-    assert other.stdout.readline() == "held\n"
     cfg = settings(run, random_policy, f"results={results}")
     monkeypatch.setattr(train, "_run", lambda *_: (run / "went on").touch())
-    with pytest.raises(ValueError, match=r"another job is working in .*run \(it holds .*running.lock\); let it go on, or end it"):
+    with another_job(run) as other:
+        with pytest.raises(ValueError, match=r"another job is working in .*run \(it holds .*running.lock\); let it go on, or end it"):
+            train.run(cfg)
+        assert results.read_text() == "" and not (run / "went on").exists()
+        other.kill()
+        other.wait()
         train.run(cfg)
-    assert results.read_text() == "" and not (run / "went on").exists()
-    other.kill()
-    other.wait()
-    train.run(cfg)
     assert (run / "went on").exists()
 
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from focus.config import CONF, ConfigError, cautions, check, problems_of, readable, refuse_other_run
+from focus.config import CONF, ConfigError, cautions, check, problems_of, readable, refuse_other_run, start
+from focus.sweep import launched as points_of_sweep
 from focus.train import load_policy
 
 PAPER = sorted(path.stem for path in (CONF / "experiment").glob("*_7b*.yaml"))  # tests/test_recipe.py: their files are downloaded first
@@ -212,7 +213,7 @@ NAMES = ["with space", "josé", "数据", "vstar (1)", "a,b", "a&b", "a=b", "[x]
 @pytest.mark.parametrize("name", NAMES)
 def test_a_folder_of_any_name_is_given_as_it_is(name):
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        for folder in (f"/data/{name}", f"{name}/vstar" if name[0] not in "[{\"" else "x"):
+        for folder in (f"/data/{name}", f"{name}/vstar" if name[0] not in '[{"' else "x"):
             assert compose("inspect", [readable(f"data.root={folder}")]).data.root == folder
 
 
@@ -249,3 +250,111 @@ def test_a_folder_of_somebody_else_is_compared_without_looking_anything_up(tmp_p
     with pytest.raises(ConfigError, match="seed") as error:
         refuse_other_run(cfg, tmp_path / "settings.yaml", finished=True)
     assert "sk-secret" not in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------------- the trainer and its launcher
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("+trainer.max_epochs=3", "trainer.max_epochs can't be set: objective.updates is the length of a run"),
+        ("+trainer.logger=false", "trainer.logger can't be set: choose logger=csv"),
+        ("+trainer.log_every_n_steps=50", "trainer.log_every_n_steps can't be set: every update is logged"),
+        ("+trainer.gradient_clip_val=1", "trainer.gradient_clip_val can't be set: use objective.grad_clip"),
+        ("+trainer.fast_dev_run=true", "trainer.fast_dev_run can't be set: make smoke tries everything"),
+        ("+trainer.val_check_interval=1", "trainer.val_check_interval can't be set; of Lightning's trainer there are accelerator, devices"),
+        ("+trainer.devcies=1", "trainer.devcies can't be set; of Lightning's trainer there are accelerator, devices"),
+        ("trainer.strategy=ddp_spawn", "trainer.strategy is 'ddp_spawn'; choose auto or ddp, or trainer=fsdp or trainer=deepspeed"),
+        ("trainer.strategy=ddp_fork", "trainer.strategy is 'ddp_fork'"),
+        ("trainer.strategy=ddp_notebook", "trainer.strategy is 'ddp_notebook'"),
+        ("+trainer.callbacks={_target_: a.B}", "trainer.callbacks is no list"),
+        ("+trainer.callbacks=[{_target_: nothing.There}]", "trainer.callbacks[0]._target_ is nothing.There, which can't be imported"),
+    ],
+)
+def test_a_trainer_setting_that_would_be_dropped_or_can_not_work_is_refused_in_one_sentence(setting, said):
+    problems = problems_of(composed("experiment=smoke", setting))
+    assert len(problems) == 1 and problems[0].startswith(said), problems
+
+
+@pytest.mark.parametrize(
+    "setting", ["+trainer.callbacks=[{_target_: pytorch_lightning.callbacks.LearningRateMonitor}]", "+trainer.enable_progress_bar=false",
+                "+trainer.max_time='01:00:00:00'", "+trainer.limit_train_batches=2", "trainer.strategy=ddp", "+trainer.deterministic=true"]
+)  # fmt: skip
+def test_a_trainer_setting_that_is_honoured_is_taken(setting):
+    assert problems_of(composed("experiment=smoke", setting)) == []
+
+
+SLURM = {"SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices", "nodes", "said"),
+    [
+        (SLURM | {"SLURM_NTASKS": "1"}, 8, 1, "Slurm started 1 process for this run, but trainer.devices x trainer.num_nodes is 8 x 1"),
+        (SLURM | {"SLURM_NTASKS": "8"}, 1, 1, "Slurm started 8 processes for this run, but .* is 1 x 1; .*--ntasks-per-node=1"),
+        (SLURM | {"SLURM_NTASKS": "16"}, 8, 2, None),
+        (SLURM | {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "interactive"}, 8, 1, None),
+        (TORCHRUN | {"WORLD_SIZE": "2"}, 1, 1, "torchrun started 2 processes for this run, but .* is 1 x 1; .*--nproc_per_node=1"),
+        (TORCHRUN | {"WORLD_SIZE": "2"}, "'0,1'", 1, None),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, 2, 1, "mpirun started 2 processes, which find each other by the package mpi4py alone"),
+        ({"OMPI_COMM_WORLD_SIZE": "1"}, 2, 1, None),
+        ({}, 8, 2, None),
+    ],
+)
+def test_a_launcher_that_started_another_number_of_processes_is_refused_before_a_model_loads(
+    environment, devices, nodes, said, monkeypatch
+):
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    cfg = composed("experiment=smoke", f"trainer.devices={devices}", f"trainer.num_nodes={nodes}")
+    if said is None:
+        check(cfg, "train")
+    else:
+        with pytest.raises(ConfigError, match=said):
+            check(cfg, "train")
+
+
+def test_entries_of_one_process_are_refused_where_several_were_started(monkeypatch):
+    for key, value in (SLURM | {"SLURM_NTASKS": "2"}).items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(ConfigError, match=r"Slurm started 2 processes, but probe is one; start it once \(srun --ntasks=1\)"):
+        check(composed(name="probe"), "probe")
+
+
+# ------------------------------------------------------------------------------------------------------- names of a sweep's folders
+
+LONG = [f"+reward.terms.t{i}={{_target_:focus.rewards.Accuracy,weight:1.0}}" for i in range(6)]
+
+
+def started(monkeypatch, *words: str) -> list[str]:
+    """The command line that Hydra gets."""
+    monkeypatch.setattr(sys, "argv", ["train.py", "--multirun", "experiment=smoke", *words])
+    start(lambda: None, "train")
+    return sys.argv[2:]
+
+
+def test_a_sweep_whose_folders_would_have_too_long_names_is_named_by_what_is_swept(monkeypatch, tmp_path):
+    words = started(monkeypatch, *LONG, "seed=0,1")
+    key, _, unnamed = words[-1].partition("=")
+    assert key == "hydra.job.config.override_dirname.exclude_keys" and "reward.terms.t0" in unnamed and "seed" not in unnamed
+    task = [word for word in words[:-1]]
+    record = {"hydra": {"sweeper": {"params": {}}, "overrides": {"task": task},
+                        "job": {"config": {"override_dirname": {"exclude_keys": unnamed.strip("[]").split(",")}}}}}  # fmt: skip
+    (tmp_path / "multirun.yaml").write_text(yaml.safe_dump(record))
+    assert points_of_sweep(tmp_path) == [({"seed": n}, f"seed={n}") for n in "01"]
+
+
+def test_a_sweep_whose_folders_have_names_that_fit_keeps_them(monkeypatch):
+    """Sweeps that were begun before are found again."""
+    assert started(monkeypatch, "objective.learning_rate=1e-5", "seed=0,1") == [
+        "experiment=smoke",
+        "objective.learning_rate=1e-5",
+        "seed=0,1",
+    ]
+
+
+def test_swept_values_that_are_too_long_themselves_are_refused_before_any_point_starts(monkeypatch):
+    with pytest.raises(SystemExit, match=r"^focus: a point's folder would be named by what is swept, with \d+ bytes; 255 are possible"):
+        started(monkeypatch, f"gap.table={'a' * 300},b", "seed=0,1")

@@ -35,6 +35,7 @@ from focus.rollout.kv import KVEngine
 from focus.rollout.loop import Rules, play, reopen
 from focus.rollout.trajectory import Crop, Status, Trajectory
 from focus.substitutes import GREY, SUBSTITUTES, additive, annotated, blank, elsewhere, mean_colour, noise, nothing
+from tests.conftest import another_job
 from tests.reference import plain_logprobs
 from tests.scripted import Scripted, call, playing
 from tests.test_run import settings
@@ -871,6 +872,12 @@ def test_a_finished_probe_measures_nothing_and_shows_its_table_again(scripted, t
     probe.run(probing(tmp_path))
     assert "crop rate" in capsys.readouterr().out
     assert (tmp_path / "probe/probe.json").read_text() == written
+
+
+def test_a_second_start_while_a_probe_measures_is_refused_and_measures_nothing(scripted, tmp_path):
+    with another_job(tmp_path / "probe"), pytest.raises(ValueError, match=r"another job is working in .*probe \(it holds .*running.lock\)"):
+        probe.run(probing(tmp_path))
+    assert [path.name for path in (tmp_path / "probe").iterdir()] == ["running.lock"]
 
 
 def test_an_interrupted_probe_goes_on_with_the_next_view(scripted, tmp_path, monkeypatch):

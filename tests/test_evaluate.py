@@ -17,6 +17,7 @@ from focus.evaluate import Played, graded
 from focus.report.evaluation import beside_the_paper, evaluation_table, summary
 from focus.report.table import cell_text, markdown_table
 from focus.rollout.trajectory import Status
+from tests.conftest import another_job
 from tests.protocol import Server, hurry, status
 from tests.published import write_hrbench4k, write_treebench, write_visualprobe, write_vstar
 from tests.scripted import Scripted, call
@@ -306,6 +307,14 @@ def test_an_interrupted_evaluation_goes_on_and_ends_like_one_that_was_not(script
     asked.clear()
     evaluate.run(evaluating(tmp_path, "hrbench4k"))
     assert not asked  # a finished one only shows its result
+
+
+def test_a_second_start_while_an_evaluation_plays_is_refused_and_plays_nothing(scripted, tmp_path):
+    write_vstar(tmp_path / "published")
+    with another_job(tmp_path / "out"), pytest.raises(ValueError, match=r"another job is working in .*out \(it holds .*running.lock\)"):
+        evaluate.run(evaluating(tmp_path, "vstar"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["running.lock"]
+    evaluate.run(evaluating(tmp_path, "vstar"))
 
 
 def test_another_evaluation_in_the_same_folder_is_refused(scripted, tmp_path):

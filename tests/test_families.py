@@ -1,6 +1,7 @@
 """Real checkpoints in miniature: both families through every entry, adapters and frozen towers, and folders that are not whole."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -189,6 +190,23 @@ def truncated(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
 
+def quantised(method: str):
+    return lambda folder: change(folder / "config.json", quantization_config={"quant_method": method, "bits": 4})
+
+
+def adapter(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+
+
+def test_a_policy_can_be_pickled(folders):
+    loaded = checkpoints.load(folders["qwen2_5_vl"], "qwen2_5_vl").model
+    again = pickle.loads(pickle.dumps(loaded))
+    patches = torch.rand(3, loaded.model.visual.patch_embed.proj.weight[0].numel())
+    with torch.no_grad():
+        once, other = (model.model.visual.patch_embed.proj(patches) for model in (loaded, again))
+    assert torch.equal(once, other) and again.model.visual.patch_embed.proj.forward.args[0] is again.model.visual.patch_embed.proj
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -205,6 +223,11 @@ def truncated(folder: Path) -> None:
             r"image processor has patch_size 16, config\.json patch_size 14",
         ),
         (wordless, r"its tokenizer has \d+ tokens, config\.json vocab_size 100"),
+        (quantised("awq"), r"are quantised \(awq, says quantization_config of its config\.json\), which can't be trained"),
+        (quantised("fp8"), r"are quantised \(fp8"),
+        (adapter, r"holds an adapter beside weights \(adapter_config\.json\)\. Merge it into its base"),
+        (lambda folder: [adapter(folder), (folder / "model.safetensors").unlink()], r"holds an adapter \(adapter_config\.json\)"),
+        (lambda folder: change(folder / "tokenizer_config.json", pad_token=None), r"has no padding token; give it .*endoftext"),
         (
             lambda folder: change(folder / "config.json", model_type="qwen2_vl"),
             r"'qwen2_vl' model; this version trains qwen2_5_vl, qwen3_vl",

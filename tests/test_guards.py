@@ -404,14 +404,28 @@ def test_a_point_stands_in_the_results_only_if_it_finished_from_the_same_base(tm
     assert not has_row(results, settings_hash(settings(tmp_path / "a", tmp_path, "seed=1")), "base")
 
 
-def test_a_message_of_several_lines_stays_one_row(tmp_path, random_policy, monkeypatch):
+@pytest.mark.parametrize("cut", [1, 2, 40, 140])
+def test_a_row_that_a_kill_cut_is_no_finished_point_and_leaves_with_the_next_one(cut, tmp_path):
+    """Also where the whole row is there but its end of line (`\\r\\n`): nobody can tell whether its last number is whole."""
+    results, cfg = tmp_path / "results.csv", settings(tmp_path / "a", tmp_path)
+    point = settings_hash(cfg)
+    write_row(results, cfg, "first", {})
+    write_row(results, cfg, "base", {})
+    results.write_bytes(results.read_bytes()[:-cut])
+    assert not has_row(results, point, "base") and has_row(results, point, "first")
+    write_row(results, cfg, "again", {})
+    assert [(row["base"], row["status"]) for row in rows(results)] == [("first", "finished"), ("again", "finished")]
+
+
+def test_a_message_of_several_lines_becomes_one_row_of_one_line(tmp_path, random_policy, monkeypatch):
     results = tmp_path / "results.csv"
     monkeypatch.setattr(train, "fit", crash(ValueError('two lines:\n  - "this", and that')))
     for seed in (0, 1):
         with pytest.raises(ValueError, match="two lines"):
             train.run(settings(tmp_path / f"seed{seed}", random_policy, f"results={results}", "evaluation.samples=0", f"seed={seed}"))
     found = rows(results)
-    assert [row["status"] for row in found] == ['crashed: ValueError: two lines:\n  - "this", and that'] * 2
+    assert [row["status"] for row in found] == ['crashed: ValueError: two lines: - "this", and that'] * 2
+    assert len(results.read_text().splitlines()) == 3
     assert [row["seed"] for row in found] == ["0", "1"]
 
 

@@ -1,24 +1,37 @@
 """How a run ends and goes on: a training that was cut short, checkpoints that were cut, workers and numbers of them that change."""
 
 import csv
+import errno
 import json
+import multiprocessing
+import os
 import pickle
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.distributed.checkpoint as dcp
+from omegaconf import OmegaConf
 
-from focus import checkpoint, resume, train
-from focus.report.run import has_row
+from focus import checkpoint, config, ranks, resume, train
+from focus.config import CONF
+from focus.report.run import History, has_row, read_history
+from focus.report.run import ended as how_it_ended
 from tests.test_run import settings
 
 SHORT = ("evaluation.samples=0", "report.trajectories=1", "rollout.tokens_per_turn=6")
 
 
 def history(run: Path) -> list[int]:
-    return [json.loads(line)["update"] for line in (run / "history.jsonl").read_text().splitlines()]
+    path = run / "history.jsonl"
+    return [json.loads(line)["update"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def weights(run: Path) -> str:
@@ -206,3 +219,133 @@ def test_the_number_of_data_workers_may_change_when_a_run_goes_on_and_moves_no_w
         else:
             train.run(cfg)
     assert history(run) == [1, 2, 3, 4] and weights(run) == weights(straight)
+
+
+class EndsWorker(pl.Callback):
+    """Kills the process that reads questions, as the kernel does that runs out of memory."""
+
+    def on_train_batch_end(self, trainer, *_):
+        for worker in multiprocessing.active_children():
+            worker.kill()
+
+
+def test_a_data_worker_that_dies_is_one_sentence_and_the_run_goes_on_without_workers(tmp_path, random_policy, straight):
+    """The killer is a callback of the settings."""
+    run, killer = tmp_path / "run", "+trainer.callbacks=[{_target_: tests.test_resume.EndsWorker}]"
+    cfg = settings(run, random_policy, *SHORT, "objective.updates=4", "data.workers=1", killer, "+trainer.enable_progress_bar=false")
+    with pytest.raises(SystemExit, match=r"^focus: a process that reads questions was ended from outside .*data.workers=0"):
+        config.guarded(train.run, cfg)
+    assert len(history(run)) < 4
+    train.run(settings(run, random_policy, *SHORT, "objective.updates=4", "data.workers=0"))
+    assert history(run) == [1, 2, 3, 4] and weights(run) == weights(straight)
+
+
+def test_a_callback_of_the_settings_is_called_and_the_bar_can_be_switched_off(tmp_path, random_policy, capfd):
+    monitor = "+trainer.callbacks=[{_target_: pytorch_lightning.callbacks.LearningRateMonitor}]"
+    train.run(settings(tmp_path / "run", random_policy, *SHORT, "objective.updates=1", monitor, "+trainer.enable_progress_bar=false"))
+    [log] = (tmp_path / "run/csv").glob("*/metrics.csv")
+    assert "lr-AdamW" in log.read_text().splitlines()[0]
+    assert "Epoch" not in capfd.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------------------------------- ends
+
+
+@pytest.fixture
+def signals():
+    """Handlers are put back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_ends_with_its_status_and_a_sentence_in_any_phase(signals, capsys):
+    def run(_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    with pytest.raises(SystemExit) as ended:
+        config.guarded(run, OmegaConf.create())
+    assert ended.value.code == 143
+    assert capsys.readouterr().err == "focus: ended by SIGTERM; run the same command again to resume\n"
+
+
+def test_a_job_of_submitit_keeps_the_handlers_that_requeue_it(signals, monkeypatch):
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    config.end_on_sigterm()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+
+
+def test_what_belongs_to_a_killed_process_ends_too():
+    """Like a rank that Lightning started (LOCAL_RANK), whose first rank is killed alone."""
+    child = "import time; from focus.config import end_with_parent; end_with_parent(); print('works', flush=True); time.sleep(600)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    running = subprocess.Popen(
+        [sys.executable, "-c", parent], cwd=CONF.parent, env=os.environ | {"LOCAL_RANK": "1"}, stdout=subprocess.PIPE, text=True
+    )
+    assert running.stdout.readline() == "works\n"
+    running.kill()
+    assert running.stdout.read() == ""  # comes when the child, which holds the other end, has ended
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+@pytest.mark.parametrize("place", ["focus.resume.torch.save", "focus.report.run.History.on_train_batch_end", "focus.train.report_run"])
+def test_a_disk_that_is_full_or_read_only_is_one_sentence_and_the_run_goes_on_afterwards(
+    place, code, tmp_path, random_policy, straight, monkeypatch
+):
+    def full(*_, **__):
+        raise OSError(code, os.strerror(code), "some/file")
+
+    cfg = settings(tmp_path / "run", random_policy, *SHORT, "objective.updates=4")
+    monkeypatch.setattr(place, full)
+    with pytest.raises(SystemExit, match=rf"^focus: a file can't be read or written \(\[Errno {code}\].*run the same command again"):
+        config.guarded(train.run, cfg)
+    if code == errno.ENOSPC:
+        monkeypatch.undo()
+        train.run(cfg)
+        assert weights(tmp_path / "run") == weights(straight) and history(tmp_path / "run") == [1, 2, 3, 4]
+
+
+# ---------------------------------------------------------------------------------------------------------------------- history
+
+
+def test_a_history_that_is_rewritten_on_resume_is_never_half(tmp_path, monkeypatch):
+    path = tmp_path / "history.jsonl"
+    path.write_text("".join(f'{{"update": {n}.0}}\n' for n in (1, 2, 3)))
+    monkeypatch.setattr(ranks, "settle", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        History(path).on_train_start(SimpleNamespace(is_global_zero=True), SimpleNamespace(updates_done=2))
+    assert [row["update"] for row in read_history(path)] == [1, 2, 3]
+
+
+def test_what_a_history_lacks_is_told_on_resume_and_the_rest_is_kept(tmp_path, capsys):
+    path = tmp_path / "history.jsonl"
+    path.write_text('{"update": 1.0}\n{"update": 2.\n{"update": 3.0}\n{"upda')
+    History(path).on_train_start(SimpleNamespace(is_global_zero=True), SimpleNamespace(updates_done=3))
+    assert path.read_text() == '{"update": 1.0}\n{"update": 3.0}\n'
+    assert capsys.readouterr().out == f"focus: {path} lacks 1 of the 3 updates that are made (2); curves lack them too\n"
+
+
+ALARM = {"update": 2.0, "alarm/truncated": 1.0, "alarm/mismatch": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"update": 1.0}, {"update": 4.0}], "finished"),  # rows in the middle were lost
+        ([], "finished"),  # the whole history was
+        ([{"update": 1.0}, ALARM], "stopped by an alarm after 2 updates"),
+        ([ALARM, {"update": 4.0, "alarm/truncated": 0.0}], "finished"),
+        ([{"update": 1.0, "alarm/truncated": 0.0}], "1 of 4 updates"),  # of an earlier version, which exported what was cut short
+    ],
+)
+def test_a_run_is_said_to_be_stopped_by_an_alarm_only_where_one_stood_at_its_end(rows, said):
+    assert how_it_ended(rows, 4) == said
+
+
+def test_settings_that_were_lost_are_said_when_a_run_resumes(tmp_path, random_policy):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"holds a run whose settings.yaml can't be read \(FileNotFoundError\), .*copy the file back"):
+        train.run(settings(run, random_policy))

@@ -365,9 +365,7 @@ def test_an_update_in_which_all_are_paid_alike_leaves_weights_and_moments_exactl
         seen.append((weights(policy) | moments, update))
 
     policy._watch = watch
-    save = pl.callbacks.ModelCheckpoint(
-        tmp_path, filename="at-{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False
-    )
+    save = pl.callbacks.ModelCheckpoint(tmp_path, filename="at-{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False)
     run = trainer(enable_checkpointing=True, callbacks=[save])
     run.fit(policy, questions(4))
     first, second, third, last = ({name: value for name, value in state.items()} for state, _ in seen)

@@ -3,18 +3,20 @@
 import csv
 import fcntl
 import hashlib
+import io
 import json
 import math
-import os
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_only
 
+from focus import ranks
 from focus.config import arithmetic_of, learned_settings
 from focus.data.identity import questions_digest
 from focus.data.sample import Sample
@@ -64,10 +66,14 @@ class History(Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        kept = [row for row in read_history(self.path) if row["update"] <= pl_module.updates_done]  # type: ignore[operator]
-        if trainer.is_global_zero:
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        done = int(pl_module.updates_done)
+        kept = {int(row["update"]): row for row in read_history(self.path) if row["update"] <= done}
+        if lost := [update for update in range(1, done + 1) if update not in kept]:
+            shown = ", ".join(map(str, lost[:10])) + (", ..." if len(lost) > 10 else "")
+            if trainer.is_global_zero:
+                print(f"focus: {self.path} lacks {len(lost)} of the {done} updates that are made ({shown}); curves lack them too")
+        ranks.publish(self.path, "".join(json.dumps(row) + "\n" for row in kept.values()))
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         row = {name: float(value) for name, value in trainer.logged_metrics.items()}
@@ -77,14 +83,24 @@ class History(Callback):
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Rows that `History` wrote; a line that an interruption cut is left out."""
+    """Rows that `History` wrote; lines that an interruption or a full disk cut are left out."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+        except ValueError:
+            continue
+    return [row for row in rows if isinstance(row, dict) and "update" in row]
+
+
+def ended(history: Sequence[Mapping[str, float]], updates: int) -> str:
+    """What became of a run that exported its policy, in the words of a results file. Without a history only finished runs do."""
+    last = max(history, key=lambda row: row["update"], default=None)
+    if last is None or last["update"] >= updates:
+        return FINISHED
+    done = int(last["update"])
+    stopped = any(name.startswith("alarm/") and value == 1 for name, value in last.items())
+    return f"{STOPPED} after {done} updates" if stopped else f"{done} of {updates} updates"
 
 
 def result_table(cfg: DictConfig, measured: Mapping[str, Outcome]) -> Results:
@@ -170,22 +186,24 @@ def has_row(path: Path, settings: str, base: str) -> bool:
     """Whether this point stands in the results file already; `base` names the policy and the questions that it starts from."""
     if not path.is_file():
         return False
-    with path.open() as rows:
-        fcntl.flock(rows, fcntl.LOCK_SH)
-        return any(
-            (row["settings"], row["base"]) == (settings, base) and row["status"].startswith((FINISHED, STOPPED))
-            for row in csv.DictReader(rows)
-        )
+    return any((row["settings"], row["base"]) == (settings, base) and row["status"].startswith((FINISHED, STOPPED)) for row in _rows(path))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The whole rows of a results file: the last one may have been cut by a kill or a full disk."""
+    with path.open(newline="") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        text = file.read()
+    whole = text[: text.rfind("\n") + 1]
+    return [row for row in csv.DictReader(io.StringIO(whole, newline="")) if None not in row.values()]
 
 
 def last_status(path: Path, cfg: DictConfig) -> str:
     """How this point ended last, in any start; empty if it never did."""
     if not path.is_file():
         return ""
-    with path.open(newline="") as rows:
-        fcntl.flock(rows, fcntl.LOCK_SH)
-        point = (Path(cfg.output).name, settings_hash(cfg))
-        return next((row["status"] for row in [*csv.DictReader(rows)][::-1] if (row["run"], row["settings"]) == point), "")
+    point = (Path(cfg.output).name, settings_hash(cfg))
+    return next((row["status"] for row in _rows(path)[::-1] if (row["run"], row["settings"]) == point), "")
 
 
 @rank_zero_only
@@ -193,13 +211,17 @@ def write_row(path: Path, cfg: DictConfig, base: str, measured: Mapping[str, Out
     """Append one point of a sweep, a crashed one too (its numbers are empty). Processes side by side take turns."""
     row = _row(cfg, base, measured, status)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", newline="") as file:
+    with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0, os.SEEK_END)  # others may have written since it was opened
-        writer = csv.DictWriter(file, list(row))
-        if file.tell() == 0:
+        file.seek(0)
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)  # a row that was cut would else become the beginning of this one
+        lines = io.StringIO(newline="")
+        writer = csv.DictWriter(lines, list(row))
+        if whole == 0:
             writer.writeheader()
         writer.writerow(row)
+        file.write(lines.getvalue().encode())
 
 
 def check_results(path: Path, cfg: DictConfig) -> None:
@@ -224,7 +246,7 @@ def _row(cfg: DictConfig, base: str, measured: Mapping[str, Outcome], status: st
         "run": Path(cfg.output).name,
         "settings": settings_hash(cfg),
         "base": base,
-        "status": status,
+        "status": " ".join(status.split()),  # a row is one line
         "gap": cfg.gap.mode,
         "view_tokens": cfg.gap.view_tokens,
         "seed": cfg.seed,
