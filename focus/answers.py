@@ -134,9 +134,10 @@ class Grade(NamedTuple):
     rung: Rung
 
 
-def graded(answer: str | None, accepted: tuple[str, ...], scorer: str, options: Options = ()) -> Grade:
+def graded(answer: str | None, accepted: tuple[str, ...], scorer: str, options: Options = (), question: str = "") -> Grade:
     """How right an answer is by the first rung that can say: the sample's rule, else its normal form.
 
+    The question says which thing a sentence must speak of and which unit is meant; without it normal forms know less.
     0 or 1 for `letter`, `number`, `exact` and `judge`; `anls` and `vqa10` give parts too. Those two and `letter` have no other rung than
     their rule. No answer is wrong, and so is one of more than `LONGEST_READ` characters. With the scorer `judge` an answer that neither
     rung finds right is `OPEN`, and counts as wrong until a judge was asked. Raises ValueError for a rule that does not exist.
@@ -153,29 +154,35 @@ def graded(answer: str | None, accepted: tuple[str, ...], scorer: str, options: 
         return Grade(vqa_accuracy(answer, accepted), Rung.RULE)
     if (matches_number if scorer == "number" else matches_text)(answer, accepted):
         return Grade(1.0, Rung.RULE)
-    if _same_form(answer, accepted, scorer):
+    if _same_form(answer, accepted, scorer, question):
         return Grade(1.0, Rung.FORM)
     return Grade(0.0, Rung.OPEN if scorer == "judge" else Rung.RULE)
 
 
-def grade(answer: str | None, accepted: tuple[str, ...], scorer: str, options: Options = ()) -> float:
+def grade(answer: str | None, accepted: tuple[str, ...], scorer: str, options: Options = (), question: str = "") -> float:
     """How right an answer is as far as rule and normal form can say, in [0, 1]; see `graded`."""
-    return graded(answer, accepted, scorer, options).right
+    return graded(answer, accepted, scorer, options, question).right
 
 
-def _same_form(answer: str, accepted: tuple[str, ...], scorer: str) -> bool:
+def _same_form(answer: str, accepted: tuple[str, ...], scorer: str, question: str) -> bool:
     """Whether an answer, or what its one short sentence states, has the form of an accepted one."""
     text = plain(answer).strip()
     truths = {normalise(each) for each in accepted}
     if scorer != "number" and truths <= {"yes", "no"}:
-        return forms.yes_or_no(text) in truths
-    if scorer == "number":
-        counted = forms.number_word(normalise(forms.stated(text) or text))
-        return counted is not None and any([float(counted)] == _numbers(each)[:1] for each in accepted)
+        return forms.yes_or_no(text, question) in truths
     if scorer == "exact":
-        return normalise((forms.read_out(text) or text).strip("*_ ")) in truths
-    said = {forms.form(each) for each in (text, forms.stated(text, things=True)) if each}
-    return bool(said & {forms.form(forms.stated(each.strip()) or each) for each in accepted})
+        return normalise(forms.bare(forms.read_out(text) or text)) in truths
+    said = [each for each in (text, forms.stated(text), forms.stated_of_a_thing(text, question)) if each]
+    if scorer == "judge" and {forms.form(each) for each in said} & {forms.form(forms.stated(each.strip()) or each) for each in accepted}:
+        return True
+    pairs = [(forms.quantity(forms.bare(one)), forms.quantity(forms.bare(other))) for one in said for other in accepted]
+    return any(one and other and _same_quantity(one, other, question) for one, other in pairs)
+
+
+def _same_quantity(one: tuple[str, str], other: tuple[str, str], question: str) -> bool:
+    """Whether two numbers are equal and at most one of them says what the question asks for a number of, `3` and `3 people`."""
+    bare, unit = sorted((one[1], other[1]))
+    return one[0] == other[0] and not bare and (not unit or forms.counts_or_measures(unit, question))
 
 
 def decidable(accepted: tuple[str, ...], scorer: str, options: Options = ()) -> bool:
@@ -189,12 +196,14 @@ def decidable(accepted: tuple[str, ...], scorer: str, options: Options = ()) -> 
 
 def _closed(text: str) -> bool:
     words = text.split()
-    if text.casefold() in ("yes", "no", "true", "false") or forms.moment(text) or forms.quantity(text):
+    if text.casefold() in ("yes", "no", "true", "false") or forms.moment(text):
         return True
+    if measured := forms.quantity(text):
+        return len(measured[1].split()) <= 2
     return (len(words) == 1 and any(c.isdecimal() for c in text)) or (0 < len(words) <= 4 and text.isupper())
 
 
-def canonical(answer: str | None, accepted: tuple[str, ...], scorer: str, options: Options = ()) -> str | None:
+def canonical(answer: str | None, accepted: tuple[str, ...], scorer: str, options: Options = (), question: str = "") -> str | None:
     """What an answer means under its sample's scorer, for comparing answers with each other; None if nothing was said.
 
     A choice is its key, a number its value, and every free answer that is right by rule or form is the same one; any other is its
@@ -208,7 +217,7 @@ def canonical(answer: str | None, accepted: tuple[str, ...], scorer: str, option
         return " ".join(answer.lower().split())
     if scorer == "vqa10":
         return vqa_normalise(answer)
-    if grade(answer, accepted, scorer, options):
+    if grade(answer, accepted, scorer, options, question):
         answer = accepted[0]
     if scorer == "number":
         found = _numbers(answer)

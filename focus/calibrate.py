@@ -60,7 +60,7 @@ def by_rule(said: Sequence[tuple[Sample, Sequence[str | None]]]) -> list[list[Re
     """Answers read by their sample's rule and by normal forms; a `Reading`."""
 
     def read(s: Sample, answer: str | None) -> Read:
-        asked = (answer, s.answers, s.scorer, s.options)
+        asked = (answer, s.answers, s.scorer, s.options, s.question)
         return Read(canonical(*asked), grade(*asked) >= RIGHT_FROM)
 
     return [[read(s, answer) for answer in answers] for s, answers in said]

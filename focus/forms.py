@@ -1,7 +1,8 @@
 """Normal forms of short answers: two texts with one form say the same thing. Pure functions of strings.
 
-A form must never join two different answers, since training pays for what is joined here. Where a text alone can't tell (`12 mph` for
-`12`, `puppy` for `dog`), its form stays apart, and only a judge that knows the question can say more.
+A form must never join two different answers, since training pays for what is joined here. The question, where it is given, says which
+unit, thing or count is meant (`12 km/h` for `12`, `The flag is red`). Where that can't tell (`puppy` for `dog`), forms stay apart, and
+only a judge can say more.
 """
 
 import re
@@ -71,22 +72,58 @@ _MISLEADING = (
 )
 
 
-def stated(text: str, things: bool = False) -> str | None:
+def stated(text: str) -> str | None:
     """What a short sentence states: `It is red` and `The answer is red` state `red`. None if it is no such sentence.
 
-    With `things` also of one thing that it names: `The flag is red`. What is stated is what stands behind the verb, whole: `not red`,
-    `red or blue`.
+    It is all that stands behind the verb: `not red`, `red or blue`.
     """
-    if len(text) > SENTENCE:
+    shells = (_ANSWER, _READ, _IT) if len(text) <= SENTENCE else ()
+    found = next((found for shell in shells if (found := shell.fullmatch(text))), None)
+    return next(group for group in found.groups() if group) if found else None
+
+
+def stated_of_a_thing(text: str, question: str = "") -> str | None:
+    """What a short sentence states of the one thing that it names: `The flag is red`. None if it is no such sentence.
+
+    A thing that the question does not name first is another one, where there is a question: `The car is red` does not answer
+    `What color is the flag beside the car?`.
+    """
+    found = _THING.fullmatch(text) if len(text) <= SENTENCE else None
+    if not found:
         return None
-    for shell in (_ANSWER, _READ, _IT):
-        if found := shell.fullmatch(text):
-            return next(group for group in found.groups() if group)
-    if things and (found := _THING.fullmatch(text)):
-        named = {word.casefold() for word in found.groups()[:2] if word}
-        if not named.intersection(_MISLEADING.split()) and not any(word.endswith("est") for word in named):
-            return found[3]
-    return None
+    named = {word.casefold() for word in found.groups()[:2] if word}
+    if named.intersection(_MISLEADING.split()) or any(word.endswith("est") for word in named):
+        return None
+    asked = {_singular(word) for word in (_asked_about(question) if question else named)}
+    attributes = {word for word in named if re.fullmatch(_ATTRIBUTE, word)}
+    return found[3] if {_singular(word) for word in named - attributes} <= asked else None
+
+
+_NAMED = re.compile(r"\b(?:the|this|that|his|her|its|their|an?)\s+([\w'-]+)(?=(?:\s+([\w'-]+))?(?:\s+([\w'-]+))?)")
+_PASSED_OVER = re.compile(rf"{_ATTRIBUTE}|image|picture|photo|photograph|scene|left|right|top|bottom|front|back")
+
+
+def _asked_about(question: str) -> list[str]:
+    """The three words behind the first article (or `his`, ...) of a question that says which thing it is about."""
+    for found in _NAMED.finditer(plain(question).casefold()):
+        words = [word.removesuffix("'s") for word in found.groups() if word]
+        if not _PASSED_OVER.fullmatch(words[0]):
+            return words
+    return []
+
+
+def _singular(word: str) -> str:
+    return word.removesuffix("s")
+
+
+def counts_or_measures(unit: str, question: str) -> bool:
+    """Whether a question asks for a number of this: `people` where it asks how many people, `km/h` where it asks for it in km/h."""
+    asked = plain(question)
+    if unit in _UNITS:
+        spellings = "|".join(re.escape(each) for each in (unit, *_UNITS[unit]))
+        return bool(re.search(rf"\bin (?:{spellings})(?!\w)", asked))
+    counted = re.search(r"\bhow many ([\w-]+)(?: ([\w-]+))?(?: ([\w-]+))?", asked.casefold())
+    return bool(counted) and {_singular(word) for word in unit.split()} <= {_singular(word) for word in counted.groups("")}  # type: ignore[union-attr]
 
 
 def read_out(text: str) -> str | None:
@@ -105,16 +142,27 @@ _HEDGES = re.compile(
 )
 
 
-def yes_or_no(text: str) -> str | None:
-    """`yes` or `no` where a short sentence begins with it and goes on in the same sense: `No, there isn't.`; None for any other."""
+_ECHO = (
+    "a an the it he she they there this that these those you we i is are was were be been am do does did has have had can will "
+    "isn't aren't wasn't weren't doesn't don't didn't hasn't haven't won't not no any one some of in on at and"
+)
+
+
+def yes_or_no(text: str, question: str = "") -> str | None:
+    """`yes` or `no` where a short sentence begins with it and goes on in the same sense: `No, there isn't.`; None for any other.
+
+    Where there is a question, what follows may only repeat its words: `Yes, the car is blue` is no yes to `Is the car red?`.
+    """
     text = plain(text).strip(" *_\"'`.!")
     text = stated(text) or text
     found = _YES_NO.fullmatch(text) if len(text) <= SENTENCE else None
     if not found:
         return None
     said, rest = "no" if found[1][0] in "nN" else "yes", found[2]
-    consistent = bool(_DENIES.search(rest)) == (said == "no")
-    return said if not rest or (consistent and not _HEDGES.search(rest)) else None
+    consistent = bool(_DENIES.search(rest)) == (said == "no") and not _HEDGES.search(rest)
+    known = {_singular(word) for word in (f"{_ECHO} {plain(question).casefold()}").split() for word in re.split(r"[^\w']+", word)}
+    repeats = not question or all(_singular(word) in known for word in re.findall(r"[\w']+", rest.casefold()))
+    return said if not rest or (consistent and repeats) else None
 
 
 # ------------------------------------------------------------------------------------------------------ numbers, dates
@@ -181,10 +229,10 @@ def number_word(text: str) -> int | None:
     """The value of a whole number below a thousand that is spelt out, in English, or up to ten in Chinese; None for any other text."""
     if text in _CHINESE:
         return _CHINESE[text]
-    words = [word for word in text.casefold().replace("-", " ").split() if word != "and"]
+    words = text.casefold().replace("-", " ").split()
     value = 0
     if len(words) > 1 and words[1] == "hundred" and 1 <= _WORDS.get(words[0], 0) <= 9:
-        value, words = 100 * _WORDS[words[0]], words[2:]
+        value, words = 100 * _WORDS[words[0]], words[3:] if words[2:3] == ["and"] and words[3:] else words[2:]
     match [_TENS.get(word, _WORDS.get(word, -1)) for word in words]:
         case []:
             return value or None
@@ -201,23 +249,23 @@ def _digits(text: str) -> str:
     return text if text.isascii() else "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
 
 
-def quantity(text: str) -> str | None:
-    """A number and its unit, if it has one: `1200`, `12 km/h`; None for any other text.
+def quantity(text: str) -> tuple[str, str] | None:
+    """A number and what it counts or measures: `1200` and nothing, `12` and `km/h`, `3` and `people`; None for any other text.
 
     Thousands commas and the spelling of number and unit do not count. Zeros do (`007`, `3.10`): such a text may be a code.
     """
     if found := _QUANTITY.fullmatch(_digits(text)):
         currency, number, unit = found[1] or "", found[2].replace(",", ""), found[3].strip()
     else:
-        words = text.casefold().split()
+        words = text.split()
         at = next((n for n in range(min(len(words), 5), 0, -1) if number_word(" ".join(words[:n])) is not None), 0)
         if not at:
             return None
         currency, number, unit = "", str(number_word(" ".join(words[:at]))), " ".join(words[at:])
-    known = _SYMBOLS.get(unit) or (_SYMBOLS.get(unit.casefold()) if len(unit) > 3 else None)
-    if (unit and not known) or (unit and currency):
+    if currency and unit:
         return None
-    return f"{number} {known or currency}".strip()
+    known = currency or _SYMBOLS.get(unit) or _SYMBOLS.get(unit.casefold() if len(unit) > 3 else "")
+    return number, known or (unit if unit.casefold() in _SYMBOLS else unit.casefold())  # 5 M is no 5 m
 
 
 def moment(text: str) -> str | None:
@@ -260,12 +308,22 @@ _SPELLINGS = {"gray": "grey", "color": "colour", "center": "centre", "theater": 
 _JOINED = re.compile(r"(?<=[^\W\d])-(?=[^\W\d])")
 
 
+def bare(text: str) -> str:
+    """A text without white space, bold print, quotes and closing punctuation around it. A leading point belongs to a number."""
+    text = plain(text).strip()
+    if emphasised := re.fullmatch(r"([*_]{1,3})([^*_]+)\1[.]?", text):
+        text = emphasised[2]
+    return text.lstrip(" \"'`").rstrip(" \"'`!.,;:\u3002")
+
+
 def form(text: str) -> str:
     """One spelling for all texts that clearly say the same: of numbers, units, dates and times, of hyphens and `&`, of `gray`."""
-    bare = plain(text).strip(" *_\"'`!.,;:\u3002\n\t")
-    if len(bare) > SENTENCE:
+    text = bare(text)
+    if len(text) > SENTENCE:
         return normalise(text)
-    if value := moment(bare) or quantity(bare):
+    if value := moment(text):
         return value
-    words = _JOINED.sub(" ", normalise(bare)).replace("&", " and ").replace(", and ", " and ").split()
+    if (measured := quantity(text)) and len(measured[1].split()) <= 2:
+        return " ".join(measured).strip()
+    words = _JOINED.sub(" ", normalise(text)).replace("&", " and ").replace(", and ", " and ").split()
     return " ".join(_SPELLINGS.get(word, word) for word in words)
