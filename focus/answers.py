@@ -17,8 +17,8 @@ from focus.forms import LONGEST_READ, normalise, plain
 
 NUMBER = re.compile(r"(?:(?<!\w)[-+])?(?:\d+(?:,\d{3})*(?:\.\d+)?|(?<!\w)\.\d+)(?:[eE][-+]?\d+)?")  # `.5` is a fraction, `No.5` is not
 SPACED_THOUSANDS = re.compile("(?<=\\d)[\u00a0\u2007\u2009\u202f](?=\\d{3}(?!\\d))")
-OPENING = re.compile(r"(?:(?:option|choice) )?[(\[*]*", re.IGNORECASE)  # what may stand before an option's key
-KEY_ALONE = re.compile(r"[)\]*]*[.:]?")  # and behind it
+OPENING = re.compile(r"(?:(?:option|choice) )?[(\[*\"']*", re.IGNORECASE)  # what may stand before an option's key
+KEY_ALONE = re.compile(r"[)\]*\"']*[.:]?")  # and behind it
 KEY_LEADS = re.compile(r"(?:[()[\].:,=*-]| (?=\S))[)\].:,=* -]*")  # or between it and its text
 RIGHT_FROM = 0.5  # where a yes or no is needed: ANLS gives nothing below it, and it takes 2 of VQA's 10 people
 

@@ -6,16 +6,15 @@ would hand to a judge or to chance is "not parsed" here, in every mode: report t
 """
 
 import re
-import unicodedata
 
-from focus.answers import chosen_letter, normalise
+from focus.answers import Options, chosen_letter, normalise
+from focus.forms import LONGEST_READ, plain
 from focus.prompts import without_thoughts
-
-Options = tuple[tuple[str, str], ...]  # (key, text) in the order in which the question shows them
 
 MODES = ("strict", "lmms", "vlmevalkit", "mme")
 
 LONGEST = 1000  # characters; DeepEyes gives 0 to free answers of this length or more, since judges can be talked into a yes
+WRAPPINGS = 8  # around one answer; each takes another pass over it
 ALLOWANCE = 32  # characters; an answer may wrap its options in a few words, `Option (B).`, but not in an essay
 
 TAGGED = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
@@ -100,7 +99,9 @@ def final_answer(text: str) -> str:
     else:
         answer = next((line for line in reversed(text.splitlines()) if line.strip()), "")
     answer = answer.strip()
-    while inside := WRAPPED.fullmatch(answer):  # `<answer>\boxed{B}</answer>`, `\boxed{\text{B}}`
+    for _ in range(WRAPPINGS):  # `<answer>\boxed{B}</answer>`, `\boxed{\text{B}}`
+        if not (inside := WRAPPED.fullmatch(answer)):
+            break
         answer = inside[1].strip()
     return answer
 
@@ -125,7 +126,9 @@ def _strict(answer: str, options: Options) -> str | None:
     Nothing is chosen by an answer that names a second option by key or by text, or that is over twice as long as all options
     together: neither may be had by listing what there is.
     """
-    text = unicodedata.normalize("NFKC", answer).strip()  # full-width letters and brackets
+    if len(answer) > LONGEST_READ:
+        return None
+    text = " ".join(plain(answer).split())
     if len(text) > 2 * sum(len(option) for _, option in options) + ALLOWANCE:
         return None
     if (key := chosen_letter(text, options)) is not None:
@@ -144,9 +147,9 @@ def quoted(text: str, options: Options) -> set[str]:
     """The option texts, normalised, that occur in a text as whole words. One inside a longer one is not quoted by it."""
     rest, found = normalise(text), set()
     for option in sorted({normalise(option) for _, option in options}, key=len, reverse=True):
-        whole = re.compile(rf"(?<!\w)(?<!\d[.,]){re.escape(option)}(?!\w|[.,]\d)")
-        if re.search(r"\w", option) and whole.search(rest):
-            found.add(option)
+        if option in rest and re.search(r"\w", option):
+            whole = re.compile(rf"(?<!\w)(?<!\d[.,]){re.escape(option)}(?!\w|[.,]\d)")
+            found |= {option} if whole.search(rest) else set()
             rest = whole.sub("|", rest)
     return found
 

@@ -59,7 +59,7 @@ _ATTRIBUTE = (
     r"|length|width|weight|language|country|city|score|logo|model"
 )
 _THING = re.compile(
-    rf"(?:the|this|that|its|his|her|their)\s+(?:(?:{_ATTRIBUTE})\s+(?:of|on)\s+(?:the|this|that|its|his|her|their)\s+|(\w+)'s\s+)?(\w+)"
+    rf"(?:the|this|that|its|his|her|their)\s+(?:(?:{_ATTRIBUTE})\s+(?:of|on)\s+(?:the|this|that|its|his|her|their)\s+|(\w+)'s\s+)?(\w+(?:\s\w+){{0,2}}?)"
     rf"{_BE}\s+(.+)",
     re.IGNORECASE | re.DOTALL,
 )
@@ -91,23 +91,25 @@ def stated_of_a_thing(text: str, question: str = "") -> str | None:
     found = _THING.fullmatch(text) if len(text) <= SENTENCE else None
     if not found:
         return None
-    named = {word.casefold() for word in found.groups()[:2] if word}
-    if named.intersection(_MISLEADING.split()) or any(word.endswith("est") for word in named):
+    named = set(" ".join(word.casefold() for word in found.groups()[:2] if word).split())
+    if named.intersection(_MISLEADING.split()) or any(word.endswith("est") for word in named) or (" " in found[2] and not question):
         return None
     asked = {_singular(word) for word in (_asked_about(question) if question else named)}
     attributes = {word for word in named if re.fullmatch(_ATTRIBUTE, word)}
-    return found[3] if {_singular(word) for word in named - attributes} <= asked else None
+    return found[3] if not {_singular(word) for word in named - attributes} - asked else None
 
 
 _NAMED = re.compile(r"\b(?:the|this|that|his|her|its|their|an?)\s+([\w'-]+)(?=(?:\s+([\w'-]+))?(?:\s+([\w'-]+))?)")
-_PASSED_OVER = re.compile(rf"{_ATTRIBUTE}|image|picture|photo|photograph|scene|left|right|top|bottom|front|back")
+_PASSED_OVER = re.compile(
+    rf"(?:{_ATTRIBUTE})(?: (?:of|on|in)\b.*)?|(?:image|picture|photo|photograph|scene|left|right|top|bottom|front|back)\b.*"
+)
 
 
 def _asked_about(question: str) -> list[str]:
     """The three words behind the first article (or `his`, ...) of a question that says which thing it is about."""
     for found in _NAMED.finditer(plain(question).casefold()):
         words = [word.removesuffix("'s") for word in found.groups() if word]
-        if not _PASSED_OVER.fullmatch(words[0]):
+        if not _PASSED_OVER.fullmatch(" ".join(words)):
             return words
     return []
 
@@ -208,7 +210,7 @@ _UNITS = {
     "\u00a3": ["GBP"],
 }
 _SYMBOLS = {unit: unit for unit in _UNITS} | {other: unit for unit, others in _UNITS.items() for other in others}
-_QUANTITY = re.compile(r"([$\u20ac\u00a3])?\s?([-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)\s?(\D*)", re.ASCII)
+_QUANTITY = re.compile(r"([$\u20ac\u00a3])?\s?([-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?)\s?(\D*)", re.ASCII)
 
 _MONTHS = "january february march april may june july august september october november december"
 _MONTH = {name: number for number, name in enumerate(_MONTHS.split(), start=1)}

@@ -1,11 +1,29 @@
-"""When an answer counts as right: tables of cases, one for each rule."""
+"""When an answer counts as right: tables of cases, one for each rule and for the normal forms behind the rules."""
+
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focus.answers import RIGHT_FROM, anls, chosen_letter, grade, matches_number, matches_text, vqa_accuracy, vqa_normalise
+from focus import forms
+from focus.answers import (
+    RIGHT_FROM,
+    Grade,
+    Rung,
+    anls,
+    canonical,
+    chosen_letter,
+    decidable,
+    grade,
+    graded,
+    matches_number,
+    matches_text,
+    vqa_accuracy,
+    vqa_normalise,
+)
 from focus.data.sample import SCORERS
+from focus.forms import LONGEST_READ
 
 PROPERTY = settings(deadline=None, database=None)
 
@@ -26,6 +44,16 @@ OPTIONS = (("A", "rubber"), ("B", "cotton"), ("C", "kevlar"), ("D", "leather"))
         ("\uff22\uff52\uff45\uff41\uff44", ("bread",)),  # full-width letters
         ("STRASSE", ("stra\u00dfe",)),
         ("harbour", ("market", "harbour")),  # any accepted answer will do
+        ("\u201cSTOP\u201d", ("STOP",)),
+        ("\u2018STOP\u2019", ("STOP",)),
+        ("\u00abSTOP\u00bb", ("STOP",)),
+        ("\u300cSTOP\u300d", ("STOP",)),
+        ("Joe\u2019s Diner", ("Joe's Diner",)),
+        ("Joe's Diner", ("Joe\u2019s Diner",)),
+        ("7\u2011Eleven", ("7-Eleven",)),  # the hyphen that does not break a line
+        ("7\u2010Eleven", ("7-Eleven",)),
+        ("7\u2013Eleven", ("7-Eleven",)),
+        ("break\u00adfast", ("breakfast",)),  # a soft hyphen can't be seen
     ],
 )
 def test_a_text_is_right_whatever_its_case_width_articles_space_and_closing_punctuation(answer, accepted):
@@ -77,6 +105,15 @@ def test_a_leading_point_belongs_to_the_number_and_is_not_closing_punctuation():
         ("\uff14\uff12", ("42",)),  # full-width digits
         ("7", ("5", "7")),
         ("No.5", ("5",)),
+        ("Route-66", ("66",)),  # a hyphen behind a letter is no minus
+        ("\u22125", ("-5",)),
+        ("\u20115", ("-5",)),
+        ("\u20135", ("-5",)),
+        ("1\u202f200", ("1200",)),  # narrow and wide spaces that do not break a line
+        ("1\u00a0200", ("1200",)),
+        ("\u0664\u0662", ("42",)),  # Arabic digits
+        ("\u096a\u0968", ("42",)),  # Devanagari
+        ("\u0661\u066b\u0665", ("1.5",)),  # with the Arabic decimal point
         ("-.5", ("\u22120.5",)),
     ],
 )
@@ -92,7 +129,8 @@ def test_a_number_is_right_by_its_value(answer, accepted):
         ("3", ("-3",)),
         ("12.5", ("12",)),
         ("1,2,3", ("123",)),
-        ("twelve", ("12",)),
+        ("twelve", ("12",)),  # a normal form, not the rule
+        ("1 200", ("1200",)),
         ("", ("0",)),
         ("12", ("twelve",)),
         ("12", ()),
@@ -135,6 +173,23 @@ def test_a_typographic_minus_is_a_minus():
         "cotton",
         "Cotton.",
         "the cotton",
+        "B cotton",
+        "B - cotton",
+        "B \u2013 cotton",
+        "B \u2014 cotton",
+        "B (cotton)",
+        "B(cotton)",
+        "B\uff08cotton\uff09",
+        "B=cotton",
+        "**B**",
+        "**B**. cotton",
+        "**B** cotton",
+        "cotton (B)",
+        "cotton, B",
+        "cotton - b",
+        "Option (B).",
+        "option B: cotton",
+        "\u201cB\u201d",
     ],
 )
 def test_an_option_is_chosen_by_its_letter_by_letter_and_text_or_by_its_text(answer):
@@ -159,6 +214,16 @@ def test_an_option_is_chosen_by_its_letter_by_letter_and_text_or_by_its_text(ans
         "rubber and cotton",
         "cotto",
         "wool",
+        "B rubber",
+        "B (rubber)",
+        "B - rubber",
+        "rubber (B)",
+        "A cotton shirt",
+        "Bcotton",
+        "cottonB",
+        "Not B",
+        "B (cotton) or A",
+        "(B) rubber (B)",
     ],
 )
 def test_an_answer_that_names_no_single_option_chooses_nothing(answer):
@@ -170,6 +235,12 @@ def test_a_text_that_two_options_share_is_ambiguous_and_chooses_nothing():
     assert chosen_letter("red", options) is None
     assert chosen_letter("blue", options) == "C"
     assert chosen_letter("B. red", options) == "B"  # the letter decides
+
+
+def test_a_text_that_is_one_option_and_looks_like_the_letter_of_another_chooses_nothing():
+    assert chosen_letter("Vitamin, B", (("A", "vitamin, B"), ("B", "vitamin"))) is None
+    assert chosen_letter("1.5", (("1", "5"), ("2", "1.5"))) is None
+    assert chosen_letter("1.5", (("1", "4"), ("2", "1.5"))) == "2"
 
 
 def test_a_letter_wins_over_an_option_whose_text_is_that_letter():
@@ -277,9 +348,174 @@ def test_a_grade_follows_the_rule_of_the_sample():
     assert grade("1,200", ("1200",), "exact") == 0.0  # as texts these differ
     assert grade("South.", ("south",), "exact") == 1.0
     assert grade("South.", ("south",), "judge") == 1.0
-    assert grade("southern", ("south",), "judge") == 0.0  # a judge might say yes; the rule does not
+    assert grade("southern", ("south",), "judge") == 0.0  # a judge might say yes; rule and form do not
     assert grade("helo", ("hello",), "anls") == pytest.approx(0.8)
     assert grade("stop", ("stop",) * 3 + ("halt",) * 7, "vqa10") == pytest.approx(0.9)
+
+
+# ---------------------------------------------------------------------------------------------------------- the ladder
+
+FLAG = "What color is the flag beside the car?"
+
+
+@pytest.mark.parametrize(
+    ("answer", "accepted", "scorer", "question", "grade"),
+    [
+        ("red", "red", "judge", "", Grade(1.0, Rung.RULE)),
+        ("The flag is red", "red", "judge", "", Grade(1.0, Rung.FORM)),
+        ("The flag is red", "red", "judge", FLAG, Grade(1.0, Rung.FORM)),
+        ("The car is red", "red", "judge", FLAG, Grade(0.0, Rung.OPEN)),
+        ("It is not red", "red", "judge", FLAG, Grade(0.0, Rung.OPEN)),
+        ("red or blue", "red", "judge", FLAG, Grade(0.0, Rung.OPEN)),
+        ("I can't tell if it is red", "red", "judge", FLAG, Grade(0.0, Rung.OPEN)),
+        ("12 km/h", "12", "judge", "", Grade(0.0, Rung.OPEN)),  # the question may ask for miles
+        ("12 km/h", "12", "judge", "What is the limit in km/h?", Grade(1.0, Rung.FORM)),
+        ("12 mph", "12", "judge", "What is the limit in km/h?", Grade(0.0, Rung.OPEN)),
+        ("three", "3", "number", "", Grade(1.0, Rung.FORM)),
+        ("4", "3", "number", "", Grade(0.0, Rung.RULE)),
+        ("The sign says \u201cStop\u201d", "STOP", "exact", "", Grade(1.0, Rung.FORM)),
+        ("The sign is stop", "STOP", "exact", "", Grade(0.0, Rung.RULE)),  # a read-out is taken as it is
+        ("1,200", "1200", "exact", "", Grade(0.0, Rung.RULE)),
+        ("1,200", "1200", "judge", "", Grade(1.0, Rung.FORM)),
+        ("0123", "123", "judge", "", Grade(0.0, Rung.OPEN)),  # a code's zeros count
+        ("No, there isn't.", "no", "exact", "", Grade(1.0, Rung.FORM)),
+        ("No, there is.", "no", "exact", "", Grade(0.0, Rung.RULE)),
+    ],
+)
+def test_the_first_rung_that_finds_an_answer_right_is_named_and_only_a_judge_is_left_open(answer, accepted, scorer, question, grade):
+    assert graded(answer, (accepted,), scorer, (), question) == grade
+
+
+@pytest.mark.parametrize("scorer", ["letter", "anls", "vqa10"])
+def test_choices_and_published_scores_have_no_rung_but_their_rule(scorer):
+    said = graded("I think that it is cotton", ("B", "cotton"), scorer, OPTIONS)
+    assert said.rung is Rung.RULE and said.right < RIGHT_FROM
+
+
+WORDS = ["red", "blue", "dog", "flag", "two", "3", "12 km/h", "March 5", "left", "grey", "15:30", "no", "yes", "not", "STOP"]
+GLUE = ["It is", "The flag is", "The answer is", "or", "and", ",", "not", ".", "the", "says", "if", "?", "There are", "/", "\n", "- "]
+
+
+@settings(PROPERTY, max_examples=400)
+@given(st.lists(st.sampled_from(WORDS + GLUE), max_size=8).map(" ".join), st.sampled_from(["judge", "exact", "number"]))
+def test_no_answer_is_right_for_two_different_truths_so_listing_them_is_never_paid(answer, scorer):
+    """Yes and no have a rule of their own, which reads the first word."""
+    truths = [word for word in WORDS if word not in ("no", "yes", "not") and (scorer != "number" or word[0].isdigit())]
+    assert sum(grade(answer, (truth,), scorer) for truth in truths) <= 1
+    assert sum(grade(answer, (truth,), "judge") for truth in ("yes", "no")) <= 1
+
+
+@pytest.mark.parametrize(
+    ("accepted", "scorer", "closed"),
+    [
+        ("B", "letter", True),
+        ("a red car", "anls", True),
+        ("12", "judge", True),
+        ("12 km/h", "judge", True),
+        ("Yes", "judge", True),
+        ("5 March 2020", "judge", True),
+        ("A320", "judge", True),
+        ("EXIT ONLY", "judge", True),
+        ("dog", "judge", False),  # `puppy` may be as right
+        ("The man is holding an umbrella.", "judge", False),
+        ("3 people stand in front of the house", "judge", False),
+    ],
+)
+def test_rules_alone_can_decide_closed_answers_and_not_free_text(accepted, scorer, closed):
+    assert decidable((accepted,), scorer) is closed
+
+
+def test_one_free_answer_among_the_accepted_needs_a_judge():
+    assert decidable(("3", "III"), "judge") and not decidable(("3", "a few"), "judge")
+
+
+@pytest.mark.parametrize(
+    ("scorer", "accepted", "same", "other"),
+    [
+        ("letter", "A", ["B", "(b)", "B. cotton", "cotton"], "B. rubber"),
+        ("number", "7", ["1200", "1,200", "about 1200.0 m"], "1200 or 1300"),
+        ("judge", "red", ["blue", "It is blue.", "\u201cBlue\u201d"], "The flag is blue"),
+        ("judge", "red", ["red", "The flag is red", "The answer is: red"], "crimson"),
+        ("exact", "go", ["STOP", "stop.", "\u201cStop\u201d"], "the stop sign"),
+        ("vqa10", "go", ["two", "2"], "3"),
+        ("anls", "go", ["two  lines", "Two lines"], "two line"),
+    ],
+)
+def test_answers_that_mean_the_same_are_canonically_equal_and_others_stay_apart(scorer, accepted, same, other):
+    options = OPTIONS if scorer == "letter" else ()
+    meanings = {canonical(answer, (accepted,), scorer, options) for answer in same}
+    assert len(meanings) == 1 and canonical(other, (accepted,), scorer, options) not in meanings
+
+
+def test_no_answer_has_no_meaning():
+    assert canonical(None, ("red",), "judge") is canonical(" \n", ("red",), "judge") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("zero", 0), ("twelve", 12), ("forty-two", 42), ("five hundred", 500), ("two hundred and seven", 207), ("\u4e09", 3)],
+)
+def test_a_spelt_number_has_its_value(text, value):
+    assert forms.number_word(text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["", "one two", "twenty twelve", "twenty and five", "hundred", "and", "no one", "third", "five hundred and"]
+)
+def test_words_that_are_not_one_number_have_no_value(text):
+    assert forms.number_word(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("March 5, 2020", "2020-03-05"),
+        ("the 5th of March 2020", "2020-03-05"),
+        ("2020/3/5", "2020-03-05"),
+        ("2020\u5e743\u67085\u65e5", "2020-03-05"),
+        ("25/12/2021", "2021-12-25"),
+        ("12/25/2021", "2021-12-25"),
+        ("05/05/2021", "2021-05-05"),
+        ("5 March", "--03-05"),
+        ("Sept 2020", "2020-09"),
+        ("3:30 p.m.", "15:30"),
+        ("12 am", "00:00"),
+        ("15:30", "15:30"),
+        ("05/03/2020", None),  # either of two days
+        ("3:30", None),  # either of two times
+        ("30 February 2020", None),
+        ("29 February 2021", None),
+        ("2020-13-01", None),
+        ("25:00", None),
+        ("May", None),
+        ("5 people", None),
+    ],
+)
+def test_a_date_or_time_has_one_spelling_unless_it_may_be_two(text, value):
+    assert forms.moment(text) == value
+
+
+HOSTILE = ["a\u0301", "\u0301", "\ufdfa", "*", "1\u00a0000", "yes ", "B "]
+
+
+@pytest.mark.parametrize("piece", HOSTILE, ids=ascii)
+def test_a_long_text_of_one_piece_is_graded_in_seconds_as_an_answer_and_as_a_truth(piece):
+    long, edge = piece * (200_000 // len(piece)), "B" + piece * (LONGEST_READ // len(piece) - 1)
+    began = time.process_time()
+    for scorer in SCORERS:
+        assert grade(long, ("B",), scorer, OPTIONS) == 0.0
+        graded(edge, ("B",), scorer, OPTIONS)
+        graded("B", ("B", long), scorer, OPTIONS, long)
+        canonical(long, ("B",), scorer, OPTIONS)
+    assert time.process_time() - began < 20  # marks alone took 40 s for one reading
+
+
+def test_anls_of_the_longest_texts_takes_a_moment():
+    half = LONGEST_READ // 2
+    began = time.process_time()
+    assert anls("ab" * half, ("ba" * half,)) == pytest.approx(1 - 2 / (2 * half))
+    assert grade("ab" * 10**5, ("ba" * 10**5,), "anls") == 0.0  # longer than what is read
+    assert time.process_time() - began < 10
 
 
 def test_two_of_ten_people_make_an_answer_right_and_one_does_not():

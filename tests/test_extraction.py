@@ -1,5 +1,7 @@
 """What a final text is taken to answer: tables of cases, one for each rule; a row is a text, what it is read as, and why."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,6 +53,17 @@ def test_the_final_answer_is_the_last_tag_else_the_last_box_else_the_last_line(t
         ("<answer>B, since it is woven</answer>", "B", "before a delimiter"),
         ("(B) It must be cotton", "B", "its own text may follow"),
         ("<answer>cotton.</answer>", "B", "the text alone"),
+        ("<answer>B (cotton)</answer>", "B", "its own text in brackets"),
+        ("<answer>B - cotton</answer>", "B", "behind a hyphen"),
+        ("<answer>B \u2014 cotton</answer>", "B", "behind a dash"),
+        ("<answer>B cotton</answer>", "B", "behind nothing"),
+        ("<answer>**B**. cotton</answer>", "B", "a letter in bold print"),
+        ("<answer>cotton (B)</answer>", "B", "the letter behind the text"),
+        ("<answer>Option (B).</answer>", "B", "called an option"),
+        ("<answer>\u201cB\u201d</answer>", "B", "in quotes"),
+        ("<answer>B (rubber)</answer>", None, "another's text in brackets"),
+        ("<answer>B rubber</answer>", None, "another's text"),
+        ("<answer>A cotton shirt</answer>", None, "an article before words"),
         (r"\boxed{\text{B}}", "B", "in a box"),
         ("I looked twice.\nB", "B", "on the last line"),
         ("B. A is too smooth", "B", "what another option is like may be said: `A` before a word is an article too"),
@@ -266,7 +279,38 @@ def test_the_order_in_which_the_same_options_are_held_changes_nothing(text, orde
         assert extract(text, tuple(order), mode) == extract(text, OPTIONS, mode)
 
 
-@pytest.mark.parametrize("piece", ["\\boxed{", "<answer>", "<think>", "</think>", "(A", "{", " ", "\\boxed{}", "<answer></answer>"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "a\u0301",
+        "\ufdfa",
+        "ANSWER ",
+        "answer is ",
+        "A) ",
+        "$",
+        "\\boxed{",
+        "<answer>",
+        "<think>",
+        "</think>",
+        "(A",
+        "{",
+        " ",
+        "\\boxed{}",
+        "<answer></answer>",
+    ],
+)
 def test_a_long_text_of_one_piece_is_read_in_a_moment(piece):
+    began = time.process_time()
     for mode in MODES:
-        extract(piece * 20_000, OPTIONS, mode)  # quadratic would be minutes
+        extract(piece * (200_000 // len(piece)), OPTIONS, mode)
+        extract(f"<answer>B{piece * 1000}x</answer>", (("A", "y" * 10**5), *OPTIONS[1:]), mode)
+    assert time.process_time() - began < 30  # quadratic time is many minutes
+
+
+def test_an_answer_in_very_many_boxes_and_two_thousand_options_are_read_in_a_moment():
+    began = time.process_time()
+    assert final_answer("\\boxed{\\text{B}}") == "B"
+    final_answer("<answer>" + "\\boxed{" * 50_000 + "B" + "}" * 50_000 + "</answer>")
+    options = tuple((f"K{number}", f"picture {number}") for number in range(2000))
+    assert extract("K5. picture 5", options, "strict") == "K5"
+    assert time.process_time() - began < 30
