@@ -377,6 +377,7 @@ def end_on_sigterm() -> None:
 
     def ended(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # nor PyTorch's word that its workers have ended as well
         raise Terminated
 
     signal.signal(signal.SIGTERM, ended)

@@ -8,7 +8,7 @@ import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pytorch_lightning as pl
 import torch
@@ -20,6 +20,28 @@ from focus import ranks
 
 KEPT = 2  # checkpoints: the last one, and the one before it in case the last can't be read
 UNREADABLE = (EOFError, OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile)
+
+
+class _Sink:
+    """What PyTorch writes a checkpoint to. A failure waits in `error`.
+
+    After an interruption its writer writes once more, when it is dropped; what fails there aborts the process.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        if self.error is None and not self.file.closed:
+            try:
+                self.file.write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """The file is flushed when it is closed."""
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -34,7 +56,15 @@ class WholeFiles(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = ranks.beside(path)
         with partial.open("wb") as file:
-            torch.save(checkpoint, file)
+            sink = _Sink(file)
+            try:
+                torch.save(checkpoint, cast(BinaryIO, sink))
+            except RuntimeError as error:
+                if isinstance(error.__context__, KeyboardInterrupt):  # it could not end what ctrl-C or SIGTERM interrupted
+                    raise error.__context__ from None
+                raise
+        if sink.error is not None:
+            raise sink.error
         ranks.settle(partial, path)
 
     def load_checkpoint(

@@ -102,7 +102,7 @@ def test_the_last_two_checkpoints_stay_and_nothing_passes_through_the_systems_te
     seen, save = [], torch.save
 
     def watched(what, file):
-        seen.append(Path(file.name))
+        seen.append(Path(file.file.name))
         save(what, file)
 
     monkeypatch.setattr(torch, "save", watched)
@@ -153,6 +153,39 @@ def test_a_cut_checkpoint_is_named_and_the_run_goes_on_from_the_one_before(share
     said = capsys.readouterr().out
     assert f"focus: {last} can't be read" in said and "goes on from update-step=2.ckpt" in said
     assert history(run) == [1, 2, 3, 4] and weights(run) == weights(straight)
+
+
+DISK = """
+import os, resource, signal, sys, torch
+from pathlib import Path
+from focus import resume
+folder, how = Path(sys.argv[1]), sys.argv[2]
+what = {"weights": torch.zeros(10**6)}
+if how == "full":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+else:
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    write, calls = resume._Sink.write, []
+    def interrupted(self, data):
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGALRM)
+        return write(self, data)
+    resume._Sink.write = interrupted
+try:
+    resume.WholeFiles().save_checkpoint(what, folder / "update-step=1.ckpt")
+except (OSError, KeyboardInterrupt) as error:
+    print(type(error).__name__, getattr(error, "errno", ""))
+"""
+
+
+@pytest.mark.parametrize(("how", "said"), [("full", f"OSError {errno.EFBIG}"), ("interrupted", "KeyboardInterrupt")])
+def test_a_disk_that_fills_or_a_signal_within_a_write_is_an_error_and_no_abort(how, said, tmp_path):
+    """In a process of its own: PyTorch's writer would end the process with SIGABRT after either."""
+    done = subprocess.run([sys.executable, "-c", DISK, tmp_path, how], cwd=CONF.parent, capture_output=True, text=True, timeout=600)
+    assert (done.returncode, done.stdout.strip()) == (0, said), done.stderr[-2000:]
+    assert not (tmp_path / "update-step=1.ckpt").exists()
 
 
 def test_where_every_checkpoint_is_cut_the_run_says_so_and_touches_none(tmp_path):
@@ -243,7 +276,7 @@ def test_a_data_worker_that_dies_is_one_sentence_and_the_run_goes_on_without_wor
 def test_a_callback_of_the_settings_is_called_and_the_bar_can_be_switched_off(tmp_path, random_policy, capfd):
     monitor = "+trainer.callbacks=[{_target_: pytorch_lightning.callbacks.LearningRateMonitor}]"
     train.run(settings(tmp_path / "run", random_policy, *SHORT, "objective.updates=1", monitor, "+trainer.enable_progress_bar=false"))
-    [log] = (tmp_path / "run/csv").glob("*/metrics.csv")
+    [log] = (tmp_path / "run/csv").rglob("metrics.csv")
     assert "lr-AdamW" in log.read_text().splitlines()[0]
     assert "Epoch" not in capfd.readouterr().out
 
@@ -254,9 +287,10 @@ def test_a_callback_of_the_settings_is_called_and_the_bar_can_be_switched_off(tm
 @pytest.fixture
 def signals():
     """Handlers are put back."""
-    before = signal.getsignal(signal.SIGTERM)
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGCHLD)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for each, handler in before.items():
+        signal.signal(each, handler)
 
 
 def test_sigterm_ends_with_its_status_and_a_sentence_in_any_phase(signals, capsys):
