@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from focus import ranks
+from focus.batch import Batch, not_finite
 from focus.checkpoint import Checkpoint
 from focus.data.original import Original
 from focus.data.questions import Broken, Question
@@ -182,11 +184,14 @@ class FocusPolicy(pl.LightningModule):
                         watched.stepped(new.detach(), before, each, s.clip, s.dual_clip)
             grad_norm = ranks.clip(strategy, self._trainable(), s.grad_clip)
             if suspects or not math.isfinite(grad_norm):
-                raise ValueError(self._not_finite(grad_norm, [passed[i] for i in suspects or teaching], bool(suspects)))
+                at_fault = suspects or teaching
+                kept = Batch(self.updates_done + 1, tokens, [advantages[i] for i in at_fault], [passed[i] for i in at_fault])
+                folder = Path(self.trainer.default_root_dir) / f"not_finite_{self.global_rank}"
+                raise ValueError(not_finite(kept, "loss" if suspects else "gradient", grad_norm, folder))
+            self._warm_up(optimizer)
             if not moves:
-                optimizer.zero_grad()  # AdamW leaves a weight without a gradient alone, decay and momentum too, and the step still counts
-            self._warm_up(optimizer, moves)
-            optimizer.step()
+                ranks.rest(strategy, optimizer)
+            optimizer.step()  # also where nothing moves: Lightning counts it, and checkpoints follow its count
             optimizer.zero_grad()
         with self._timed("publish"):
             self.engine.renew()
@@ -198,17 +203,6 @@ class FocusPolicy(pl.LightningModule):
             "tokens/visual": float(ranks.total(strategy, sum(t.visual_tokens for t in trajectories))),
             "tokens/trained": float(tokens),
         }
-
-    def _not_finite(self, grad_norm: float, rollouts: Sequence[Trajectory], loss: bool) -> str:
-        """What to say of a loss or a gradient that is no number. `rollouts` are those of the passes it came from, as far as is known."""
-        names = list(dict.fromkeys(t.sample.id for t in rollouts))
-        some = ", ".join(names[:8]) + (f" and {len(names) - 8} more samples" if len(names) > 8 else "")
-        return (
-            f"the {'loss' if loss else 'gradient'} of update {self.updates_done + 1} is not finite (gradient norm {grad_norm}), in "
-            f"rollouts of {some}. Their rewards are finite, so it is the network's numbers that overflow. If weights grew too fast, "
-            "lower objective.learning_rate; if it is half precision, use trainer.precision=32-true or "
-            "trainer.strategy.arithmetic=float32. The last checkpoint is from before this update"
-        )
 
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, ranks.FullyShardedStrategy):
@@ -243,9 +237,8 @@ class FocusPolicy(pl.LightningModule):
     def _trainable(self) -> list[torch.nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
-    def _warm_up(self, optimizer, moves: bool) -> None:
-        """The learning rate of this update; 0 where nothing moves, for DeepSpeed, whose gradients are its own and then all zero."""
-        share = min(1.0, (self.updates_done + 1) / max(1, self.settings.warmup_updates)) * moves
+    def _warm_up(self, optimizer) -> None:
+        share = min(1.0, (self.updates_done + 1) / max(1, self.settings.warmup_updates))
         for group in optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * share
 

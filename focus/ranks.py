@@ -157,6 +157,18 @@ def clip(strategy: Strategy, parameters: Sequence[nn.Parameter], largest: float)
     return float(whole(torch.nn.utils.clip_grad_norm_(parameters, largest)))
 
 
+def rest(strategy: Strategy, optimizer: Any) -> None:
+    """Let the next step leave every weight as it is, after gradients that are all zero.
+
+    AdamW passes over a weight without a gradient: no decay, no momentum. DeepSpeed has its own gradients, so its rate is 0 for this step;
+    its moments decay by one step.
+    """
+    optimizer.zero_grad()
+    if isinstance(strategy, ZeroStrategy):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+
+
 def whole(value: Tensor) -> Tensor:
     """A tensor that may be divided among ranks, in one piece. All ranks ask together."""
     return value.full_tensor() if isinstance(value, DTensor) else value

@@ -294,6 +294,21 @@ def test_the_largest_of_all_ranks_is_logged_and_a_figure_that_one_rank_lacks_is_
     assert math.isnan(ranks.average({"length_max": math.nan})["length_max"])
 
 
+@pytest.mark.parametrize("deepspeed", [False, True])
+def test_a_step_at_rest_moves_no_weight_though_there_are_momentum_and_decay(deepspeed):
+    """DeepSpeed steps on gradients of its own, here put back after `rest`."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.1)
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    weight.grad = torch.zeros(3)
+    before = weight.detach().clone()
+    ranks.rest(object.__new__(ranks.ZeroStrategy) if deepspeed else pl.strategies.SingleDeviceStrategy(), optimizer)
+    weight.grad = torch.zeros(3) if deepspeed else weight.grad
+    optimizer.step()
+    assert torch.equal(weight, before)
+
+
 def test_an_unknown_arithmetic_is_refused():
     with pytest.raises(ValueError, match="arithmetic is 'float16'; choose float32 or bfloat16"):
         FullyShardedStrategy("float16")

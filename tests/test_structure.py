@@ -41,6 +41,7 @@ ROW = [
     "rewards",
     "objective",
     "logprobs",
+    "batch",
     "figures",
     "policy",
     "dependence",
@@ -48,7 +49,7 @@ ROW = [
     "alarms",
     "report",
 ]
-ENTRIES = {"train", "probe", "evaluate", "calibrate", "base", "export", "inspect", "sweep", "plan"}
+ENTRIES = {"train", "probe", "evaluate", "calibrate", "base", "export", "inspect", "sweep", "plan", "replay"}
 
 
 def modules() -> list[Path]:

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
+from focus.batch import load
 from focus.checkpoint import Checkpoint
 from focus.data.questions import Broken, Question, Questions
 from focus.data.scenes import DIFFICULTY, Scenes
@@ -462,7 +463,7 @@ def test_updates_without_a_readable_question_are_passed_over_and_logged():
     assert same == [True, False, True]
 
 
-def test_a_loss_that_is_no_number_names_the_samples_it_came_from():
+def test_a_loss_that_is_no_number_names_the_samples_it_came_from(tmp_path):
     policy = policy_of(random_qwen3_vl(seed=1), sampler_ratio_cap=2.0, tokens_per_forward=1)
     update = policy.update
     named = []
@@ -476,5 +477,7 @@ def test_a_loss_that_is_no_number_names_the_samples_it_came_from():
 
     policy.update = broken
     with pytest.raises(ValueError, match=r"the loss of update 1 is not finite \(gradient norm nan\), in rollouts of ") as told:
-        trainer().fit(policy, questions())
+        trainer(default_root_dir=tmp_path).fit(policy, questions())
     assert f"in rollouts of {named[0]}. Their rewards are finite" in str(told.value)
+    assert f"They are kept: python -m focus.replay {tmp_path / 'not_finite_0'}" in str(told.value)
+    assert {t.sample.id for t in load(tmp_path / "not_finite_0").rollouts} == {named[0]}
