@@ -13,7 +13,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,18 +26,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from focus import config, ranks
-from focus.answers import RIGHT_FROM, canonical, grade
+from focus.answers import RIGHT_FROM, Rung, canonical, grade
 from focus.checkpoint import Checkpoint
 from focus.data.identity import questions_digest
 from focus.data.original import Original
 from focus.data.sample import Sample
 from focus.gap import Search, diverges, fit, ladder, levels_identity, look, majority, select_level, write_levels
+from focus.grading import Grader, case_of, count_decidable, said_of_decidable
 from focus.prompts import ANSWER_OPEN
+from focus.report.run import graded_by
 from focus.rollout.engine import Engine, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import Rules, begin, play, seed_of
 from focus.statistics import bootstrap
-from focus.train import load_policy, training_samples
+from focus.train import build_judge, load_policy, training_samples
 
 DROPPED_NATIVE, DROPPED_NEVER, UNREADABLE = "wrong at native", "never diverges", "image can't be read"
 Outcome = int | str  # the level k* of E2, from 1, or why there is none
@@ -64,6 +66,39 @@ def by_rule(said: Sequence[tuple[Sample, Sequence[str | None]]]) -> list[list[Re
         return Read(canonical(*asked), grade(*asked) >= RIGHT_FROM)
 
     return [[read(s, answer) for answer in answers] for s, answers in said]
+
+
+class ByJudge:
+    """Answers read by the whole ladder of `grading.py`, its judge included; a `Reading`.
+
+    An answer that the judge finds right means what the accepted one means. Where the native answer is wrong, the judge says whether an
+    answer means the same as that one. Raises NoVerdict if the judge fails.
+    """
+
+    def __init__(self, grader: Grader) -> None:
+        self.grader = grader
+        # By question: the native answer of the majority and its meaning; None where it is right
+        self._native: dict[str, tuple[str | None, str | None] | None] = {}
+
+    def __call__(self, said: Sequence[tuple[Sample, Sequence[str | None]]]) -> list[list[Read]]:
+        grades = iter(self.grader.measure([case_of(s, answer) for s, answers in said for answer in answers]))
+        read = by_rule(said)
+        for (s, _), each in zip(said, read, strict=True):
+            for i, graded in enumerate(next(grades) for _ in each):
+                if graded.rung is Rung.JUDGE and graded.right >= RIGHT_FROM:
+                    each[i] = Read(canonical(s.answers[0], s.answers, s.scorer, s.options), True)
+        unsure: list[tuple[int, int, str, str | None]] = []  # question and place of an answer that may mean the same as this native one
+        for n, (s, answers) in enumerate(said):
+            meanings = [each.meaning for each in read[n]]
+            place = meanings.index(majority(meanings))
+            native = self._native.setdefault(s.id, None if read[n][place].right else (answers[place], meanings[place]))
+            if native and native[0] and s.scorer == "judge":
+                unsure += [(n, i, native[0], native[1]) for i, each in enumerate(read[n]) if not each.right and each.meaning != native[1]]
+        cases = [replace(case_of(said[n][0], said[n][1][i]), accepted=(native,)) for n, i, native, _ in unsure]
+        for (n, i, _, meaning), same in zip(unsure, self.grader.measure(cases), strict=True):
+            if same.right >= RIGHT_FROM:
+                read[n][i] = Read(meaning, False)
+        return read
 
 
 @dataclass(frozen=True)
@@ -233,10 +268,11 @@ def choose(
 
 
 def identity(cfg: DictConfig, checkpoint: Checkpoint, samples: Sequence[Sample]) -> str:
-    """A hash of everything that the choice depends on: weights, questions, ladder and decoding."""
+    """A hash of everything that the choice depends on: weights, questions, ladder, decoding, and the judge if there is one."""
     digest = hashlib.blake2b(checkpoint.weights_hash().encode(), digest_size=12)
     digest.update(questions_digest(samples).encode())
     digest.update(json.dumps([OmegaConf.to_container(cfg.calibration), cfg.tokens_per_turn, cfg.seed]).encode())
+    digest.update(graded_by(cfg).encode())
     return digest.hexdigest()
 
 
@@ -336,6 +372,7 @@ def run(cfg: DictConfig) -> None:
     torch.set_num_threads(cfg.threads)
     output, search = Path(cfg.output), Search(cfg.calibration.search)
     samples = training_samples(cfg.data)
+    console.print(said_of_decidable(count_decidable(samples), len(samples), cfg.judge.model))
     checkpoint = load_policy(cfg.policy)
     table, key = output / "levels.parquet", identity(cfg, checkpoint, samples)
     if levels_identity(table) == key:
@@ -347,13 +384,15 @@ def run(cfg: DictConfig) -> None:
         names = [s.id for s in samples] if search is Search.BISECTION else []
         audited = set(random.Random(cfg.seed).sample(names, min(cfg.calibration.audit, len(names))))
         engine = KVEngine(checkpoint)
+        judge = build_judge(cfg)
+        reading = ByJudge(Grader(judge)) if judge else by_rule
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console) as progress, kept.open("a") as out:
             task = progress.add_task("calibrate", total=len(samples), completed=len(done))
             todo = [i for i in range(len(samples)) if not done or samples[i].id not in done]
             for start in range(0, len(todo), cfg.questions_per_forward):
                 chunk = [samples[i] for i in todo[start : start + cfg.questions_per_forward]]
-                shared = (cfg.calibration, cfg.tokens_per_turn, cfg.seed)
+                shared = (cfg.calibration, cfg.tokens_per_turn, cfg.seed, reading)
                 choices = choose(checkpoint, engine, chunk, search, *shared)
                 again = [s for s in chunk if s.id in audited]
                 exact = {c.sample: c for c in choose(checkpoint, engine, again, Search.LADDER, *shared)} if again else {}

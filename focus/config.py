@@ -92,6 +92,12 @@ class EndpointConfig:
 
 
 @dataclass
+class JudgeConfig(EndpointConfig):
+    max_ungraded: float = MISSING
+    min_decidable: float = MISSING
+
+
+@dataclass
 class GapConfig:
     mode: str = MISSING
     view_tokens: int = MISSING
@@ -214,6 +220,7 @@ class TrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     alarms: AlarmsConfig = field(default_factory=AlarmsConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     trainer: dict[str, Any] = MISSING
     logger: dict[str, Any] = MISSING
@@ -230,6 +237,7 @@ class CalibrateConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     data: DataConfig = field(default_factory=DataConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    judge: EndpointConfig = field(default_factory=EndpointConfig)
     questions_per_forward: int = MISSING
     tokens_per_turn: int = MISSING
 
@@ -265,6 +273,7 @@ class ProbeConfig:
     data: DataConfig = field(default_factory=DataConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    judge: EndpointConfig = field(default_factory=EndpointConfig)
     views: list[int] = MISSING
     served: ServedConfig = field(default_factory=ServedConfig)
     pictures: int = MISSING
@@ -694,7 +703,7 @@ MEMORY = ("rollout.questions_per_forward", "objective.tokens_per_forward", "poli
 # Where vLLM runs and how much memory it takes: a run that resumes may be given another place
 PLACE = ("rollout.endpoint.", "rollout.vllm.")
 # Settings that change where a run writes, how fast it is or how it is measured, but not what is learned
-NOT_LEARNED = ("name", "output", "results", "threads", "trainer", "logger", "report", "evaluation", "alarms")
+NOT_LEARNED = ("name", "output", "results", "threads", "trainer", "logger", "report", "evaluation", "alarms", "judge")
 
 
 def learned_settings(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
@@ -715,6 +724,8 @@ def learned_settings(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
     walk(OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key not in NOT_LEARNED]), resolve=resolve), "")
     if "alarms" in cfg and cfg.alarms.stop:  # it may end the training early; without it alarms only speak
         walk(OmegaConf.to_container(cfg.alarms), "alarms")
+    if "judge" in cfg and cfg.judge.url:  # which model grades; not where it is served. Runs from before there was one had none
+        flat["judge.model"] = cfg.judge.model
     return flat
 
 
@@ -771,6 +782,8 @@ def problems_of(cfg: DictConfig) -> list[str]:
         problems += _policy_problems(cfg.policy, served="rollout" in cfg and cfg.rollout.engine == "openai")
     if "data" in cfg:
         problems += _data_problems(cfg.data)
+    if "judge" in cfg:
+        problems += _judge_problems(cfg.judge)
     if cfg.get("pictures", 1) < 1:
         problems.append(f"pictures is {cfg.pictures}; show at least 1")
     if "rollout" in cfg:
@@ -1078,6 +1091,19 @@ def _endpoint_problems(place: str, endpoint: DictConfig) -> list[str]:
     return problems
 
 
+def _judge_problems(judge: DictConfig) -> list[str]:
+    problems = _endpoint_problems("judge", judge) if judge.url is not None else []
+    if judge.model and judge.url is None:
+        problems.append(
+            f"judge.model is {judge.model} but judge.url is null; serve that model and give its judge.url (http://HOST:PORT/v1), "
+            "or grade without a judge: judge.model=null"
+        )
+    for key in ("max_ungraded", "min_decidable"):
+        if key in judge and not 0 <= judge[key] <= 1:
+            problems.append(f"judge.{key} is {judge[key]}; it is a share in [0, 1]")
+    return problems
+
+
 def _evaluation_problems(evaluation: DictConfig) -> list[str]:
     problems = []
     if (evaluation.samples or 0) < 0 or evaluation.questions_per_forward < 1:
@@ -1124,8 +1150,6 @@ def _evaluate_problems(cfg: DictConfig) -> list[str]:
         problems.append(f"repeats is {cfg.repeats} but evaluation.temperature is 0: all answers to a question would be equal. Use 1.0")
     if cfg.evaluation.samples == 0:
         problems.append("evaluation.samples is 0; an evaluation needs at least one question (null = all)")
-    if cfg.judge.url is not None:
-        problems += _endpoint_problems("judge", cfg.judge)
     return problems
 
 

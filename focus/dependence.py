@@ -8,7 +8,7 @@ denominator.
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -18,11 +18,14 @@ import pytorch_lightning as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from focus import ranks
-from focus.answers import RIGHT_FROM, grade, normalise
+from focus.answers import RIGHT_FROM, normalise
 from focus.boxes import area, coverage, iou
 from focus.data.sample import Sample
+from focus.endpoint import Outage
 from focus.extraction import read_answer
 from focus.gap import Gap
+from focus.grading import Grader, case_of
+from focus.judge import NoVerdict
 from focus.policy import FocusPolicy
 from focus.prompts import ANSWER_OPEN, Model
 from focus.rewards.terms import l1_reward
@@ -98,6 +101,8 @@ class Asked:
 class Examiner:
     """Who is asked, what it is shown, and in which arms (`own` is always played). `sigma` is that of the arm `additive`, of 255.
 
+    `grader` grades the answers.
+
     Raises ValueError for an arm that does not exist.
     """
 
@@ -109,6 +114,7 @@ class Examiner:
     arms: Sequence[str]
     questions_per_forward: int
     sigma: float = 64.0
+    grader: Grader = field(default_factory=Grader)
 
     def __post_init__(self) -> None:
         check_arms(self.arms)
@@ -158,7 +164,7 @@ class Examiner:
 def measure(examiner: Examiner, samples: Sequence[Sample], label: str | None) -> tuple[Outcome, list[Trajectory]]:
     """Measure one policy at one view; `label` names the progress bar, None shows none.
 
-    Also returns the trajectories of the `own` arm, in the order of the samples.
+    Also returns the trajectories of the `own` arm, in the order of the samples. Raises Outage if a server fails.
     """
     outcome = Outcome(examiner.gap.view_tokens)
     shown: list[Trajectory] = []
@@ -167,9 +173,10 @@ def measure(examiner: Examiner, samples: Sequence[Sample], label: str | None) ->
         outcome.seconds += asked.seconds
         outcome.broken += asked.broken.values()
         outcome.unannotated += [sample.id for sample in chunk if not sample.boxes]
+        rows = _rows(examiner.grader, [sample for sample in chunk if sample.id in asked.played], asked.played)
         for sample in chunk:
             outcome.groups.append(sample.group or sample.id)
-            row = _values(sample, asked.played[sample.id]) if sample.id in asked.played else _wrong(sample, examiner.arms)
+            row = rows.get(sample.id) or _wrong(sample, examiner.arms)
             for metric in METRICS:
                 outcome.values[metric].append(row.get(metric, math.nan))
         shown += [arms["own"] for arms in asked.played.values()]
@@ -177,10 +184,21 @@ def measure(examiner: Examiner, samples: Sequence[Sample], label: str | None) ->
 
 
 def measure_together(examiner: Examiner, samples: Sequence[Sample], label: str | None) -> Outcome:
-    """`measure`, the questions divided among the ranks of a run; every rank gets the whole outcome, in the order of the samples."""
-    mine, _ = measure(examiner, ranks.share(samples), label if ranks.is_first() else None)
-    parts = ranks.collect(mine)
-    outcome = Outcome(mine.view_tokens, seconds=max(part.seconds for part in parts))
+    """`measure`, the questions divided among the ranks of a run; every rank gets the whole outcome, in the order of the samples.
+
+    Raises Outage on all ranks if a server fails for one of them: alone it would leave the others waiting.
+    """
+    mine: Outcome | Outage
+    try:
+        mine, _ = measure(examiner, ranks.share(samples), label if ranks.is_first() else None)
+    except Outage as outage:
+        mine = outage
+    parts: list[Outcome] = []
+    for part in ranks.collect(mine):
+        if isinstance(part, Outage):
+            raise part
+        parts.append(part)
+    outcome = Outcome(parts[0].view_tokens, seconds=max(part.seconds for part in parts))
     for i in range(len(samples)):
         rank, place = i % len(parts), i // len(parts)
         outcome.groups.append(parts[rank].groups[place])
@@ -209,11 +227,19 @@ def _wrong(sample: Sample, arms: Sequence[str]) -> dict[str, float]:
     return {metric: 0.0 for metric in wrong if metric != "gt" or sample.boxes}
 
 
-def _values(sample: Sample, played: dict[str, Trajectory]) -> dict[str, float]:
-    """Every metric that applies to one question."""
-    t = played["own"]
-    said = {arm: _answer(each) for arm, each in played.items()}
-    row = {arm: grade(each, sample.answers, sample.scorer, sample.options) for arm, each in said.items()}
+def _rows(grader: Grader, samples: Sequence[Sample], played: Mapping[str, dict[str, Trajectory]]) -> dict[str, dict[str, float]]:
+    """By id every metric that applies to a question. Its answers in all arms are graded together."""
+    said = {sample.id: {arm: _answer(each) for arm, each in played[sample.id].items()} for sample in samples}
+    grades = iter(grader.measure([case_of(sample, answer) for sample in samples for answer in said[sample.id].values()]))
+    right = {sample.id: {arm: next(grades).right for arm in said[sample.id]} for sample in samples}
+    return {sample.id: _values(sample, played[sample.id], said[sample.id], right[sample.id]) for sample in samples}
+
+
+def _values(
+    sample: Sample, played: dict[str, Trajectory], said: Mapping[str, str | None], right_in: Mapping[str, float]
+) -> dict[str, float]:
+    """Every metric that applies to one question, given by arm what was said and how right that is."""
+    t, row = played["own"], dict(right_in)
     if not sample.boxes:
         row.pop("gt", None)
     row |= {
@@ -277,14 +303,18 @@ class Probe(pl.Callback):
     """The probe inside training: every `every` updates, on the same held-out questions; the curves are `probe/...`.
 
     `samples` are divided among the ranks. They are played by `rules`, as held-out questions are when the training is over. Between two
-    probes the values are NaN. 0 switches it off.
+    probes the values are NaN, and so are those of a probe during an outage of the judge, which does not end the training. 0 switches it
+    off.
     """
 
     ARMS = ("own", "gt", "noise", "tool_free")
     SHOWN = ("own", "D_noise", "U_GT", "tool_free", "called", "agrees")
 
-    def __init__(self, samples: Sequence[Sample], gap: Gap, rules: Rules, every: int, questions_per_forward: int) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], gap: Gap, rules: Rules, every: int, questions_per_forward: int, grader: Grader | None = None
+    ) -> None:
         self.samples, self.gap, self.rules, self.every, self.questions_per_forward = samples, gap, rules, every, questions_per_forward
+        self.grader = grader or Grader()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: object) -> None:
         assert isinstance(pl_module, FocusPolicy)
@@ -293,10 +323,16 @@ class Probe(pl.Callback):
         values = dict.fromkeys(self.SHOWN, math.nan)
         if pl_module.updates_done % self.every == 0:
             m = pl_module
-            examiner = Examiner(m.checkpoint, m.engine, self.gap, self.rules, m.seed, self.ARMS, self.questions_per_forward)
-            with ranks.gathered(m.model):
-                outcome = measure_together(examiner, self.samples, None)
-            values = {metric: bootstrap(outcome.of(metric), outcome.groups, resamples=1)[0] for metric in self.SHOWN}
+            examiner = Examiner(
+                m.checkpoint, m.engine, self.gap, self.rules, m.seed, self.ARMS, self.questions_per_forward, grader=self.grader
+            )
+            try:
+                with ranks.gathered(m.model):
+                    outcome = measure_together(examiner, self.samples, None)
+                values = {metric: bootstrap(outcome.of(metric), outcome.groups, resamples=1)[0] for metric in self.SHOWN}
+            except NoVerdict as outage:
+                if ranks.is_first():
+                    print(f"no probe at update {m.updates_done}: {outage}")
         pl_module.log_dict({f"probe/{metric}": value for metric, value in values.items()})
 
 

@@ -15,14 +15,16 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from focus import config, ranks
-from focus.answers import grade
+from focus.answers import Rung
+from focus.answers import graded as graded_by_rule
 from focus.boxes import iou
 from focus.data.options import shuffled
 from focus.data.sample import Sample
 from focus.dependence import Examiner, chunks
 from focus.extraction import read_answer
 from focus.gap import Gap, Mode
-from focus.judge import Case, Judge
+from focus.grading import Grader
+from focus.judge import COUNTS, Case
 from focus.report.evaluation import beside_the_paper, evaluation_table, said, summary, worst
 from focus.report.page import write_page
 from focus.report.run import measurement
@@ -30,10 +32,9 @@ from focus.report.table import markdown_table, print_table
 from focus.rollout.loop import seed_of
 from focus.rollout.served import OpenAIEngine, Served, view_seen
 from focus.rollout.trajectory import Status
-from focus.train import held_out_samples, leaks_of, load_player, reached, rules
+from focus.train import build_judge, held_out_samples, leaks_of, load_player, rules
 
 KEPT_META = ("category", "l2-category", "Task", "Subtask", "Category", "cycle_category", "question_type", "index", "data_source")
-JUDGED = ("asked", "cached", "by_rule", "unclear", "refused", "disagreements")
 
 
 class Repeated(Sequence[tuple[Sample, int]]):
@@ -94,14 +95,13 @@ def run(cfg: DictConfig) -> None:
                     played.add(_lines(examiner, left, repeat))
         lines = [line for line in played.lines() if line["repeat"] < cfg.repeats and line["id"] in ids]
         rows = [row for line in lines for row in graded(line, cfg.extraction)]
-        judge = _judge(cfg, output)
-        if judge:
-            _ask(judge, rows)
+        judge = build_judge(cfg, output / "judge_disagreements.jsonl")
+        _ask(Grader(judge), rows)
         refused = refusals(rows, cfg.served.refused)
         arms = [arm for arm in e.arms if arm not in refused]
         found = summary(rows, arms, e.resamples) | {"settings": _settings(cfg, model.weights_hash(), most) | seen, "refusals": refused}
         if judge:
-            found["judge"] = {name: getattr(judge, name) for name in JUDGED} | {"turned_away": dict(judge.turned_away)}
+            found["judge"] = {name: judge.counts[name] for name in COUNTS} | {"turned_away": dict(judge.turned_away)}
         write_whole(output / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         write_whole(output / "evaluation.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
         table, paper = evaluation_table(found), beside_the_paper(found, output.parent)
@@ -200,7 +200,7 @@ def _lines(examiner: Examiner, chunk: Sequence[Sample], repeat: int) -> list[dic
 
 
 def graded(line: Mapping[str, Any], mode: str) -> list[dict[str, Any]]:
-    """The rows of one question, one for each arm: what was said, what it is read as by the rule `mode`, and how right that is.
+    """The rows of one question, one for each arm: what was said, what it is read as by the rule `mode`, and how right that is by its rule.
 
     `published_answer` and `published_extracted` are keys of the published file, for scorers that know only those.
     """
@@ -216,6 +216,7 @@ def graded(line: Mapping[str, Any], mode: str) -> list[dict[str, Any]]:
         boxes = [turn["box_px"] for turn in turns if "box_px" in turn]
         table = [[iou(box, chain[0]) for box in boxes] for chain in line["boxes"]]  # target x crop
         located = bool(table) and arm == "own"
+        grade = graded_by_rule(extracted, tuple(line["accepted"]), line["scorer"], options)
         rows.append(
             shared
             | {
@@ -225,8 +226,8 @@ def graded(line: Mapping[str, Any], mode: str) -> list[dict[str, Any]]:
                 "answer": answer,
                 "published_answer": published.get(answer, answer),
                 "published_extracted": published.get(extracted, extracted) if extracted is not None else None,
-                "right": grade(extracted, tuple(line["accepted"]), line["scorer"], options),
-                "graded_by": "rule",
+                "right": grade.right,
+                "graded_by": grade.rung,
                 "status": status or "broken",
                 "opening": kept["opening"] if kept else "",
                 "turns": turns,
@@ -248,19 +249,12 @@ def _best(table: Sequence[Sequence[float]]) -> float:
     return sum(max(row, default=0.0) for row in table) / len(table)
 
 
-def _ask(judge: Judge, rows: Sequence[dict[str, Any]]) -> None:
-    """Let the judge grade free answers, all at once: its cache makes a second time free, and its log complete."""
-    free = [row for row in rows if row["scorer"] == "judge"]
-    cases = [Case(row["question"], tuple(row["accepted"]), row["extracted"], tuple(row["options"].items())) for row in free]
-    for row, right in zip(free, judge.grade_all(cases), strict=True):
-        row["right"], row["graded_by"] = right, "judge"
-
-
-def _judge(cfg: DictConfig, output: Path) -> Judge | None:
-    if cfg.judge.url is None:
-        return None
-    endpoint = reached(cfg.judge)
-    return Judge(endpoint, Path("outputs/judge") / f"{_name(endpoint.model)}.jsonl", output / "judge_disagreements.jsonl")
+def _ask(grader: Grader, rows: Sequence[dict[str, Any]]) -> None:
+    """Grade what the rules left open, all at once: the judge's cache makes a second time free, and its log complete."""
+    left = [row for row in rows if row["graded_by"] == Rung.OPEN]
+    cases = [Case(row["question"], tuple(row["accepted"]), row["extracted"], tuple(row["options"].items()), row["scorer"]) for row in left]
+    for row, grade in zip(left, grader.measure(cases), strict=True):
+        row["right"], row["graded_by"] = grade.right, grade.rung
 
 
 def _settings(cfg: DictConfig, weights: str, most: int) -> dict[str, Any]:

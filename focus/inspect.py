@@ -21,7 +21,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from focus import config
+from focus import config, grading
 from focus.boxes import Size, area
 from focus.data.leaks import known_sets, report
 from focus.data.readers import SETS, TESTS
@@ -39,6 +39,7 @@ class Contents:
     """What was counted over all questions."""
 
     questions: int = 0
+    decidable: int = 0  # questions whose every answer the rules alone can decide
     groups: set[str] = field(default_factory=set)
     fields: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # split, scorer, licence, ...
     meta: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -58,6 +59,7 @@ def survey(samples: Sequence[Sample]) -> Contents:
     found = Contents()
     for sample, record in track(_with_records(samples), "counting", total=len(samples), transient=True):
         found.questions += 1
+        found.decidable += grading.count_decidable([sample])
         found.groups.add(sample.group)
         found.fields["source"][sample.source] += 1
         found.fields["split"][sample.split] += 1
@@ -154,6 +156,7 @@ def _record(found: Contents, cfg: DictConfig, samples: Sequence[Sample]) -> dict
         "records": str(samples.path) if isinstance(samples, Records) else None,
         "published": published.counts if published else None,
         "questions": found.questions,
+        "decidable": found.decidable,
         "groups": len(found.groups),
         "reading": {name: told[name] for name in ("dropped", "notes", "first")} if published else None,
         "fields": {name: dict(counter.most_common()) for name, counter in found.fields.items()},
@@ -197,6 +200,7 @@ def _print(found: Contents, cfg: DictConfig, shared: Mapping[str, list[str]], co
     published = SETS.get(cfg.data.source)
     counts = f"{found.questions}" + (f"; published: {published.counts}" if published else "")
     table.add_row("questions", Text(counts))
+    table.add_row("grading", Text(grading.said_of_decidable(found.decidable, found.questions, None)))
     table.add_row("groups", Text(f"{len(found.groups)} (what intervals are drawn over)"))
     for name, counter in (*found.fields.items(), *_kinds(found)):
         table.add_row(Text(name), Text(_top(counter)))

@@ -23,7 +23,7 @@ from focus.gap import Gap, View
 from focus.logprobs import micro_batches, weighed
 from focus.objective import group_advantage, policy_loss, sampler_weight
 from focus.prompts import CALL_OPEN
-from focus.rewards import Example, RewardCallback, Scores, examples, score
+from focus.rewards import Example, RewardCallback, Scores, begin_scoring, examples
 from focus.rollout.engine import Engine
 from focus.rollout.loop import WORKERS, Rules, begin, blank, play, seed_of
 from focus.rollout.trajectory import TRUNCATED, Trajectory
@@ -82,13 +82,16 @@ class FocusPolicy(pl.LightningModule):
     def training_step(self, questions: list[Question | Broken], index: int) -> None:
         self._seconds = dict.fromkeys(PHASES, 0.0)
         trajectories: list[Trajectory] = []
-        scores = Scores({reward.name: [] for reward in self.rewards}, [])
+        scoring = []
         with self.checkpoint.remembering():
             with ranks.gathered(self.model):
                 for played in self.roll_out(questions):  # E1
                     with self._timed("reward"):
-                        trajectories, scores = trajectories + played, scores + score(self.rewards, played)  # E3
+                        trajectories += played
+                        scoring.append(begin_scoring(self.rewards, played))  # E3; a judge is asked while others still play
                         self.engine.forget()  # its caches were kept for terms that weigh answers
+            with self._timed("reward"):
+                scores = sum((finish() for finish in scoring), Scores({reward.name: [] for reward in self.rewards}, []))
             siblings = self.settings.rollouts_per_question
             reward = scores.grouped(siblings)
             accuracy = scores.grouped(siblings, "accuracy") if self.settings.teach_groups == "accuracy" else None
@@ -253,6 +256,7 @@ class FocusPolicy(pl.LightningModule):
         values = figures(trajectories, scores, reward) | {
             "data/broken": float(broken),
             **{f"seconds/{phase}": float(seconds) for phase, seconds in self._seconds.items()},
+            **{name: value for term in self.rewards for name, value in term.figures().items()},
             **update,
             "update": float(self.updates_done),
         }

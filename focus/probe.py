@@ -19,14 +19,15 @@ from focus import config, dependence, ranks
 from focus.data.sample import Sample
 from focus.dependence import Examiner, Outcome, decompose, measure
 from focus.gap import Gap, Mode
+from focus.grading import Grader
 from focus.report.evaluation import replayed
 from focus.report.page import write_page
 from focus.report.probe import draw_probe, probe_table, telling
-from focus.report.run import measurement
+from focus.report.run import graded_by, measurement
 from focus.report.table import markdown_table, print_table
 from focus.rewards import Example
 from focus.rollout.served import OpenAIEngine, Served, view_seen
-from focus.train import held_out_samples, load_player, rules
+from focus.train import build_judge, held_out_samples, load_player, rules
 
 
 def run(cfg: DictConfig) -> None:
@@ -51,7 +52,8 @@ def _run(cfg: DictConfig, output: Path) -> None:
         )
     model, engine = load_player(cfg)
     kept = output / "outcomes.json"
-    identity = measurement(cfg, model.weights_hash(), samples)
+    identity = measurement(cfg, model.weights_hash(), samples) + graded_by(cfg)
+    grader = Grader(build_judge(cfg))
     with config.writable(str(output)):
         dependence.refuse_other(kept, identity)
         known = dependence.load(kept, identity)
@@ -67,6 +69,7 @@ def _run(cfg: DictConfig, output: Path) -> None:
             e.arms,
             e.questions_per_forward,
             e.sigma,
+            grader,
         )
         for tokens in cfg.views
     }
@@ -147,6 +150,7 @@ def _record(cfg: DictConfig, weights: str, outcomes: dict[str, Outcome]) -> dict
         "samples": len(next(iter(outcomes.values())).groups),
         "temperature": cfg.evaluation.temperature,
         "seed": cfg.seed,
+        "judge": cfg.judge.model,
         "views": views,
     }
 

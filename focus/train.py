@@ -39,6 +39,8 @@ from focus.data.source import open_source
 from focus.dependence import Examiner, Outcome, Probe, measure, measure_together
 from focus.endpoint import Endpoint
 from focus.gap import Gap, Mode, read_levels
+from focus.grading import Grader, check_decidable, count_decidable, said_of_decidable
+from focus.judge import Judge
 from focus.policy import FocusPolicy, Settings
 from focus.prompts import DIALECTS, Model
 from focus.report.dashboard import Replay, TrajectoryTable, closing, start_logger
@@ -46,6 +48,7 @@ from focus.report.run import (
     History,
     check_results,
     ended,
+    graded_by,
     has_row,
     measurement,
     read_history,
@@ -54,7 +57,7 @@ from focus.report.run import (
     write_row,
 )
 from focus.report.table import print_table
-from focus.rewards import Example, RewardCallback, examples, score
+from focus.rewards import Accuracy, Example, RewardCallback, examples, score
 from focus.rollout.engine import Engine, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import Rules, seed_of
@@ -121,10 +124,29 @@ def reached(cfg: DictConfig) -> Endpoint:
 
     A model that the server does not list is asked one question, which decides.
     """
-    endpoint = Endpoint(**OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+    endpoint = endpoint_of(cfg)
     if endpoint.model not in endpoint.models():
         endpoint.prompt_tokens([{"role": "user", "content": "Hello"}])
     return endpoint
+
+
+def endpoint_of(cfg: DictConfig) -> Endpoint:
+    """A model on a server that was not asked yet. A section may hold settings beside those of the endpoint."""
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(settings, dict)
+    own: dict[str, Any] = {str(key): value for key, value in settings.items() if key in config.EndpointConfig.__dataclass_fields__}
+    return Endpoint(**own)
+
+
+def build_judge(cfg: DictConfig, log: Path | None = None, reach: bool = True) -> Judge | None:
+    """The model that `cfg.judge` names, with the verdicts that any run got from it; None where it names none.
+
+    `reach`: raise ValueError if it can't be reached now. Without it verdicts that are known still count.
+    """
+    if cfg.judge.url is None:
+        return None
+    endpoint = reached(cfg.judge) if reach else endpoint_of(cfg.judge)
+    return Judge(endpoint, Path("outputs/judge") / f"{Path(endpoint.model).name}.jsonl", log)
 
 
 def training_samples(cfg: DictConfig) -> Sequence[Sample]:
@@ -212,14 +234,18 @@ def build_engine(cfg: DictConfig, loaded: Checkpoint) -> Engine:
     return VLLMEngine(loaded, sampler, Path(v.weights) / f"focus-{run:x}", v.dtype)
 
 
-def build_policy(cfg: DictConfig, loaded: Checkpoint) -> FocusPolicy:
-    """Put the LightningModule together from its typed sections."""
+def build_policy(cfg: DictConfig, loaded: Checkpoint, grader: Grader | None = None) -> FocusPolicy:
+    """Put the LightningModule together from its typed sections. Answers are graded by `grader`; None: by the rules alone."""
     objective = {key: cfg.objective[key] for key in Settings.__dataclass_fields__ if key in cfg.objective}
     rollout = {key: cfg.rollout[key] for key in ("rollouts_per_question", "questions_per_forward", "sampler_ratio_cap")}
     settings = Settings(**rollout, **objective)
     selected = read_levels(Path(cfg.gap.table)) if cfg.gap.mode == Mode.CALIBRATED else {}
     gap = Gap(Mode(cfg.gap.mode), cfg.gap.view_tokens, loaded.token_px, selected)
-    return FocusPolicy(loaded, build_engine(cfg, loaded), gap, rules(cfg, cfg.rollout.temperature), build_rewards(cfg), settings, cfg.seed)
+    rewards = build_rewards(cfg)
+    for reward in rewards:
+        if grader and isinstance(reward, Accuracy):
+            reward.grader = grader
+    return FocusPolicy(loaded, build_engine(cfg, loaded), gap, rules(cfg, cfg.rollout.temperature), rewards, settings, cfg.seed)
 
 
 def rules(cfg: DictConfig, temperature: float) -> Rules:
@@ -254,7 +280,15 @@ def constructed(cfg: DictConfig, callbacks: Sequence[Callback], **rest: Any) -> 
         raise ValueError(f"trainer can't be constructed: {error.__cause__ or error}") from error
 
 
-def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms: CollapseAlarms, output: Path, logger: Logger) -> None:
+def fit(
+    cfg: DictConfig,
+    policy: FocusPolicy,
+    samples: Sequence[Sample],
+    alarms: CollapseAlarms,
+    output: Path,
+    logger: Logger,
+    grader: Grader | None = None,
+) -> None:
     """Train until `objective.updates`, from the last checkpoint if there is one."""
     if policy.gap.mode is Mode.CALIBRATED:
         samples = [sample for sample in samples if policy.gap.keeps(sample.id)]
@@ -270,7 +304,7 @@ def fit(cfg: DictConfig, policy: FocusPolicy, samples: Sequence[Sample], alarms:
         held_out = held_out_samples(cfg)
         shown = [held_out[i] for i in range(min(len(held_out), e.probe_samples))]
         played = rules(cfg, e.temperature)
-        probes.append(Probe(shown, _view_of_held_out(policy.gap), played, e.probe_every, e.questions_per_forward))
+        probes.append(Probe(shown, _view_of_held_out(policy.gap), played, e.probe_every, e.questions_per_forward, grader))
     callbacks: list[Callback] = [
         *policy.rewards,
         *probes,
@@ -362,6 +396,12 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
     for sentence in [*config.cautions(cfg), *leaks_of(cfg, samples)]:
         console.print(sentence)
     samples = with_boxes(samples, build_rewards(cfg))
+    decidable = count_decidable(samples)
+    if cfg.judge.url is None:
+        check_decidable(decidable, len(samples), cfg.judge.min_decidable)
+    console.print(said_of_decidable(decidable, len(samples), cfg.judge.model))
+    is_trained = (trained / "config.json").is_file()
+    grader = Grader(build_judge(cfg, reach=not is_trained), cfg.judge.max_ungraded)
     loaded = load_policy(cfg.policy)
     base, origin = loaded.weights_hash(), output / "started_from.txt"
     if origin.is_file() and origin.read_text() != base:
@@ -383,21 +423,20 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
     if cfg.results and has_row(Path(cfg.results), settings_hash(cfg), start):
         console.print(f"{cfg.name}: this point stands in {cfg.results} already")
         return
-    is_trained = (trained / "config.json").is_file()
     logger = None if is_trained else start_logger(cfg)  # before anything slow: it may have no account or no network
     if logger is not None:
         if cfg.policy.lora_rank:
             console.print(loaded.adapted)
         with closing(logger):
-            fit(cfg, build_policy(cfg, loaded), samples, alarms, output, logger)
+            fit(cfg, build_policy(cfg, loaded, grader), samples, alarms, output, logger, grader)
         loaded.save(trained, config.export_dtype(cfg))
     del loaded  # its memory is for the two that are measured
     measured: dict[str, Outcome] = {}
     known = {"base": checkpoints.place(cfg.policy.checkpoint)} if cfg.evaluation.samples and cfg.evaluation.base else {}
     for label, checkpoint in {**known, "trained": trained}.items():
-        policy = build_policy(cfg, checkpoints.load(checkpoint, cfg.policy.dialect, cfg.policy.dtype, cfg.policy.attention))
+        policy = build_policy(cfg, checkpoints.load(checkpoint, cfg.policy.dialect, cfg.policy.dtype, cfg.policy.attention), grader)
         policy.engine.renew()
-        measured |= _measure(cfg, policy, label, output) if cfg.evaluation.samples else {}
+        measured |= _measure(cfg, policy, grader, label, output) if cfg.evaluation.samples else {}
     if not ranks.is_first():
         return
     results, page = report_run(cfg, output, measured, _examples(cfg, policy))
@@ -437,11 +476,11 @@ def _view_of_held_out(gap: Gap) -> Gap:
     return replace(gap, mode=Mode.FIXED) if gap.mode is Mode.CALIBRATED else gap
 
 
-def _measure(cfg: DictConfig, policy: FocusPolicy, label: str, output: Path) -> dict[str, Outcome]:
+def _measure(cfg: DictConfig, policy: FocusPolicy, grader: Grader, label: str, output: Path) -> dict[str, Outcome]:
     """Outcomes of a policy at its own view and at the common one; kept, so that a second start does not repeat them."""
     kept = output / f"evaluation_{label}_t{cfg.evaluation.temperature:g}.json"
     held_out, e = held_out_samples(cfg), cfg.evaluation
-    identity = measurement(cfg, policy.checkpoint.weights_hash(), held_out)
+    identity = measurement(cfg, policy.checkpoint.weights_hash(), held_out) + graded_by(cfg)
     if outcomes := dependence.load(kept, identity):
         return {f"{label} {name}": outcome for name, outcome in outcomes.items()}
     own = _view_of_held_out(policy.gap)
@@ -450,7 +489,7 @@ def _measure(cfg: DictConfig, policy: FocusPolicy, label: str, output: Path) -> 
         if name == "common view" and common == own:
             continue  # it is the same one
         examiner = Examiner(
-            policy.checkpoint, policy.engine, gap, rules(cfg, e.temperature), cfg.seed, e.arms, e.questions_per_forward, e.sigma
+            policy.checkpoint, policy.engine, gap, rules(cfg, e.temperature), cfg.seed, e.arms, e.questions_per_forward, e.sigma, grader
         )
         with arithmetic(cfg):
             outcomes[name] = measure_together(examiner, held_out, f"{label}, {name}")

@@ -17,6 +17,7 @@ from focus.data.source import open_source
 from focus.gap import write_levels
 from tests import published
 from tests.conftest import random_qwen2_5_vl
+from tests.protocol import Server, hurry
 from tests.test_config import PAPER
 
 SETS = ("pixelreasoner", "cof_rl", "thinklite")
@@ -46,9 +47,24 @@ def test_a_recipe_composes_and_lacks_nothing_but_files_that_are_made_or_download
         "data.annotations is",
         "evaluation.records is outputs/data/vstar",
         "no policy lies yet",
+        "judge.url is null; serve that model",
     )
     found = problems_of(composed(experiment))
     assert found and all(any(text in problem for text in first) for problem in found), found
+
+
+@pytest.mark.parametrize("experiment", PAPER)
+def test_a_recipe_names_its_judge_and_asks_for_the_address_of_its_server(experiment, monkeypatch):
+    monkeypatch.delenv("FOCUS_JUDGE_URL", raising=False)
+    asked = [problem for problem in problems_of(composed(experiment)) if problem.startswith("judge.")]
+    assert asked == [
+        "judge.model is Qwen/Qwen2.5-72B-Instruct but judge.url is null; serve that model and give its judge.url (http://HOST:PORT/v1), or "
+        "grade without a judge: judge.model=null"
+    ]
+    monkeypatch.setenv("FOCUS_JUDGE_URL", "http://judge:8000/v1")
+    cfg = composed(experiment)
+    assert cfg.judge.url == "http://judge:8000/v1"
+    assert not [problem for problem in problems_of(cfg) if problem.startswith("judge")]
 
 
 def test_stage_1_is_what_the_paper_reports():
@@ -82,8 +98,10 @@ def test_every_value_of_the_paper_carries_its_source(experiment):
         "questions_per_forward",
         "probe_every",
         "checkpoint_every",
+        "url",
+        "concurrency",
     }
-    ours |= {"annotations", "policy", "data", "gap", "rollout", "objective", "evaluation", "report", "defaults"}
+    ours |= {"annotations", "policy", "data", "gap", "rollout", "objective", "evaluation", "report", "defaults", "judge"}
     comment = ""
     for line in (CONF / f"experiment/{experiment}.yaml").read_text().splitlines():
         if line.strip().startswith("#"):
@@ -165,15 +183,25 @@ def ran(folder: Path) -> None:
     assert AutoModelForImageTextToText.from_pretrained(folder / "run/policy").config.model_type == "qwen2_5_vl"
 
 
+@pytest.fixture
+def judge(tmp_path, monkeypatch):
+    """The recipe's judge as a server, which finds every answer right; its verdicts are kept below `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+    hurry(monkeypatch)
+    with Server(lambda request: ("yes", "stop", 1), models=("Qwen/Qwen2.5-72B-Instruct",)) as server:
+        monkeypatch.setenv("FOCUS_JUDGE_URL", server.url)
+        yield server
+
+
 @pytest.mark.parametrize("experiment", ["stage1_7b", "stage1_7b_lora"])
-def test_stage_1_runs_two_updates_with_a_tiny_checkpoint_of_its_family_on_fixture_files(experiment, downloads, tmp_path):
+def test_stage_1_runs_two_updates_with_a_tiny_checkpoint_of_its_family_on_fixture_files(experiment, downloads, judge, tmp_path):
     there = ["data.root=" + str(downloads), f"data.kept={tmp_path / 'kept/lfpc_stage1'}"]
     samples = open_source("lfpc_stage1", None, str(downloads), tmp_path / "kept/lfpc_stage1", mix=SETS)
     train.run(composed(experiment, *prepared(tmp_path, samples), *there))
     ran(tmp_path)
 
 
-def test_stage_2_runs_two_updates_on_questions_whose_boxes_were_drawn(tmp_path):
+def test_stage_2_runs_two_updates_on_questions_whose_boxes_were_drawn(judge, tmp_path):
     published.write_visualprobe_train(tmp_path / "published")
     boxes = [
         {"id": n, "image_id": 1, "category_id": 1, "bbox": box, "iscrowd": 0} for n, box in ((1, [20, 20, 20, 20]), (2, [10, 10, 60, 50]))

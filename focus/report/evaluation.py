@@ -169,7 +169,7 @@ def evaluation_table(found: Mapping[str, Any]) -> Results:
         (f"options in an order drawn by seed {s['seed']}" if s["options"] == "shuffled" else "options in published order")
         + ("; rotations as published" if "strict_circular" in found else "")
         + f"; answers read by the rule {s['extraction']}; "
-        + (f"free answers graded by {s['judge']}" if s["judge"] else "free answers graded by equality, a lower bound"),
+        + (f"free answers graded by {s['judge']}" if s["judge"] else "free answers graded by rules alone, a lower bound"),
         f"{s['engine']} on {s['device']}; seconds: {s['side_by_side']} conversations side by side, without opening images",
     ]
     if s["derived_boxes"]:
@@ -313,7 +313,7 @@ def worst(rows: Rows, samples: Sequence[Sample], examiner: Examiner, count: int)
 
 def _example(row: Mapping[str, Any], sample: Sample, examiner: Examiner) -> Example:
     read = "no answer read" if row["extracted"] is None else f"read as {row['extracted']!r}"
-    caption = f"{sample.id}: {read}" + (f", graded by the {row['graded_by']}" if row["graded_by"] != "rule" else "")
+    caption = f"{sample.id}: {read}" + (", graded by the judge" if row["graded_by"] == "judge" else "")
     return Example(replayed(row, sample, examiner), {"accuracy": row["right"]}, row["right"], caption)
 
 

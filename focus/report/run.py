@@ -182,6 +182,11 @@ def measurement(cfg: DictConfig, weights: str, samples: Sequence[Sample]) -> str
     return f"{weights} {settings} {questions_digest(samples)}"
 
 
+def graded_by(cfg: DictConfig) -> str:
+    """What the identity of graded outcomes says beside the settings: the judge's model, nothing without a judge."""
+    return f" judge {cfg.judge.model}" if cfg.judge.url else ""
+
+
 def has_row(path: Path, settings: str, base: str) -> bool:
     """Whether this point stands in the results file already; `base` names the policy and the questions that it starts from."""
     if not path.is_file():

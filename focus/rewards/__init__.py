@@ -1,7 +1,7 @@
 """Rewards: one pure function per equation, one Lightning callback per term."""
 
 from focus.rewards.call_floor import CallFloor
-from focus.rewards.callbacks import Accuracy, Example, Format, Grounding, RewardCallback, Scores, Tool, examples, score
+from focus.rewards.callbacks import Accuracy, Example, Format, Grounding, RewardCallback, Scores, Tool, begin_scoring, examples, score
 from focus.rewards.information import InformationGain
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "RewardCallback",
     "Scores",
     "Tool",
+    "begin_scoring",
     "examples",
     "score",
 ]

@@ -5,19 +5,22 @@ A term of your own: subclass `RewardCallback`, give it a `name`, implement `scor
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from numbers import Real
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from pytorch_lightning import Callback
 from torch import Tensor
 
-from focus.answers import RIGHT_FROM, grade
+from focus.answers import RIGHT_FROM
 from focus.checkpoint import Checkpoint
+from focus.grading import Grader, case_of
 from focus.prompts import Malformed
 from focus.rewards import terms
 from focus.rollout.engine import Engine
@@ -43,14 +46,47 @@ class RewardCallback(Callback):
         """The raw term of each trajectory; NaN where it could not be graded."""
         raise NotImplementedError(f"{type(self).__name__} must implement score")
 
+    def begin(self, trajectories: Sequence[Trajectory]) -> Callable[[], list[float]]:
+        """Start to score trajectories that have just been played; what is returned gives their `score`, when all others are played too.
+
+        A term that waits for a server sends its requests here. The others score at once, while the engine still holds its caches.
+        """
+        values = self.score(trajectories)
+        return lambda: values
+
+    def figures(self) -> dict[str, float]:
+        """What is logged of this update beside the mean of the raw term, by its name on the dashboard; the same names every time."""
+        return {}
+
 
 class Accuracy(RewardCallback):
-    """Is the final answer right, by the sample's own rule?"""
+    """Is the final answer right, by the ladder of `grading.py`? NaN where a judge was asked and gave no verdict.
+
+    `grader` has no judge unless the run gives it one; `Grader.end_update` ends a training whose judge fails.
+    """
 
     name = "accuracy"
 
+    def __init__(self, weight: float, gate: str | None = None) -> None:
+        super().__init__(weight, gate)
+        self.grader = Grader()
+
+    def begin(self, trajectories: Sequence[Trajectory]) -> Callable[[], list[float]]:
+        self.grader.submit([case_of(t.sample, t.answer) for t in trajectories])
+        return partial(self.score, trajectories)
+
     def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
-        return [terms.accuracy(grade(t.answer, t.sample.answers, t.sample.scorer, t.sample.options) >= RIGHT_FROM) for t in trajectories]
+        grades = self.grader.grade_all([case_of(t.sample, t.answer) for t in trajectories])
+        return [grade.right if math.isnan(grade.right) else terms.accuracy(grade.right >= RIGHT_FROM) for grade in grades]
+
+    def figures(self) -> dict[str, float]:
+        return self.grader.figures()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.grader.begin_update()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self.grader.end_update(int(pl_module.updates_done))  # type: ignore[arg-type]
 
 
 class Format(RewardCallback):
@@ -175,25 +211,38 @@ def _number(value: Any, callback: RewardCallback, t: Trajectory) -> float:
 
 
 def score(callbacks: Sequence[RewardCallback], trajectories: Sequence[Trajectory]) -> Scores:
-    """Ask every term, in order, and sum them up (E3).
+    """Ask every term, in order, and sum them up (E3): see `begin_scoring`."""
+    return begin_scoring(callbacks, trajectories)()
 
-    Raises ValueError for two terms of one name, a gate that names no term, and a term that does not give one number per trajectory (NaN
-    where it can't grade) that is at most `LARGEST_REWARD` in size, with and without its weight.
+
+def begin_scoring(callbacks: Sequence[RewardCallback], trajectories: Sequence[Trajectory]) -> Callable[[], Scores]:
+    """Start every term on trajectories that have just been played, in order; what is returned gives their scores (E3).
+
+    Either raises ValueError for two terms of one name, a gate that names no term, and a term that does not give one number per trajectory
+    (NaN where it can't grade) that is at most `LARGEST_REWARD` in size, with and without its weight.
     """
     names = [callback.name for callback in callbacks]
-    raw: dict[str, list[float]] = {}
+    begun: dict[str, Callable[[], list[float]]] = {}
     for callback in callbacks:
-        if callback.name in raw:
+        if callback.name in begun:
             raise ValueError(f"two reward terms are named {callback.name!r}, and only one could be paid; give each a name of its own")
         if callback.gate is not None and callback.gate not in names:
             raise ValueError(f"the gate of reward term {callback.name!r} is {callback.gate!r}; choose one of {', '.join(names)}, or none")
-        values = callback.score(trajectories)
-        if len(values) != len(trajectories):
-            raise ValueError(
-                f"reward term {callback.name!r} gave {len(values)} values for {len(trajectories)} trajectories; "
-                "its score must give one for each, NaN where it can't grade"
-            )
-        raw[callback.name] = [_number(value, callback, t) for value, t in zip(values, trajectories, strict=True)]
+        begun[callback.name] = callback.begin(trajectories)
     weights = {callback.name: callback.weight for callback in callbacks}
     gates = {callback.name: callback.gate for callback in callbacks}
-    return Scores(raw, [terms.total({name: values[i] for name, values in raw.items()}, weights, gates) for i in range(len(trajectories))])
+
+    def finish() -> Scores:
+        raw: dict[str, list[float]] = {}
+        for callback in callbacks:
+            values = begun[callback.name]()
+            if len(values) != len(trajectories):
+                raise ValueError(
+                    f"reward term {callback.name!r} gave {len(values)} values for {len(trajectories)} trajectories; "
+                    "its score must give one for each, NaN where it can't grade"
+                )
+            raw[callback.name] = [_number(value, callback, t) for value, t in zip(values, trajectories, strict=True)]
+        totals = [terms.total({name: values[i] for name, values in raw.items()}, weights, gates) for i in range(len(trajectories))]
+        return Scores(raw, totals)
+
+    return finish
