@@ -86,7 +86,7 @@ class ByJudge:
         for (s, _), each in zip(said, read, strict=True):
             for i, graded in enumerate(next(grades) for _ in each):
                 if graded.rung is Rung.JUDGE and graded.right >= RIGHT_FROM:
-                    each[i] = Read(canonical(s.answers[0], s.answers, s.scorer, s.options), True)
+                    each[i] = Read(canonical(s.answers[0], s.answers, s.scorer, s.options, s.question), True)
         unsure: list[tuple[int, int, str, str | None]] = []  # question and place of an answer that may mean the same as this native one
         for n, (s, answers) in enumerate(said):
             meanings = [each.meaning for each in read[n]]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int
 from peft import LoraConfig, PeftModel
@@ -348,6 +349,34 @@ class Checkpoint:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+class KeepsWhatLearns(pl.LightningModule):
+    """A module whose checkpoints hold the weights that learn and no more.
+
+    What is frozen lies in the base policy: a run compares its hash before it goes on (started_from.txt).
+    """
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The weights that learn, by name."""
+        state = super().state_dict(*args, **kwargs)
+        for name in self._frozen():
+            state.pop(kwargs.get("prefix", "") + name, None)
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Raises RuntimeError where a weight that learns is missing, or one is not known here. Frozen ones may be left out."""
+        found = super().load_state_dict(state_dict, strict=False, assign=assign)
+        missing = sorted(set(found.missing_keys) - self._frozen())
+        if strict and (missing or found.unexpected_keys):
+            raise RuntimeError(
+                f"the checkpoint lacks {len(missing)} weights that learn (first: {missing[:1]}) and holds {len(found.unexpected_keys)} "
+                f"that this policy does not have (first: {found.unexpected_keys[:1]})"
+            )
+        return found
+
+    def _frozen(self) -> set[str]:
+        return {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
 
 
 def place(name: str) -> str | Path:

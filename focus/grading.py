@@ -93,7 +93,7 @@ class Grader:
 
 
 def _by_rule(case: Case) -> Grade:
-    return answers.graded(case.answer, case.accepted, case.scorer, case.options)
+    return answers.graded(case.answer, case.accepted, case.scorer, case.options, case.question)
 
 
 def count_decidable(samples: Sequence[Sample]) -> int:

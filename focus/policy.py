@@ -8,14 +8,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from focus import ranks
 from focus.batch import Batch, not_finite
-from focus.checkpoint import Checkpoint
+from focus.checkpoint import Checkpoint, KeepsWhatLearns
 from focus.data.original import Original
 from focus.data.questions import Broken, Question
 from focus.figures import Watched, figures
@@ -54,7 +53,7 @@ class Settings:
     teach_groups: str
 
 
-class FocusPolicy(pl.LightningModule):
+class FocusPolicy(KeepsWhatLearns):
     """A multimodal policy that learns to look at what it zooms into. E1, E3, E4, E12, E13 of the README's ledger."""
 
     def __init__(

@@ -109,6 +109,11 @@ def found(folder: Path) -> list[Path]:
     return sorted(folder.glob("update-*.ckpt"), key=lambda path: int(re.findall(r"step=(\d+)", path.name)[0]), reverse=True)
 
 
+def latest(folder: Path) -> Path | None:
+    """The checkpoint of the last update, whole or not; None where there is none yet."""
+    return next(iter(found(folder)), None)
+
+
 def last_whole(folder: Path) -> Path | None:
     """The last checkpoint that is whole, or None where there is none yet. Later ones that are cut are told and set aside as `*.cut`.
 

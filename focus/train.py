@@ -57,6 +57,7 @@ from focus.report.run import (
     write_row,
 )
 from focus.report.table import print_table
+from focus.resume import latest
 from focus.rewards import Accuracy, Example, RewardCallback, examples, score
 from focus.rollout.engine import Engine, Sampling
 from focus.rollout.kv import KVEngine
@@ -330,7 +331,7 @@ def fit(
         default_root_dir=str(output),
     )
     questions = Questions(samples, cfg.objective.updates, cfg.rollout.questions_per_update, cfg.data.workers, cfg.seed)
-    last = next(iter(resume.found(kept)), None)
+    last = latest(kept)
     if last and (by := ranks.written_by(last)) != ranks.kind(trainer.strategy):
         told = {"whole": "a trainer that keeps whole weights"}.get(by, f"trainer={by}")
         raise ValueError(f"{last} was written by {told}; resume it with the same kind of trainer, or give this run another name (name=...)")

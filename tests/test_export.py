@@ -15,6 +15,7 @@ from focus.checkpoint import Checkpoint
 from focus.config import export_dtype
 from tests.test_families import FAMILIES, LORA, configured, folders, logprobs  # noqa: F401
 from tests.test_run import settings
+from tests.test_update import policy_of
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -91,3 +92,43 @@ def test_steps_below_the_resolution_of_bfloat16_survive_the_export_of_a_run(tmp_
     moved = [not torch.equal(kept[f"model.{name}"], before[name]) for name in before]
     assert all(torch.equal(exported[name], kept[f"model.{name}"]) for name in before) and sum(moved) > len(moved) / 2
     assert json.loads((tmp_path / "run/policy/config.json").read_text())["dtype"] == "float32"
+
+
+# ------------------------------------------------------------------------------------------------------ what a checkpoint holds
+
+
+@pytest.mark.parametrize(
+    ("words", "stored"),
+    [
+        (("policy.lora_rank=2", "policy.train_vision=false", "policy.dtype=bfloat16"), "lora_"),
+        (("policy.train_vision=false",), ""),
+        ((), ""),
+    ],
+    ids=["adapters", "frozen tower", "all weights"],
+)
+def test_a_checkpoint_holds_what_learns_and_nothing_that_is_frozen(words, stored, tmp_path, random_policy):
+    cfg = settings(tmp_path / "run", random_policy, "evaluation.samples=0", "objective.updates=1", *words)
+    train.run(cfg)
+    state = torch.load(train.latest(tmp_path / "run/checkpoints"), weights_only=False)
+    learns = {f"model.{name}" for name, p in train.load_policy(cfg.policy).model.named_parameters() if p.requires_grad}
+    assert set(state["state_dict"]) == learns and all(stored in name for name in learns)
+    assert len(state["optimizer_states"][0]["state"]) == len(learns)
+
+
+def test_a_checkpoint_without_a_weight_that_learns_is_refused_and_one_that_holds_frozen_ones_is_taken(qwen3_vl: Checkpoint):
+    for p in qwen3_vl.core.visual.parameters():
+        p.requires_grad_(False)
+    try:
+        policy = policy_of(qwen3_vl)
+        whole = {f"model.{name}": value.clone() for name, value in qwen3_vl.model.state_dict().items()}
+        learned = policy.state_dict()
+        assert learned and not [name for name in learned if ".visual." in name] and set(learned) < set(whole)
+        policy.load_state_dict(learned)
+        policy.load_state_dict(whole)  # as earlier versions wrote it
+        name = sorted(learned)[0]
+        with pytest.raises(RuntimeError, match="lacks 1 weights that learn .*" + name.replace(".", r"\.")):
+            policy.load_state_dict({key: value for key, value in learned.items() if key != name})
+        with pytest.raises(RuntimeError, match=r"holds 1 that this policy does not have .*other"):
+            policy.load_state_dict(learned | {"model.other": torch.zeros(1)})
+    finally:
+        qwen3_vl.model.requires_grad_(True)

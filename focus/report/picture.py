@@ -305,7 +305,8 @@ def _draw_verdict(sheet: _Sheet, example: Example, y: float) -> float:
     """A band with the answer, what would have been accepted, and the reward terms; returns the y of its lower edge."""
     trajectory = example.trajectory
     sample = trajectory.sample
-    right = grade(trajectory.answer, sample.answers, sample.scorer, sample.options) >= RIGHT_FROM
+    asked = (trajectory.answer, sample.answers, sample.scorer, sample.options, sample.question)
+    right = example.terms.get("accuracy", grade(*asked)) >= RIGHT_FROM  # the reward may have asked a judge
     cells = [(name, _number(value)) for name, value in (*example.terms.items(), ("total", example.total))]
     rows = _term_rows(sheet, cells)
     beside = len(rows) == 1 and sum(_term_width(sheet, cell) for cell in rows[0]) <= 0.62 * INNER
