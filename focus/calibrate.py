@@ -362,12 +362,12 @@ def show(record: dict[str, Any], console: Console) -> None:
             at_most = 100 * (1 - 0.05 ** (1 / seen["groups"]))  # resampling nothing but matches can't widen the interval
             console.print(f"no mismatch among {seen['groups']} independent questions: the share is below {at_most:.1f} % (95 %, one-sided)")
         for each in seen["differ"]:
-            console.print(f"  {each['sample']}: bisection {each['bisection']}, exact {each['exact']}", markup=False)
+            console.print(f"  {each['sample']}: bisection {each['bisection']}, exact {each['exact']}")
 
 
 def run(cfg: DictConfig) -> None:
     """Calibrate, or say that this table stands already; write the table, what it cost, the curve and the histogram."""
-    console = Console()
+    console = Console(markup=False)  # what is printed holds names and texts of others
     config.check(cfg, "calibrate")
     torch.set_num_threads(cfg.threads)
     output, search = Path(cfg.output), Search(cfg.calibration.search)
@@ -419,7 +419,7 @@ def run(cfg: DictConfig) -> None:
     for reason in sorted({DROPPED_NATIVE, DROPPED_NEVER, UNREADABLE} & set(counts)):
         console.print(f"dropped: {reason:<19} {counts[reason]:>6} questions")
     for name, why in record.get("broken", {}).items():
-        console.print(f"  {name}: {why}", markup=False)
+        console.print(f"  {name}: {why}")
     show(record, console)
     console.print(
         f"table: {table}   cost: {output / 'levels.json'}   picture: {output / 'levels.png'}\n"

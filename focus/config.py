@@ -867,6 +867,8 @@ def _data_problems(data: DictConfig) -> list[str]:
         )
     if data.mix and data.source in ("scenes", "records", *SETS):
         problems.append(f"data.mix joins {', '.join(data.mix)}, but data.source is {data.source}; give the mix a name of its own")
+    if data.mix and Path(data.source).name != data.source:
+        problems.append(f"data.source is {data.source!r}, the name that the mix is given; it names a folder, so it holds no slash")
     for name in data.mix:
         if name not in SETS:
             problems.append(f"data.mix names {name!r}; choose from {', '.join(sorted(SETS))}")

@@ -67,12 +67,12 @@ class Shuffled(Sequence[Sample]):
 
 def run(cfg: DictConfig) -> None:
     """Play every question in every arm, then grade; write predictions, numbers, tables and the page."""
-    console = Console()
+    console = Console(markup=False)  # what is printed holds names and texts of others
     config.check(cfg, "evaluate")
     torch.set_num_threads(cfg.threads)
     samples: Sequence[Sample] = held_out_samples(cfg)
     for sentence in leaks_of(cfg, samples):
-        console.print(sentence, markup=False)
+        console.print(sentence)
     published = samples
     if cfg.options == "shuffled":
         samples = Shuffled(samples, cfg.seed)
@@ -109,8 +109,8 @@ def run(cfg: DictConfig) -> None:
         examples = worst(rows, samples, examiner, cfg.pictures)
         write_page(output / "report.html", table.title, None, table, examples, OmegaConf.to_yaml(cfg, resolve=True))
     print_table(table, console)
-    console.print(f"table, beside the paper's: {output / 'evaluation.md'}   page: {output / 'report.html'}", markup=False)
-    console.print(f"numbers: {output / 'evaluation.json'}\npredictions: {output / 'predictions.jsonl'}", markup=False)
+    console.print(f"table, beside the paper's: {output / 'evaluation.md'}   page: {output / 'report.html'}")
+    console.print(f"numbers: {output / 'evaluation.json'}\npredictions: {output / 'predictions.jsonl'}")
     if refused:
         raise ValueError(
             "the server refused "
@@ -284,8 +284,8 @@ def _settings(cfg: DictConfig, weights: str, most: int) -> dict[str, Any]:
 
 
 def _name(checkpoint: str) -> str:
-    """A folder name for a policy: `outputs/stage1/policy` is stage1, `org/model` is model."""
-    parts = Path(checkpoint).parts
+    """A folder name for a policy: `outputs/stage1/policy` is stage1, `org/model` is model. It leads nowhere else."""
+    parts = [part for part in Path(checkpoint).parts if part not in ("/", "..")] or ["policy"]
     return parts[-2] if len(parts) > 1 and parts[-1] == "policy" else parts[-1]
 
 

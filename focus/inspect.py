@@ -106,7 +106,7 @@ def spread(count: int, shown: int, seed: int) -> list[int]:
 
 def run(cfg: DictConfig) -> None:
     """Write `inspect.json` and `sheet.png`, and print what they say."""
-    console = Console()
+    console = Console(markup=False)  # what is printed holds names and texts of others
     config.check(cfg, "inspect")
     if cfg.pictures > MOST:
         raise ValueError(f"pictures is {cfg.pictures}; a contact sheet holds at most {MOST}. Another seed shows other questions")

@@ -41,7 +41,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def _run(cfg: DictConfig, output: Path) -> None:
-    console = Console()
+    console = Console(markup=False)  # what is printed holds names and texts of others
     torch.set_num_threads(cfg.threads)
     dependence.check_arms(cfg.evaluation.arms)
     samples, e = held_out_samples(cfg), cfg.evaluation
@@ -93,8 +93,8 @@ def _run(cfg: DictConfig, output: Path) -> None:
     bare = outcomes[str(cfg.views[0])].unannotated
     if bare and "gt" in e.arms:
         console.print(f"{len(bare)} of {len(samples)} questions have no box and are left out of the arm gt (first: {bare[0]})")
-    console.print(f"table: {output / 'probe.md'}   figure: {output / 'probe.png'}   page: {output / 'report.html'}", markup=False)
-    console.print(f"probe: {output / 'probe.json'}", markup=False)
+    console.print(f"table: {output / 'probe.md'}   figure: {output / 'probe.png'}   page: {output / 'report.html'}")
+    console.print(f"probe: {output / 'probe.json'}")
     refused = {view: outcome.interval("refused", resamples=1)[0] for view, outcome in outcomes.items()}
     if any(share > cfg.served.refused for share in refused.values()):
         shares = ", ".join(f"{100 * share:.0f} % at {view} tokens" for view, share in refused.items())

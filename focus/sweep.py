@@ -196,7 +196,7 @@ def run(cfg: DictConfig) -> None:
         table.add_column(name)
     for point in points:
         table.add_row(*point.values.values(), point.status, *(_shown(point.mean(metric, "own")) for metric in metrics))
-    Console().print(table)
+    Console(markup=False).print(table)
     picture = io.BytesIO()
     draw(points, metrics).savefig(picture, dpi=110)
     with config.writable(cfg.sweep):

@@ -387,7 +387,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
-    console = Console(quiet=not ranks.is_first())
+    console = Console(quiet=not ranks.is_first(), markup=False)  # what is printed holds names and texts of others
     with config.writable(cfg.output):
         ranks.publish(output / "settings.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     torch.set_num_threads(cfg.threads)

@@ -578,3 +578,11 @@ def test_a_call_in_the_turn_of_a_replayed_conversation_is_shown_as_it_was(script
     evaluate.run(evaluating(tmp_path, "vstar"))
     page = (tmp_path / "out/report.html").read_text()
     assert "image_zoom_in_tool" in page and 'alt="the crop' in page
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "folder"),
+    [("outputs/stage1/policy", "stage1"), ("org/model", "model"), ("..", "policy"), ("../..", "policy"), ("a/..", "a"), ("/", "policy")],
+)
+def test_the_folder_of_an_evaluation_stays_below_the_outputs(checkpoint, folder):
+    assert evaluate._name(checkpoint) == folder
