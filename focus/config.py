@@ -77,6 +77,8 @@ class DataConfig:
     annotations: str | None = MISSING
     repair_annotations: bool = MISSING
     derive_boxes: int = MISSING
+    max_question_chars: int = MISSING
+    max_options: int = MISSING
     workers: int = MISSING
 
 
@@ -884,6 +886,9 @@ def _data_problems(data: DictConfig) -> list[str]:
             f"data.derive_boxes is {data.derive_boxes}; give the least side of the smallest box in pixels (28 for Qwen2.5-VL, 32 for "
             "Qwen3-VL), or 0 to derive none"
         )
+    for name, least in (("max_question_chars", 1), ("max_options", 2)):
+        if data[name] < least:
+            problems.append(f"data.{name} is {data[name]}; give {least} or more: a question with more than that is left out and counted")
     if data.annotations and not Path(data.annotations).is_file():
         problems.append(f"data.annotations is {data.annotations}, which does not exist; give an export of Label Studio, CVAT or COCO")
     problems += _letter_problems("data.", data.letter_px)

@@ -33,7 +33,7 @@ from focus.checkpoint import Checkpoint
 from focus.data import leaks
 from focus.data.identity import questions_digest
 from focus.data.questions import Questions
-from focus.data.sample import Records, Sample
+from focus.data.sample import Limits, Records, Sample
 from focus.data.scenes import Scenes, scene_spec
 from focus.data.source import open_source
 from focus.dependence import Examiner, Outcome, Probe, measure, measure_together
@@ -162,7 +162,7 @@ def held_out_samples(cfg: DictConfig) -> Sequence[Sample]:
     e = cfg.evaluation
     if e.records:
         root = cfg.data.root if cfg.data.source == "records" else None  # a published training set has a root of its own
-        return open_source("records", e.records, root)[: e.samples]
+        return open_source("records", e.records, root, limits=_limits(cfg.data))[: e.samples]
     if cfg.data.source != "scenes":  # of an entry that does not train
         return _opened(cfg.data)[: e.samples]
     spec = scene_spec(e.difficulty or cfg.data.difficulty, e.letter_px or cfg.data.letter_px, cfg.data.side_px)
@@ -181,7 +181,11 @@ def leaks_of(cfg: DictConfig, samples: Sequence[Sample]) -> list[str]:
 
 def _opened(data: DictConfig) -> Sequence[Sample]:
     drawn = data.annotations, data.repair_annotations, data.derive_boxes
-    return open_source(data.source, data.records, data.root, Path(data.kept), *drawn, data.mix)
+    return open_source(data.source, data.records, data.root, Path(data.kept), *drawn, data.mix, _limits(data))
+
+
+def _limits(data: DictConfig) -> Limits:
+    return Limits(data.max_question_chars, data.max_options)
 
 
 def with_boxes(samples: Sequence[Sample], rewards: Sequence[RewardCallback]) -> Sequence[Sample]:

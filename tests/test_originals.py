@@ -3,9 +3,12 @@
 import io
 import multiprocessing
 import pickle
+import struct
 import subprocess
 import sys
+import tempfile
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.resources import files
@@ -17,8 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
 
+from experiments.faults.images import damaged, outcome
 from focus.data import original as originals
-from focus.data.original import Decoded, Huge, LargeJpeg, Original, measured, read
+from focus.data.names import other_spelling
+from focus.data.original import BadImage, Decoded, Huge, LargeJpeg, Original, measured, read
 from focus.data.sample import ImageFile
 from focus.gap import Gap, Mode, cut, look
 from tests.test_samples import sample
@@ -471,7 +476,6 @@ def test_a_huge_jpeg_that_is_damaged_inside_has_the_pixels_that_pillow_gives_it(
         ("a.jpg", {"progressive": True}, r"progressive JPEG of 600x400 px, which above 15000 px must be read row by row; `jpegtran"),
         ("a.webp", {"format": "WEBP"}, "RGB WEBP of 600x400 px, .* convert it to PNG, TIFF or JPEG"),
         ("a.bmp", {"format": "BMP"}, "RGB BMP of 600x400 px"),
-        ("a.tif", {"format": "TIFF", "mode": "F"}, "F TIFF of 600x400 px"),
     ],
 )
 def test_a_huge_file_that_cannot_be_read_row_by_row_is_refused_from_its_header(tmp_path, huge, name, options, said):
@@ -542,7 +546,7 @@ def test_the_measured_size_is_that_of_the_original_though_the_file_ends_behind_i
 
 
 def test_what_is_no_image_or_too_large_is_not_measured(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"image of 5 bytes cannot be decoded \(it is of no kind that Pillow knows\); replace it"):
+    with pytest.raises(ValueError, match=r"image of 5 bytes cannot be decoded \(it has the header of no JPEG, PNG, WEBP, .*\); convert"):
         measured(io.BytesIO(b"hello"))
     with pytest.raises(ValueError, match=r"gone\.png does not exist"):
         measured(tmp_path / "gone.png")
@@ -550,3 +554,190 @@ def test_what_is_no_image_or_too_large_is_not_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600 * 400 // 2 - 1)
     with pytest.raises(ValueError, match=r"cannot be decoded \(.*240000 pixels.*exceeds limit of 239998 pixels.*replace the file"):
         measured(path)
+
+
+# ----------------------------------------------------------------------------------------------------- odd and damaged files
+
+
+def entry(tag: int, kind: int, value: bytes) -> tuple[int, int, int, bytes]:
+    return tag, kind, 3 if kind == 2 else 1, value
+
+
+ODD_TAGS = {
+    "resolution as text": entry(0x011A, 2, b"72\0\0"),
+    "resolution as bytes": entry(0x011A, 7, b"7200"),
+    "software as float": entry(0x0131, 11, struct.pack("<f", 1.5)),
+    "width as float": entry(0x0100, 11, struct.pack("<f", 96.0)),
+    "unit out of range": entry(0x0128, 4, struct.pack("<I", 70000)),
+}
+
+
+def raw_exif(orientation: int, odd: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF of two tags, as no library would write it."""
+    entries = [(0x0112, 3, 1, struct.pack("<HH", orientation, 0)), odd]
+    packed = b"".join(struct.pack("<HHI", *each[:3]) + each[3] for each in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + packed + bytes(204)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("tag", ODD_TAGS)
+@pytest.mark.parametrize("size", [(96, 64), (180, 120)])  # the second JPEG is a large one
+def test_a_turned_photograph_with_an_odd_tag_is_shown_upright(tmp_path, kind, tag, size):
+    lying = photograph(*size)
+    for orientation in (1, 6, 8):
+        lying.save(tmp_path / "a", kind, exif=raw_exif(orientation, ODD_TAGS[tag]), quality=100, lossless=True)
+        upright = lying.transpose(originals.TURNS[orientation]) if orientation > 1 else lying
+        original = read(tmp_path / "a")
+        assert measured(tmp_path / "a") == original.size == upright.size
+        assert np.abs(apart(original.reduced(original.size), upright)).mean() < 3
+        assert original.region((0.0, 0.0, 9.0, 9.0)).size == (9, 9) and original.reduced((20, 30)).size == (20, 30)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 5])
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP"])
+def test_of_an_animated_picture_the_first_frame_is_used(tmp_path, kind, frames):
+    first, *others = [Image.new("RGB", (100, 80), (40 * number, 90, 200)) for number in range(frames)]
+    first.save(tmp_path / "a", kind, save_all=True, append_images=others, lossless=True)
+    assert measured(tmp_path / "a") == (100, 80)
+    red, green, blue = read(tmp_path / "a").reduced((100, 80)).getpixel((50, 40))
+    assert abs(red) < 6 and abs(green - 90) < 6 and abs(blue - 200) < 6
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def png_with(*chunks: bytes) -> bytes:
+    plain = io.BytesIO()
+    Image.new("RGB", (100, 80), "red").save(plain, "PNG")
+    return plain.getvalue()[:33] + b"".join(chunks) + plain.getvalue()[33:]
+
+
+@pytest.mark.parametrize("chunks", [
+    [chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(2_000_000)))],
+    [chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"a" * 2_000_000))],
+    [chunk(b"iTXt", b"Comment\0\1\0\0\0" + zlib.compress(b"a" * 2_000_000))],
+    [chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"a" * 900_000))] * 80,
+])  # fmt: skip
+def test_a_png_with_a_large_profile_or_text_is_read(tmp_path, chunks):
+    (tmp_path / "a.png").write_bytes(png_with(*chunks))
+    assert measured(tmp_path / "a.png") == read(tmp_path / "a.png").size == (100, 80)
+
+
+def test_a_text_that_unpacks_without_limit_is_refused_with_what_takes_it_out():
+    bomb = png_with(chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(80 << 20))))
+    with pytest.raises(BadImage, match="unpacks to more than 64 MiB: take it out") as told:
+        measured(io.BytesIO(bomb))
+    assert told.value.reason == "its text or colour profile unpacks to more than 64 MiB: take it out, `exiftool -all= FILE`"
+
+
+@pytest.mark.parametrize("claimed", [2**32 - 1, 2**31 - 1, 5000])
+def test_a_chunk_that_claims_more_than_there_is_takes_no_memory(claimed):
+    plain = png_with()
+    longer = plain[:-12] + struct.pack(">I", claimed) + b"eXIf" + plain[-12:]  # behind the pixels
+    assert measured(io.BytesIO(longer)) == (100, 80)
+
+
+RAMP = np.tile(np.linspace(0, 1, 96), (64, 1))
+DEEP = {
+    "10 bits in 16": (RAMP * 1023).astype(np.uint16),
+    "12 bits in 16": (RAMP * 4095).astype(np.uint16),
+    "16 bits": (RAMP * 65535).astype(np.uint16),
+    "8 bits in 16": (RAMP * 255).astype(np.uint16),
+    "32 bits": (RAMP * 1_000_000).astype(np.int32),
+    "32 bits below 0": ((RAMP - 0.5) * 1000).astype(np.int32),
+    "fractions": RAMP.astype(np.float32),
+    "fractions up to 65535": (RAMP * 65535).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_deep_greys_run_from_black_to_white_in_small_and_in_huge_files_alike(tmp_path, name, monkeypatch):
+    Image.fromarray(DEEP[name]).save(tmp_path / "a.tif")
+    small = read(tmp_path / "a.tif")
+    pixels = np.asarray(small.reduced(small.size))[0, :, 0]
+    assert np.abs(pixels - RAMP[0] * 255).max() <= 1.5
+    pytest.importorskip("pyvips")
+    monkeypatch.setattr(originals, "HUGE_PX", 1000)
+    streamed = read(tmp_path / "a.tif")
+    assert isinstance(streamed, Huge) and same(streamed.reduced((96, 64)), small.reduced((96, 64)))
+    assert same(streamed.region((50.0, 10.0, 90.0, 30.0)), small.region((50.0, 10.0, 90.0, 30.0)))
+    assert pickle.loads(pickle.dumps(streamed)) == streamed
+
+
+def colours_of_16_bits(path: Path, values: np.ndarray) -> None:
+    import pyvips
+
+    pyvips.Image.new_from_array(np.stack([values] * 3, axis=2)).copy(interpretation="rgb16").pngsave(str(path))
+
+
+@pytest.mark.parametrize("huge_px", [1000, 10**6])
+def test_16_bit_colours_that_would_be_all_but_black_are_refused_and_others_are_not(tmp_path, monkeypatch, huge_px):
+    pytest.importorskip("pyvips")
+    monkeypatch.setattr(originals, "HUGE_PX", huge_px)
+    colours_of_16_bits(tmp_path / "dark.png", DEEP["12 bits in 16"])
+    colours_of_16_bits(tmp_path / "light.png", DEEP["16 bits"])
+    with pytest.raises(BadImage, match=r"dark\.png .*lowest 12 of 16 bits and would be all but black; scale them"):
+        read(tmp_path / "dark.png").reduced((9, 9))
+    assert np.asarray(read(tmp_path / "light.png").reduced((96, 64))).max() == 255
+
+
+@pytest.mark.parametrize("value", [0.25, float("nan")])
+def test_fractions_that_are_all_alike_are_refused(tmp_path, value):
+    Image.fromarray(np.full((8, 9), value, np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(BadImage, match=r"a\.tif .*its greys of more than 16 bits are all .*scale them to 8 or 16 bits"):
+        read(tmp_path / "a.tif")
+
+
+def test_a_small_file_whose_header_claims_a_billion_pixels_is_refused_from_its_header(tmp_path):
+    Image.new("L", (96, 64)).save(tmp_path / "a.tif")
+    blob = bytearray((tmp_path / "a.tif").read_bytes())
+    for tag in (256, 257):  # width and height, short or long
+        at = blob.index(struct.pack("<H", tag) + b"\4\0" if struct.pack("<H", tag) + b"\4\0" in blob else struct.pack("<H", tag) + b"\3\0")
+        blob[at : at + 12] = struct.pack("<HHII", tag, 4, 1, 30_000)
+    (tmp_path / "a.tif").write_bytes(blob)
+    for refusing in (read, measured):
+        with pytest.raises(BadImage, match=r"its header says 30000x30000 px, more than its \d+ bytes can hold"):
+            refusing(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("content", [b"\0\0\0 ftypavif", b"\0\0\0\x0cjP  \r\n", b"P6 2 2 255 " + bytes(12)])
+def test_an_image_of_another_kind_is_told_which_are_read(tmp_path, content):
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(BadImage, match="the header of no JPEG, PNG, WEBP, TIFF, BMP, GIF, or a damaged one"):
+        read(tmp_path / "a")
+
+
+def test_a_link_that_leads_to_itself_and_a_name_that_no_file_can_have_are_bad_images(tmp_path):
+    (tmp_path / "a.png").symlink_to("a.png")
+    for name in ("a.png", "b\0.png", "c\ud83d.png"):
+        for refusing in (read, measured):
+            with pytest.raises(BadImage):
+                refusing(tmp_path / name)
+
+
+@pytest.mark.parametrize(("stated", "there"), [("caf\u00e9.png", "cafe\u0301.png"), ("a.png", "A.PNG"), ("x\\a.png", "x/a.png")])
+def test_an_image_that_is_spelt_otherwise_on_disk_is_named(tmp_path, stated, there):
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    Image.new("RGB", (9, 9)).save(tmp_path / there)
+    with pytest.raises(BadImage, match=r"does not exist; .* lies there, of the same name in another case or Unicode form") as told:
+        read(tmp_path / stated)
+    assert ascii(there) in str(told.value)
+    assert other_spelling(tmp_path, stated) == there
+
+
+def test_of_two_files_that_only_spelling_tells_apart_none_is_taken_for_a_third(tmp_path):
+    for name in ("a.JPG", "A.jpg"):
+        (tmp_path / name).touch()
+    assert other_spelling(tmp_path, "a.jpg") is None and other_spelling(tmp_path, "../" + tmp_path.name + "/a.JPG") is None
+    (tmp_path / "A.jpg").unlink()
+    assert other_spelling(tmp_path, "a.jpg") == "a.JPG"  # the folder is listed again when it changed
+
+
+@PROPERTY
+@given(st.integers(0, 10**6))
+def test_a_damaged_file_is_used_or_refused_with_its_reason_and_nothing_else(number):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "image")
+        path.write_bytes(damaged(number, 0)[1])
+        assert outcome(path) in ("used", "refused when read", "refused when decoded")

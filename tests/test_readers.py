@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
-from math import floor
+from math import floor, isfinite
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from focus.data.readers import SETS, ingest, textvqa, vstar
+from focus.data.readers import SETS, ingest, tables, textvqa, vstar
 from focus.data.readers.draft import Place, Reason
 from focus.data.readers.tables import rows_of
 from focus.data.readers.text import listed, question_of
@@ -804,11 +804,11 @@ def test_a_vstar_question_whose_image_is_missing_is_counted(read):
 # ---------------------------------------------------------------------------------------------------------- bad cells
 
 
-@pytest.mark.parametrize("rubbish", ["%%% not base64 %%%", "abc", "data"])
+@pytest.mark.parametrize("rubbish", ["%%% not base64 %%%", "a", "data", "abc"])
 @pytest.mark.parametrize("form", ["parquet", "tsv"])
 def test_rubbish_where_base64_should_stand_is_counted_with_file_row_and_key(read, form, rubbish):
     found = read("hrbench4k", changed(f"hr_bench_4k.{form}", cell(2, "image", rubbish)), form=form)
-    expected = Reason.BAD_IMAGE if rubbish == "data" else Reason.BAD_BASE64  # four letters are base64, of bytes that are no image
+    expected = Reason.BAD_IMAGE if rubbish in ("data", "abc") else Reason.BAD_BASE64  # letters are base64, of bytes that are no image
     assert found.dropped == {expected: 1} and len(found.samples) == 7
     assert all(part in found.reading.first[expected] for part in (f"hr_bench_4k.{form}", "row 3", "image"))
 
@@ -1154,11 +1154,110 @@ def test_a_byte_order_mark_is_no_part_of_a_table(tmp_path, name, path, form):
     assert [sample.id for sample in marked.samples] == [sample.id for sample in Read(tmp_path / "plain", name, **form).samples]
 
 
-def test_a_line_of_json_that_is_nested_too_deeply_is_refused_by_name(tmp_path):
-    deep = b"[" * 100_000
-    for name, path in (("vstar", "test_questions.jsonl"), ("vstar", "direct_attributes/sa_24.json")):
-        with pytest.raises(ValueError, match=rf"{Path(path).name}.*can't be read"):
-            Read(tmp_path / Path(path).stem, name, lambda root, path=path: (root / path).write_bytes(deep))
+def test_a_line_of_json_that_is_torn_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"test_questions\.jsonl.*can't be read"):
+        Read(tmp_path, "vstar", lambda root: (root / "test_questions.jsonl").write_bytes(b"[" * 100_000))
+
+
+@pytest.mark.parametrize("broken", [b"[" * 100_000, b'{"question_id": 7', b"5", b"[1, 2]", b"\xff\xfe", b'{"a": ' * 5000 + b"}" * 5000])
+def test_a_line_that_is_no_record_costs_itself(read, broken):
+    def change(root: Path) -> None:
+        path = root / "test_questions.jsonl"
+        first, *others = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join([first, broken + b"\n", *others]))
+
+    found = read("vstar", change)
+    assert len(found.samples) == 3 and found.dropped == {Reason.BAD_LINE: 1}
+    assert "test_questions.jsonl, row 2, line: " in found.reading.first[Reason.BAD_LINE]
+
+
+@pytest.mark.parametrize("deep", [b"[" * 100_000, b"no JSON"])
+def test_a_json_beside_an_image_that_cannot_be_read_costs_its_boxes(read, deep):
+    found = read("vstar", lambda root: (root / "direct_attributes/sa_24.json").write_bytes(deep))
+    assert len(found.samples) == 3 and found["1"].boxes == () and found.reading.notes == {vstar.UNREADABLE: 1}
+
+
+def put_first(row: bytes) -> Callable[[Path], None]:
+    """Write a row before those of the list in train.json."""
+
+    def change(root: Path) -> None:
+        path = root / "train.json"
+        path.write_bytes(b"[" + row + b", " + path.read_bytes().lstrip()[1:])
+
+    return change
+
+
+def test_an_item_of_a_list_that_is_no_record_costs_itself(read):
+    found = read("visualprobe_train", put_first(b'"a text"'))
+    assert len(found.samples) == 2 and found.dropped == {Reason.BAD_LINE: 1}
+
+
+@pytest.mark.parametrize("opened", [b"[", b'{"a": '])
+@pytest.mark.parametrize("levels", [600, 100_000])
+def test_a_list_of_records_that_is_nested_too_deeply_is_refused_before_it_takes_memory(read, levels, opened):
+    row = b'{"problem": ' + opened * levels + b"1" + (b"]" if opened == b"[" else b"}") * levels + b"}"
+    with pytest.raises(ValueError, match=r"train\.json, row 1: the file can't be read \(it is nested more than 500 deep\)"):
+        read("visualprobe_train", put_first(row))
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, '\\"[{' * 2000, "\\" * 4001 + "[" * 3000])
+def test_brackets_inside_a_text_nest_nothing(read, text):
+    found = read("visualprobe_train", changed("train.json", cell(0, "problem", f"What is {text}?")))
+    assert found["doc_0"].question == f"What is {text}?" and not found.dropped
+
+
+@pytest.mark.parametrize(("name", "path"), [("vstar", "test_questions.jsonl"), ("visualprobe_train", "train.json")])
+def test_a_row_of_many_empty_lists_is_not_held(tmp_path, monkeypatch, name, path):
+    monkeypatch.setattr(tables, "LARGEST_ROW", 300_000)
+    held: list[int] = []
+    monkeypatch.setattr(tables.json, "loads", lambda text, loads=json.loads, **more: (held.append(len(text)), loads(text, **more))[1])
+
+    def change(root: Path) -> None:
+        rows = (root / path).read_bytes()
+        long = b'{"x": [' + b"[]," * 400_000 + b"[]]}"
+        (root / path).write_bytes(long + b"\n" + rows if path.endswith("jsonl") else b"[" + long + b"," + rows.lstrip()[1:])
+
+    if path.endswith("jsonl"):
+        found = Read(tmp_path, name, change)
+        assert len(found.samples) == 3 and "more than 300000 bytes" in found.reading.first[Reason.BAD_LINE]
+    else:
+        with pytest.raises(ValueError, match=r"train\.json, row 1: the file can't be read \(it has more than 300000 bytes\)"):
+            Read(tmp_path, name, change)
+    assert max(held, default=0) < 300_000
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("path", ["train.json", "val.json"])
+def test_a_number_that_json_has_not_costs_nothing_where_nobody_looks(tmp_path, number, path):
+    def change(root: Path) -> None:
+        for found in root.rglob(path):
+            rows = json.loads(found.read_text())
+            rows[0] |= {"difficulty": float(number), "problem": f'Is "{number}" or {number} written there?'}
+            found.write_text(json.dumps(rows))
+
+    found = Read(tmp_path, "visualprobe_train" if path == "train.json" else "visualprobe", change)
+    assert not found.dropped and f"or {number} written" in found.samples[0].question
+    rotten = Read(tmp_path / "rotten", "visualprobe_train", changed("train.json", cell(0, "solution", float(number))))
+    assert rotten.dropped == {Reason.BAD_VALUE: 1} and len(rotten.samples) == 1
+
+
+VALUES = st.none() | st.floats() | st.text(max_size=5) | st.sampled_from(["\"NaN", "\\", "-Infinity"])
+
+
+@PROPERTY
+@given(st.recursive(VALUES, st.lists, max_leaves=12), st.integers(1, 40))
+def test_names_of_numbers_are_null_wherever_a_block_ends(value, block):
+    def plain(found: object) -> object:
+        if isinstance(found, list):
+            return [plain(each) for each in found]
+        return None if isinstance(found, float) and not isfinite(found) else found
+
+    with tempfile.TemporaryFile() as file:
+        file.write(json.dumps([value, float("nan")], ensure_ascii=False).encode())
+        file.seek(0)
+        stream = tables._Json(file)
+        read = b"".join(iter(lambda: stream.read(block), b""))
+    assert json.loads(read) == [plain(value), None]
 
 
 def test_odd_first_rows_cost_themselves_alone(tmp_path):
@@ -1187,8 +1286,7 @@ def test_a_table_without_rows_is_told_to_be_downloaded_again(tmp_path, name, pat
         Read(tmp_path, name, empty)
 
 
-@pytest.mark.parametrize("nothing", ["nan", "", " "])
-@pytest.mark.parametrize("form", ["parquet", "tsv"])
+@pytest.mark.parametrize(("form", "nothing"), [("tsv", "nan"), *((form, nothing) for form in ("parquet", "tsv") for nothing in ("", " "))])
 def test_an_hrbench_option_that_is_missing_costs_its_row(read, form, nothing):
     found = read("hrbench4k", changed(f"hr_bench_4k.{form}", cell(2, "C", nothing)), form=form)
     assert found.dropped == {Reason.BAD_VALUE: 1} and len(found.samples) == 7

@@ -12,9 +12,11 @@ What is not used is counted by reason, with the place where that reason was firs
 import json
 import math
 import re
+import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
@@ -25,6 +27,7 @@ from xml.etree import ElementTree
 
 from focus.boxes import Box, Size, area, intersection
 from focus.data.readers.tables import rows_of
+from focus.data.sample import LEAST_SIDE_PX, mended
 
 FORGIVEN_PX = 2.0  # a box that leaves the image by no more is clamped
 SIDE_TOLERANCE = 0.01  # of the outer box's side: how far an inner box may stick out, where that is more than FORGIVEN_PX
@@ -32,6 +35,8 @@ ROUNDING_PX = 1e-6  # what computing pixels from percent may move an edge; not w
 LARGEST_BYTES = 1 << 30  # of an annotations.xml once unpacked
 LEVEL_LABEL = re.compile(r"B\d+", re.IGNORECASE)
 LEVEL = re.compile(r"B?([1-9][0-9]?)(?:\.0)?", re.IGNORECASE)
+UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of an uploaded file
+ROBOFLOW = re.compile(r"(.+)_(?:jpe?g|png|webp|bmp|tiff?)\.rf\.\w+")  # a stem as Roboflow exports it: `photo_jpg.rf.0a1b2c`
 SAID = re.compile(r"\s*(chain|level)\s*[=:]\s*(.+?)\s*", re.IGNORECASE)  # as a label or a region's note: "chain=left"
 NO_BOXES = ("polygon", "ellipse", "brush", "keypoint", "bitmask", "vector")  # Label Studio's other shapes; types begin like this
 NOT_SHAPES = ("box", "tag")  # children of a CVAT image that are no shapes, apart from the boxes
@@ -51,11 +56,17 @@ class Fault(StrEnum):
     NO_SUCH_IMAGE = "a box belongs to an image that is not in the file; that box alone is dropped: export again"
     BAD_QUESTION_ID = "its question id is neither a text nor a whole number"
     LACKS_QID = "other boxes of its image have a qid and these have none: give every box of the image one"
-    BAD_SIZE = "the size of its image is missing, or differs between its boxes: export again"
+    NO_SIZE = "the size of its image is stated nowhere, not by a record of that image either: write it into the export, or correct the name"
+    BAD_SIZE = "the size of its image is not two whole numbers, or differs between its boxes: draw them again on the image as it is"
+    TURNED_SIZE = (
+        "its width and height are exchanged against the record's: the exporter ignored that EXIF turns the image, so the frame of its "
+        "boxes can't be told. Annotate a copy that lies upright without EXIF (`mogrify -auto-orient`)"
+    )
     NOT_RECTANGULAR = "a shape is no rectangle; that shape alone is dropped: draw rectangles"
     BAD_NUMBER = "a box lacks a coordinate, or one is no number: export again"
     ROTATED = "a box or the image is rotated: draw upright rectangles (Label Studio: canRotate=false)"
     NO_AREA = "a box has no area: draw it again"
+    FRACTION = "a box has a side below 1 px, as fractions of the image's sides have: give pixels (Label Studio: percent), or draw it again"
     OUTSIDE = f"a box leaves the image by more than {FORGIVEN_PX:g} px: draw it again"
     CLAMPED = f"a box left the image by at most {FORGIVEN_PX:g} px and was clamped; nothing is dropped"
     BAD_LEVEL = "a level is none of 1, 2, ... (or B1, B2, ...), or a box says two: correct it"
@@ -74,6 +85,7 @@ class Fault(StrEnum):
     SEVERAL_RECORDS = "several records have its question id: write the whole id, as in <source>/<split>/<id>"
     SEVERAL_QUESTIONS = "several records ask about its image: write the question's id (data.question_id, or the box attribute `qid`)"
     OTHER_SIZE = "its image has another size than the record's: annotate the file itself, upright and not resized"
+    RENAMED = "its image is that of a record but for what an upload or an exporter made of the name; nothing is dropped: compare the two"
     OTHER_NAME = "the record with its question id has an image of another name, of the same size; nothing is dropped: compare the two"
 
 
@@ -95,7 +107,7 @@ class _Tally:
 
     def add(self, fault: Fault, place: str, key: str, seen: object) -> None:
         self.counted[fault] += 1
-        self.first.setdefault(fault, f"{self.file}, {place}, {key}: {str(seen)[:80]!r}")
+        self.first.setdefault(fault, mended(f"{self.file}, {place}, {key}: {str(seen)[:80]!r}"))
 
 
 @dataclass(frozen=True)
@@ -129,7 +141,9 @@ class Written:
 
 @dataclass(frozen=True)
 class _Region:
-    """A box as the export has it. `box_px` holds NaN where a number was missing."""
+    """A box as the export has it: NaN where a number was missing; of Label Studio left, top, width and height in percent, until the size
+    of the image is known.
+    """
 
     name: str
     box_px: Box
@@ -144,11 +158,13 @@ class _Question:
     place: str
     question_id: str | None
     image: str
-    size: Size
+    size: Size | None  # as the export states it
     regions: Sequence[_Region]
     links: Sequence[tuple[str, str]] = ()  # names of regions: inner, outer
+    in_percent: bool = False
 
 
+_Key = tuple[str, str]  # `id` or `image`, and which
 _Unread = tuple[str, Callable[[], _Question | None]]  # its place, and what reads it
 
 
@@ -159,46 +175,69 @@ def read_annotations(path: Path, repair: bool = False) -> tuple[list[Annotated],
     Raises ValueError if the file is none of the formats, or leaves nothing.
     """
     tally = _Tally(path.name)
-    annotated: dict[tuple[str, str], Annotated] = {}
-    for place, read in _questions(path, tally):
-        try:
-            question = read()
-            if question is None:
-                continue
-            place = question.place
-            found, notes = _annotated(question, repair)
-            if _key(found) in annotated:
-                raise _Bad(Fault.REPEATED, "question id", found.question_id or found.image)
-        except _Bad as bad:
-            tally.add(bad.fault, place, bad.key, bad.seen)
-        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-            tally.add(Fault.BAD_VALUE, place, type(error).__name__, error)
-        else:
-            annotated[_key(found)] = found
-            for note in notes:
-                tally.add(note.fault, place, note.key, note.seen)
+    annotated = _usable(_read(path, tally), {}, repair, tally)
     if not annotated:
         raise ValueError(f"{path} has no annotation that can be used. {_told(tally)}")
     return list(annotated.values()), tally.counted, tally.first
+
+
+def _read(path: Path, tally: _Tally) -> list[_Question]:
+    """The questions of an export as it has them."""
+    questions = []
+    for place, read in _questions(path, tally):
+        with _counting(tally, place):
+            question = read()
+            if question is not None:
+                questions.append(question)
+    return questions
+
+
+def _usable(questions: Iterable[_Question], sizes: Mapping[_Key, set[Size]], repair: bool, tally: _Tally) -> dict[_Key, Annotated]:
+    """The annotated questions by what they call their record. `sizes` are those of the records; what is not used is counted."""
+    annotated: dict[_Key, Annotated] = {}
+    for question in questions:
+        with _counting(tally, question.place):
+            key = _key(question)
+            found, notes = _annotated(question, _size_of(question, sizes.get(key, set())), repair)
+            if key in annotated:
+                raise _Bad(Fault.REPEATED, "question id", found.question_id or found.image)
+            annotated[key] = found
+            for note in notes:
+                tally.add(note.fault, question.place, note.key, note.seen)
+    return annotated
+
+
+@contextmanager
+def _counting(tally: _Tally, place: str) -> Iterator[None]:
+    """One question that can't be used is counted, whatever it stumbles over."""
+    try:
+        yield
+    except _Bad as bad:
+        tally.add(bad.fault, place, bad.key, bad.seen)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        tally.add(Fault.BAD_VALUE, place, type(error).__name__, error)
 
 
 def write_annotated(records: Path, annotations: Path, out: Path, repair: bool = False) -> Written:
     """Write to `out` those records of a `records.jsonl` that the export annotates, with its boxes in place of any they had.
 
     A record is found by the question's id (the record's whole id, or what follows `<source>/<split>/`); without an id by the name of its
-    image, if it alone asks about that image. Image paths are kept as they are: where `out` is in another folder, data.root must name
-    the folder they are relative to. `out` appears when it is complete.
+    image, if it alone asks about that image; else by that name without what an upload or an exporter makes of it. A size that the export
+    lacks is the record's. Image paths are kept as they are: where `out` is in another folder, data.root must name the folder they are
+    relative to. `out` appears when it is complete.
     Raises ValueError if a file can't be read, `out` is one of them, or no record is annotated.
     """
     if out.resolve() in (records.resolve(), annotations.resolve()):
         raise ValueError(f"{out} would be overwritten by its own annotated part; give another file to write to")
     if not records.is_file():
         raise ValueError(f"data file {records} does not exist; write the records first")
-    found, counted, first = read_annotations(annotations, repair)
-    tally = _Tally(annotations.name, counted, first)
-    by_key = {_key(each): each for each in found}
-    holders = Counter(key for record in _records(records) for key in _keys(record) if key in by_key)
-    used: set[tuple[str, str]] = set()
+    tally = _Tally(annotations.name)
+    questions = _read(annotations, tally)
+    matches = _Matches(questions, _records(records))
+    by_key = _usable(questions, matches.sizes, repair, tally)
+    if not by_key:
+        raise ValueError(f"{annotations} has no annotation that can be used. {_told(tally)}")
+    used: set[_Key] = set()
     rules: Counter[str] = Counter()
     total = 0
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +245,7 @@ def write_annotated(records: Path, annotations: Path, out: Path, repair: bool = 
     with part.open("w") as lines:
         for record in _records(records):
             total += 1
-            key = next((key for key in _keys(record) if holders[key] == 1), None)
+            key = next((key for key in matches.of(record) if key in by_key), None)
             if key is None:
                 continue
             used.add(key)
@@ -214,21 +253,61 @@ def write_annotated(records: Path, annotations: Path, out: Path, repair: bool = 
             if each.size != size:
                 tally.add(Fault.OTHER_SIZE, each.place, record["id"], f"{_said_size(each.size)}, the record says {_said_size(size)}")
                 continue
-            if key[0] == "id" and _stem(each.image) != _stem(record["image"]):
-                tally.add(Fault.OTHER_NAME, each.place, record["id"], f"{each.image}, the record says {record['image']}")
+            if _stem(each.image) != _stem(record["image"]):
+                fault = Fault.RENAMED if _rewritten(_stem(record["image"])) in _likely(each.image) else Fault.OTHER_NAME
+                tally.add(fault, each.place, record["id"], f"{each.image}, the record says {record['image']}")
             rules[each.rule] += 1
             boxes = {"boxes": each.chains, "box_labels": each.labels, "box_origin": "human", "box_rule": each.rule}
             lines.write(json.dumps(record | boxes) + "\n")
     for key, each in by_key.items():
         if key not in used:
             several = Fault.SEVERAL_RECORDS if key[0] == "id" else Fault.SEVERAL_QUESTIONS
-            fault = Fault.NO_RECORD if not holders[key] else Fault.REPEATED if holders[key] == 1 else several
+            holders = matches.holders(each)
+            fault = Fault.NO_RECORD if not holders else Fault.REPEATED if holders == 1 else several
             tally.add(fault, each.place, "question id" if key[0] == "id" else "image", key[1])
     if not rules:
         part.unlink()
         raise ValueError(f"{annotations} annotates none of the {total} records of {records}. {_told(tally)}")
     part.replace(out)
     return Written(rules.total(), total - rules.total(), rules, tally.counted, tally.first)
+
+
+class _Matches:
+    """Which annotation is for which record, by one look at all records."""
+
+    def __init__(self, questions: Sequence[_Question], records: Iterable[dict]) -> None:
+        self.sizes: dict[_Key, set[Size]] = {_key(each): set() for each in questions}
+        self._holders: Counter[_Key] = Counter()
+        self._likely = {_key(each): _likely(each.image) for each in questions if each.question_id is None}
+        claims = Counter(name for names in self._likely.values() for name in names)
+        likely_sizes: dict[str, set[Size]] = {}
+        self._likely_holders: Counter[str] = Counter()
+        for record in records:
+            size, name = (record["width"], record["height"]), _rewritten(_stem(record["image"]))
+            for key in _keys(record):
+                if key in self.sizes:
+                    self._holders[key] += 1
+                    self.sizes[key].add(size)
+            if name in claims:
+                self._likely_holders[name] += 1
+                likely_sizes.setdefault(name, set()).add(size)
+        self._aliases: dict[str, _Key] = {}  # by the name of a record's image: the one annotation that has no other record
+        for key, names in self._likely.items():
+            alone = (name for name in names if claims[name] == 1 and self._likely_holders[name] == 1)
+            found = None if self._holders[key] else next(alone, None)
+            if found is not None:
+                self._aliases[found] = key
+                self.sizes[key] = likely_sizes[found]
+
+    def of(self, record: Mapping) -> list[_Key]:
+        """What annotations of this record alone are called, the surest first."""
+        alias = self._aliases.get(_rewritten(_stem(record["image"])))
+        return [key for key in _keys(record) if self._holders[key] == 1] + ([alias] if alias else [])
+
+    def holders(self, annotated: Annotated) -> int:
+        """How many records an annotation may be for."""
+        key = _key(annotated)
+        return self._holders[key] or max((self._likely_holders[name] for name in self._likely.get(key, ())), default=0)
 
 
 def percent_to_px(x: float, y: float, width: float, height: float, size: Size) -> Box:
@@ -247,18 +326,32 @@ def _records(path: Path) -> Iterator[dict]:
         yield record
 
 
-def _keys(record: Mapping) -> list[tuple[str, str]]:
+def _keys(record: Mapping) -> list[_Key]:
     """What an annotation may call this record by, the surest first."""
     native = record["id"].split("/", 2)[2:]
     return [*(("id", each) for each in [record["id"], *native]), ("image", _stem(record["image"]))]
 
 
-def _key(annotated: Annotated) -> tuple[str, str]:
+def _key(annotated: Annotated | _Question) -> _Key:
     return ("image", _stem(annotated.image)) if annotated.question_id is None else ("id", annotated.question_id)
 
 
 def _stem(image: str) -> str:
-    return PurePosixPath(image).stem
+    """The name of an image's file without its suffix, composed: a Mac writes an é as two letters."""
+    return unicodedata.normalize("NFC", PurePosixPath(image.replace("\\", "/")).stem)
+
+
+def _likely(image: str) -> list[str]:
+    """What the stem of an annotated image may have been before it was uploaded and exported, the least changed first; `_rewritten`."""
+    names = [_stem(image)]
+    for undone in (unquote, lambda name: ROBOFLOW.sub(r"\1", name), lambda name: UPLOADED.sub("", name, count=1)):
+        names += [undone(name) for name in names]
+    return list(dict.fromkeys(map(_rewritten, names)))
+
+
+def _rewritten(stem: str) -> str:
+    """A stem as an upload to Label Studio rewrites it: without blanks and marks. In small letters, to be compared."""
+    return re.sub(r"[^\w.-]", "", stem.strip().replace(" ", "_")).casefold()
 
 
 def _said_size(size: Size) -> str:
@@ -354,7 +447,8 @@ def _task(task: Mapping, place: str, tally: _Tally) -> _Question | None:
     if question_id is not None and not _text(question_id):
         raise _Bad(Fault.BAD_QUESTION_ID, "data.question_id", question_id)
     results: dict[str, list[Mapping]] = {}
-    links, sizes = [], {}
+    links: list[tuple[str, str]] = []
+    sizes: dict[Size | None, str] = {}
     for result in annotation["result"]:
         if result["type"] == "relation":
             links += _relation(result)
@@ -371,9 +465,10 @@ def _task(task: Mapping, place: str, tally: _Tally) -> _Question | None:
             tally.add(Fault.NOT_RECTANGULAR, place, name, parts[0]["type"])
     if not regions:
         raise _Bad(Fault.NO_BOX, f"annotation {annotation.get('id', '?')}", "result")
+    sizes.pop(None, None)  # boxes that a program uploaded state none
     if len(sizes) > 1:
         raise _Bad(Fault.BAD_SIZE, "original_width", sizes)
-    return _Question(place, _text(question_id) or None, _file_name(image), next(iter(sizes)), regions, links)
+    return _Question(place, _text(question_id) or None, _file_name(image), next(iter(sizes), None), regions, links, in_percent=True)
 
 
 def _chosen(annotations: list[Mapping], place: str, tally: _Tally) -> Mapping | None:
@@ -412,10 +507,9 @@ def _label_studio_box(name: str, drawn: Mapping, parts: Sequence[Mapping]) -> _R
         said |= {key: _text(meta[key]) for key in ("level", "chain") if key in meta}
         said |= _said(meta["text"] if isinstance(meta.get("text"), list) else [meta.get("text", "")])
     x, y, width, height = (_number(value[key]) for key in ("x", "y", "width", "height"))
-    box_px = percent_to_px(x, y, width, height, _size(drawn.get("original_width"), drawn.get("original_height"), name))
     if _number(drawn.get("image_rotation") or 0) != 0:
         raise _Bad(Fault.ROTATED, f"{name}.image_rotation", drawn["image_rotation"])
-    return _region(name, box_px, labels, said, value.get("rotation"))
+    return _region(name, (x, y, width, height), labels, said, value.get("rotation"))
 
 
 def _file_name(image: str) -> str:
@@ -424,8 +518,9 @@ def _file_name(image: str) -> str:
         return ""
     address = urlsplit(image)
     place = parse_qs(address.query).get("d", [unquote(address.path)])[0] if "://" in image or address.query else image
-    name = PurePosixPath(place.replace("\\", "/")).name
-    return re.sub(r"^[0-9a-f]{8}-", "", name) if "/upload/" in place else name
+    place = place.replace("\\", "/")
+    name = PurePosixPath(place).name
+    return UPLOADED.sub("", name, count=1) if "/upload/" in place else name
 
 
 # --------------------------------------------------------------------------------------------------------- CVAT and COCO
@@ -556,24 +651,41 @@ def _text(value: object) -> str:
     return str(value).strip()
 
 
-def _size(width: object, height: object, name: str) -> Size:
+def _size(width: object, height: object, name: str) -> Size | None:
+    """None where a side is missing, which the record may state."""
     sides = (_number(width), _number(height))
+    if any(map(math.isnan, sides)):
+        return None
     if not all(side.is_integer() and side > 0 for side in sides):
         raise _Bad(Fault.BAD_SIZE, f"{name}: width x height", f"{width} x {height}")
     return (int(sides[0]), int(sides[1]))
 
 
+def _size_of(question: _Question, known: set[Size]) -> Size:
+    """The size of the image that a question's boxes are drawn on; `known` are those of the records that it may be for."""
+    if question.size is None:
+        if len(known) != 1:
+            raise _Bad(Fault.NO_SIZE, "width x height", f"missing; records of {question.image or 'it'} have {len(known)} sizes")
+        return next(iter(known))
+    if question.size not in known and question.size[::-1] in known:
+        raise _Bad(Fault.TURNED_SIZE, "width x height", _said_size(question.size))
+    return question.size
+
+
 # --------------------------------------------------------------------------------------------------- from boxes to chains
 
 
-def _annotated(question: _Question, repair: bool) -> tuple[Annotated, list[_Bad]]:
-    """The chains of a question, and what had to be noted about them. Raises _Bad."""
+def _annotated(question: _Question, size: Size, repair: bool) -> tuple[Annotated, list[_Bad]]:
+    """The chains of a question about an image of this size, and what had to be noted about them. Raises _Bad."""
     notes: list[_Bad] = []
-    regions = [_inside(region, question.size, notes) for region in question.regions]
+    regions = list(question.regions)
+    if question.in_percent:
+        regions = [replace(region, box_px=percent_to_px(*region.box_px, size)) for region in regions]
+    regions = [_inside(region, size, notes) for region in regions]
     rule, ordered = _ordered(regions, question.links, repair)
     chains = tuple(_grown(chain, repair, notes) for chain in ordered)
     labels = tuple(tuple(map(_label, chain)) for chain in ordered)
-    return Annotated(question.question_id, question.image, question.size, chains, labels, rule, question.place), notes
+    return Annotated(question.question_id, question.image, size, chains, labels, rule, question.place), notes
 
 
 def _inside(region: _Region, size: Size, notes: list[_Bad]) -> _Region:
@@ -587,6 +699,8 @@ def _inside(region: _Region, size: Size, notes: list[_Bad]) -> _Region:
     moved_px = max(abs(a - b) for a, b in zip(region.box_px, clamped, strict=True))
     if moved_px > FORGIVEN_PX or area(clamped) <= 0:
         raise _Bad(Fault.OUTSIDE, region.name, f"{region.box_px} in {_said_size(size)}")
+    if min(clamped[2] - clamped[0], clamped[3] - clamped[1]) < LEAST_SIDE_PX:
+        raise _Bad(Fault.FRACTION, region.name, f"{region.box_px} in {_said_size(size)}")
     if moved_px > ROUNDING_PX:
         notes.append(_Bad(Fault.CLAMPED, region.name, region.box_px))
     return replace(region, box_px=clamped)

@@ -6,12 +6,15 @@ not: where nothing is found, that is no proof. The crops of HR-Bench 4K are such
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from focus.data.readers import TESTS
+from focus.data.sample import mended
 
 DIGEST_BYTES = 16  # of a hash in memory
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -119,8 +122,10 @@ def _digest(record: Mapping, folder: Path) -> tuple[bytes, bool]:
     for stated in (record.get("image_sha256"), Path(record["image"]).stem):
         if isinstance(stated, str) and SHA256.fullmatch(stated):
             return bytes.fromhex(stated)[:DIGEST_BYTES], True
-    place = str((folder / record["image"]).resolve())
-    return hashlib.blake2b(place.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest(), False
+    place = os.path.join(folder, mended(record["image"]))
+    with suppress(ValueError):  # a name that no file can have
+        place = os.path.realpath(place)  # unlike Path.resolve, it does not stumble over links that lead to themselves
+    return hashlib.blake2b(place.encode(errors="surrogateescape"), digest_size=DIGEST_BYTES).digest(), False
 
 
 def _sources(images: Mapping[bytes, Asked]) -> set[str]:

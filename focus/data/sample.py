@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from focus.data.original import Original, read
 SCHEMA = 1
 SCORERS = ("letter", "number", "exact", "anls", "vqa10", "judge")
 MARKUP = ("<image>", "<|", "image_zoom_in_tool")
+LEAST_SIDE_PX = 1.0  # of a box. Fractions of the image's sides, where pixels are expected, are below it
+HALF = re.compile("[\ud800-\udfff]")  # half of a surrogate pair: an emoji that was cut in two. No text with one can be encoded
+MENDED = "half a character (a surrogate) stands in it and is shown as U+FFFD"
 TYPES = {
     "id": str,
     "source": str,
@@ -97,9 +101,27 @@ class Sample:
         return original
 
 
-def problems_of(sample: Sample) -> list[str]:
+@dataclass(frozen=True)
+class Limits:
+    """The longest question that is used: its characters, those of its options included, and its options. None: no limit."""
+
+    chars: int | None = None
+    options: int | None = None
+
+
+UNLIMITED = Limits()
+
+
+def problems_of(sample: Sample, limits: Limits = UNLIMITED) -> list[str]:
     """What is wrong with a record, one line for each kind of fault. An empty list: training and evaluation may rely on it."""
     problems = []
+    if limits.options is not None and len(sample.options) > limits.options:
+        problems.append(f"it has more than {limits.options} options; data.max_options allows more")
+    chars = len(sample.question) + sum(len(key) + len(text) for key, text in sample.options)
+    if limits.chars is not None and chars > limits.chars:
+        problems.append(f"its question and options have more than {limits.chars} characters; data.max_question_chars allows more")
+    if sample.width < 1 or sample.height < 1:
+        problems.append("its width or height is below 1 px")
     if not sample.answers or not all(answer.strip() for answer in sample.answers):
         problems.append("it has no accepted answer, or an empty one")
     if sample.scorer not in SCORERS:
@@ -117,7 +139,20 @@ def problems_of(sample: Sample) -> list[str]:
     image_px = (0, 0, sample.width, sample.height)
     if any(area(box_px) <= 0 or intersection(box_px, image_px) != box_px for chain in sample.boxes for box_px in chain):
         problems.append("a box has no area or leaves the image")
+    elif any(min(x2 - x1, y2 - y1) < LEAST_SIDE_PX for chain in sample.boxes for x1, y1, x2, y2 in chain):
+        problems.append("a box has a side below 1 px; boxes are in pixels of the image, not in fractions of its sides")
     return problems
+
+
+def mended(value: Any) -> Any:
+    """A text, or a JSON value with texts in it, whose halves of surrogate pairs are U+FFFD; anything else as it is."""
+    if isinstance(value, str):
+        return value if value.isascii() else HALF.sub("\ufffd", value)
+    if isinstance(value, list | tuple):
+        return type(value)(mended(each) for each in value)
+    if isinstance(value, dict):
+        return {mended(key): mended(each) for key, each in value.items()}
+    return value
 
 
 def write_records(samples: Iterable[Sample], folder: Path) -> Path:
@@ -147,9 +182,17 @@ def write_records(samples: Iterable[Sample], folder: Path) -> Path:
 class Records(Sequence[Sample]):
     """Records of a JSON-lines file, parsed when asked for: in memory is only where each usable line begins (8 bytes)."""
 
-    def __init__(self, path: Path, root: Path, starts: np.ndarray, first_dropped: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        path: Path,
+        root: Path,
+        starts: np.ndarray,
+        first_met: Mapping[str, str] = MappingProxyType({}),
+        notes: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self.path, self.root, self.starts = path, root, starts
-        self.first_dropped = first_dropped  # of every reason for dropping a record, the id that it was first met in
+        self.first_met = first_met  # of every reason for dropping or noting a record, the id that it was first met in
+        self.notes = notes  # what was found about records that are used, by number
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -165,7 +208,7 @@ class Records(Sequence[Sample]):
             return Records(self.path, self.root, self.starts[index])
         with self.path.open("rb") as lines:
             lines.seek(int(self.starts[index]))
-            return _sample(json.loads(lines.readline()), self.root)
+            return _sample(_parsed(lines.readline())[0], self.root)
 
     def __iter__(self) -> Iterator[Sample]:
         """All of them in order, the file opened once."""
@@ -175,10 +218,11 @@ class Records(Sequence[Sample]):
                 yield _sample(json.loads(lines.readline()), self.root)
 
 
-def read_records(records: Path, root: Path | None = None) -> tuple[Records, Counter[str]]:
+def read_records(records: Path, root: Path | None = None, limits: Limits = UNLIMITED) -> tuple[Records, Counter[str]]:
     """Samples of a `records.jsonl`, every one of them checked, and the count of dropped records by reason (the first reason of each).
 
-    Images are not opened here. `root` is what image paths are relative to (default: the folder of the file).
+    Images are not opened here. `root` is what image paths are relative to (default: the folder of the file). Longer questions than
+    `limits` allows are dropped.
     Raises ValueError if the file is missing, is not JSON lines, repeats an id, or leaves nothing to train on.
     """
     if not records.is_file():
@@ -186,38 +230,51 @@ def read_records(records: Path, root: Path | None = None) -> tuple[Records, Coun
     root = root or records.parent
     starts = array("q")
     dropped: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
     first: dict[str, str] = {}  # of each reason, the id that it was first met in
     seen: set[bytes] = set()  # digests of ids, which may be long
-    for number, start, record in _lines(records):
+    for number, start, record, halved in _lines(records):
         try:
             sample = _sample(record, root)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{records}, line {number}: not a record of schema {SCHEMA} ({type(error).__name__}: {error})") from error
-        digest = hashlib.blake2b(sample.id.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+        digest = hashlib.blake2b(sample.id.encode(), digest_size=12).digest()
         if digest in seen:
             raise ValueError(f"{records}, line {number}: the id {sample.id!r} stands there twice; ids must be unique")
         seen.add(digest)
-        if problems := problems_of(sample):
+        if problems := problems_of(sample, limits):
             dropped[problems[0]] += 1
             first.setdefault(problems[0], sample.id)
-        else:
-            starts.append(start)
+            continue
+        starts.append(start)
+        if halved:
+            notes[MENDED] += 1
+            first.setdefault(MENDED, sample.id)
     if not starts:
         raise ValueError(f"{records} holds no usable record ({dropped.total()} dropped: {dict(dropped)}, first met in {first})")
-    return Records(records, root, np.array(starts), first), dropped
+    return Records(records, root, np.array(starts), first, notes), dropped
 
 
-def _lines(records: Path) -> Iterator[tuple[int, int, dict]]:
-    """Number (from 1), first byte and content of every line that is not blank."""
+def _lines(records: Path) -> Iterator[tuple[int, int, dict, bool]]:
+    """Number (from 1), first byte and content of every line that is not blank, and whether a text in it had to be mended."""
     with records.open("rb") as lines:
         start = 0
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
-                    yield number, start, json.loads(line)
+                    yield number, start, *_parsed(line)
                 except (ValueError, RecursionError) as error:  # a ValueError also covers bytes that are not UTF-8 and endless numbers
                     raise ValueError(f"{records}, line {number}: not JSON ({error}); the file holds one record per line") from error
             start += len(line)
+
+
+def _parsed(line: bytes) -> tuple[Any, bool]:
+    """A line of JSON with its texts `mended`, and whether that changed any. Raises ValueError or RecursionError."""
+    content = json.loads(line)
+    if line.isascii() and b"\\u" not in line:
+        return content, False
+    whole = mended(content)
+    return whole, whole != content
 
 
 def _sample(record: dict, root: Path) -> Sample:

@@ -11,7 +11,7 @@ from pathlib import Path
 from focus.data.annotations import write_annotated
 from focus.data.readers import SETS, ingest
 from focus.data.readers.derive import write_derived
-from focus.data.sample import Records, read_records
+from focus.data.sample import UNLIMITED, Limits, Records, read_records
 
 
 def open_source(
@@ -23,11 +23,13 @@ def open_source(
     repair: bool = False,
     derive_px: int = 0,
     mix: Sequence[str] = (),
+    limits: Limits = UNLIMITED,
 ) -> Records:
     """The questions of a published set (`source` is its name), of several (`mix`), or of a `records.jsonl` (`source` is `records`).
 
     With `annotations` (an export of Label Studio, CVAT or COCO) only annotated questions stay, with their drawn boxes. `derive_px` above 0
-    grows every flat box into a chain of three, the first at least that wide and high. Prints what was used and what was not.
+    grows every flat box into a chain of three, the first at least that wide and high. Longer questions than `limits` allows are left out.
+    Prints what was used and what was not.
     Raises ValueError for files that are not there or not what they should be, or that leave nothing.
     """
     if source in SETS or mix or annotations or derive_px:
@@ -55,8 +57,9 @@ def open_source(
         derived = write_derived(path, kept / "derived.jsonl", derive_px)
         print(f"{path.name}: {derived} flat boxes grown into chains, the smallest at least {derive_px} px wide and high")
         path = kept / "derived.jsonl"
-    samples, dropped = read_records(path, Path(root) if root else None)
-    _say(str(path), "records dropped", dropped, samples.first_dropped)
+    samples, dropped = read_records(path, Path(root) if root else None, limits)
+    _say(str(path), "records dropped", dropped, samples.first_met)
+    _say(str(path), "records used although", samples.notes, samples.first_met)
     return samples
 
 
@@ -82,7 +85,7 @@ def _joined(parts: Sequence[Records], kept: Path) -> Path:
                 for start in part.starts:
                     lines.seek(int(start))
                     record = json.loads(lines.readline())
-                    out.write(json.dumps(record | {"image": str((part.root / record["image"]).resolve()), "boxes": []}) + "\n")
+                    out.write(json.dumps(record | {"image": os.path.realpath(part.root / record["image"]), "boxes": []}) + "\n")
     return partial.rename(kept / "records.jsonl")
 
 

@@ -5,6 +5,7 @@ here are the same multiples of the box for every question. Records made with the
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from focus.boxes import Box, Size, area, intersection
@@ -36,6 +37,15 @@ def derived_chain(box_px: Box, size: Size, least_px: int) -> tuple[Box, ...]:
     return tuple(chain)
 
 
+def _has_sound_boxes(record: Mapping) -> bool:
+    """Whether every box of a record is four numbers with an area inside its image."""
+    try:
+        image_px = (0.0, 0.0, float(record["width"]), float(record["height"]))
+        return all(area(intersection((x1, y1, x2, y2), image_px)) > 0 for chain in record.get("boxes", ()) for x1, y1, x2, y2 in chain)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return False
+
+
 def _widened(low: float, high: float, limit: int, least: int) -> tuple[float, float]:
     """Grown about its centre to a least length, and then slid inside 0 to `limit`; a shorter axis is taken whole."""
     missing = min(least, limit) - (high - low)
@@ -49,14 +59,15 @@ def _widened(low: float, high: float, limit: int, least: int) -> tuple[float, fl
 def write_derived(records: Path, out: Path, least_px: int) -> int:
     """Write to `out` the records of a `records.jsonl`, each target of one box with a derived chain; returns how many targets had one.
 
-    Targets that are nested already stay as they are. `out` appears when it is complete. Raises ValueError if no target has one box.
+    Targets that are nested already stay as they are, and so does a record whose boxes are none: whoever reads `out` counts it.
+    `out` appears when it is complete. Raises ValueError if no target has one box.
     """
     targets = 0
     part = out.with_name(f"{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     with part.open("w") as lines:
         for _, record in rows_of(records):
-            flat = [len(chain) == 1 for chain in record.get("boxes", ())]
+            flat = [len(chain) == 1 for chain in record.get("boxes", ())] if _has_sound_boxes(record) else []
             if any(flat):
                 size = (record["width"], record["height"])
                 chains = [derived_chain(tuple(c[0]), size, least_px) if f else c for c, f in zip(record["boxes"], flat, strict=True)]

@@ -12,6 +12,7 @@ from pathlib import Path
 from focus.boxes import Box
 
 ROW_ID = "row id"  # the column that `rows_with_ids` makes
+UNREAD = "unread"  # the only column of a row that its file has but that can't be read: why not
 Rows = Callable[[Path], Iterator[tuple["Place", dict]]]
 
 
@@ -23,24 +24,28 @@ class Reason(StrEnum):
     NO_IMAGE = "its image file does not exist: unpack the images beside the table, or set data.root to their folder"
     OUTSIDE_ROOT = "its image path leads out of data.root: set data.root to the folder that the paths are relative to"
     MARKUP = "its question or an option holds what only prompts may contain"
-    BAD_IMAGE = "its image can't be decoded: download the file again"
-    BAD_BASE64 = "its image is not base64: download the file again"
+    BAD_IMAGE = "its image can't be used, for the reason behind its place: where the file is damaged, download it again"
+    BAD_BASE64 = "its image is neither base64 nor the index of another row with one: download the file again"
+    BAD_LINE = "its line can't be read: download the file again"
     BAD_LIST = "a list that is stored as text can't be read"
     BAD_VALUE = "a value has another type than the published format"
     LACKS_KEY = "it lacks a key of the published format"
     NO_QUESTION = "nothing is left of its question"
     NO_ANSWER = "it has no answer"
     NOT_AN_OPTION = "its answer is none of its options"
+    LONE_LETTER = "its answer is a letter, but its question lists no options that can be read"
     REPEATED = "another row has the same id"
     KNOWN_WRONG_LABEL = "its published answer is known to be wrong"
     OTHER_FRAME = "its boxes are in another frame: the published width and height are not those of its image; the boxes are dropped"
     BOX_OUTSIDE = "a box leaves the image by more than 2 px or has no area; the box alone is dropped"
+    BOX_BELOW_PX = "a box has a side below 1 px, as fractions of the image's sides have: pixels are expected; the box alone is dropped"
     BOX_UNREADABLE = "where a box should stand is nothing or something else than four numbers; the box alone is dropped"
+    OTHER_NAME = "its image was found under a name of another Unicode form, another case, or with other slashes"
     TURNED = "its image lies on its side by EXIF; its boxes are taken as upright"
 
 
 # A few such rows are the publisher's. Many of them are another release, for which there is a remedy
-LAYOUT = (Reason.BAD_VALUE, Reason.LACKS_KEY, Reason.NO_ANSWER, Reason.NOT_AN_OPTION)
+LAYOUT = (Reason.BAD_VALUE, Reason.LACKS_KEY, Reason.NO_ANSWER, Reason.NOT_AN_OPTION, Reason.LONE_LETTER)
 
 
 class Bad(ValueError):

@@ -18,7 +18,7 @@ from focus.data.readers.text import chosen, image_bytes, letter_options, native
 
 def draft(row: Mapping) -> Draft:
     """One rotation of a question. Raises Bad if an option is empty or the answer is none of them."""
-    options = letter_options({key: row[key] for key in "ABCD"})
+    options = letter_options(row, "ABCD")
     if len(options) < 4:
         raise Bad(Reason.BAD_VALUE, "A, B, C, D", options)
     image = image_bytes(row["image"], "image")

@@ -18,15 +18,18 @@ from typing import Any
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from focus.boxes import area, intersection
-from focus.data.original import measured, orientation, read
-from focus.data.readers.draft import LAYOUT, Bad, Draft, Place, Published, Reason
+from focus.data.names import other_spelling
+from focus.data.original import BadImage, measured, orientation, read
+from focus.data.readers.draft import LAYOUT, UNREAD, Bad, Draft, Place, Published, Reason
 from focus.data.readers.text import answer_type, first_of, inside, question_of
-from focus.data.sample import MARKUP, SCHEMA, Records, read_records
+from focus.data.sample import LEAST_SIDE_PX, MARKUP, MENDED, SCHEMA, Records, mended, read_records
 
 FORGIVEN_PX = 2.0  # a box that leaves the image by no more is clamped
 SUFFIXES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"II*": "tif", b"MM\0*": "tif", b"BM": "bmp", b"GIF8": "gif"}
 ENDS = {"jpg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}  # of a file that is whole; a few have more behind it
 COLUMNAR = (".tsv", ".parquet")  # every row of these has the same columns
+SHOWN = 80  # characters of what is told of a value
+REASON = 300  # and of why an image can't be used
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def ingest(published: Published, root: Path, kept: Path) -> Reading:
     manifest = kept / "reading.json"
     identity = _identity(published, root)
     known = _known(manifest)
-    if known.get("identity") != identity or any((root / image).is_file() for image in known["missing"]):
+    if known.get("identity") != identity or any(_found(root, image) for image in known["missing"]):
         kept.mkdir(parents=True, exist_ok=True)
         known = {"identity": identity} | _write(published, root, kept)
         partial = manifest.with_suffix(".partial")
@@ -97,20 +100,24 @@ def _write(published: Published, root: Path, kept: Path) -> dict:
             row = _Row(row)
             native_id = "?"
             try:
+                if UNREAD in row:
+                    raise Bad(Reason.BAD_LINE, "line", row[UNREAD])
                 native_id = _native_id(published, row)
                 draft = _draft(published, row)
-                name = f"{published.source}/{draft.split}/{native_id}"
-                digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+                name = mended(f"{published.source}/{draft.split}/{native_id}")
+                digest = hashlib.blake2b(name.encode(), digest_size=12).digest()
                 if digest in seen:
                     raise Bad(Reason.REPEATED, "id", native_id)
                 record, noted = _record(published, draft, name, root, kept)
+                line = _line(record)
                 seen.add(digest)
             except Bad as bad:
                 dropped[bad.reason] += 1
                 if bad.reason is Reason.NO_IMAGE:
                     missing[str(bad.seen)] = None
-                told = f"{native_id}: {_said(place, root)}, {bad.key}: {str(bad.seen)[:80]!r}"
-                first.setdefault(bad.reason, told + (remedy if bad.reason in LAYOUT else ""))
+                seen_there = str(bad.seen)[: REASON if bad.reason is Reason.BAD_IMAGE else SHOWN]
+                told = f"{native_id}: {_said(place, root)}, {bad.key}: {seen_there!r}"
+                first.setdefault(bad.reason, mended(told) + (remedy if bad.reason in LAYOUT else ""))
                 continue
             except KeyError as error:
                 column = error.args[0] == row.last  # what lies deeper costs its own row; so does the first row of a JSON file alone
@@ -121,13 +128,13 @@ def _write(published: Published, root: Path, kept: Path) -> dict:
                     ) from error
                 odd = place.file if column and place.row == 1 else odd
                 dropped[Reason.LACKS_KEY] += 1
-                first.setdefault(Reason.LACKS_KEY, f"{native_id}: {_said(place, root)}, {row.last}: no {error}{remedy}")
+                first.setdefault(Reason.LACKS_KEY, mended(f"{native_id}: {_said(place, root)}, {row.last}: no {error}{remedy}"))
                 continue
             embedded |= isinstance(draft.image, bytes)
             for note in noted:
                 notes[note] += 1
-                first.setdefault(note, f"{native_id}: {_said(place, root)}")
-            out.write(json.dumps(record) + "\n")
+                first.setdefault(note, mended(f"{native_id}: {_said(place, root)}"))
+            out.write(line)
             written += 1
             if written % 50 == 0:
                 progress.update(task, counted=f"{written} rows, {dropped.total()} dropped")
@@ -159,6 +166,14 @@ class _Row(dict):
         return super().get(key, default)
 
 
+def _line(record: dict) -> str:
+    """A record as it is written. Raises Bad for one that JSON can't hold."""
+    try:
+        return json.dumps(record) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Bad(Reason.BAD_VALUE, "meta", error) from error
+
+
 def _native_id(published: Published, row: Mapping) -> str:
     stored = first_of(row, *published.ids)
     if isinstance(stored, bool) or not isinstance(stored, str | int) or stored == "":
@@ -172,6 +187,8 @@ def _draft(published: Published, row: _Row) -> Draft:
         draft = published.draft(row)
     except Bad:
         raise
+    except RecursionError as error:
+        raise Bad(Reason.BAD_VALUE, row.last, "a value that is nested too deeply") from error
     except (TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
         raise Bad(Reason.BAD_VALUE, row.last, dict.get(row, row.last)) from error
     for key, value, kind in (("split", draft.split, str), ("question", draft.question, str), ("image", draft.image, str | bytes)):
@@ -204,6 +221,8 @@ def _record(published: Published, draft: Draft, name: str, root: Path, kept: Pat
     boxes, labels, noted = _boxes(draft, width, height)
     if boxes and orientation(io.BytesIO(draft.image) if isinstance(draft.image, bytes) else root / image) > 1:
         noted.append(Reason.TURNED)
+    if isinstance(draft.image, str) and image != inside(draft.image, "image"):
+        noted.append(Reason.OTHER_NAME)
     record = {
         "schema": SCHEMA,
         "id": name,
@@ -227,21 +246,37 @@ def _record(published: Published, draft: Draft, name: str, root: Path, kept: Pat
         "licence": published.licence,
     }
     blank = ["one of several answers is empty and is left out"] * (len(answers) < len(draft.answers))
-    return record, [*draft.notes, *noted, *blank]
+    whole = _mended(record)
+    halved = [MENDED] * (whole != record)
+    return whole, [*draft.notes, *noted, *blank, *halved]
+
+
+def _mended(record: dict) -> dict:
+    try:
+        return mended(record)
+    except RecursionError as error:
+        raise Bad(Reason.BAD_VALUE, "meta", "a value that is nested too deeply") from error
+
+
+def _found(root: Path, stored: str) -> str | None:
+    """The path, relative to the root, of the file that a table calls `stored`; None where there is none. Raises Bad for one outside."""
+    if (root / stored).is_file():
+        return stored
+    return other_spelling(root, inside(stored.replace("\\", "/"), "image"))
 
 
 def _image(stored: str | bytes, key: str, root: Path, kept: Path) -> tuple[str, str, tuple[int, int]]:
     """Path of an image, hash of its bytes, and its upright size; bytes are written out under their hash. Raises Bad, at `key`."""
     if isinstance(stored, str):
-        stored = inside(stored, key)
-        path = root / stored
+        named = inside(stored, key)
         try:
-            if not path.is_file():
-                raise Bad(Reason.NO_IMAGE, key, stored)
+            if (found := _found(root, named)) is None:
+                raise Bad(Reason.NO_IMAGE, key, named)
+            stored, path = found, root / found
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:  # a name that is too long, a file that may not be read
-            raise Bad(Reason.BAD_IMAGE, key, f"{stored[:40]}: {error.strerror}") from error
+            raise Bad(Reason.BAD_IMAGE, key, f"{named[:40]}: {error.strerror}") from error
         size = _size(path, key, stored)
         _check_end(path, key, stored)
         return stored, digest, size
@@ -269,8 +304,8 @@ def _check_end(path: Path, key: str, said: str) -> None:
             return
     try:
         read(path).reduced((1, 1))
-    except ValueError as error:
-        raise Bad(Reason.BAD_IMAGE, key, f"{said}: {error}") from error
+    except BadImage as error:
+        raise Bad(Reason.BAD_IMAGE, key, f"{said}: {error.reason}") from error
 
 
 def _suffix(blob: bytes) -> str:
@@ -280,8 +315,8 @@ def _suffix(blob: bytes) -> str:
 def _size(source: Path | io.BytesIO, key: str, said: str) -> tuple[int, int]:
     try:
         return measured(source)
-    except ValueError as error:
-        raise Bad(Reason.BAD_IMAGE, key, f"{said}: {error}") from error
+    except BadImage as error:
+        raise Bad(Reason.BAD_IMAGE, key, f"{said}: {error.reason}") from error
 
 
 def _boxes(draft: Draft, width: int, height: int) -> tuple[list, list, list[str]]:
@@ -298,6 +333,9 @@ def _boxes(draft: Draft, width: int, height: int) -> tuple[list, list, list[str]
         moved = max(abs(a - b) for a, b in zip(box, clamped, strict=True))
         if not moved <= FORGIVEN_PX or area(clamped) <= 0:  # not <=: a NaN is not forgiven
             noted.append(Reason.BOX_OUTSIDE)
+            continue
+        if min(clamped[2] - clamped[0], clamped[3] - clamped[1]) < LEAST_SIDE_PX:
+            noted.append(Reason.BOX_BELOW_PX)
             continue
         if moved:
             noted.append(f"a box left the image by at most {FORGIVEN_PX:g} px and was clamped")

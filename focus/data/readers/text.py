@@ -7,6 +7,7 @@ import json
 import math
 import posixpath
 import re
+import string
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,6 +29,16 @@ TRAILER = re.compile(
     re.DOTALL,
 )
 OPTION = re.compile(r"^\s*[(（]?([A-ZＡ-Ｚ])[)）.．:：、]\s*(\S.*)\Z", re.DOTALL)
+# Other spellings: behind a bullet, bold, in small letters, in square brackets, or with a blank alone behind a capital
+LOOSE_OPTION = re.compile(
+    r"^\s*(?:[-*•]\s+)?(?:\*\*\s*)?[(（\[]?"
+    r"(?:([A-Za-zＡ-Ｚａ-ｚ])(?:\s*\*\*)?\s*[)）\].．:：、](?:\s*\*\*)?\s*|([A-ZＡ-Ｚ])(?:\s*\*\*)?\s+(?:[-–—]\s+)?)(\S.*)\Z",
+    re.DOTALL,
+)
+LARGEST_LIST = 1 << 18  # characters of a list that is stored as text: its values take a hundred times as much memory
+
+WRAPPED = re.compile(r"""\[?b?(["'])(.*)\1\]?""", re.DOTALL)  # `["..."]` or `b'...'` around base64
+URL_SAFE = str.maketrans("-_", "+/")
 
 FEW_WORDS = 5  # an answer of more words is a sentence; so is one of four or more that ends with a full stop
 YES_NO = re.compile(r"(?:yes|no)\.?", re.IGNORECASE)
@@ -45,6 +56,16 @@ def options_among(lines: Sequence[str]) -> tuple[list[str], Options]:
     options: list[tuple[str, str]] = []
     while rest and OPTION.match(rest[-1]):
         options.insert(0, option_of(rest.pop(), "options"))
+    return rest, tuple(options)
+
+
+def loose_options_among(lines: Sequence[str]) -> tuple[list[str], Options]:
+    """Like `options_among`, in the spellings of LOOSE_OPTION: from the last line that begins with A to the end, keys as capitals."""
+    rest = list(lines)
+    options: list[tuple[str, str]] = []
+    while rest and not (options and options[0][0] == "A") and (found := LOOSE_OPTION.match(rest[-1])):
+        options.insert(0, (unicodedata.normalize("NFKC", found[1] or found[2]).upper(), found[3].rstrip()))
+        rest.pop()
     return rest, tuple(options)
 
 
@@ -86,13 +107,15 @@ def first_of(row: Mapping, *names: str) -> Any:
 
 def native(row: Mapping, *names: str) -> dict[str, object]:
     """Those of these fields that a row has, under their own names, for `meta`."""
-    return {name: row[name] for name in names if row.get(name) not in (None, "")}
+    return {name: row[name] for name in names if row.get(name) not in (None, "") and row[name] == row[name]}  # a NaN is not itself
 
 
 def listed(stored: object, key: str) -> list:
     """A list that may be stored as its Python or JSON text. Raises Bad if it is no list. Nothing is evaluated but literals."""
     found = stored
     if isinstance(stored, str):
+        if len(stored) > LARGEST_LIST:
+            raise Bad(Reason.BAD_LIST, key, f"{len(stored)} characters: {stored[:20]}")
         for literal in (ast.literal_eval, json.loads):  # JSON alone has null and true
             try:
                 found = literal(stored.strip())
@@ -152,28 +175,39 @@ def boxed(stored: str) -> str:
 
 
 def image_bytes(stored: object, key: str) -> bytes:
-    """The encoded image of a cell: bytes, a `{bytes, path}` struct, or base64 with or without a data URL. Raises Bad."""
+    """The encoded image of a cell: bytes, a `{bytes, path}` struct, or base64 with or without a data URL. Raises Bad.
+
+    Base64 may lack its padding, be URL-safe, stand in a list of one, or be the text of Python's bytes.
+    """
     if isinstance(stored, dict):
         stored = stored.get("bytes")
     if isinstance(stored, bytes):
         return stored
     if not isinstance(stored, str):
         raise Bad(Reason.BAD_VALUE, key, stored)
+    text = "".join(stored.rpartition("base64,")[2].split())
+    text = WRAPPED.sub(r"\2", text, count=1).translate(URL_SAFE).rstrip("=")
     try:
-        return base64.b64decode("".join(stored.rpartition("base64,")[2].split()), validate=True)
+        if text.isdecimal():
+            raise ValueError("the index of a row that has no image")
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise Bad(Reason.BAD_BASE64, key, stored) from None
 
 
-def letter_options(row: Mapping) -> Options:
-    """The options that stand in single-capital columns, empty and NaN ones left out."""
-    found = []
-    for name in sorted(name for name in row if len(str(name)) == 1 and str(name).isupper()):
-        value = row[name]
-        if value is None or str(value).strip().lower() in ("", "nan"):  # of which a NaN is one
-            continue
-        found.append((str(name), str(value).strip()))
-    return tuple(found)
+def letter_options(row: Mapping, names: str = "") -> Options:
+    """The options that stand in single-capital columns, or in those of `names`, without empty ones at the end.
+
+    A TSV, where every cell is a text, may write `nan` for an empty one; `Nan` is a bread. In a table that has numbers and nulls, every
+    text is an option. Raises Bad where an empty one stands before another, and KeyError for a name that is no column.
+    """
+    columns = names or [name for name in string.ascii_uppercase if name in row]
+    nothing = ("", "nan", "NaN") if all(isinstance(value, str) for value in row.values()) else ("",)
+    texts = ["" if row[name] is None or row[name] != row[name] else str(row[name]).strip() for name in columns]
+    options = tuple((name, text) for name, text in zip(columns, texts, strict=True) if text not in nothing)
+    if any(key != name for (key, _), name in zip(options, columns, strict=False)):
+        raise Bad(Reason.BAD_VALUE, ", ".join(columns), texts)
+    return options
 
 
 def inside(stored: str, key: str) -> str:

@@ -5,14 +5,18 @@ where every accepted answer is one, `exact` for yes and no, `judge` for free tex
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 
 from focus.answers import chosen_letter
 from focus.data.readers.draft import Bad, Draft, Reason
-from focus.data.readers.text import Options, answer_type, chosen, options_among, question_of, text_of
+from focus.data.readers.text import Options, answer_type, chosen, loose_options_among, options_among, question_of, text_of
 
-INLINE = re.compile(r"(?:^|(?<=\s))\(([A-Z])\)\s*")
+# In a line: `(A) red (B) blue`; else `A) red B) blue`, `A. red B. blue`, or in small letters
+INLINE = (re.compile(r"(?:^|(?<=\s))\(([A-Z])\)\s*"), re.compile(r"(?:^|(?<=\s))[(\[]?([A-Za-z])[)\].]\s+"))
+LONE_LETTER = re.compile(r"[A-Z]|[(\[][A-Za-z][)\]]|[A-Za-z][).:]")
 INSTRUCTION = re.compile(r"\s*(?:Please|Answer|Respond|Choose|Select)\b", re.IGNORECASE)  # a last line behind the options
 INVITATION = re.compile(
     r"(?:^|(?<=\s))(?:Options|Choices|Select from the following (?:choices|options)|The (?:choices|options) are listed below)"
@@ -56,30 +60,39 @@ def only_image(stored: object, key: str) -> str | bytes:
 def parted(stored: str) -> tuple[str, Options]:
     """A stored text without its wrapping, as question and options: one option a line, or `(A) red (B) blue` in a line, at the end.
 
+    Other spellings (`a) red`, `- A. red`, `**A.** red`, `A red`, ...) count where these find none.
+
     Fewer than two options, or letters that do not run A, B, C, ..., are part of the question.
     """
     text = question_of(stored)
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) > 1 and INSTRUCTION.match(lines[-1]):
         lines.pop()
-    rest, options = options_among(lines)
-    if not _runs(options):
-        rest, options = _inline("\n".join(lines))
-    if not _runs(options):
-        return text, ()
-    return INVITATION.sub("", "\n".join(rest)).strip(), options
+    joined = "\n".join(lines)
+    ways = (
+        partial(options_among, lines),
+        partial(_inline, joined, INLINE[0]),
+        partial(loose_options_among, lines),
+        partial(_inline, joined, INLINE[1]),
+    )
+    for way in ways:
+        rest, options = way()
+        if _runs(options):
+            return INVITATION.sub("", "\n".join(rest)).strip(), options
+    return text, ()
 
 
-def _inline(text: str) -> tuple[list[str], Options]:
-    marks = list(INLINE.finditer(text))
-    first = max((at for at, mark in enumerate(marks) if mark[1] == "A"), default=None)
+def _inline(text: str, mark: re.Pattern[str]) -> tuple[list[str], Options]:
+    marks = list(mark.finditer(text))
+    first = max((at for at, found in enumerate(marks) if found[1] in "Aa"), default=None)
     if first is None:
         return [text], ()
     asked = text[: marks[first].start()]
     if asked.rstrip(" ").rpartition("\n")[2].strip() and asked.rstrip()[-1] not in ".?!:。？：":
         return [text], ()  # `(A)` in the middle of a sentence is no option
     ends = [*(after.start() for _, after in pairwise(marks[first:])), len(text)]
-    options = tuple((mark[1], text[mark.end() : end].strip().rstrip(",;")) for mark, end in zip(marks[first:], ends, strict=True))
+    spans = zip(marks[first:], ends, strict=True)
+    options = tuple((found[1].upper(), text[found.end() : end].strip().rstrip(",;")) for found, end in spans)
     return [text[: marks[first].start()].rstrip()], options
 
 
@@ -89,7 +102,10 @@ def _runs(options: Options) -> bool:
 
 
 def answered(stored: Sequence[object], options: Options, key: str) -> tuple[tuple[str, ...], str]:
-    """The accepted answers and their scorer; with options, the letter and the text of the first that names one. Raises Bad."""
+    """The accepted answers and their scorer; with options, the letter and the text of the first that names one. Raises Bad.
+
+    A letter without options is refused: its question lost them, and nobody could tell from the letter what is right.
+    """
     if all(answer is None for answer in stored):
         raise Bad(Reason.NO_ANSWER, key, stored)
     texts = [text_of(answer) for answer in stored]
@@ -101,4 +117,6 @@ def answered(stored: Sequence[object], options: Options, key: str) -> tuple[tupl
     if options:
         named = [answer for answer in answers if chosen_letter(answer, options)]
         return chosen(options, named[0] if named else answers[0], key), "letter"
+    if any(LONE_LETTER.fullmatch(unicodedata.normalize("NFKC", answer)) for answer in answers):
+        raise Bad(Reason.LONE_LETTER, key, answers)
     return answers, SCORERS.get(answer_type(answers, ()), "judge")

@@ -11,30 +11,36 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from focus.boxes import Box
+from focus.data.names import other_spelling
 from focus.data.readers.draft import Draft, Place, Published
 from focus.data.readers.tables import rows_in
 from focus.data.readers.text import OPTION, box_of, chosen, inside, native, options_among
 
+UNREADABLE = "the JSON with the boxes can't be read: the row is used without boxes; download it again"
 NO_BOXES = "the JSON with the boxes does not lie beside the image: the row is used without boxes"
 BOXES_UNNAMED = "its JSON has not one box per target: the row is used without boxes"
 
 
 def rows(root: Path) -> Iterator[tuple[Place, dict]]:
-    """The questions, each with the content of its per-image JSON as `beside` (None where that file is missing)."""
+    """The questions, each with the content of its per-image JSON as `beside`; None where that file is missing, UNREADABLE where it is
+    no JSON.
+    """
     for place, row in rows_in("test_questions.jsonl")(root):
         yield place, row | {"beside": _beside(root, row.get("image"))}
 
 
 def _beside(root: Path, image: object) -> object:
     try:
-        path = (root / inside(str(image), "image")).with_suffix(".json")
-        content = path.read_bytes()
+        place = Path(inside(str(image), "image")).with_suffix(".json")
+        if not (root / place).is_file():
+            place = Path(other_spelling(root, str(place)) or place)
+        content = (root / place).read_bytes()
     except (OSError, ValueError):  # it is not there, or lies outside, or has a name that no file can have
         return None
     try:
         return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: the file can't be read ({error}); download it again") from error
+    except (ValueError, RecursionError):
+        return UNREADABLE
 
 
 def draft(row: Mapping) -> Draft:
@@ -62,8 +68,8 @@ def draft(row: Mapping) -> Draft:
 
 def _targets(beside: object) -> tuple[tuple[str, ...], tuple[Box | None, ...], tuple[str, ...]]:
     """Names and boxes of the targets, and what is to be noted where there are none."""
-    if beside is None:
-        return (), (), (NO_BOXES,)
+    if beside is None or beside == UNREADABLE:
+        return (), (), (UNREADABLE if beside else NO_BOXES,)
     names, boxes = (beside.get(key) for key in ("target_object", "bbox")) if isinstance(beside, Mapping) else (None, None)
     if not isinstance(names, list) or not isinstance(boxes, list) or len(names) != len(boxes):
         return (), (), (BOXES_UNNAMED,)

@@ -9,25 +9,23 @@ the following choices."; a query without them is open, and judged. `bbox` (x1, y
 
 from collections.abc import Mapping
 
-from focus.data.readers.draft import Bad, Draft, Published, Reason
+from focus.data.readers.draft import Draft, Published
 from focus.data.readers.tables import rows_in
-from focus.data.readers.text import box_of, chosen, first_of, image_bytes, native, text_of
-from focus.data.readers.training import parted
+from focus.data.readers.text import box_of, first_of, image_bytes, native
+from focus.data.readers.training import answered, parted
 
 
 def draft(row: Mapping) -> Draft:
-    """A row with its crop. Raises Bad for a letter without an option."""
+    """A row with its crop. Raises Bad for a letter without an option, or without any options."""
     stored = first_of(row, "query", "prompt", "question")
     question, options = parted(stored)
-    answer = text_of(first_of(row, "response", "answer"))
+    answers, _ = answered([first_of(row, "response", "answer")], options, "response")
     bbox = row.get("bbox")
-    if not isinstance(answer, str):
-        raise Bad(Reason.NO_ANSWER if answer is None else Reason.BAD_VALUE, "response", answer)
     return Draft(
         split="test",
         image=image_bytes(row["image"], "image"),
         question=question,
-        answers=chosen(options, answer, "response") if options else (answer.strip(),),
+        answers=answers,
         scorer="letter" if options else "judge",
         options=options,
         boxes=(box_of(bbox, "bbox"),) if bbox else (),
