@@ -530,7 +530,7 @@ def run(cfg: DictConfig) -> None:
     config.check(cfg, "base")
     torch.set_num_threads(cfg.threads)
     output = Path(cfg.output)
-    with config.writable(cfg.output):
+    with config.alone(cfg.output):
         train(cfg, output).save(output / "policy")
     print(f"base policy: {output / 'policy'}   record: {output / 'record.csv'}")
 

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from focus import config, ranks
+from focus import config
 from focus.answers import RIGHT_FROM, Rung, canonical, grade
 from focus.checkpoint import Checkpoint
 from focus.data.identity import questions_digest
@@ -378,7 +378,7 @@ def run(cfg: DictConfig) -> None:
     if levels_identity(table) == key:
         console.print(f"{table} stands already for this policy, data and ladder")
         return
-    with config.writable(cfg.output), ranks.only_job(output):
+    with config.alone(output):
         kept = output / f"levels-{key}.jsonl"
         done = kept_before(kept)
         names = [s.id for s in samples] if search is Search.BISECTION else []

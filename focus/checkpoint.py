@@ -3,13 +3,16 @@
 The embedded tiny policy and Qwen2.5-VL-7B go through the same functions. Nothing here needs torchvision.
 """
 
+import ctypes
 import functools
 import hashlib
 import json
+import math
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,7 @@ FAMILIES = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
 SPEAKS = {"qwen2_5_vl": Frame.VIEW_PIXELS, "qwen3_vl": Frame.PER_MILLE}  # how each family was taught to name a place
 KEPT_BYTES = 2**31  # of patches that are remembered; beyond, an image is cut again when it is needed
 LOGITS_BYTES = 2**29  # of the float32 logits that exist at once where tokens are weighed: 882 tokens of Qwen's vocabulary
+GIVE_BACK_EVERY_S = 10.0  # after every update it would cost 7 % of the embedded policy's processor time, for pages that are asked for again
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -118,6 +122,7 @@ class Checkpoint:
     dialect: Dialect
     video_processor: dict[str, Any] | None = None  # of the folder that it was loaded from; nothing here reads it, an export carries it on
     _memory: _Memory | None = field(default=None, init=False, repr=False)
+    _given_back: float = field(default=-math.inf, init=False, repr=False)  # on the monotonic clock
 
     def __post_init__(self) -> None:
         share_prompts(self.bare)
@@ -200,7 +205,8 @@ class Checkpoint:
     def remembering(self) -> Iterator[None]:
         """Within the block every image is cut into patches once, and seen once where the vision tower does not learn from it.
 
-        Images are told apart by identity: siblings share one view object. Blocks may be nested; the outermost forgets.
+        Images are told apart by identity: siblings share one view object. Blocks may be nested; the outermost forgets, and gives
+        memory that is free by then back to the system, at most every 10 seconds.
         """
         outer = self._memory
         self._memory = outer or _Memory()
@@ -208,6 +214,9 @@ class Checkpoint:
             yield
         finally:
             self._memory = outer
+            if outer is None and time.monotonic() >= self._given_back + GIVE_BACK_EVERY_S:
+                _give_back_free_memory()
+                self._given_back = time.monotonic()
 
     def pack(self, images: Sequence[Image.Image]) -> Pixels:
         """Patches of images whose sides are already multiples of `token_px`; they are not resized again."""
@@ -377,6 +386,16 @@ class KeepsWhatLearns(pl.LightningModule):
 
     def _frozen(self) -> set[str]:
         return {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
+
+
+def _give_back_free_memory() -> None:
+    """Return free pages of the C library's heap to the system, where the library is glibc.
+
+    Tensors of ever new sizes leave holes between the few things that stay, and glibc keeps the holes: without this the embedded
+    policy's training grows by more than 1 MB an update (experiments/faults).
+    """
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def place(name: str) -> str | Path:

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,6 +38,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from torch.distributed import DistError, is_torchelastic_launched
 from yaml import YAMLError
 
+from focus import ranks
 from focus.data.readers import SETS, TESTS
 from focus.data.scenes import DIFFICULTY, SPLITS
 from focus.extraction import MODES
@@ -595,6 +596,18 @@ def writable(folder: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise ValueError(f"the output folder {folder} can't be written ({error}); choose another with output=FOLDER") from error
+
+
+@contextmanager
+def alone(folder: str | Path) -> Iterator[None]:
+    """Make an output folder, and let no other job work in it within the block.
+
+    Raises ValueError where it can't be written, and where another job holds it.
+    """
+    with ExitStack() as held:
+        with writable(str(folder)):
+            held.enter_context(ranks.only_job(Path(folder)))
+        yield
 
 
 def _told(error: BaseException) -> str:

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from focus import config, ranks
+from focus import config
 from focus.answers import Rung
 from focus.answers import graded as graded_by_rule
 from focus.boxes import iou
@@ -84,7 +84,7 @@ def run(cfg: DictConfig) -> None:
     seen = {}
     if isinstance(model, Served) and isinstance(engine, OpenAIEngine):
         seen = {"view_seen": view_seen(model, engine, gap, samples, cfg.served.view_deviation)}
-    with config.writable(str(output)), ranks.only_job(output):
+    with config.alone(output):
         played = Played(output / "played.jsonl", f"{measurement(cfg, model.weights_hash(), published)} {cfg.options}")
         ids: set[str] = set()
         for chunk in chunks(Repeated(samples, cfg.repeats), e.questions_per_forward, cfg.data.source):

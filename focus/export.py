@@ -15,7 +15,7 @@ def run(cfg: DictConfig) -> None:
     """Write the scenes that the settings name, and say how to train on them."""
     config.check(cfg, "export")
     scenes = Scenes(scene_spec(cfg.difficulty, cfg.letter_px, cfg.side_px), cfg.split, cfg.scenes, cfg.first)
-    with config.writable(cfg.output):
+    with config.alone(cfg.output):
         records = write_records(track(scenes, description="scenes"), Path(cfg.output))
     print(f'records: {records}\ntrain on them: make stage1 ARGS="data=records data.records={records} evaluation.samples=0"')
 

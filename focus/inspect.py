@@ -106,12 +106,17 @@ def spread(count: int, shown: int, seed: int) -> list[int]:
 
 def run(cfg: DictConfig) -> None:
     """Write `inspect.json` and `sheet.png`, and print what they say."""
-    console = Console(markup=False)  # what is printed holds names and texts of others
     config.check(cfg, "inspect")
     if cfg.pictures > MOST:
         raise ValueError(f"pictures is {cfg.pictures}; a contact sheet holds at most {MOST}. Another seed shows other questions")
-    output, source = Path(cfg.output), cfg.data.source
-    with config.writable(cfg.output):  # refused now, not after the reading
+    with config.alone(cfg.output):  # refused now, not after the reading
+        _inspect(cfg)
+
+
+def _inspect(cfg: DictConfig) -> None:
+    # What is printed holds names and texts of others
+    console, output, source = Console(markup=False), Path(cfg.output), cfg.data.source
+    with config.writable(cfg.output):
         (output / "sheet.png").unlink(missing_ok=True)
         (output / "inspect.json").write_text("{}\n")
     samples = training_samples(cfg.data)

@@ -6,7 +6,6 @@ A folder that holds a probe of another policy, of other questions or with other 
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from focus import config, dependence, ranks
+from focus import config, dependence
 from focus.data.sample import Sample
 from focus.dependence import Examiner, Outcome, decompose, measure
 from focus.gap import Gap, Mode
@@ -33,16 +32,6 @@ from focus.train import build_judge, held_out_samples, load_player, rules
 def run(cfg: DictConfig) -> None:
     """Play every arm at every view; write numbers, table, figure and page. Raises ValueError where another job does so."""
     config.check(cfg, "probe")
-    output = Path(cfg.output) if cfg.output else _beside(cfg.policy.checkpoint, cfg.data.source)
-    with ExitStack() as held:
-        with config.writable(str(output)):
-            held.enter_context(ranks.only_job(output))
-        _run(cfg, output)
-
-
-def _run(cfg: DictConfig, output: Path) -> None:
-    console = Console(markup=False)  # what is printed holds names and texts of others
-    torch.set_num_threads(cfg.threads)
     dependence.check_arms(cfg.evaluation.arms)
     samples, e = held_out_samples(cfg), cfg.evaluation
     if "gt" in e.arms and not any(sample.boxes for sample in samples):
@@ -50,6 +39,15 @@ def _run(cfg: DictConfig, output: Path) -> None:
             f"the arm gt shows the annotated crop, but none of the {len(samples)} questions has a box (first: {samples[0].id}); "
             "annotate them, or leave gt out of evaluation.arms"
         )
+    output = Path(cfg.output) if cfg.output else _beside(cfg.policy.checkpoint, cfg.data.source)
+    with config.alone(output):
+        _run(cfg, output, samples)
+
+
+def _run(cfg: DictConfig, output: Path, samples: Sequence[Sample]) -> None:
+    torch.set_num_threads(cfg.threads)
+    console = Console(markup=False)  # what is printed holds names and texts of others
+    e = cfg.evaluation
     model, engine = load_player(cfg)
     kept = output / "outcomes.json"
     identity = measurement(cfg, model.weights_hash(), samples) + graded_by(cfg)

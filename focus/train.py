@@ -8,7 +8,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -378,9 +378,7 @@ def run(cfg: DictConfig) -> None:
     output, trained = Path(cfg.output), Path(cfg.output) / "policy"
     if (output / "checkpoints").exists() or trained.exists():
         config.refuse_other_run(cfg, output / "settings.yaml", finished=trained.exists())
-    with ExitStack() as held:
-        with config.writable(cfg.output):
-            held.enter_context(ranks.only_job(output))
+    with config.alone(output):
         try:
             _run(cfg, output, trained)
         except Exception as error:
