@@ -151,7 +151,7 @@ def test_what_other_ranks_may_be_reading_is_never_half_written(tmp_path, random_
     monkeypatch.setattr(train, "fit", stop)
     with pytest.raises(InterruptedError):
         train.run(settings(tmp_path / "run", random_policy))
-    assert published == ["settings.yaml", "started_from.txt"]
+    assert published == ["settings.yaml", "started_from.txt", "trained_on.txt"]
 
 
 # ------------------------------------------------------------------------------------------------------------- a Slurm of four scripts
@@ -241,7 +241,7 @@ def test_slurm_is_asked_for_what_the_trainer_uses(trainer, asked):
             ["--multirun", "experiment=smoke", "objective.updates=0,1"],
             "the first point of this sweep: .*objective.updates is 0; use",
         ),
-        (["--multirun", "experiment=smoke", "seed=[0"], "no viable alternative at input"),
+        (["--multirun", "experiment=smoke", "seed=[0"], "seed is \\[0, which Hydra can.t read"),
         (["--multirun", "experiment=smoke", "reward=stag1,stage2"], "reward=stag1 names no file. Did you mean stage1"),
         (["--multirun", "seed=0,1"], "the first point of this sweep: these settings can't work.*name.*Choose an experiment"),
     ],
