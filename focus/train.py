@@ -43,8 +43,10 @@ from focus.grading import Grader, check_decidable, count_decidable, said_of_deci
 from focus.judge import Judge
 from focus.policy import FocusPolicy, Settings
 from focus.prompts import DIALECTS, Model
+from focus.report.card import Card, card_text, remember_start, starts, stated_licence
 from focus.report.dashboard import Replay, TrajectoryTable, closing, start_logger
 from focus.report.run import (
+    STOPPED,
     History,
     check_results,
     ended,
@@ -56,7 +58,7 @@ from focus.report.run import (
     settings_hash,
     write_row,
 )
-from focus.report.table import print_table
+from focus.report.table import Results, print_table
 from focus.resume import latest
 from focus.rewards import Accuracy, Example, RewardCallback, examples, score
 from focus.rollout.engine import Engine, Sampling
@@ -67,6 +69,7 @@ from focus.rollout.vllm import Remote, Room, Sampler, VLLMEngine, colocated
 
 # Training scenes of the base policy lie below; RL sees others of the same split
 FIRST_TRAINING_SCENE = 100_000_000
+STARTS = "trained_by.jsonl"  # in the output folder: by which command, commit and versions, one line for each kind of start
 SCENES = 500  # held-out ones, where the settings ask for all
 
 
@@ -428,6 +431,7 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
         return
     logger = None if is_trained else start_logger(cfg)  # before anything slow: it may have no account or no network
     if logger is not None:
+        remember_start(output / STARTS)
         if cfg.policy.lora_rank:
             console.print(loaded.adapted)
         with closing(logger):
@@ -445,9 +449,34 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
     results, page = report_run(cfg, output, measured, _examples(cfg, policy))
     if results:
         print_table(results, console)
+    ranks.publish(trained / "README.md", card_text(_card(cfg, output, policy.rewards, base, (len(samples), asked), results)))
     if cfg.results:
         write_row(Path(cfg.results), cfg, start, measured, ended(read_history(output / "history.jsonl"), cfg.objective.updates))
     console.print(f"page: {page}\npolicy: {trained}")
+
+
+def _card(
+    cfg: DictConfig, output: Path, rewards: Sequence[RewardCallback], base: str, trained_on: tuple[int, str], results: Results | None
+) -> Card:
+    """The card of a finished run; `base` is the hash of its weights, `trained_on` the number of the training questions and their digest."""
+    history, wanted = read_history(output / "history.jsonl"), cfg.objective.updates
+    return Card(
+        name=cfg.name,
+        base=cfg.policy.checkpoint,
+        base_hash=base,
+        licence=stated_licence(cfg.policy.checkpoint, checkpoints.place(cfg.policy.checkpoint)),
+        source=cfg.data.source,
+        questions=trained_on[0],
+        digest=trained_on[1],
+        updates=max((int(row["update"]) for row in history), default=wanted),
+        wanted=wanted,
+        seed=cfg.seed,
+        rewards={reward.name: reward.weight for reward in rewards},
+        gap=f"{cfg.gap.mode}, at most {cfg.gap.view_tokens} visual tokens of the whole image",
+        starts=starts(output / STARTS),
+        results=results,
+        ended=STOPPED if ended(history, wanted).startswith(STOPPED) else "",
+    )
 
 
 def _examples(cfg: DictConfig, policy: FocusPolicy) -> list[Example]:

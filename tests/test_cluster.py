@@ -151,7 +151,7 @@ def test_what_other_ranks_may_be_reading_is_never_half_written(tmp_path, random_
     monkeypatch.setattr(train, "fit", stop)
     with pytest.raises(InterruptedError):
         train.run(settings(tmp_path / "run", random_policy))
-    assert published == ["settings.yaml", "started_from.txt", "trained_on.txt"]
+    assert published == ["settings.yaml", "started_from.txt", "trained_on.txt", "trained_by.jsonl"]
 
 
 # ------------------------------------------------------------------------------------------------------------- a Slurm of four scripts

@@ -63,6 +63,7 @@ def test_a_training_that_the_trainer_cut_short_is_not_exported_and_goes_on_when_
     assert not has_row(results, *_named(results))
     train.run(settings(run, random_policy, *more))
     assert history(run) == [1, 2, 3, 4] and weights(run) == weights(straight)
+    assert (run / "policy/README.md").read_text() == (straight / "policy/README.md").read_text()
 
 
 def _named(results: Path) -> tuple[str, str]:

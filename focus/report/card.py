@@ -1,0 +1,224 @@
+"""The model card of a trained policy: README.md beside its weights, as the Hugging Face hub shows it.
+
+Names, settings and messages of others stand in code spans and fenced blocks, where nothing is markup. A card holds no date and no time: a
+run that was interrupted leaves the same one as a run that was not.
+"""
+
+import json
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from huggingface_hub import ModelCardData, metadata_load
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+from hydra.core.hydra_config import HydraConfig
+from transformers.utils import cached_file
+from yaml import YAMLError
+
+from focus import ranks
+from focus.config import CONF, SECRET
+from focus.report.run import ROWS
+from focus.report.table import Results, markdown_table
+
+UNKNOWN = "unknown"
+SHOWN = ("own", "called", "D_noise")  # metrics of the final table that stand on the card
+TAGS = ["lfpc", "grpo", "image-text-to-text"]
+# Settings that may hold a key: what a server is told besides, and what a logger takes
+UNSHOWN = re.compile(r"[+~]*(logger(\.|=\{)|(judge|rollout(\.endpoint)?)(\.extra|=\{)|[^=]*\burl=.*[?@])", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Start:
+    """By what a training was made, from one of its starts. `command` is None where it was started from Python."""
+
+    command: str | None
+    commit: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card says. `results` is the run's final table, None where nothing was measured.
+
+    `licence` holds `license` and `license_name` as the base states them, and is empty where it states none. `ended` is said where the run
+    made fewer updates than it was to make.
+    """
+
+    name: str
+    base: str
+    base_hash: str
+    licence: Mapping[str, str]
+    source: str
+    questions: int
+    digest: str
+    updates: int
+    wanted: int
+    seed: int
+    rewards: Mapping[str, float]
+    gap: str
+    starts: Sequence[Start]
+    results: Results | None
+    ended: str = ""
+
+
+def card_text(card: Card) -> str:
+    """The card in Markdown, with the front matter that the hub reads."""
+    head = ModelCardData(
+        base_model=card.base if _is_hub_name(card.base) else None,
+        library_name="transformers",
+        license=card.licence.get("license"),
+        license_name=card.licence.get("license_name"),
+        tags=list(TAGS),
+    )
+    rewards = ", ".join(f"{_code(name)} {weight:g}" for name, weight in card.rewards.items())
+    lines = [
+        f"---\n{head.to_yaml()}\n---",
+        "",
+        f"# {_code(card.name)}",
+        "",
+        "A vision-language policy, trained by reinforcement learning with focus, an open implementation of LFPC (arXiv 2603.27494). It "
+        "sees the whole image at few tokens, may ask for crops of the original, and answers.",
+        "",
+        "## Training",
+        "",
+        f"- base: {_code(card.base)}, hash of its weights {_code(card.base_hash)}",
+        f"- data: {_code(card.source)}, {card.questions:,} questions, digest {_code(card.digest)}",
+        f"- updates: {card.updates} of {card.wanted}" + (f", {card.ended}" if card.ended else ""),
+        f"- seed: {card.seed}",
+        f"- reward, terms and weights: {rewards}",
+        f"- gap: {_code(card.gap)}",
+    ]
+    for start in card.starts:
+        versions = ", ".join(f"{name} {_code(version)}" for name, version in start.versions.items())
+        lines += [f"- commit: {_code(start.commit)}; versions: {versions}; command:", *_fenced(start.command or "started from Python")]
+    if not card.starts:
+        lines.append(f"- commit, versions and command: {UNKNOWN}")
+    lines += ["", "## Measured", "", *_measured(card.results), "", "## Licence", "", _licence(card.licence)]
+    return "\n".join(lines) + "\n"
+
+
+def _measured(results: Results | None) -> list[str]:
+    if results is None:
+        return ["not measured"]
+    labels = {label for label, _, metric, _ in ROWS if metric in SHOWN}
+    rows = tuple(row for row in results.rows if row.metric in labels or row.metric.partition(" ")[2] in labels)  # also `@64 crop rate`
+    table = markdown_table(Results("Accuracy, crop rate, and what noise in place of the crop costs", results.columns, rows))
+    return [table, *(f"- {_code(note)}" for note in results.notes)]
+
+
+def _licence(licence: Mapping[str, str]) -> str:
+    stated = licence.get("license_name") or licence.get("license")
+    named = f"It states {_code(stated)}" if stated else f"Which one that is, is {UNKNOWN}: the base states none here"
+    return f"The weights are made from those of the base, so its licence applies to them. {named}."
+
+
+def _code(text: str) -> str:
+    """A code span that shows this text, in one line, and nothing else whatever the text holds."""
+    shown = "".join(letter if letter.isprintable() else " " for letter in text).strip() or " "
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    return f"{fence} {shown} {fence}" if "`" in shown else f"{fence}{shown}{fence}"
+
+
+def _fenced(text: str) -> list[str]:
+    """A block inside a list item, line by line."""
+    shown = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
+    return [f"  {line}" for line in (fence, *shown.split("\n"), fence)]
+
+
+def _is_hub_name(base: str) -> bool:
+    try:
+        validate_repo_id(base)
+    except HFValidationError:
+        return False
+    return "/" in base and not Path(base).exists()
+
+
+def stated_licence(base: str, place: str | Path) -> dict[str, str]:
+    """`license`, and `license_name` where there is one, of a base that lies at `place` (`checkpoint.place`), by its card or its config.
+
+    Empty where neither states one. Without a network what was fetched of a hub's model is asked.
+    """
+    if base == "embedded":  # made here
+        return {"license": "mit"}
+    for name, read in (("README.md", metadata_load), ("config.json", lambda path: json.loads(Path(path).read_text()))):
+        found = cached_file(place, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+        try:
+            said = (read(found) if found else None) or {}
+        except (OSError, ValueError, YAMLError, RecursionError):  # a text of others, which may be anything
+            continue
+        words = {key: said[key] for key in ("license", "license_name") if isinstance(said.get(key), str)}
+        words = {key: word for key, word in words.items() if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,99}", word)}
+        if "license" in words:
+            return words
+    return {}
+
+
+def remember_start(path: Path) -> None:
+    """Add to `path` by what this process trains, unless that stands there already.
+
+    A run may go on with other code than it began with; its card then names both.
+    """
+    if not ranks.is_first():
+        return
+    start = Start(_command(), _commit(), {"focus": _version(), "torch": torch.__version__, "transformers": transformers.__version__})
+    before = starts(path)
+    if start not in before:
+        ranks.publish(path, "".join(json.dumps(vars(each)) + "\n" for each in (*before, start)))
+
+
+def starts(path: Path) -> list[Start]:
+    """What `remember_start` wrote; lines that it did not write are left out."""
+    found = []
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+            command, commit, versions = row["command"], row["commit"], row["versions"].items()
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            continue
+        found.append(Start(None if command is None else str(command), str(commit), {str(name): str(each) for name, each in versions}))
+    return found
+
+
+def _command() -> str | None:
+    """The command of this run alone, also where it is a point of a sweep; None where it was started from Python."""
+    return command_of(HydraConfig.get().overrides.task) if HydraConfig.initialized() else None
+
+
+def command_of(overrides: Sequence[str]) -> str:
+    """The command with these overrides, to be copied into a shell. Those that may hold a key are left out, and that is said."""
+    words = [word for word in overrides if not _may_hold_a_key(word)]
+    left_out = "" if len(words) == len(overrides) else "  # without settings that may hold a key"
+    return shlex.join(["python", "-m", "focus.train", *words]) + left_out
+
+
+def _may_hold_a_key(override: str) -> bool:
+    return bool(UNSHOWN.match(override)) or any(SECRET.fullmatch(word) for word in re.findall(r"[A-Za-z_-]+", override))
+
+
+def _commit() -> str:
+    """The commit of the checkout that this code lies in, `with changes` where files differ from it; `unknown` outside of one."""
+    root = CONF.parent
+    try:
+        top, head = _git("rev-parse", "--show-toplevel", "HEAD").split("\n")
+        if Path(top).resolve() != root.resolve():  # a repository around an installed package
+            return UNKNOWN
+        return head + (" with changes" if _git("status", "--porcelain") else "")
+    except (OSError, ValueError, subprocess.SubprocessError):  # no git, no checkout, no commit yet, one of another user
+        return UNKNOWN
+
+
+def _git(*words: str) -> str:
+    asked = ["git", "-C", str(CONF.parent), *words]
+    return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60).stdout.rstrip("\n")
+
+
+def _version() -> str:
+    project = CONF.parent / "pyproject.toml"
+    return tomllib.loads(project.read_text())["project"]["version"] if project.is_file() else UNKNOWN
