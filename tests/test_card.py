@@ -225,7 +225,9 @@ def test_the_commit_is_that_of_the_checkout_and_changes_are_said(tmp_path, monke
         subprocess.run([*git, *words], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     assert cards._commit() == head
-    (code / "new.py").touch()
+    (code / "kept.json").touch()  # a result is no change of the code
+    assert cards._commit() == head
+    (code / "conf/new.yaml").touch()
     assert cards._commit() == f"{head} with changes"
     (code / "package/conf").mkdir(parents=True)
     monkeypatch.setattr(cards, "CONF", code / "package/conf")

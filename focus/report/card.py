@@ -203,13 +203,13 @@ def _may_hold_a_key(override: str) -> bool:
 
 
 def _commit() -> str:
-    """The commit of the checkout that this code lies in, `with changes` where files differ from it; `unknown` outside of one."""
+    """The commit of the checkout that this code lies in, `with changes` where code or settings differ; `unknown` outside of one."""
     root = CONF.parent
     try:
         top, head = _git("rev-parse", "--show-toplevel", "HEAD").split("\n")
         if Path(top).resolve() != root.resolve():  # a repository around an installed package
             return UNKNOWN
-        return head + (" with changes" if _git("status", "--porcelain") else "")
+        return head + (" with changes" if _git("status", "--porcelain", "--", "focus", "conf") else "")
     except (OSError, ValueError, subprocess.SubprocessError):  # no git, no checkout, no commit yet, one of another user
         return UNKNOWN
 
