@@ -375,11 +375,12 @@ def run(cfg: DictConfig) -> None:
     console.print(said_of_decidable(count_decidable(samples), len(samples), cfg.judge.model))
     checkpoint = load_policy(cfg.policy)
     table, key = output / "levels.parquet", identity(cfg, checkpoint, samples)
+    kept = output / f"levels-{key}.jsonl"
     if levels_identity(table) == key:
+        kept.unlink(missing_ok=True)  # a kill right after the table had been written left it
         console.print(f"{table} stands already for this policy, data and ladder")
         return
     with config.alone(output):
-        kept = output / f"levels-{key}.jsonl"
         done = kept_before(kept)
         names = [s.id for s in samples] if search is Search.BISECTION else []
         audited = set(random.Random(cfg.seed).sample(names, min(cfg.calibration.audit, len(names))))
@@ -413,7 +414,7 @@ def run(cfg: DictConfig) -> None:
         (output / "levels.json").write_text(json.dumps({"identity": key, **record}, indent=1) + "\n")
         draw([choice for choice, _ in done.values()], output / "levels.png")
         write_levels(table, levels, key)
-        kept.unlink()
+        kept.unlink(missing_ok=True)
     for level in sorted(set(levels.values()), reverse=True):
         console.print(f"{level:>6} tokens  {counts[str(level)]:>6} questions")
     for reason in sorted({DROPPED_NATIVE, DROPPED_NEVER, UNREADABLE} & set(counts)):

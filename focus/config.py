@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -382,23 +383,50 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: whoever started this process, or a cluster, wants it to end. Whatever cleans up after ctrl-C cleans up after this."""
 
 
+ENDS_WITHIN_S = 20.0  # of SIGTERM; Slurm and torchrun kill after 30
+_heard = threading.Event()
+
+
+def _terminate(*_: object) -> None:
+    _heard.set()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # nor PyTorch's word that its workers have ended as well
+    raise Terminated
+
+
 def end_on_sigterm() -> None:
-    """From now on SIGTERM raises Terminated in the main thread, once. Jobs of submitit keep its handlers, which requeue them."""
+    """From now on SIGTERM raises Terminated in the main thread, once. Jobs of submitit keep its handlers, which requeue them.
+
+    A rank that waits for another one inside PyTorch never comes to raise it: such a process is ended ENDS_WITHIN_S later.
+    """
     if "SUBMITIT_EXECUTOR" in os.environ or threading.current_thread() is not threading.main_thread():
         return
+    signal.signal(signal.SIGTERM, _terminate)
+    _watch_sigterm()
 
-    def ended(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # nor PyTorch's word that its workers have ended as well
-        raise Terminated
 
-    signal.signal(signal.SIGTERM, ended)
+@cache
+def _watch_sigterm() -> None:
+    """One thread of a process hears its signals when they arrive: Python calls a handler only between two of its own steps."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # what a data worker gets is not meant for this process
+
+    def watch() -> None:
+        while True:
+            if signal.SIGTERM in os.read(read, 64):
+                if not _heard.wait(ENDS_WITHIN_S) and signal.getsignal(signal.SIGTERM) is _terminate:
+                    os._exit(128 + signal.SIGTERM)
+                _heard.clear()
+
+    threading.Thread(target=watch, name="end on SIGTERM", daemon=True).start()
 
 
 def end_with_parent() -> None:
     """A point of a local sweep, or a rank that Lightning started, gets SIGTERM when the process that started it is gone.
 
-    A rank that is caught in a collective, where it can't hear, ends a minute later.
+    A rank that waits inside PyTorch, where it can't raise anything, ends ENDS_WITHIN_S later.
     """
     if not multiprocessing.current_process().name.startswith("Loky") and os.environ.get("LOCAL_RANK", "0") == "0":
         return
@@ -408,7 +436,7 @@ def end_with_parent() -> None:
         while os.getppid() == parent:
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(60)
+        time.sleep(ENDS_WITHIN_S)
         os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=watch, name="end with parent", daemon=True).start()
@@ -466,9 +494,9 @@ def _prepare(name: str) -> None:
 
 
 def _try_to_write(name: str, overrides: Sequence[str]) -> None:
-    """End with one message where Hydra could not write its own files of a run."""
+    """End with one message where Hydra could not write its own files of a run, or make its folder."""
     hydra = compose(name, list(overrides), return_hydra_config=True).hydra
-    if hydra.output_subdir is not None:
+    if hydra.run.dir != ".":
         try:
             with writable(hydra.run.dir):
                 probe = Path(hydra.run.dir, ".writable")

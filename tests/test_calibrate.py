@@ -399,6 +399,14 @@ def test_every_search_writes_the_same_table_where_answers_leave_native_for_good(
     assert ratios["exhaustive"] == 1 > ratios["ladder"] > ratios["bisection"]
 
 
+def test_the_log_of_a_calibration_killed_right_after_its_table_is_removed_by_the_next_start(tmp_path, random_policy, answers):
+    answers("aabbb")
+    log = tmp_path / f"levels-{run(tmp_path, random_policy)['identity']}.jsonl"
+    log.touch()
+    run(tmp_path, random_policy)
+    assert not log.exists()
+
+
 def test_an_audit_counts_names_and_keeps_the_mismatches_of_a_bisection(tmp_path, random_policy, answers, capsys):
     answers("ababb")  # E2 says level 1; bisection finds 3
     record = run(tmp_path / "run", random_policy, "calibration.search=bisection", "calibration.audit=4")

@@ -312,6 +312,19 @@ def test_a_job_of_submitit_keeps_the_handlers_that_requeue_it(signals, monkeypat
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
 
 
+def test_a_process_that_waits_where_python_can_not_interrupt_it_ends_on_sigterm_too():
+    """Like a rank in a rendezvous or a collective, whose other rank is gone. Here a lock of the C library is taken twice."""
+    stuck = (
+        "import ctypes; from focus import config; config.ENDS_WITHIN_S = 0.1; config.end_on_sigterm(); "
+        "lock = ctypes.create_string_buffer(64); "
+        "take = ctypes.CDLL(None).pthread_mutex_lock; take(lock); print('waits', flush=True); take(lock)"
+    )
+    running = subprocess.Popen([sys.executable, "-c", stuck], cwd=CONF.parent, stdout=subprocess.PIPE, text=True)
+    assert running.stdout.readline() == "waits\n"
+    running.terminate()
+    assert running.wait(60) == 143
+
+
 def test_what_belongs_to_a_killed_process_ends_too():
     """Like a rank that Lightning started (LOCAL_RANK), whose first rank is killed alone."""
     child = "import time; from focus.config import end_with_parent; end_with_parent(); print('works', flush=True); time.sleep(600)"

@@ -14,7 +14,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from transformers import AutoModelForImageTextToText
 
-from focus import calibrate, checkpoint, export, train
+from focus import calibrate, checkpoint, config, export, train
 from focus.config import CONF
 from focus.data.sample import read_records
 from focus.gap import levels_identity, read_levels
@@ -205,6 +205,15 @@ def test_an_output_folder_that_cannot_be_written_is_said_at_once(tmp_path, rando
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"can't be written .* choose another with output=FOLDER"):
         train.run(settings(tmp_path / "file/run", random_policy))
+
+
+@pytest.mark.parametrize("entry", ["train", "calibrate", "export"])
+def test_where_hydra_could_not_make_the_folder_of_a_run_it_is_not_asked_to(entry, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    folder = f"{tmp_path}/file/run"
+    monkeypatch.setattr(sys, "argv", [entry, f"hydra.run.dir={folder}" if entry == "train" else f"output={folder}"])
+    with pytest.raises(SystemExit, match=r"^focus: the output folder .*/file/run can't be written .* choose another with output=FOLDER$"):
+        config._prepare(entry)
 
 
 def test_a_policy_folder_without_a_policy_is_said_at_once(tmp_path):
