@@ -1,7 +1,8 @@
 """How the drivers of this folder start, stop and compare runs.
 
 A command is run in a fork of a process that has imported everything and has done nothing: what happens in it is what `python -m` does
-(command line, Hydra, signals, exit status), without the seconds that the imports take. It speaks into a pipe. Linux only.
+(command line, Hydra, signals, exit status), without the seconds that the imports take. Pages are drawn without their charts. The command
+speaks into a pipe. Linux only.
 """
 
 import atexit
@@ -12,6 +13,7 @@ import importlib
 import json
 import mmap
 import os
+import pickle
 import resource
 import runpy
 import select
@@ -19,15 +21,16 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}
 
 IMPORTED = (
     "focus.train",
@@ -49,8 +52,12 @@ WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 def imported() -> None:
     """Import what the commands need. A process that forks must have no thread but that of Arrow's allocator, which knows about forks."""
+    os.environ |= ENVIRONMENT  # before torch is loaded, which reads it once
     for name in IMPORTED:
         importlib.import_module(name)
+    from focus.report import page
+
+    page._svg = lambda *_: ""  # some 50 charts are half the seconds of a short run, and change no file
     threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
     if len(threads) - threads.count("jemalloc_bg_thd") > 1:
         raise SystemExit(f"there are threads in the process that forks: {', '.join(threads)}")
@@ -249,8 +256,29 @@ def _timeless(value: Any) -> Any:
     return [_timeless(each) for each in value] if isinstance(value, list) else value
 
 
+def _values(value: Any) -> str:
+    """What a checkpoint holds, with every bit of its tensors. Its bytes also tell which equal strings are one object: left out."""
+    import torch
+
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_values(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_values, value)) + "]"
+    if isinstance(value, torch.Tensor):
+        bits = value.detach().contiguous().flatten().view(torch.uint8).numpy()
+        return f"{value.dtype} {list(value.shape)} {hashlib.blake2b(bits, digest_size=8).hexdigest()}"
+    return repr(value)
+
+
 def _content(path: Path) -> bytes:
-    """What must be equal of a file: its bytes, but for seconds that a clock measured. Raises ValueError for a torn file."""
+    """What must be equal of a file: its bytes but for seconds of a clock; of a checkpoint its values. Raises ValueError for a torn file."""
+    if path.suffix == ".ckpt":
+        import torch
+
+        try:
+            return _values(torch.load(path, map_location="cpu", weights_only=True)).encode()
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(str(error).splitlines()[0]) from error
     if path.suffix == ".json":
         return json.dumps(_timeless(json.loads(path.read_text()))).encode()
     if path.suffix == ".jsonl":
@@ -283,6 +311,21 @@ def differences(reference: dict[str, str], found: dict[str, str]) -> list[str]:
         if reference.get(name, digest) != digest:
             lines.append(f"{digest if digest.startswith('torn') else 'other'}: {name}")
     return lines + [f"left over: {name}" for name in found if name not in reference]
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder, made the working folder, and removed in the end.
+
+    `TemporaryDirectory` would also remove it where a forked process ends, since it registers that with `atexit`.
+    """
+    home, place = Path.cwd(), Path(tempfile.mkdtemp(prefix="focus-faults-"))
+    os.chdir(place)
+    try:
+        yield place
+    finally:
+        os.chdir(home)
+        remove(place)
 
 
 def policy(folder: Path) -> Path:

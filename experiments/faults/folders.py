@@ -3,7 +3,8 @@
 `python -m experiments.faults.folders starts` makes one table, without a name all of them: starts, carried, disk.
 
 Every trial ends with the plain command in that folder, and the folder must then hold what an undisturbed run left, byte for byte but for
-seconds on a clock. A command that is refused must end with a status other than 0 and one sentence, never with a traceback.
+seconds on a clock (checkpoints: value by value). A command that is refused must end with a status other than 0 and one sentence, never
+with a traceback.
 
 How a disk refuses: `refused` and `full` raise EROFS and ENOSPC in the n-th change of the folder (a file opened to write, renamed,
 removed, a folder made) and in all that follow, for n over the whole run. `small` is a real file system in memory of so many KiB, on
@@ -20,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -31,10 +31,10 @@ from experiments.faults.kills import CASES, Killer, commit, write
 
 KEPT = Path(__file__).parent / "folders.json"
 ENTRIES = ("train", "calibrate", "evaluate", "probe")
-SECOND_START = (0.0, 0.3, 0.6)  # share of the undisturbed run after which the second one starts
+SECOND_START = (0.0, 0.5)  # share of the undisturbed run after which the second one starts
 CARRIED = ("copied", "moved", "dated 1970", "dated 2096")
-MOST_CHANGES = 12  # of a run, at which the disk begins to refuse
-SMALL_DISK = (0.02, 0.1, 0.3, 0.6, 0.9)  # share of what an undisturbed run leaves
+MOST_CHANGES = 6  # of a run, at which the disk begins to refuse
+SMALL_DISK = (0.05, 0.3, 0.8)  # share of what an undisturbed run leaves
 
 
 class Trials:
@@ -179,9 +179,8 @@ def main(names: Sequence[str]) -> None:
     children.imported()
     record = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with TemporaryDirectory(prefix="focus-folders-") as scratch:
-        os.chdir(scratch)
-        policy = children.policy(Path(scratch))
+    with children.scratch() as scratch:
+        policy = children.policy(scratch)
         for name in ENTRIES:
             trials = None
             for kind in names or TABLES:

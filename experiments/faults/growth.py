@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from experiments.faults.children import ROOT
+from experiments.faults.children import ENVIRONMENT, ROOT
 from experiments.faults.kills import commit, write
 
 KEPT = Path(__file__).parent / "growth.json"
@@ -83,7 +83,7 @@ def main() -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with TemporaryDirectory(prefix="focus-growth-") as scratch, Progress(*columns) as progress, open(f"{scratch}/said", "wb") as said:
         command = [sys.executable, "-m", "focus.train", *WORDS]
-        running = subprocess.Popen(command, cwd=scratch, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=said, stderr=said)
+        running = subprocess.Popen(command, cwd=scratch, env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)}, stdout=said, stderr=said)
         try:
             rows = watch(running, Path(scratch) / "run", progress)
             if running.wait() or len(rows) < UPDATES // EVERY:

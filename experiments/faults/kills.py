@@ -3,7 +3,8 @@
 `python -m experiments.faults.kills train` makes one table, without a name all of them. Interrupted, it goes on with the next series.
 
 A series is: start the command, kill it, start it again, kill it, ..., at most five kills, then let it end. Its folder must then hold what
-the uninterrupted run left, byte for byte but for seconds on a clock. Every choice follows from the number of the series.
+the uninterrupted run left, byte for byte but for seconds on a clock; checkpoints are compared value by value, to the bit. Every choice
+follows from the number of the series.
 
 A kill is one of three kinds. `time`: SIGKILL, SIGTERM or SIGINT (ctrl-C) at a moment drawn evenly over the length of the uninterrupted
 run. `operation`: SIGKILL before a change of the folder drawn evenly over those of that run (a file opened to write, renamed, removed, a
@@ -22,7 +23,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -79,8 +79,8 @@ TRAINED = (
 )
 TRAIN = (*SMALL, "objective.updates=4", "evaluation.samples=2", "hydra.run.dir=run")
 CASES = {
-    "train": Case("focus.train", TRAIN, 90, TRAINED),
-    "ranks": Case("focus.train", (*TRAIN, "trainer.strategy=ddp", "trainer.devices=2"), 60, TRAINED, ranks=2),
+    "train": Case("focus.train", TRAIN, 60, TRAINED),
+    "ranks": Case("focus.train", (*TRAIN, "trainer.strategy=ddp", "trainer.devices=2"), 50, TRAINED, ranks=2),
     "calibrate": Case(
         "focus.calibrate",
         (
@@ -121,7 +121,7 @@ CASES = {
             "results=run/results.csv",
             "seed=0,1",
         ),
-        30,
+        16,
         (
             ("multirun.yaml", "loading the policy"),
             ("point-0/checkpoints/*.ckpt", "first point"),
@@ -130,7 +130,7 @@ CASES = {
             ("point-1/report.html", "after the last page"),
         ),
     ),
-    "command": Case("focus.train", TRAIN, 12, TRAINED, forked=False),
+    "command": Case("focus.train", TRAIN, 8, TRAINED, forked=False),
 }
 
 
@@ -225,10 +225,13 @@ class Killer:
 
 
 def commit() -> str:
-    """The commit of the code that runs, marked where files have been changed since."""
-    at = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout.strip()
-    changed = subprocess.run(["git", "status", "--porcelain", "focus", "conf"], cwd=HERE.parents[1], capture_output=True, text=True).stdout
-    return f"{at} with changes" if changed.strip() else at
+    """The last commit that changed the code that runs (focus/, conf/), marked where files have been changed since."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words, "--", "focus", "conf"], cwd=HERE.parents[1], capture_output=True, text=True).stdout.strip()
+
+    at, changed = git("log", "-1", "--format=%h"), git("status", "--porcelain")
+    return f"{at} with changes" if changed else at
 
 
 def kept() -> dict[str, Any]:
@@ -283,9 +286,8 @@ def main(names: Sequence[str]) -> None:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with TemporaryDirectory(prefix="focus-kills-") as scratch:
-        os.chdir(scratch)
-        policy = children.policy(Path(scratch))
+    with children.scratch() as scratch:
+        policy = children.policy(scratch)
         for name in names or CASES:
             case, here = CASES[name], commit()
             if record.get(name, {}).get("commit") != here:
