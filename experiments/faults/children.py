@@ -298,7 +298,8 @@ def contents(folder: Path, leave_out: Callable[[str], bool]) -> dict[str, str]:
         if leave_out(name):
             continue
         try:
-            found[name] = hashlib.blake2b(_content(path), digest_size=8).hexdigest()
+            content = _content(path).replace(bytes(folder.resolve()), b"HERE")
+            found[name] = hashlib.blake2b(content, digest_size=8).hexdigest()
         except ValueError as error:
             found[name] = f"torn: {error}"
     return found

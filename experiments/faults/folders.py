@@ -32,6 +32,7 @@ from experiments.faults.kills import CASES, Killer, commit, write
 KEPT = Path(__file__).parent / "folders.json"
 ENTRIES = ("train", "calibrate", "evaluate", "probe")
 SECOND_START = (0.0, 0.5)  # share of the undisturbed run after which the second one starts
+CARRIED_AFTER = 0.6  # share of the changes of an undisturbed run
 CARRIED = ("copied", "moved", "dated 1970", "dated 2096")
 MOST_CHANGES = 6  # of a run, at which the disk begins to refuse
 SMALL_DISK = (0.05, 0.3, 0.8)  # share of what an undisturbed run leaves
@@ -82,7 +83,8 @@ class Trials:
 
     def _carried(self, how: str) -> dict[str, Any]:
         child = self.start()
-        child.wait(0.55 * self.killer.seconds)
+        while not child.poll() and child.operations < CARRIED_AFTER * self.killer.operations:
+            pass
         child.signal(signal.SIGKILL)
         child.close()
         elsewhere = self.home / "elsewhere"

@@ -36,6 +36,7 @@ IN_A_SERIES = 5  # kills at most; then the command is left alone
 KINDS = {"time": 0.6, "operation": 0.25, "write": 0.15}
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 LAUNCHER_WAITS_S = 10.0  # until a launcher ends the ranks that are left when one has died
+RANK_ENDS_WITHIN_S = 30.0  # of SIGTERM; then Slurm and torchrun kill
 
 SMALL = (
     "experiment=smoke",
@@ -64,7 +65,7 @@ class Case:
     words: tuple[str, ...]
     kills: int
     marks: tuple[tuple[str, str], ...]
-    other: tuple[str, ...] = ("*running.lock", "*csv/*", "*.log")
+    other: tuple[str, ...] = ("*running.lock", "*csv/*", "*.log", "*.hydra/hydra.yaml")
     ranks: int = 1
     forked: bool = True  # else a new interpreter, as a shell starts it
 
@@ -138,7 +139,7 @@ class Killer:
     """Runs series of one case in a working folder."""
 
     def __init__(self, case: Case, policy: Path) -> None:
-        self.case, self.words = case, (f"policy.checkpoint={policy}", *case.words)
+        self.case, self.words = case, (*case.words, f"policy.checkpoint={policy}")
         self.folder = Path.cwd() / "run"
         children.remove(self.folder)
         began = time.monotonic()
@@ -202,7 +203,7 @@ class Killer:
                 return None
         if not child.wait(children.ENDS_WITHIN_S if self.case.ranks == 1 else LAUNCHER_WAITS_S) and self.case.ranks > 1:
             child.signal(signal.SIGTERM)
-        ended = child.wait(children.ENDS_WITHIN_S if self.case.ranks == 1 else LAUNCHER_WAITS_S)
+        ended = child.wait(children.ENDS_WITHIN_S if self.case.ranks == 1 else RANK_ENDS_WITHIN_S)
         child.close()
         said = child.text
         return {
