@@ -16,6 +16,21 @@ from focus import forms
 from focus.forms import LONGEST_READ, normalise, plain
 
 NUMBER = re.compile(r"(?:(?<!\w)[-+])?(?:\d+(?:,\d{3})*(?:\.\d+)?|(?<!\w)\.\d+)(?:[eE][-+]?\d+)?")  # `.5` is a fraction, `No.5` is not
+SCALE = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "k": 1000}
+SCALE |= {"\u767e": 100, "\u5343": 1000, "\u4e07": 10**4, "\u842c": 10**4, "\u4ebf": 10**8, "\u5104": 10**8}
+SCALED = re.compile(r"\s?(dozen|hundred|thousand|(?:m|b|tr)illion)s?\b|(k)\b|\s?([\u767e\u5343\u4e07\u842c\u4ebf\u5104])", re.IGNORECASE)
+# What makes another number, or none, of the one in digits: a denial or a bound before it, and wherever it stands a second one in words
+CHANGED_BEFORE = re.compile(
+    r"\b(?:not|never|neither|nor|cannot)\b|n't\b|\bthan\b|\bat (?:least|most)\b|[<>\u2264\u2265]"
+    r"|\b(?:minus|negative|point|over|under|above|below|almost|nearly|twice|double|up to)\W*$",
+    re.IGNORECASE,
+)
+CHANGED_BEHIND = re.compile(r"\s?(?:\+|\^|or (?:more|less|fewer|so)\b|(?:squared|cubed)\b)", re.IGNORECASE)
+SECOND = re.compile(
+    r"\b(?:or|half|halves|thirds?|quarters?|zero|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|twenty|thirty|forty"
+    r"|fifty|sixty|seventy|eighty|ninety|dozen|hundred|thousand|(?:m|b|tr)illion)\b",
+    re.IGNORECASE,
+)
 SPACED_THOUSANDS = re.compile("(?<=\\d)[\u00a0\u2007\u2009\u202f](?=\\d{3}(?!\\d))")
 OPENING = re.compile(r"(?:(?:option|choice) )?[(\[*\"']*", re.IGNORECASE)  # what may stand before an option's key
 KEY_ALONE = re.compile(r"[)\]*\"']*[.:]?")  # and behind it
@@ -43,14 +58,44 @@ def matches_text(answer: str, accepted: tuple[str, ...]) -> bool:
 
 
 def matches_number(answer: str, accepted: tuple[str, ...]) -> bool:
-    """The answer holds exactly one number and it equals an accepted one; `1,200.0` equals `1200`."""
-    found = _numbers(answer)
-    return len(found) == 1 and any(found == _numbers(text)[:1] for text in accepted)
+    """The answer says exactly one number and it equals an accepted one; `1,200.0` equals `1200`, and `3 million` does not equal `3`.
+
+    A number that the text denies (`not 3`), bounds (`at least 3`) or puts beside another one in words (`3 or four`) is none.
+    """
+    said = _number(answer)
+    return said is not None and any([said] == _numbers(text)[:1] for text in accepted)
+
+
+def _number(text: str) -> float | None:
+    """The number that a text says; None if it says none, several, or one that its words change."""
+    text = _readable(text)
+    found = list(NUMBER.finditer(text))
+    if len(found) != 1:
+        return None
+    number = found[0]
+    value, end = _scaled(number, text)
+    before, behind = text[: number.start()], text[end:]
+    if CHANGED_BEFORE.search(before) or CHANGED_BEHIND.match(behind) or SECOND.search(f"{before} {behind}"):
+        return None
+    return value
 
 
 def _numbers(text: str) -> list[float]:
-    text = plain(SPACED_THOUSANDS.sub("", text)).replace("\u066b", ".").replace("\u066c", ",")
-    return [float(number.replace(",", "")) for number in NUMBER.findall(text)]
+    text = _readable(text)
+    return [_scaled(found, text)[0] for found in NUMBER.finditer(text)]
+
+
+def _readable(text: str) -> str:
+    return plain(SPACED_THOUSANDS.sub("", text)).replace("\u066b", ".").replace("\u066c", ",")
+
+
+def _scaled(number: re.Match[str], text: str) -> tuple[float, int]:
+    """The value of a number in digits, with a `million` right behind it, and where it ends."""
+    value = float(number[0].replace(",", ""))
+    scale = SCALED.match(text, number.end())
+    if not scale:
+        return value, number.end()
+    return value * SCALE[next(word for word in scale.groups() if word).casefold()], scale.end()
 
 
 def chosen_letter(answer: str, options: Options) -> str | None:
@@ -220,6 +265,6 @@ def canonical(answer: str | None, accepted: tuple[str, ...], scorer: str, option
     if grade(answer, accepted, scorer, options, question):
         answer = accepted[0]
     if scorer == "number":
-        found = _numbers(answer)
-        return str(found[0]) if len(found) == 1 else normalise(answer)
+        said = _number(answer)
+        return normalise(answer) if said is None else str(said)
     return normalise(answer) if scorer == "exact" else forms.form(forms.stated(plain(answer).strip()) or answer)

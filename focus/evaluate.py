@@ -216,7 +216,7 @@ def graded(line: Mapping[str, Any], mode: str) -> list[dict[str, Any]]:
         boxes = [turn["box_px"] for turn in turns if "box_px" in turn]
         table = [[iou(box, chain[0]) for box in boxes] for chain in line["boxes"]]  # target x crop
         located = bool(table) and arm == "own"
-        grade = graded_by_rule(extracted, tuple(line["accepted"]), line["scorer"], options)
+        grade = graded_by_rule(extracted, tuple(line["accepted"]), line["scorer"], options, line["question"])
         rows.append(
             shared
             | {

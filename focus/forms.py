@@ -20,7 +20,10 @@ _MARKS |= dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63"
 _MARKS |= dict.fromkeys("\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069", "")
 TYPOGRAPHIC = str.maketrans(_MARKS)
 
-ARTICLES = re.compile(r"\b(a|an|the)\b")
+# `a` is one before a word; in `Gate A`, `A-12`, `A 12` and `A$5` it is a letter
+ARTICLES = re.compile(r"""(?<![^\s"'(\[])(?:(?i:an|the)|a(?=\s["'(\[]*(?:\d|[^\W\d_][\w-]))|A(?=\s["'(\[]*[^\W\d_][\w-]))(?=\s)""")
+SUPERSCRIPT = re.compile("(?<=\\d)(?=[\u00b2\u00b3\u00b9\u2070\u2074-\u2079])")  # of a digit: 10\u00b2 is not 102
+FEET_OR_INCHES = re.compile(r"\d+(?:[.,]\d+)?\s?(?:'|\"|'')")
 
 
 def plain(text: str) -> str:
@@ -28,7 +31,7 @@ def plain(text: str) -> str:
 
     A text longer than `LONGEST_READ` keeps its compatibility forms.
     """
-    text = text.translate(TYPOGRAPHIC)
+    text = SUPERSCRIPT.sub("^", text.translate(TYPOGRAPHIC))
     return unicodedata.normalize("NFKC", text) if len(text) <= LONGEST_READ else text
 
 
@@ -37,9 +40,11 @@ def normalise(text: str) -> str:
 
     A text of nothing but articles or punctuation stays: a sign may say `A`, and nothing at all is no answer to it.
     """
-    text = plain(text).casefold().strip()
-    bare = text.rstrip(".!\"'` \u3002").lstrip("!\"'` ")  # a leading point belongs to a number
-    return " ".join(ARTICLES.sub(" ", bare).split()) or bare or text
+    text = plain(text).strip()
+    if FEET_OR_INCHES.fullmatch(text):
+        return text
+    bare = " ".join(text.rstrip(".!\"'` \u3002").lstrip("!\"'` ").split())  # a leading point belongs to a number
+    return (" ".join(ARTICLES.sub(" ", bare).split()) or bare or text).casefold()
 
 
 # ---------------------------------------------------------------------------------------------------------- sentences
@@ -118,13 +123,18 @@ def _singular(word: str) -> str:
     return word.removesuffix("s")
 
 
+_APART = r"(?:and|or|not|no|than|of)\b"  # behind these words stands something else than what is counted
+
+
 def counts_or_measures(unit: str, question: str) -> bool:
     """Whether a question asks for a number of this: `people` where it asks how many people, `km/h` where it asks for it in km/h."""
     asked = plain(question)
     if unit in _UNITS:
         spellings = "|".join(re.escape(each) for each in (unit, *_UNITS[unit]))
-        return bool(re.search(rf"\bin (?:{spellings})(?!\w)", asked))
-    counted = re.search(r"\bhow many ([\w-]+)(?: ([\w-]+))?(?: ([\w-]+))?", asked.casefold())
+        return bool(re.search(rf"\bin (?:{spellings})(?![\w/]| per\b)", asked))  # km is not km/h
+    counted = re.search(
+        rf"\bhow many (?!{_APART})([\w-]+)(?!')(?: (?!{_APART})([\w-]+)(?!'))?(?: (?!{_APART})([\w-]+)(?!'))?", asked.casefold()
+    )
     return bool(counted) and {_singular(word) for word in unit.split()} <= {_singular(word) for word in counted.groups("")}  # type: ignore[union-attr]
 
 
@@ -315,6 +325,8 @@ def bare(text: str) -> str:
     text = plain(text).strip()
     if emphasised := re.fullmatch(r"([*_]{1,3})([^*_]+)\1[.]?", text):
         text = emphasised[2]
+    if FEET_OR_INCHES.fullmatch(text):
+        return text
     return text.lstrip(" \"'`").rstrip(" \"'`!.,;:\u3002")
 
 

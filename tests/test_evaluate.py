@@ -11,6 +11,7 @@ from hypothesis import settings as property_of
 from hypothesis import strategies as st
 
 from focus import evaluate, train
+from focus.answers import grade
 from focus.data.options import shuffled
 from focus.data.sample import Sample
 from focus.evaluate import Played, graded
@@ -137,6 +138,19 @@ def test_an_open_answer_is_what_stands_in_the_tag():
     line = {"options": {}, "scorer": "exact", "accepted": ["kevlar"]}
     assert read("<answer> Kevlar. </answer>", Status.ANSWERED, "strict", "Kevlar.", **line) == "Kevlar."
     assert graded(played("<answer> Kevlar. </answer>", Status.ANSWERED, "Kevlar.", **line), "strict")[0]["right"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("question", "accepted", "scorer", "answer", "right"),
+    [
+        ("How many people are there?", "3", "number", "three people", 1.0),
+        ("Is the car red?", "yes", "exact", "Yes, the car is blue", 0.0),
+    ],
+)
+def test_an_evaluation_reads_an_answer_beside_its_question_as_the_reward_does(question, accepted, scorer, answer, right):
+    line = {"options": {}, "scorer": scorer, "accepted": [accepted], "question": question}
+    said = graded(played(f"<answer>{answer}</answer>", Status.ANSWERED, answer, **line), "strict")[0]
+    assert said["right"] == right == grade(answer, (accepted,), scorer, (), question)
 
 
 def test_a_question_whose_image_can_not_be_read_is_a_wrong_row_in_every_arm():
