@@ -1,8 +1,8 @@
 """What a long training keeps: memory, open files, threads, disk. `python -m experiments.faults.growth` writes growth.json.
 
 500 updates of `experiment=smoke` with the embedded policy, in a process of its own that is watched from outside five times a second.
-Memory is the process's own (anonymous pages that are resident, RssAnon of the kernel); of every 50 updates its mean and its most are kept.
-Linux only.
+Memory is the process's own (anonymous pages that are resident, RssAnon of the kernel). Of every 50 updates its least, mean and most are
+kept. The least is what stays when an update has ended and its free memory has gone back. Linux only.
 """
 
 import os
@@ -56,27 +56,31 @@ def watch(running: subprocess.Popen[bytes], run: Path, progress: Progress) -> li
         except (FileNotFoundError, ValueError):  # a file of the run has been replaced meanwhile, or the process has just ended
             continue
         if lines >= EVERY * (len(rows) + 1):
-            row = {"updates": lines, "own_mib": round(fmean(look["own_mib"] for look in looks), 1)}
-            row["own_mib_most"] = round(max(look["own_mib"] for look in looks), 1)
+            own = [look["own_mib"] for look in looks]
+            row = {"updates": lines} | {f"own_mib_{which.__name__}": round(which(own), 1) for which in (min, fmean, max)}
             rows.append(row | {key: round(max(look[key] for look in looks), 2) for key in ("files", "threads", "disk_mib")})
             looks = []
         time.sleep(WATCH_S)
     return rows
 
 
-def rise(rows: list[dict[str, Any]]) -> float:
-    """MiB that a process gains with every update, once it has settled."""
+def rise(rows: list[dict[str, Any]], which: str) -> float:
+    """MiB that a process gains with every update, once it has settled, by the column `which`."""
     settled = [row for row in rows if row["updates"] > SETTLED]
-    return linear_regression([row["updates"] for row in settled], [row["own_mib"] for row in settled]).slope
+    return linear_regression([row["updates"] for row in settled], [row[which] for row in settled]).slope
 
 
 def table(record: dict[str, Any]) -> str:
     """A line for every 50 updates."""
-    lines = ["| after updates | own memory, MiB: mean (most) | open files | threads | run folder, MiB |", "|---|---|---|---|---|"]
+    lines = [
+        "| after updates | own memory, MiB: least | mean | most | open files | threads | run folder, MiB |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in record["rows"]:
-        memory = f"{row['own_mib']:.0f} ({row['own_mib_most']:.0f})"
+        memory = " | ".join(f"{row[f'own_mib_{which}']:.0f}" for which in ("min", "fmean", "max"))
         lines.append(f"| {row['updates']} | {memory} | {row['files']:.0f} | {row['threads']:.0f} | {row['disk_mib']:.1f} |")
-    return "\n".join(lines) + f"\n\nAfter {SETTLED} updates memory rises by {rise(record['rows']):.3f} MiB an update.\n"
+    least, mean = (rise(record["rows"], f"own_mib_{which}") for which in ("min", "fmean"))
+    return "\n".join(lines) + f"\n\nAfter {SETTLED} updates the least rises by {least:.3f} MiB an update, the mean by {mean:.3f}.\n"
 
 
 def main() -> None:

@@ -65,7 +65,7 @@ class Case:
     words: tuple[str, ...]
     kills: int
     marks: tuple[tuple[str, str], ...]
-    other: tuple[str, ...] = ("*running.lock", "*csv/*", "*.log", "*.hydra/hydra.yaml")
+    other: tuple[str, ...] = ("*running.lock", "*csv/*", "*.hydra/hydra.yaml")
     ranks: int = 1
     forked: bool = True  # else a new interpreter, as a shell starts it
 
