@@ -92,10 +92,13 @@ def save(batch: Batch, folder: Path) -> None:
 
 
 def load(folder: Path) -> Batch:
-    """What `save` wrote; crops have no more of their original than what was shown. Raises ValueError where nothing was saved."""
+    """What `save` wrote; crops have no more of their original than what was shown. Raises ValueError where not all of it is there."""
     if not (folder / FILE).is_file():
         raise ValueError(f"{folder} holds no {FILE}; give the folder that a run named when its loss or gradient was not finite")
-    kept = json.loads((folder / FILE).read_text())
+    try:
+        kept = json.loads((folder / FILE).read_text())
+    except ValueError as error:
+        raise ValueError(f"{folder / FILE} can't be read ({error}); copy the whole folder again") from error
     rollouts = [_rollout(folder, number, row) for number, row in enumerate(kept["rollouts"])]
     return Batch(kept["update"], kept["tokens"], [row["advantage"] for row in kept["rollouts"]], rollouts)
 

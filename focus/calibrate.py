@@ -268,10 +268,11 @@ def choose(
 
 
 def identity(cfg: DictConfig, checkpoint: Checkpoint, samples: Sequence[Sample]) -> str:
-    """A hash of everything that the choice depends on: weights, questions, ladder, decoding, and the judge if there is one."""
+    """A hash of everything that the choice depends on: weights and how they are asked, questions, ladder, decoding, and judge."""
     digest = hashlib.blake2b(checkpoint.weights_hash().encode(), digest_size=12)
     digest.update(questions_digest(samples).encode())
-    digest.update(json.dumps([OmegaConf.to_container(cfg.calibration), cfg.tokens_per_turn, cfg.seed]).encode())
+    asked = [cfg.policy.dialect, cfg.policy.dtype, cfg.policy.attention]
+    digest.update(json.dumps([OmegaConf.to_container(cfg.calibration), cfg.tokens_per_turn, cfg.seed, *asked]).encode())
     digest.update(graded_by(cfg).encode())
     return digest.hexdigest()
 

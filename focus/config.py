@@ -8,6 +8,7 @@ target's signature.
 import difflib
 import errno
 import inspect
+import math
 import multiprocessing
 import os
 import re
@@ -814,11 +815,22 @@ def refuse_other_run(cfg: DictConfig, settings: Path, finished: bool) -> None:
         )
 
 
+def _not_a_number(node: Any, place: str = "") -> Iterator[str]:
+    """The full keys whose value is NaN, which no comparison would refuse."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _not_a_number(value, f"{place}.{key}" if place else str(key))
+    elif isinstance(node, float) and math.isnan(node):
+        yield place
+
+
 def problems_of(cfg: DictConfig) -> list[str]:
     """What is wrong with these settings, one line each, each with its remedy."""
     if "lengths" in cfg:
         return _plan_problems(cfg)
-    problems = []
+    problems = [f"{key} is nan; write a number" for key in _not_a_number(OmegaConf.to_container(cfg))]
+    if cfg.get("seed", 0) < 0:
+        problems.append(f"seed is {cfg.seed}; use a whole number from 0 on")
     if cfg.get("threads", 1) < 1:
         problems.append(f"threads is {cfg.threads}; use at least 1")
     if "policy" in cfg:
@@ -999,8 +1011,6 @@ def cautions(cfg: DictConfig) -> list[str]:
     said = []
     if cfg.policy.dtype == "bfloat16" and not cfg.policy.lora_rank:
         said.append(f"policy.dtype is bfloat16 and all weights learn: steps below its resolution are lost, at 1e-6 nearly all. {remedy}")
-    if (precision := str(cfg.trainer.get("precision"))) in ("bf16-true", "16-true", "bf16", "16"):
-        said.append(f"trainer.precision is {precision}: what learns is kept in 16 bits, whose resolution loses small steps. {remedy}")
     return said
 
 
@@ -1023,6 +1033,8 @@ INSTEAD = {
     "gradient_clip_val": "use objective.grad_clip",
     "accumulate_grad_batches": "use objective.tokens_per_forward",
 }
+# Others keep what learns in 16 bits, which loses small steps, or scale gradients, which are clipped here as they are
+PRECISIONS = ("32-true", "32", "None", "bf16-mixed", "bf16")
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 
 
@@ -1034,6 +1046,11 @@ def _trainer_problems(trainer: DictConfig) -> list[str]:
         problems.append(f"trainer.{', trainer.'.join(others)} can't be set; of Lightning's trainer there are {', '.join(TRAINER[1:])}")
     if not problems:
         problems += _call_problems("trainer", trainer)
+    if str(trainer.get("precision")) not in PRECISIONS:
+        problems.append(
+            f"trainer.precision is {trainer.precision}; choose 32-true, or bf16-mixed, which computes in bfloat16 and keeps what learns "
+            "in float32"
+        )
     strategy = trainer.get("strategy", "auto")
     if isinstance(strategy, str) and strategy not in STRATEGIES:
         problems.append(

@@ -361,8 +361,8 @@ def refuse_other(path: Path, identity: str) -> None:
     """Raises ValueError, with what differs, where the file holds outcomes of another `identity`: they would be overwritten."""
     if not path.is_file():
         return
-    before, now = json.loads(path.read_text())["identity"].rsplit(" ", 2), identity.rsplit(" ", 2)
-    parts = ("another policy", "other settings", "other questions")
+    before, now = (_parts(each) for each in (json.loads(path.read_text())["identity"], identity))
+    parts = ("another judge", "another policy", "other settings", "other questions")
     differ = [part for part, a, b in zip(parts, before, now, strict=False) if a != b]
     if len(before) != len(now):
         differ = ["another version of this package"]
@@ -370,3 +370,9 @@ def refuse_other(path: Path, identity: str) -> None:
         raise ValueError(
             f"{path} holds a probe with {' and '.join(differ)}; give this one a folder of its own (output=FOLDER), or remove that one"
         )
+
+
+def _parts(identity: str) -> list[str]:
+    """The judge (empty without one), the policy, the settings and the questions that an identity names."""
+    measured, _, judge = identity.partition(" judge ")
+    return [judge, *measured.rsplit(" ", 2)]

@@ -129,9 +129,10 @@ class Judge:
     `submit` sends what is not known yet and returns at once; threads wait for the replies, `endpoint.concurrency` requests at a time.
     `grade_all` waits for them. A prompt is asked once, however many cases have it and whoever submitted it.
 
-    `cache` is a file of JSON lines, one per verdict, found by a hash of model and prompt. It is only added to, one whole line at a time,
-    so a second run asks nothing, an interrupted one goes on, and several processes may share it. `log`, written anew by every `Judge`,
-    holds the cases that the judge finds right as JSON lines (question, accepted, answer, judge, rule): the rule says no to all of them.
+    `cache` is a file of JSON lines, one per verdict, found by a hash of model, prompt and `extra`. It is only added to, one whole line
+    at a time, so a second run asks nothing, an interrupted one goes on, and several processes may share it. `log`, written anew by
+    every `Judge`, holds the cases that the judge finds right as JSON lines (question, accepted, answer, judge, rule): the rule says no
+    to all of them.
 
     `counts` of the cases that `grade_all` was given, by the names in `COUNTS`: `asked` + `cached` are those that needed a verdict. Among
     them `unclear` (the reply was neither yes nor no, twice), `silent` (it was empty or cut), `refused` (by the server), `unreached` (an
@@ -271,7 +272,8 @@ class Judge:
         return verdict
 
     def _key(self, prompt: str) -> str:
-        return hashlib.sha256(json.dumps([self.endpoint.model, SYSTEM, REMINDER, prompt]).encode()).hexdigest()
+        asked = [self.endpoint.model, SYSTEM, REMINDER, prompt, *([self.endpoint.extra] if self.endpoint.extra else [])]
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:

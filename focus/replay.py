@@ -54,7 +54,7 @@ def run(folder: Path, weights: str | None = None) -> bool:
             print(f"  log-probabilities are not finite in {', '.join(unlikely)}")
         if bad:
             print(f"  gradients are not finite in {len(bad)} weights, first {bad[0]}")
-        broken = broken or not math.isfinite(loss) or bool(bad)
+        broken = broken or not math.isfinite(loss.detach()) or bool(bad)
     print("reproduced: not finite again" if broken else "not reproduced: all is finite with these weights")
     return broken
 

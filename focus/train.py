@@ -4,6 +4,7 @@ Started again on the same output folder, a run resumes where it stopped; a finis
 """
 
 import logging
+import math
 import signal
 import threading
 import warnings
@@ -219,6 +220,8 @@ def build_rewards(cfg: DictConfig) -> list[RewardCallback]:
         except InstantiationException as error:
             raise ValueError(f"reward.terms.{name} can't be constructed: {error.__cause__ or error}") from error
         callback.name = str(name)
+        if not isinstance(callback.weight, int | float) or not math.isfinite(callback.weight):
+            raise ValueError(f"reward.terms.{name}.weight is {callback.weight!r}; write a number, 0 to look at the term without paying it")
         rewards.append(callback)
     return rewards
 
@@ -416,14 +419,18 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
             "(name=...), or remove that folder"
         )
     asked, trained_on = questions_digest(samples), output / "trained_on.txt"
+    calibrated = cfg.gap.mode == Mode.CALIBRATED
+    if calibrated:  # the table says which questions are trained on, and how they are seen
+        asked += f" {seed_of(sorted(read_levels(Path(cfg.gap.table)).items())):x}"
     if trained_on.is_file() and trained_on.read_text() != asked:
         raise ValueError(
-            f"{output} holds a run on other training questions: a record, a box or an image file has changed since. Put the old files "
-            "back, give this run another name (name=...), or remove that folder"
+            f"{output} holds a run on other training questions: a record, a box, an image file or gap.table has changed since. Put the old "
+            "files back, give this run another name (name=...), or remove that folder"
         )
     ranks.publish(origin, base)
     ranks.publish(trained_on, asked)
-    start = base if isinstance(samples, Scenes) else f"{base} {asked}"  # settings name scenes, but not what lies in a file
+    named = isinstance(samples, Scenes) and not calibrated  # settings name scenes, but not what lies in a file
+    start = base if named else f"{base} {asked}"
     if cfg.results and cfg.evaluation.records:
         start += f" {questions_digest(held_out_samples(cfg))}"
     if cfg.results and has_row(Path(cfg.results), settings_hash(cfg), start):

@@ -8,6 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import DictConfig
 
 from experiments.speed.selection import certificate, least
 from focus import calibrate, config, ranks
@@ -18,6 +19,7 @@ from focus.data.scenes import DIFFICULTY, Scenes
 from focus.gap import Search, diverges, fit, ladder, levels_identity, majority, read_levels, select_level
 from focus.rollout.engine import Completion, Sampling
 from focus.rollout.kv import KVEngine
+from focus.train import load_policy, training_samples
 from tests.conftest import random_qwen3_vl
 
 PROPERTY = settings(deadline=None, database=None)
@@ -361,11 +363,15 @@ def random_policy(tmp_path_factory) -> Path:
     return folder
 
 
-def run(output: Path, policy: Path, *overrides: str) -> dict:
-    """Calibrate six scenes, two side by side, right or not; returns what is kept beside the table."""
+def composed_for(output: Path, policy: Path, *overrides: str) -> DictConfig:
     small = ("data.scenes=6", "questions_per_forward=2", "tokens_per_turn=6", "threads=1", "calibration.require_correct_at_native=false")
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        calibrate.run(compose("calibrate", [*small, f"output={output}", f"policy.checkpoint={policy}", *overrides]))
+        return compose("calibrate", [*small, f"output={output}", f"policy.checkpoint={policy}", *overrides])
+
+
+def run(output: Path, policy: Path, *overrides: str) -> dict:
+    """Calibrate six scenes, two side by side, right or not; returns what is kept beside the table."""
+    calibrate.run(composed_for(output, policy, *overrides))
     return json.loads((output / "levels.json").read_text())
 
 
@@ -519,4 +525,9 @@ def test_another_search_is_another_calibration(tmp_path, random_policy, answers)
     answers("ababb")
     identities = [run(tmp_path / "run", random_policy, *more)["identity"] for more in ((), ("calibration.search=bisection",))]
     assert identities[0] != identities[1]
+    cfg = composed_for(tmp_path, random_policy)
+    samples, policy = training_samples(cfg.data), load_policy(cfg.policy)
+    before = calibrate.identity(cfg, policy, samples)
+    cfg.policy.dialect = "qwen3_vl_zoom"  # the same weights, asked with another prompt
+    assert calibrate.identity(cfg, policy, samples) != before
     assert set(read_levels(tmp_path / "run/levels.parquet").values()) == {32}

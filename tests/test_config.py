@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from focus.config import CONF, ConfigError, cautions, check, problems_of, readable, refuse_other_run, start
 from focus.sweep import launched as points_of_sweep
-from focus.train import load_policy
+from focus.train import build_rewards, load_policy
 
 PAPER = sorted(path.stem for path in (CONF / "experiment").glob("*_7b*.yaml"))  # tests/test_recipe.py: their files are downloaded first
 EXPERIMENTS = sorted({path.stem for path in (CONF / "experiment").glob("*.yaml")} - {*PAPER})
@@ -189,15 +189,34 @@ def test_a_reward_term_that_refuses_its_settings_is_named_before_anything_is_tra
     assert "reward.terms.grounding can't be constructed: omega of the grounding reward is 2; it must be in [0, 1]" in said
 
 
+@pytest.mark.parametrize("weight", ["abc", "'.nan'", "null", "inf"])
+def test_a_reward_weight_that_is_no_number_is_refused_by_its_name(weight):
+    cfg = composed("experiment=smoke", f"reward.terms.tool.weight={weight}")
+    with pytest.raises(ValueError, match=r"reward\.terms\.tool\.weight is .*; write a number"):
+        build_rewards(cfg)
+
+
+def test_a_seed_below_zero_is_refused_before_anything_loads():
+    assert problems_of(composed("experiment=smoke", "seed=-1")) == ["seed is -1; use a whole number from 0 on"]
+
+
 def test_weights_that_learn_in_sixteen_bits_are_warned_of_with_the_remedy():
-    for change, said in (
-        ("policy.dtype=bfloat16", "policy.dtype is bfloat16 and all weights learn"),
-        ("trainer.precision=bf16-true", "trainer.precision is bf16-true: what learns is kept in 16 bits"),
-    ):
-        [caution] = cautions(composed("experiment=stage1", change))
-        assert said in caution and "policy.dtype=float32" in caution and "trainer.precision=bf16-mixed, or trainer=fsdp" in caution
+    [caution] = cautions(composed("experiment=stage1", "policy.dtype=bfloat16"))
+    assert "policy.dtype is bfloat16 and all weights learn" in caution
+    assert "policy.dtype=float32" in caution and "trainer.precision=bf16-mixed, or trainer=fsdp" in caution
     for change in ("policy.dtype=float32", "trainer.precision=bf16-mixed", "policy.dtype=bfloat16 policy.lora_rank=8"):
         assert cautions(composed("experiment=stage1", *change.split())) == []
+
+
+@pytest.mark.parametrize("key", ["objective.learning_rate", "rollout.temperature", "reward.terms.accuracy.weight"])
+def test_a_setting_that_is_not_a_number_is_refused_by_its_name(key):
+    assert f"{key} is nan; write a number" in problems_of(composed("experiment=stage1", f"{key}=nan"))
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "16-mixed", "64-true", "transformer-engine"])
+def test_a_precision_that_an_update_can_not_be_made_in_is_refused_before_anything_loads(precision):
+    [said] = problems_of(composed("experiment=stage1", f"trainer.precision={precision}"))
+    assert said.startswith(f"trainer.precision is {precision}; choose 32-true, or bf16-mixed")
 
 
 def test_only_accuracy_can_teach_where_it_is_a_term():

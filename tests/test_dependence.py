@@ -915,6 +915,21 @@ def test_a_probe_of_an_earlier_version_which_did_not_know_its_questions_is_refus
         refuse_other(tmp_path / "outcomes.json", "weights settings questions")
 
 
+@pytest.mark.parametrize(
+    ("identity", "named"),
+    [
+        ("weights settings questions", "another judge"),
+        ("weights settings questions judge other", "another judge"),
+        ("weights settings others judge grader", "other questions"),
+        ("weights others questions judge grader", "other settings"),
+    ],
+)
+def test_what_differs_from_a_probe_with_a_judge_is_named(tmp_path, seven, identity, named):
+    save({"16": seven}, tmp_path / "outcomes.json", "weights settings questions judge grader")
+    with pytest.raises(ValueError, match=f"holds a probe with {named}; give"):
+        refuse_other(tmp_path / "outcomes.json", identity)
+
+
 def test_other_questions_in_the_same_file_never_show_the_old_result(scripted, tmp_path):
     probe.run(probing(tmp_path, records(tmp_path, [((B1,),), ((B1,),), ((B1,),)])))
     others = records(tmp_path, [((OFF,),), ((B1,),)])

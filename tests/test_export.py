@@ -71,7 +71,6 @@ def test_adapters_lie_beside_the_merged_weights_as_peft_loads_them(folders, tmp_
         ((), "float32"),
         (("policy.dtype=bfloat16", "policy.lora_rank=4"), "bfloat16"),
         (("trainer.precision=bf16-mixed",), "bfloat16"),
-        (("trainer.precision=bf16-true",), "bfloat16"),
         (("trainer.strategy={_target_: focus.ranks.FullyShardedStrategy, arithmetic: bfloat16}",), "bfloat16"),
         (("trainer.strategy={_target_: focus.ranks.FullyShardedStrategy, arithmetic: float32}",), "float32"),
         (("trainer.precision=bf16-mixed", "policy.export_dtype=float32"), "float32"),

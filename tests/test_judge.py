@@ -6,6 +6,7 @@ import multiprocessing
 import re
 import threading
 import time
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -55,8 +56,8 @@ def candidate(request) -> str:
     return FENCED.search(request["messages"][-1]["content"])[2]
 
 
-def judge(server: Server, folder, concurrency: int = 1, model: str = "tiny") -> Judge:
-    endpoint = Endpoint(server.url, model, "TEST_KEY", timeout_s=20.0, retries=1, concurrency=concurrency)
+def judge(server: Server, folder, concurrency: int = 1, model: str = "tiny", **rest: Any) -> Judge:
+    endpoint = Endpoint(server.url, model, "TEST_KEY", timeout_s=20.0, retries=1, concurrency=concurrency, **rest)
     return Judge(endpoint, folder / "verdicts.jsonl", folder / "disagreements.jsonl")
 
 
@@ -273,6 +274,13 @@ def test_a_cut_reply_that_an_earlier_version_remembered_as_unclear_is_asked_for_
         judge_ = judge(server, tmp_path)
         assert judge_.grade_all([HARBOUR]) == [1.0]
     assert judge_.counts["asked"] == 1
+
+
+def test_a_judge_that_is_told_something_else_besides_is_asked_anew(tmp_path):
+    with Server(saying("no")) as server:
+        for extra, asked in (({}, 1), ({"top_k": 1}, 1), ({"top_k": 1}, 0), ({}, 0)):
+            judge_ = judge(server, tmp_path, extra=extra)
+            assert judge_.grade_all([HARBOUR]) == [0.0] and judge_.counts["asked"] == asked
 
 
 def test_an_instruction_in_the_candidate_stays_between_the_fences(tmp_path):

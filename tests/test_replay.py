@@ -60,3 +60,9 @@ def test_a_folder_without_a_batch_and_one_without_its_run_are_named(qwen3_vl, tm
     save(Batch(1, 1, [1.0], [playing(qwen3_vl, BLUE)]), tmp_path / "kept")
     with pytest.raises(ValueError, match=r"settings.yaml does not exist; a replay needs the output folder of the run around kept"):
         replay.run(tmp_path / "kept")
+
+
+def test_a_batch_file_that_was_cut_is_an_error_in_one_sentence(tmp_path):
+    (tmp_path / "batch.json").write_text('{"update":')
+    with pytest.raises(ValueError, match=r"batch.json can't be read .*; copy the whole folder again"):
+        load(tmp_path)

@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText
 from focus import calibrate, checkpoint, config, export, train
 from focus.config import CONF
 from focus.data.sample import read_records
-from focus.gap import levels_identity, read_levels
+from focus.gap import levels_identity, read_levels, write_levels
 from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
 
 SMALL = (
@@ -242,7 +242,11 @@ def test_calibration_writes_a_table_and_a_picture_and_a_second_start_finds_them(
     assert levels_identity(table) and (tmp_path / "levels/levels.png").stat().st_size > 1000
     calibrate.run(cfg)
     assert "stands already" in capsys.readouterr().out
-    train.run(settings(tmp_path / "run", random_policy, "gap=calibrated", f"gap.table={table}", "evaluation.samples=0", "data.scenes=9"))
+    trained = settings(tmp_path / "run", random_policy, "gap=calibrated", f"gap.table={table}", "evaluation.samples=0", "data.scenes=9")
+    train.run(trained)
+    write_levels(table, dict.fromkeys(levels, 64), "another calibration")
+    with pytest.raises(ValueError, match=r"run on other training questions: .* or gap\.table has changed since"):
+        train.run(trained)
 
 
 def test_an_interrupted_calibration_goes_on_where_it_stopped(tmp_path, random_policy, monkeypatch):

@@ -135,6 +135,12 @@ def test_images_are_not_opened_before_somebody_looks(tmp_path):
     assert len(read) == 1
 
 
+def test_half_a_character_is_mended_whether_records_are_asked_for_one_by_one_or_in_order(tmp_path):
+    records, _ = read_records(write_lines(tmp_path, record(id="a\ud83d", question="What is \ud83d?")))
+    assert [records[0].id, *(each.id for each in records)] == ["a\ufffd"] * 2
+    assert {each.question for each in records} == {records[0].question} == {"What is \ufffd?"}
+
+
 def test_empty_lines_are_no_records(tmp_path):
     assert len(read_records(write_lines(tmp_path, record(), "", "  "))[0]) == 1
 

@@ -215,7 +215,7 @@ class Records(Sequence[Sample]):
         with self.path.open("rb") as lines:
             for start in self.starts:
                 lines.seek(int(start))
-                yield _sample(json.loads(lines.readline()), self.root)
+                yield _sample(_parsed(lines.readline())[0], self.root)
 
 
 def read_records(records: Path, root: Path | None = None, limits: Limits = UNLIMITED) -> tuple[Records, Counter[str]]:

@@ -183,8 +183,11 @@ def measurement(cfg: DictConfig, weights: str, samples: Sequence[Sample]) -> str
 
 
 def graded_by(cfg: DictConfig) -> str:
-    """What the identity of graded outcomes says beside the settings: the judge's model, nothing without a judge."""
-    return f" judge {cfg.judge.model}" if cfg.judge.url else ""
+    """What the identity of graded outcomes says beside the settings: the judge's model and `extra`, nothing without a judge."""
+    if not cfg.judge.url:
+        return ""
+    extra = json.dumps(OmegaConf.to_container(cfg.judge.extra, resolve=True), sort_keys=True) if cfg.judge.extra else ""
+    return f" judge {cfg.judge.model}{extra}"
 
 
 def has_row(path: Path, settings: str, base: str) -> bool:
