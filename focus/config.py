@@ -943,10 +943,11 @@ def _data_problems(data: DictConfig) -> list[str]:
         if data[name] < least:
             problems.append(f"data.{name} is {data[name]}; give {least} or more: a question with more than that is left out and counted")
     if data.annotations and not Path(data.annotations).is_file():
-        problems.append(f"data.annotations is {data.annotations}, which does not exist; give an export of Label Studio, CVAT or COCO")
+        missing = _no_file(data.annotations)
+        problems.append(f"data.annotations is {data.annotations}, {missing}; give an export of Label Studio, CVAT or COCO")
     problems += _letter_problems("data.", data.letter_px)
     if data.records and not Path(data.records).is_file():
-        problems.append(f"data.records is {data.records}, which does not exist")
+        problems.append(f"data.records is {data.records}, {_no_file(data.records)}; name a file of JSON lines")
     return problems + scene_problems(data)
 
 
@@ -1183,8 +1184,12 @@ def _evaluation_problems(evaluation: DictConfig) -> list[str]:
     if evaluation.sigma < 0:
         problems.append(f"evaluation.sigma is {evaluation.sigma}; a standard deviation is 0 or more (of 255)")
     if evaluation.records and not Path(evaluation.records).is_file():
-        problems.append(f"evaluation.records is {evaluation.records}, which does not exist")
+        problems.append(f"evaluation.records is {evaluation.records}, {_no_file(evaluation.records)}; name a file of JSON lines")
     return problems
+
+
+def _no_file(path: str) -> str:
+    return "which is a folder" if Path(path).is_dir() else "which is no file" if Path(path).exists() else "which does not exist"
 
 
 def _probe_problems(cfg: DictConfig) -> list[str]:

@@ -25,7 +25,7 @@ from focus import config, grading
 from focus.boxes import Size, area
 from focus.data.leaks import known_sets, report
 from focus.data.readers import SETS, TESTS
-from focus.data.sample import Records, Sample
+from focus.data.sample import Records, Sample, mended
 from focus.report.sheet import MOST, draw_sheet
 from focus.train import training_samples
 
@@ -94,7 +94,7 @@ def _with_records(samples: Sequence[Sample]) -> Iterator[tuple[Sample, dict]]:
     with samples.path.open("rb") as lines:
         for index, start in enumerate(samples.starts):
             lines.seek(int(start))
-            yield samples[index], json.loads(lines.readline())
+            yield samples[index], mended(json.loads(lines.readline()))
 
 
 def spread(count: int, shown: int, seed: int) -> list[int]:

@@ -196,6 +196,11 @@ def test_a_reward_weight_that_is_no_number_is_refused_by_its_name(weight):
         build_rewards(cfg)
 
 
+@pytest.mark.parametrize("key", ["data.records", "data.annotations", "evaluation.records"])
+def test_a_folder_in_place_of_a_file_is_called_a_folder(key, tmp_path):
+    assert f"{key} is {tmp_path}, which is a folder; " in "".join(problems_of(composed("experiment=smoke", f"{key}={tmp_path}")))
+
+
 def test_a_seed_below_zero_is_refused_before_anything_loads():
     assert problems_of(composed("experiment=smoke", "seed=-1")) == ["seed is -1; use a whole number from 0 on"]
 

@@ -144,6 +144,12 @@ def test_fields_that_name_the_question_are_no_kinds_of_question(tmp_path, look):
     assert look("records", own(tmp_path / "own", *changes)).found["meta"] == {"category": {"a": 20, "b": 20}}
 
 
+def test_half_a_character_in_a_field_that_only_the_file_has_is_mended(tmp_path, look):
+    override, file = own(tmp_path / "own", {"licence": "CC HALF"}), tmp_path / "own/records.jsonl"
+    file.write_text(file.read_text().replace("HALF", "\\ud83d"))
+    assert look("records", override).found["fields"]["licence"] == {"CC \ufffd": 1}
+
+
 def test_images_that_several_questions_share_are_counted_once(look):
     found = look("hrbench4k").found
     assert found["questions"] == 8 and found["images"]["distinct"] == 2 and found["groups"] == 2
