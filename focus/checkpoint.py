@@ -352,6 +352,8 @@ class Checkpoint:
         if adapters:
             assert isinstance(self.model, PeftModel)
             self.model.save_pretrained(str(partial / "adapter"), state_dict=adapters, save_embedding_layers=False)
+        for weights in partial.rglob("*.safetensors"):  # which the library lets nobody but their owner read
+            weights.chmod((partial / "config.json").stat().st_mode)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
 

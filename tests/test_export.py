@@ -33,6 +33,12 @@ def test_an_export_names_its_rotary_positions_as_transformers_4_and_as_transform
     assert first == second
 
 
+def test_who_may_read_the_folder_of_an_export_may_read_its_weights(qwen3_vl: Checkpoint, tmp_path):
+    qwen3_vl.save(tmp_path / "policy")
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "policy").iterdir()}
+    assert len(set(modes.values())) == 1, modes
+
+
 def test_the_tokenizer_of_an_export_has_a_class_that_transformers_4_knows_and_speaks_as_before(qwen3_vl: Checkpoint, tmp_path):
     qwen3_vl.save(tmp_path / "policy")
     assert json.loads((tmp_path / "policy/tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
