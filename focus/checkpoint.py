@@ -352,6 +352,7 @@ class Checkpoint:
         if adapters:
             assert isinstance(self.model, PeftModel)
             self.model.save_pretrained(str(partial / "adapter"), state_dict=adapters, save_embedding_layers=False)
+            (partial / "adapter/README.md").unlink(missing_ok=True)  # PEFT's form of a card, not filled in; the policy has one
         for weights in partial.rglob("*.safetensors"):  # which the library lets nobody but their owner read
             weights.chmod((partial / "config.json").stat().st_mode)
         shutil.rmtree(folder, ignore_errors=True)

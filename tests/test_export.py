@@ -64,6 +64,7 @@ def test_adapters_lie_beside_the_merged_weights_as_peft_loads_them(folders, tmp_
             torch.nn.init.normal_(p, std=0.1)
     loaded.save(tmp_path / "policy", dtype)
     base = AutoModelForImageTextToText.from_pretrained(folders["qwen3_vl"], dtype=torch.float32)
+    assert {path.name for path in (tmp_path / "policy/adapter").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     adapted = PeftModel.from_pretrained(base, str(tmp_path / "policy/adapter"))
     ids = torch.tensor([loaded.tokenizer.encode("what is on the sign")])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
