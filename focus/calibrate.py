@@ -408,8 +408,9 @@ def run(cfg: DictConfig) -> None:
         if not levels:
             unreadable = next((f". {choice.broken}" for choice, _ in done.values() if choice.broken), "")
             raise ValueError(
-                f"no question was given a level ({dict(counts)}); a policy that is wrong at native has no gap to "
-                f"choose. Train the base further, or set calibration.require_correct_at_native=false{unreadable}"
+                f"no question was given a level ({dict(counts)}); of a question that is wrong at native there is no "
+                "gap to choose: train the base further, or set calibration.require_correct_at_native=false. For one that never diverges "
+                f"set calibration.never_diverges=floor, or a smaller calibration.floor_tokens{unreadable}"
             )
         record = summary(list(done.values()), search)
         (output / "levels.json").write_text(json.dumps({"identity": key, **record}, indent=1) + "\n")

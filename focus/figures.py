@@ -35,7 +35,7 @@ def figures(trajectories: Sequence[Trajectory], scores: Scores, reward: Float[Te
         "crop/coverage": _mean([coverage(box, chain[0]) for box, chain in targets]),
         "crop/iou": _mean([max(iou(box, level) for level in chain) for box, chain in targets]),
         "group/zero_variance": float(zero_variance(reward).float().mean()),
-        "group/all_unpaid": float((reward.nan_to_num().amax(1) <= 0).float().mean()),
+        "group/all_unpaid": float((reward.nan_to_num().amax(1) <= 0)[~reward.isnan().all(1)].float().mean()),
         **_outcomes(scores, reward.shape[1]),
         "tokens/response_mean": _mean(lengths),
         "tokens/response_max": max(lengths, default=math.nan),

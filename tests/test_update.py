@@ -413,6 +413,7 @@ def test_groups_are_counted_by_outcome_and_ungraded_rollouts_do_not_hide_it(qwen
     scores = Scores({"accuracy": accuracy}, accuracy)
     found = figures(played, scores, scores.grouped(4))
     assert [found[f"group/{kind}"] for kind in ("all_right", "all_wrong", "mixed")] == pytest.approx([1 / 3] * 3)
+    assert found["group/all_unpaid"] == pytest.approx(1 / 3)  # the fourth group was not graded at all
     unnamed = figures(played, Scores({"parity": accuracy}, accuracy), scores.grouped(4))
     assert all(unnamed[f"group/{kind}"] != unnamed[f"group/{kind}"] for kind in ("all_right", "all_wrong", "mixed"))
 
