@@ -321,6 +321,10 @@ def test_a_process_that_waits_where_python_can_not_interrupt_it_ends_on_sigterm_
     )
     running = subprocess.Popen([sys.executable, "-c", stuck], cwd=CONF.parent, stdout=subprocess.PIPE, text=True)
     assert running.stdout.readline() == "waits\n"
+    slept = 0
+    while slept < 20:  # it sleeps where it waits, not between two steps of Python
+        slept = slept + 1 if Path(f"/proc/{running.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S" else 0
+        time.sleep(0.02)
     running.terminate()
     assert running.wait(60) == 143
 
