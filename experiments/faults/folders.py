@@ -158,6 +158,11 @@ def _last(child: Child) -> str:
     return " / ".join([line.strip() for line in child.text.splitlines() if line.strip()][-2:])[-500:]
 
 
+def _anywhere(trial: dict[str, Any], scratch: Path) -> dict[str, Any]:
+    """A trial's record without the name of the folder that it was made in."""
+    return json.loads(json.dumps(trial).replace(str(scratch), "SCRATCH"))
+
+
 TABLES = ("starts", "carried", "disk")
 
 
@@ -198,7 +203,7 @@ def main(names: Sequence[str]) -> None:
                             for left in ("run", "elsewhere"):
                                 children.remove(Path(left))
                             seen = trial()
-                            entry["trials"].append({"trial": what, **seen})
+                            entry["trials"].append(_anywhere({"trial": what, **seen}, scratch))
                             progress.update(task, advance=1, refresh=True)
                             if seen["lost"] or seen.get("traceback"):
                                 progress.console.print(f"{kind}, {name}, {what}: {json.dumps(seen)}", markup=False)
