@@ -1,0 +1,158 @@
+"""The documentation says what the code does: settings, metrics, the record, published sets and links."""
+
+import io
+import json
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from PIL import Image
+
+from docs import generate
+from focus.alarms import ALARMS
+from focus.data.readers import SETS, TESTS
+from focus.data.sample import read_records
+from focus.dependence import DIFFERENCES, METRICS, Probe
+from focus.figures import Watched, figures
+from focus.grading import Grader
+from focus.judge import COUNTS
+from focus.report import evaluation
+from focus.report.run import NO_TOOL, ROWS
+from focus.rewards import Scores
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "experiments").rglob("README.md")])
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def fenced(page: str, language: str) -> list[str]:
+    return [body for kind, body in FENCE.findall((ROOT / page).read_text()) if kind == language]
+
+
+def test_the_page_of_settings_is_what_the_comments_of_conf_say():
+    assert generate.PAGE.read_text() == generate.page(), "run: python -m docs.generate"
+
+
+@pytest.mark.parametrize("group", generate.WHOLE)
+def test_every_comment_line_above_a_key_of_a_group_is_on_the_page(group):
+    page = generate.PAGE.read_text()
+    for line in (generate.CONF / group / f"{generate.WHOLE[group]}.yaml").read_text().splitlines():
+        if (said := line.strip()).startswith("# "):
+            in_a_table = re.sub(r" {2,}", "; ", said[2:]).replace("<", "&lt;").replace("|", "\\|")
+            assert in_a_table in page or said[2:] in page, said
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_every_anchor_to_a_heading(path: Path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        to = (path.parent / name).resolve() if name else path
+        assert to.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", to.read_text(), flags=re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}, target
+
+
+def _of_a_grader() -> dict[str, float]:
+    grader = Grader()
+    grader.begin_update()
+    return grader.figures()
+
+
+def test_every_logged_and_reported_number_is_explained():
+    page = (ROOT / "docs/metrics.md").read_text()
+    logged = {name for name in figures([], Scores({}, []), torch.zeros(0, 2)) if not name.startswith("reward/")}
+    logged |= {*Watched().figures(None), *_of_a_grader(), *(f"judge/{name}" for name in COUNTS)}
+    logged |= {f"alarm/{name}" for name in ALARMS} | {f"probe/{name}" for name in Probe.SHOWN}
+    reported = {*METRICS, *DIFFERENCES, *(metric for _, _, metric, _ in (*ROWS, *NO_TOOL)), *evaluation.METRICS}
+    assert not [name for name in logged | reported if f"`{name}`" not in page]
+    labels = [label for label, *_ in (*ROWS, *NO_TOOL)] + [label for label, *_ in evaluation.METRICS.values()]
+    assert not [label for label in labels if f"| {label} |" not in page]
+
+
+TABLE_ROW = re.compile(r"^\| `(\w+)` \| (.+?) \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
+UNKNOWN = ("unstated", "see the dataset's card")
+
+
+def test_the_table_of_published_sets_has_every_set_with_the_licence_and_the_hub_name_that_the_code_knows():
+    rows = {row[0]: row[1:] for row in TABLE_ROW.findall((ROOT / "docs/data.md").read_text())}
+    assert set(rows) == set(SETS)
+    for name, (hub, _, _, _, licence) in rows.items():
+        stated = SETS[name].licence
+        assert licence == ("*not known*" if stated in UNKNOWN else stated), name
+        [named] = re.findall(r"`([\w.-]+/[\w.-]+)`", generate.read(generate.CONF / f"data/{name}.yaml")[0])[:1] or [None]
+        assert named is None or f"`{named}`" in hub, name
+    tested, _trained = (ROOT / "docs/data.md").read_text().split("To train on:")
+    assert {row[0] for row in TABLE_ROW.findall(tested)} == set(TESTS)
+
+
+def test_the_examples_of_records_are_records(tmp_path):
+    [examples] = fenced("docs/data.md", "json")
+    (tmp_path / "records.jsonl").write_text(examples)
+    samples, dropped = read_records(tmp_path / "records.jsonl")
+    assert len(samples) == 3 and not dropped
+    assert samples[2].boxes == (((610, 420, 780, 470), (580, 380, 830, 520)),)
+
+
+PICTURE = Image.new("RGB", (64, 48), "red")
+CHAT = [{"role": "system", "content": "You may zoom."}, {"role": "user", "content": "<image>\nWhich colour?"}]
+
+
+def _png() -> bytes:
+    buffer = io.BytesIO()
+    PICTURE.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "<image>Which colour?", "images": ["a.png"], "solution": "red"},
+        {"prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Which colour?"}]}], "images": ["a.png"],
+         "solution": "red"},
+        {"messages": CHAT, "images": [{"path": "a.png"}], "solution": "red"},
+        {"prompt": CHAT, "images": [{"bytes": _png(), "path": None}], "reward_model": {"style": "rule", "ground_truth": "red"}},
+    ],
+    ids=["TRL", "TRL, messages", "ms-swift", "verl, parquet"],
+)  # fmt: skip
+def test_the_script_that_converts_files_of_other_trainers_writes_records(row, tmp_path):
+    [script] = [body for body in fenced("docs/data.md", "python") if "convert.py" in body]
+    module: dict = {"__name__": "convert"}
+    exec(script, module)
+    (tmp_path / "a.png").write_bytes(_png())
+    path = tmp_path / "train.jsonl"
+    if "reward_model" in row:
+        path = tmp_path / "train.parquet"
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), path)
+    else:
+        path.write_text(json.dumps(row) + "\n")
+    module["convert"](path, tmp_path / "mine")
+    samples, dropped = read_records(tmp_path / "mine/records.jsonl")
+    assert not dropped and samples[0].question == "Which colour?" and samples[0].answers == ("red",)
+    assert samples[0].open().size == (64, 48)
+
+
+class Said(NamedTuple):
+    """What the term of the page asks of a trajectory."""
+
+    answer: str | None
+
+
+def test_the_reward_of_the_page_is_a_term_that_can_be_named_in_a_reward_file(tmp_path, monkeypatch):
+    [body] = [each for each in fenced("docs/extend.md", "python") if "my_package.py" in each]
+    (tmp_path / "my_package.py").write_text(body)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_package", raising=False)
+    [text] = [each for each in fenced("docs/extend.md", "yaml") if "my_package" in each]
+    term = OmegaConf.create(text).terms.short_answer
+    callback = instantiate(term)
+    assert callback.gate == "accuracy" and callback.score([Said("a red car"), Said(None), Said("one two three four")]) == [1.0, 0.0, 0.0]
