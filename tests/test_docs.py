@@ -11,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
@@ -156,3 +157,13 @@ def test_the_reward_of_the_page_is_a_term_that_can_be_named_in_a_reward_file(tmp
     term = OmegaConf.create(text).terms.short_answer
     callback = instantiate(term)
     assert callback.gate == "accuracy" and callback.score([Said("a red car"), Said(None), Said("one two three four")]) == [1.0, 0.0, 0.0]
+
+
+def test_the_commit_hook_has_the_version_of_ruff_that_development_has_and_ci_runs_what_the_repository_names():
+    hook, pins = (ROOT / ".pre-commit-config.yaml").read_text(), (ROOT / "requirements-dev.txt").read_text()
+    [version] = re.findall(r"^ruff==(\S+)", pins, flags=re.MULTILINE)
+    assert f"rev: v{version}\n" in hook
+    [job] = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"].values()
+    assert {"run": ".ci/run"} in job["steps"] and (ROOT / ".ci/run").stat().st_mode & 0o111
+    [(least, beyond)] = re.findall(r'requires-python = ">=3\.(\d+),<3\.(\d+)"', (ROOT / "pyproject.toml").read_text())
+    assert job["strategy"]["matrix"]["python"] == [f"3.{minor}" for minor in range(int(least), int(beyond))]

@@ -111,9 +111,9 @@ LEDGER = {
 
 
 @pytest.mark.parametrize(("equation", "place"), LEDGER.items(), ids=LEDGER)
-def test_every_equation_has_a_place_that_names_it_and_a_row_in_the_readme(equation, place):
+def test_every_equation_has_a_place_that_names_it_and_a_row_in_the_page_of_the_method(equation, place):
     assert re.search(rf"\b{equation}\b", inspect.getdoc(place) or "")
-    assert re.search(rf"^\| {equation} \|", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert re.search(rf"^\| {equation} \|", (ROOT / "docs/method.md").read_text(), flags=re.MULTILINE)
 
 
 def test_the_papers_method_is_short_enough_to_read():

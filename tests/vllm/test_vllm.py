@@ -230,8 +230,8 @@ def test_an_adapter_is_published_as_such_and_a_changed_one_replaces_it(family, s
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[tuple[str, str]]:
-    """README's command, with what a CPU needs."""
-    said = (Path(__file__).parents[2] / "README.md").read_text().replace("\\\n", " ")
+    """The command of docs/train-7b.md, with what a CPU needs."""
+    said = (Path(__file__).parents[2] / "docs/train-7b.md").read_text().replace("\\\n", " ")
     [line] = re.findall(r"^ *VLLM_SERVER_DEV_MODE.*$", said, flags=re.MULTILINE)
     words = shlex.split(line)
     at = words.index("vllm")
