@@ -7,7 +7,7 @@ asked by every text layer. Without a layout a model attends as transformers woul
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,13 +21,15 @@ PREFIX = "shared_prompt_"
 NO_MASK = torch.zeros((1, 1, 1, 1))  # transformers passes a mask of four dimensions on as it is, so it builds none of its own
 
 Packed = Float[Tensor, "head token width"]
+PackedKeys = Float[Tensor, "key_head token width"]  # fewer heads than queries have, where queries are grouped
 Padded = Float[Tensor, "row head place width"]
 
 
+@runtime_checkable
 class Layout(Protocol):
     """Which token of a packed forward belongs to whom."""
 
-    def attend(self, layer: int, query: Packed, key: Packed, value: Packed, scale: float) -> Packed:
+    def attend(self, layer: int, query: Packed, key: PackedKeys, value: PackedKeys, scale: float) -> Packed:
         """The attention's output for every packed token. `key` and `value` may have fewer heads (grouped queries)."""
         ...
 
@@ -95,7 +97,7 @@ class _Gather(torch.autograd.Function):
     """`x[:, index]`, whose gradient is a copy, not a sum: every token is taken once, apart from padding, which carries no gradient."""
 
     @staticmethod
-    def forward(ctx, x: Packed, index: Int[Tensor, " taken"], back: Int[Tensor, " token"] | None) -> Packed:
+    def forward(ctx, x: Packed, index: Int[Tensor, " taken"], back: Int[Tensor, " token"] | None) -> Float[Tensor, "head taken width"]:
         ctx.save_for_backward(index, back)
         ctx.tokens = x.shape[1]
         return x.index_select(1, index)
@@ -131,7 +133,7 @@ class PackedGroups:
             parts = prompt[:, None].expand(rows, queries, -1), causal.expand(rows, queries, queries)
             self._mask: Bool[Tensor, "row 1 query key"] = torch.cat(parts, dim=2)[:, None]
 
-    def attend(self, layer: int, query: Packed, key: Packed, value: Packed, scale: float) -> Packed:
+    def attend(self, layer: int, query: Packed, key: PackedKeys, value: PackedKeys, scale: float) -> Packed:
         if self.flash:
             return self._attend_flash(query, key, value, scale)
         at = self.prompts.total
@@ -165,7 +167,7 @@ class PackedGroups:
         )
         self._longest = max(query_lengths), max(key_lengths)
 
-    def _attend_flash(self, query: Packed, key: Packed, value: Packed, scale: float) -> Packed:
+    def _attend_flash(self, query: Packed, key: PackedKeys, value: PackedKeys, scale: float) -> Packed:
         from flash_attn import flash_attn_varlen_func  # GPU extra
 
         out = flash_attn_varlen_func(
@@ -193,7 +195,7 @@ class Prompts:
     def empty(cls, lengths: Sequence[int], device: torch.device) -> "Prompts":
         return cls(Ragged(lengths, device), [], [])
 
-    def attend(self, layer: int, query: Packed, key: Packed, value: Packed, scale: float) -> Packed:
+    def attend(self, layer: int, query: Packed, key: PackedKeys, value: PackedKeys, scale: float) -> Packed:
         """As a layout: read the prompts themselves, and keep what later turns will ask."""
         self.keys.append(self.ragged.pad(key).contiguous())
         self.values.append(self.ragged.pad(value).contiguous())
@@ -258,7 +260,7 @@ class Append:
         own = torch.arange(self.filled, device=device) <= place[:, :, None]
         self._mask = torch.cat([prompt[:, None].expand(-1, self.chunks.longest, -1), own], dim=2)[:, None]
 
-    def attend(self, layer: int, query: Packed, key: Packed, value: Packed, scale: float) -> Packed:
+    def attend(self, layer: int, query: Packed, key: PackedKeys, value: PackedKeys, scale: float) -> Packed:
         rows = self.rows
         for store, new in ((rows.keys, key), (rows.values, value)):
             store[layer][self._row, :, self._slot] = new.transpose(0, 1)
@@ -294,7 +296,7 @@ class Step:
         slots = torch.arange(self.filled, device=self.rows.lengths.device)
         self._hidden_own = torch.where(slots <= self.rows.lengths[:, None], 0.0, float("-inf"))[:, None, None]
 
-    def attend(self, layer: int, query: Packed, key: Packed, value: Packed, scale: float) -> Packed:
+    def attend(self, layer: int, query: Packed, key: PackedKeys, value: PackedKeys, scale: float) -> Packed:
         rows, prompts = self.rows, self.rows.prompts
         for store, new in ((rows.keys, key), (rows.values, value)):
             store[layer][self._row, :, rows.lengths] = new.transpose(0, 1)

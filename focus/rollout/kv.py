@@ -182,7 +182,7 @@ def _side_by_side(places: Sequence[np.ndarray]) -> Int[Tensor, "3 token"]:
 
 
 def draw(
-    logits: Float[Tensor, "row word"], banned: Int[Tensor, " word"], temperature: float, noise: Float[Tensor, " row"]
+    logits: Float[Tensor, "row word"], banned: Int[Tensor, " banned"], temperature: float, noise: Float[Tensor, " row"]
 ) -> tuple[Int[Tensor, " row"], Float[Tensor, " row"]]:
     """One token for each row by inverse transform of `noise` in [0, 1), and its log-probability.
 
