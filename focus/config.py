@@ -40,12 +40,12 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from torch.distributed import DistError, is_torchelastic_launched
 from yaml import YAMLError
 
-from focus import ranks
 from focus.data.readers import SETS, TESTS
 from focus.data.scenes import DIFFICULTY, SPLITS
-from focus.extraction import MODES
 from focus.gap import Mode, Search
-from focus.prompts import DIALECTS
+from focus.grading.extraction import MODES
+from focus.model.prompts import DIALECTS
+from focus.runtime import files
 
 CONF = Path(__file__).parents[1] / "conf"
 MAX_VLLM_RANK = 512  # of a LoRA adapter
@@ -635,7 +635,7 @@ def alone(folder: str | Path) -> Iterator[None]:
     """
     with ExitStack() as held:
         with writable(str(folder)):
-            held.enter_context(ranks.only_job(Path(folder)))
+            held.enter_context(files.folder_lock(Path(folder)))
         yield
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from focus.boxes import Box, Size
+from focus.data.boxes import Box, Size
 from focus.data.original import Decoded, Original
 from focus.data.sample import Sample
 
@@ -55,7 +55,7 @@ def fit(size: Size, max_tokens: int, token_px: int, min_tokens: int = 1) -> Size
     return fitted_width, fitted_height
 
 
-def look(original: Original, max_tokens: int, token_px: int, min_tokens: int = 1) -> View:
+def resize_to_budget(original: Original, max_tokens: int, token_px: int, min_tokens: int = 1) -> View:
     """The view of an image under a budget in merged visual tokens. It never exceeds the budget, nor grows without being told to.
 
     Raises ValueError if no view fits (see `fit`) or the image can't be decoded.
@@ -134,13 +134,13 @@ class Gap:
         """Whether this sample is trained on."""
         return self.mode is not Mode.CALIBRATED or sample_id in self.selected
 
-    def see(self, sample: Sample, original: Original) -> tuple[View, Original]:
+    def view_of(self, sample: Sample, original: Original) -> tuple[View, Original]:
         """The view of a sample, and the image that its crops are cut from.
 
         That is the original, except with `off`, where both have one resolution by definition. Raises ValueError like `look`.
         """
         budget = self.selected[sample.id] if self.mode is Mode.CALIBRATED else self.view_tokens
-        view = look(original, budget, self.token_px, self.min_tokens)
+        view = resize_to_budget(original, budget, self.token_px, self.min_tokens)
         return view, Decoded(view.image) if self.mode is Mode.OFF else original
 
 

@@ -20,9 +20,10 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from focus.base import build, build_tokenizer
-from focus.checkpoint import Checkpoint
-from focus.prompts import DIALECTS
+from focus.model.policy_model import PolicyModel
+from focus.model.prompts import DIALECTS
+from focus.pretraining.architecture import build_model
+from focus.pretraining.tokenizer import build_tokenizer
 
 torch.set_num_threads(1)
 
@@ -30,7 +31,7 @@ torch.set_num_threads(1)
 build_tokenizer = cache(build_tokenizer)  # two seconds each
 
 
-def random_qwen2_5_vl(seed: int = 0, tied: bool = False) -> Checkpoint:
+def random_qwen2_5_vl(seed: int = 0, tied: bool = False) -> PolicyModel:
     """The other family at its smallest: windowed vision attention, absolute boxes."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
@@ -76,28 +77,28 @@ def random_qwen2_5_vl(seed: int = 0, tied: bool = False) -> Checkpoint:
     processor = Qwen2VLImageProcessorPil(
         patch_size=14, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 28 * 28, "longest_edge": 16384 * 28 * 28}
     )
-    return Checkpoint(Qwen2_5_VLForConditionalGeneration(config).eval(), tokenizer, processor, DIALECTS["qwen2_5_vl"])
+    return PolicyModel(Qwen2_5_VLForConditionalGeneration(config).eval(), tokenizer, processor, DIALECTS["qwen2_5_vl"])
 
 
-def random_qwen3_vl(seed: int = 0) -> Checkpoint:
+def random_qwen3_vl(seed: int = 0) -> PolicyModel:
     """The embedded policy's architecture with other weights, at half its width."""
-    return build(build_tokenizer(), seed, width=64, layers=2, vision_layers=2)
+    return build_model(build_tokenizer(), seed, width=64, layers=2, vision_layers=2)
 
 
 @pytest.fixture(scope="session")
-def qwen2_5_vl() -> Checkpoint:
+def qwen2_5_vl() -> PolicyModel:
     return random_qwen2_5_vl()
 
 
 @pytest.fixture(scope="session")
-def qwen3_vl() -> Checkpoint:
+def qwen3_vl() -> PolicyModel:
     checkpoint = random_qwen3_vl()
     checkpoint.model.eval()
     return checkpoint
 
 
 @pytest.fixture(params=["qwen2_5_vl", "qwen3_vl"])
-def policy(request) -> Checkpoint:
+def policy(request) -> PolicyModel:
     """Every engine and update test runs on both families."""
     return request.getfixturevalue(request.param)
 

@@ -140,7 +140,7 @@ def hurry(monkeypatch: Any) -> None:
     import openai._base_client
 
     monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
-    monkeypatch.setattr("focus.endpoint.BACKOFF_S", 0.01)
+    monkeypatch.setattr("focus.runtime.endpoint.BACKOFF_S", 0.01)
     monkeypatch.setattr("ssl.SSLContext.load_default_certs", lambda *_: None)
     monkeypatch.setattr("ssl.SSLContext.load_verify_locations", lambda *_, **__: None)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from focus.checkpoint import Checkpoint
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.gap import View
-from focus.prompts import CROP_CONTENT
+from focus.model.policy_model import PolicyModel
+from focus.model.prompts import CROP_CONTENT
 from focus.rollout.trajectory import Crop, Observation, Status, Trajectory, Turn
 
 
-def plain_logprobs(checkpoint: Checkpoint, t: Trajectory, temperature: float = 1.0) -> torch.Tensor:
+def plain_logprobs(checkpoint: PolicyModel, t: Trajectory, temperature: float = 1.0) -> torch.Tensor:
     """Log-probability of every sampled token of one trajectory, by transformers alone: its own positions, mask and attention."""
     ids = torch.tensor([t.ids])
     pixels = checkpoint.pack(t.images)
@@ -37,7 +37,7 @@ def plain_logprobs(checkpoint: Checkpoint, t: Trajectory, temperature: float = 1
     return torch.log_softmax(scores / temperature, -1)[at - 1].gather(1, ids[0, at][:, None])[:, 0]
 
 
-def towers(checkpoint: Checkpoint, monkeypatch) -> list[int]:
+def towers(checkpoint: PolicyModel, monkeypatch) -> list[int]:
     """Images of every pass through the vision tower from here on."""
     images: list[int] = []
     tower = checkpoint.core.visual
@@ -60,7 +60,7 @@ class Shape:
 
 
 def made(
-    checkpoint: Checkpoint, groups: Sequence[tuple[tuple[int, int], int, Sequence[Sequence[Shape]]]], seed: int = 0
+    checkpoint: PolicyModel, groups: Sequence[tuple[tuple[int, int], int, Sequence[Sequence[Shape]]]], seed: int = 0
 ) -> list[Trajectory]:
     """Trajectories of random tokens and pixels: for each group its view (width and height in tokens), the text tokens of its prompt, and
     the turns of every sibling."""

@@ -1,32 +1,32 @@
 """A policy that says what it is told, so that tests can hold the loop to its word."""
 
-from focus.boxes import Box
-from focus.checkpoint import Checkpoint
+from focus.data.boxes import Box
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.gap import Gap, Mode
-from focus.prompts import call_text
+from focus.model.policy_model import PolicyModel
+from focus.model.prompts import call_text
 from focus.rollout.engine import Completion, Sampling
-from focus.rollout.loop import Rules, begin, play
+from focus.rollout.loop import RolloutLimits, begin, play
 from focus.rollout.trajectory import Trajectory
 
 
 class Scripted:
     """An engine: turn n of every conversation is the n-th text. A text longer than the token limit is cut, not stopped."""
 
-    def __init__(self, checkpoint: Checkpoint, *script: str) -> None:
-        self.checkpoint, self.script = checkpoint, script
+    def __init__(self, checkpoint: PolicyModel, *script: str) -> None:
+        self.policy, self.script = checkpoint, script
 
     def generate(self, conversations, sampling):
         for i, conversation in enumerate(conversations):
             text = self.script[int(conversation.id.rsplit(" ", 1)[1])]
-            ids = tuple(self.checkpoint.tokenizer.encode(text, add_special_tokens=False))
+            ids = tuple(self.policy.tokenizer.encode(text, add_special_tokens=False))
             cut = ids[: sampling.tokens_per_turn]
             yield i, Completion(cut, (-0.5,) * len(cut), stopped=cut == ids)
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         pass
 
-    def renew(self) -> None:
+    def sync_weights(self) -> None:
         pass
 
 
@@ -38,7 +38,7 @@ def call(*box_view: float) -> str:
 
 
 def playing(
-    checkpoint: Checkpoint,
+    checkpoint: PolicyModel,
     *script: str,
     max_crops: int = 1,
     tokens_per_turn: int = 100,
@@ -51,6 +51,6 @@ def playing(
     """One scripted conversation about an embedded scene of 448 x 448 px."""
     scene = Scene(DIFFICULTY[difficulty], "train", index)
     sample = scene.sample()
-    view, source = Gap(gap, view_tokens, checkpoint.token_px).see(sample, scene.open())
+    view, source = Gap(gap, view_tokens, checkpoint.token_px).view_of(sample, scene.open())
     opened = begin(checkpoint, sample, view, source, [0])
-    return play(checkpoint, Scripted(checkpoint, *script), opened, Rules(max_crops, crop_tokens, Sampling(1.0, tokens_per_turn)))[0]
+    return play(checkpoint, Scripted(checkpoint, *script), opened, RolloutLimits(max_crops, crop_tokens, Sampling(1.0, tokens_per_turn)))[0]

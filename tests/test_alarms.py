@@ -10,8 +10,8 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from focus.alarms import ALARMS, CollapseAlarms
-from focus.report.run import History, read_history
+from focus.training.alarms import ALARMS, CollapseAlarms
+from focus.training.history import History, read_history
 from tests.test_update import policy_of, questions, trainer
 
 HEALTHY = {

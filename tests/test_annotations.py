@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focus.data.annotations import Annotated, Fault, percent_to_px, read_annotations, write_annotated
+from focus.data.annotations.faults import Fault
+from focus.data.annotations.join import write_annotated
+from focus.data.annotations.reading import read_annotations
+from focus.data.annotations.regions import Annotated, percent_to_px
 from focus.data.sample import problems_of, read_records
 
 PROPERTY = settings(deadline=None, database=None)

@@ -6,14 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focus import forms
-from focus.answers import (
+from focus.data.choices import chosen_letter
+from focus.data.sample import SCORERS
+from focus.data.text import LONGEST_READ
+from focus.grading import forms
+from focus.grading.answers import (
     RIGHT_FROM,
     Grade,
     Rung,
     anls,
     canonical,
-    chosen_letter,
     decidable,
     grade,
     graded,
@@ -22,8 +24,6 @@ from focus.answers import (
     vqa_accuracy,
     vqa_normalise,
 )
-from focus.data.sample import SCORERS
-from focus.forms import LONGEST_READ
 
 PROPERTY = settings(deadline=None, database=None)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from focus.boxes import Box, Frame, Size, area, coverage, intersection, iou, settle, to_original, to_view
+from focus.data.boxes import Box, Frame, Size, area, coverage, intersection, iou, settle, to_original, to_view
 
 PROPERTY = settings(deadline=None, database=None)
 

@@ -11,15 +11,18 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 
 from experiments.speed.selection import certificate, least
-from focus import calibrate, config, ranks
-from focus.answers import canonical
-from focus.calibrate import DROPPED_NATIVE, DROPPED_NEVER, SEARCHES, UNREADABLE, Read, Rule, Tokens, choose, total
+from focus import config
+from focus.build import load_policy, training_samples
 from focus.config import CONF
 from focus.data.scenes import DIFFICULTY, Scenes
+from focus.evaluation import selection
+from focus.evaluation.selection import DROPPED_NATIVE, DROPPED_NEVER, SEARCHES, UNREADABLE, Read, Rule, Tokens, choose, total_tokens
 from focus.gap import Search, diverges, fit, ladder, levels_identity, majority, read_levels, select_level
+from focus.grading.answers import canonical
 from focus.rollout.engine import Completion, Sampling
 from focus.rollout.kv import KVEngine
-from focus.train import load_policy, training_samples
+from focus.runs import calibrate
+from focus.runtime import distributed
 from tests.conftest import random_qwen3_vl
 
 PROPERTY = settings(deadline=None, database=None)
@@ -183,18 +186,18 @@ class ByLevel:
     """An engine that answers each question by the width of the view it is shown: `says[question]` holds a letter for each level."""
 
     def __init__(self, checkpoint, says: dict[str, str]) -> None:
-        self.checkpoint, self.says = checkpoint, says
+        self.policy, self.says = checkpoint, says
         self.asked: list[list[int]] = []  # the levels of each round
 
     def generate(self, conversations, sampling):
         self.asked.append([WIDTHS_PX.index(conversation.images[0].width) for conversation in conversations])
         for i, (conversation, level) in enumerate(zip(conversations, self.asked[-1], strict=True)):
-            prompt = self.checkpoint.tokenizer.decode(list(conversation.ids))
+            prompt = self.policy.tokenizer.decode(list(conversation.ids))
             letter = next(letters[level] for question, letters in self.says.items() if question in prompt)
-            ids = tuple(self.checkpoint.tokenizer.encode(f"{letter}</answer><|im_end|>", add_special_tokens=False))
+            ids = tuple(self.policy.tokenizer.encode(f"{letter}</answer><|im_end|>", add_special_tokens=False))
             yield i, Completion(ids, (-0.5,) * len(ids), stopped=True)
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         pass
 
 
@@ -219,7 +222,7 @@ class Votes(ByLevel):
         votes = {level: iter(texts) for level, texts in enumerate(next(iter(self.says.values())))}
         for i, conversation in enumerate(conversations):
             text = next(votes[WIDTHS_PX.index(conversation.images[0].width)])
-            ids = tuple(self.checkpoint.tokenizer.encode(f"{text}</answer><|im_end|>", add_special_tokens=False))
+            ids = tuple(self.policy.tokenizer.encode(f"{text}</answer><|im_end|>", add_special_tokens=False))
             yield i, Completion(ids, (-0.5,) * len(ids), stopped=True)
 
 
@@ -278,7 +281,7 @@ def test_an_unreadable_image_costs_one_question_which_is_named(qwen3_vl):
     assert [c.view_tokens for c in choices] == [64, None, None]
     assert [c.broken for c in choices] == [None, "image gone.png does not exist", "image cut.png cannot be decoded"]
     assert engine.asked == [[0, 0], [1], [2]]
-    assert calibrate.summary([(c, None) for c in choices], Search.LADDER)["broken"] == {c.sample: c.broken for c in choices[1:]}
+    assert selection.summary([(c, None) for c in choices], Search.LADDER)["broken"] == {c.sample: c.broken for c in choices[1:]}
 
 
 def test_coarse_levels_are_asked_only_for_questions_that_are_still_open(qwen3_vl):
@@ -324,8 +327,8 @@ def test_the_ladder_chooses_as_the_exhaustive_one_for_exactly_the_least_that_an_
     walked, every = (asking(qwen3_vl, kind, *PATTERNS)[0] for kind in EXACT)
     assert [c.outcome for c in walked] == [c.outcome for c in every]
     assert [c.view_tokens for c in walked] == [c.view_tokens for c in every]
-    assert [total(c.asked.values()) for c in walked] == [least(c) for c in every]
-    assert [c.exhaustive for c in walked] == [total(c.asked.values()) for c in every]  # all answers are equally long here
+    assert [total_tokens(c.asked.values()) for c in walked] == [least(c) for c in every]
+    assert [c.exhaustive for c in walked] == [total_tokens(c.asked.values()) for c in every]  # all answers are equally long here
 
 
 class Closed(ByLevel):
@@ -336,12 +339,12 @@ class Closed(ByLevel):
         self.engine = KVEngine(checkpoint)
 
     def generate(self, conversations, sampling):
-        close = tuple(self.checkpoint.tokenizer.encode("</answer><|im_end|>", add_special_tokens=False))
+        close = tuple(self.policy.tokenizer.encode("</answer><|im_end|>", add_special_tokens=False))
         for i, own in self.engine.generate(conversations, Sampling(sampling.temperature, 2)):
             yield i, Completion(own.ids + close, own.logprobs + (-0.5,) * len(close), stopped=True)
 
-    def forget(self) -> None:
-        self.engine.forget()
+    def clear_cache(self) -> None:
+        self.engine.clear_cache()
 
 
 @pytest.mark.parametrize("decoding", ["greedy", "vote"])
@@ -350,7 +353,7 @@ def test_a_real_policy_gets_the_same_choices_from_the_ladder_and_the_exhaustive_
     walked, every = (asking(qwen3_vl, kind, *["-"] * 12, rules=rules, engine=Closed)[0] for kind in EXACT)
     assert [(c.outcome, c.view_tokens) for c in walked] == [(c.outcome, c.view_tokens) for c in every]
     assert len({c.outcome for c in every}) > 1
-    assert [total(c.asked.values()) for c in walked] == [least(c) for c in every]
+    assert [total_tokens(c.asked.values()) for c in walked] == [least(c) for c in every]
 
 
 # ---------------------------------------------------------------------------------------------------------- whole runs
@@ -380,7 +383,7 @@ def answers(monkeypatch):
     """Let every question of a run be answered by one pattern of letters."""
 
     def answered(letters: str) -> None:
-        monkeypatch.setattr(calibrate, "KVEngine", lambda checkpoint: ByLevel(checkpoint, {"": letters}))
+        monkeypatch.setattr(selection, "KVEngine", lambda checkpoint: ByLevel(checkpoint, {"": letters}))
 
     return answered
 
@@ -443,7 +446,7 @@ def test_an_interrupted_bisection_goes_on_with_its_audit(tmp_path, random_policy
     answers("ababb")
     overrides = ("calibration.search=bisection", "calibration.audit=3", "seed=1")
     straight = run(tmp_path / "straight", random_policy, *overrides)
-    choosing, asked = calibrate.choose, []
+    choosing, asked = selection.choose, []
 
     def interrupted(checkpoint, engine, samples, kind, *rest):
         if len(asked) == 3:
@@ -451,11 +454,11 @@ def test_an_interrupted_bisection_goes_on_with_its_audit(tmp_path, random_policy
         asked.append(kind)
         return choosing(checkpoint, engine, samples, kind, *rest)
 
-    monkeypatch.setattr(calibrate, "choose", interrupted)
+    monkeypatch.setattr(selection, "choose", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "stopped", random_policy, *overrides)
     assert not (tmp_path / "stopped/levels.parquet").exists()
-    monkeypatch.setattr(calibrate, "choose", choosing)
+    monkeypatch.setattr(selection, "choose", choosing)
     assert run(tmp_path / "stopped", random_policy, *overrides) == straight
     assert not list((tmp_path / "stopped").glob("*.jsonl"))
 
@@ -463,35 +466,35 @@ def test_an_interrupted_bisection_goes_on_with_its_audit(tmp_path, random_policy
 def test_what_an_interrupted_calibration_kept_is_read_back_as_it_was(qwen3_vl, tmp_path):
     first, second = asking(qwen3_vl, Search.BISECTION, "aabbb", "baaaa")[0]
     (exact,), _ = asking(qwen3_vl, Search.LADDER, "aabbb")
-    (tmp_path / "kept.jsonl").write_text(calibrate.keep((first, exact)) + calibrate.keep((second, None)))
-    assert calibrate.kept_before(tmp_path / "kept.jsonl") == {first.sample: (first, exact), second.sample: (second, None)}
+    (tmp_path / "kept.jsonl").write_text(selection.to_json_line((first, exact)) + selection.to_json_line((second, None)))
+    assert selection.read_choices(tmp_path / "kept.jsonl") == {first.sample: (first, exact), second.sample: (second, None)}
 
 
 def test_a_line_that_a_full_disk_has_cut_is_asked_again(tmp_path, random_policy, answers, monkeypatch):
     answers("aabbb")
     straight = run(tmp_path / "straight", random_policy)
-    choosing = calibrate.choose
+    choosing = selection.choose
 
     def full(checkpoint, engine, samples, *rest):
         if samples[0].id.endswith("4"):
             raise OSError(28, "No space left on device")
         return choosing(checkpoint, engine, samples, *rest)
 
-    monkeypatch.setattr(calibrate, "choose", full)
+    monkeypatch.setattr(selection, "choose", full)
     with pytest.raises(OSError) as met:
         run(tmp_path / "cut", random_policy)
     assert "No space left on device). When that is mended, run the same command again" in config.what_befell(met.value)
     [kept] = (tmp_path / "cut").glob("*.jsonl")
     assert kept.read_bytes().count(b"\n") == 4
     kept.write_bytes(kept.read_bytes()[:-40])
-    monkeypatch.setattr(calibrate, "choose", choosing)
+    monkeypatch.setattr(selection, "choose", choosing)
     assert run(tmp_path / "cut", random_policy) == straight
     assert read_levels(tmp_path / "cut/levels.parquet") == read_levels(tmp_path / "straight/levels.parquet")
 
 
 def test_a_second_calibration_in_one_folder_is_refused(tmp_path, random_policy, answers, monkeypatch):
     answers("aabbb")
-    monkeypatch.setattr(ranks.fcntl, "lockf", lambda *_: (_ for _ in ()).throw(BlockingIOError()))
+    monkeypatch.setattr(distributed.fcntl, "lockf", lambda *_: (_ for _ in ()).throw(BlockingIOError()))
     with pytest.raises(ValueError, match=f"another job is working in {tmp_path / 'busy'}"):
         run(tmp_path / "busy", random_policy)
     assert not list((tmp_path / "busy").glob("levels*"))
@@ -499,13 +502,13 @@ def test_a_second_calibration_in_one_folder_is_refused(tmp_path, random_policy, 
 
 def test_a_run_names_what_it_could_not_read(tmp_path, random_policy, answers, monkeypatch, capsys):
     answers("aabbb")
-    reading = calibrate.training_samples
+    reading = selection.training_samples
 
     def one_gone(cfg):
         samples = list(reading(cfg))
         return [replace(samples[0], image=Unreadable(samples[0].image, 0)), *samples[1:]]
 
-    monkeypatch.setattr(calibrate, "training_samples", one_gone)
+    monkeypatch.setattr(selection, "training_samples", one_gone)
     record = run(tmp_path / "run", random_policy)
     [(name, why)] = record["broken"].items()
     assert record["outcomes"] == {"2": 5, UNREADABLE: 1} and name not in read_levels(tmp_path / "run/levels.parquet")

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from transformers import AutoModelForImageTextToText
 
-from focus import checkpoint, train
+from focus.model import loading
 from focus.report import card as cards
 from focus.report.card import Card, Start, card_text, command_of, remember_start, starts, stated_licence
 from focus.report.table import Cell, Results, Row
+from focus.runs import train
 from tests.test_run import settings
 
 VERSIONS = {"focus": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"}
@@ -202,7 +203,7 @@ def test_the_licence_is_what_the_card_or_the_config_of_the_base_states(card, con
 
 
 def test_the_embedded_base_is_ours():
-    assert stated_licence("embedded", checkpoint.place("embedded")) == {"license": "mit"}
+    assert stated_licence("embedded", loading.checkpoint_path("embedded")) == {"license": "mit"}
 
 
 def test_a_training_that_goes_on_with_other_code_names_both_and_with_the_same_one_once(tmp_path, monkeypatch):
@@ -242,7 +243,7 @@ def test_a_run_writes_its_card_beside_the_weights_and_a_second_start_the_same(tm
     cfg = settings(run, random_policy, f"name={name}", "objective.updates=1")
     train.run(cfg)
     path = run / "policy/README.md"
-    text, base = path.read_text(), checkpoint.load(random_policy, "tiny").weights_hash()
+    text, base = path.read_text(), loading.load_model(random_policy, "tiny").weights_hash()
     assert "# `# <b>mine</b>`\n" in text and f"hash of its weights `{base}`" in text
     assert f"`scenes`, 20,000 questions, digest `{(run / 'trained_on.txt').read_text()}`" in text
     assert "- updates: 1 of 1\n- seed: 0\n" in text and "`accuracy` 0.8, " in text
@@ -250,7 +251,7 @@ def test_a_run_writes_its_card_beside_the_weights_and_a_second_start_the_same(tm
     assert accuracy and "| accuracy, own crop | " in text and "| D\\_noise" not in text and "| @64 crop rate | " in text
     assert "started from Python" in text and "transformers `" in text
     assert AutoModelForImageTextToText.from_pretrained(run / "policy") is not None
-    assert checkpoint.load(run / "policy", "tiny").weights_hash() != base
+    assert loading.load_model(run / "policy", "tiny").weights_hash() != base
     path.unlink()
     train.run(cfg)
     assert path.read_text() == text

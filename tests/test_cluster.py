@@ -18,11 +18,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
-from focus import checkpoint, config, ranks, sweep, train
+from focus import config
 from focus.config import CONF
 from focus.data.questions import Questions
 from focus.data.scenes import DIFFICULTY, Scenes
-from focus.report import run as kept
+from focus.model import loading
+from focus.report import run, sweep
+from focus.runs import sweep as sweep_run
+from focus.runs import train
+from focus.runtime import files
 from tests.conftest import another_job
 from tests.test_run import SMALL, settings
 
@@ -75,7 +79,7 @@ def test_a_preempted_job_is_requeued_by_submitit_and_ends_as_if_nothing_had_happ
         point = tmp_path / f"sweep/seed={seed}"
         assert [json.loads(line)["update"] for line in (point / "history.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
         assert [(p.folder, p.status) for p in sweep.points_of(tmp_path / "sweep") if p.values["seed"] == str(seed)] == [(point, "finished")]
-        hashes = {checkpoint.load(place / "policy", "tiny").weights_hash() for place in (point, tmp_path / f"straight{seed}")}
+        hashes = {loading.load_model(place / "policy", "tiny").weights_hash() for place in (point, tmp_path / f"straight{seed}")}
         assert len(hashes) == 1
 
 
@@ -90,16 +94,16 @@ def columns(results: Path) -> list[list[str]]:
 
 def test_two_points_that_end_together_leave_one_header_and_a_row_each(tmp_path, monkeypatch):
     """The second has opened the empty file when the first writes."""
-    results, lock = tmp_path / "results.csv", kept.fcntl.flock
+    results, lock = tmp_path / "results.csv", run.fcntl.flock
     first, second = (settings(tmp_path / name, tmp_path) for name in ("a", "b"))
 
     def taking_turns(file, how):
-        monkeypatch.setattr(kept.fcntl, "flock", lock)
-        kept.write_row(results, first, "base", {})
+        monkeypatch.setattr(run.fcntl, "flock", lock)
+        run.write_row(results, first, "base", {})
         lock(file, how)
 
-    monkeypatch.setattr(kept.fcntl, "flock", taking_turns)
-    kept.write_row(results, second, "base", {})
+    monkeypatch.setattr(run.fcntl, "flock", taking_turns)
+    run.write_row(results, second, "base", {})
     assert columns(results) == [["run", "status"], ["a", "finished"], ["b", "finished"]]
 
 
@@ -107,7 +111,7 @@ def test_results_where_files_can_not_be_locked_are_refused_before_anything_start
     def flock(*_):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
-    monkeypatch.setattr(kept.fcntl, "flock", flock)
+    monkeypatch.setattr(run.fcntl, "flock", flock)
     with pytest.raises(ValueError, match=r"results.csv can't be written and locked .*Function not implemented.*another file system"):
         train.run(settings(tmp_path / "run", random_policy, f"results={tmp_path / 'results.csv'}"))
     assert not (tmp_path / "run").exists()
@@ -139,15 +143,15 @@ def test_what_other_ranks_may_be_reading_is_never_half_written(tmp_path, random_
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_text", slowly)
-        ranks.publish(path, "afterwards")
+        files.write_atomically(path, "afterwards")
     assert seen == ["before"] and path.read_text() == "afterwards"
 
-    published, publish = [], ranks.publish
+    published, publish = [], files.write_atomically
 
     def stop(*_):
         raise InterruptedError
 
-    monkeypatch.setattr(ranks, "publish", lambda path, text: (published.append(path.name), publish(path, text)))
+    monkeypatch.setattr(files, "write_atomically", lambda path, text: (published.append(path.name), publish(path, text)))
     monkeypatch.setattr(train, "fit", stop)
     with pytest.raises(InterruptedError):
         train.run(settings(tmp_path / "run", random_policy))
@@ -326,7 +330,7 @@ def record(folder: Path, swept: str, given: str) -> None:
 
 def report(folder: Path, *more: str) -> None:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        sweep.run(compose("sweep", [f"sweep={folder}", *more]))
+        sweep_run.run(compose("sweep", [f"sweep={folder}", *more]))
 
 
 def test_a_sweep_half_way_is_told_point_by_point(half, capsys):
@@ -344,8 +348,8 @@ def test_a_sweep_half_way_is_told_point_by_point(half, capsys):
         ("1", "256", "missing"),
     ]
     assert rows[1]["common own mean"] == rows[1]["own own mean"] != ""  # 64 tokens are the common view: measured once
-    kept = json.loads((half / "gap.view_tokens=16,seed=0/evaluation_trained_t1.json").read_text())["outcomes"]["own view"]["values"]["own"]
-    assert float(rows[0]["own own mean"]) == pytest.approx(100 * sum(kept) / len(kept)) and rows[2]["own own mean"] == ""
+    run = json.loads((half / "gap.view_tokens=16,seed=0/evaluation_trained_t1.json").read_text())["outcomes"]["own view"]["values"]["own"]
+    assert float(rows[0]["own own mean"]) == pytest.approx(100 * sum(run) / len(run)) and rows[2]["own own mean"] == ""
     page = (half / "sweep.html").read_text()
     assert 'href="gap.view_tokens=16,seed=0/report.html"' in page and "data:image/png;base64," in page
     assert (half / "sweep.png").stat().st_size > 5000

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from focus.build import build_rewards, load_policy
 from focus.config import CONF, ConfigError, cautions, check, problems_of, readable, refuse_other_run, start
-from focus.sweep import launched as points_of_sweep
-from focus.train import build_rewards, load_policy
+from focus.report.sweep import launched as points_of_sweep
 
 PAPER = sorted(path.stem for path in (CONF / "experiment").glob("*_7b*.yaml"))  # tests/test_recipe.py: their files are downloaded first
 EXPERIMENTS = sorted({path.stem for path in (CONF / "experiment").glob("*.yaml")} - {*PAPER})

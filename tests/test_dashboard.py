@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 from hydra import compose, initialize_config_dir
 
-from focus import train
 from focus.config import CONF
-from focus.policy import FocusPolicy
 from focus.report.dashboard import FolderWandbLogger, closing, shown_settings, start_logger
+from focus.runs import train
+from focus.training.policy import FocusPolicy
 from tests.test_run import settings
 
 BLOCK, HEAD, WHOLE, LAST = 32768, 7, 1, 4  # of the files of offline runs: blocks of records, which may be split over several

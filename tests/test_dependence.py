@@ -18,23 +18,34 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from focus import probe
-from focus.boxes import Box, Frame, area, intersection, settle, to_view
-from focus.checkpoint import Checkpoint
 from focus.config import ConfigError
+from focus.data.boxes import Box, Frame, area, intersection, settle, to_view
 from focus.data.original import Decoded
 from focus.data.sample import ImageFile, Sample, write_records
 from focus.data.scenes import DIFFICULTY, Scenes
-from focus.dependence import ARMS, DIFFERENCES, METRICS, Examiner, Outcome, Probe, decompose, load, measure, refuse_other, save
+from focus.evaluation.arms import Evaluator, measure
+from focus.evaluation.outcome import (
+    ARMS,
+    DIFFERENCES,
+    METRICS,
+    Outcome,
+    decompose_tool_effect,
+    load_outcomes,
+    refuse_other_probe,
+    save_outcomes,
+)
 from focus.gap import Gap, Mode, View, cut
-from focus.prompts import ANSWER_OPEN, CALL_OPEN, DIALECTS, UNAVAILABLE, Fault, Malformed, call_text
+from focus.model.policy_model import PolicyModel
+from focus.model.prompts import ANSWER_OPEN, CALL_OPEN, DIALECTS, UNAVAILABLE, Fault, Malformed, call_text
 from focus.report import probe as report
 from focus.report.probe import draw_probe, probe_table
 from focus.rollout.engine import Completion, Sampling
 from focus.rollout.kv import KVEngine
-from focus.rollout.loop import Rules, play, reopen
+from focus.rollout.loop import RolloutLimits, play, reopen
+from focus.rollout.substitutes import GREY, SUBSTITUTES, additive, annotated, blank, elsewhere, mean_colour, noise, nothing
 from focus.rollout.trajectory import Crop, Status, Trajectory
-from focus.substitutes import GREY, SUBSTITUTES, additive, annotated, blank, elsewhere, mean_colour, noise, nothing
+from focus.runs import probe
+from focus.training.probe_callback import ProbeCallback
 from tests.conftest import another_job
 from tests.reference import plain_logprobs
 from tests.scripted import Scripted, call, playing
@@ -45,7 +56,7 @@ NAN = math.nan
 TOKEN_PX = 28
 BLUE = "<answer>blue</answer><|im_end|>"
 OUTSIDE = call(1100, 1100, 1200, 1200)
-RULES = Rules(1, 64, Sampling(1.0, 60))
+RULES = RolloutLimits(1, 64, Sampling(1.0, 60))
 SIDE = 224  # of hand-made images: 28 px are 125 per mille, so a box of whole tokens can be spoken exactly
 RED, BLUE_INK, GROUND = (200, 40, 60), (50, 60, 210), (90, 90, 90)  # no value at an end, where noise is clipped
 B1: Box = (28.0, 28.0, 56.0, 56.0)  # left half red, right half blue
@@ -121,7 +132,7 @@ def test_a_substitute_of_pixels_keeps_the_size_and_the_token_count_and_is_fixed_
 
 
 @pytest.mark.parametrize("name", ["noise", "additive"])
-def test_random_pixels_differ_between_seeds_and_between_the_crops_of_one_conversation(name, qwen3_vl: Checkpoint):
+def test_random_pixels_differ_between_seeds_and_between_the_crops_of_one_conversation(name, qwen3_vl: PolicyModel):
     spoken = playing(qwen3_vl, call(0, 0, 400, 400), BLUE)
     first = replace(spoken, turns=())
     second = replace(spoken, turns=spoken.turns[:1])
@@ -164,7 +175,7 @@ def test_additive_noise_has_the_asked_deviation_no_bias_and_is_clipped_rather_th
     assert white.min() > 190 and (white == 255).mean() > 0.4
 
 
-def test_a_call_without_its_use_shows_no_image_and_no_visual_tokens_only_that_the_tool_is_unavailable(policy: Checkpoint):
+def test_a_call_without_its_use_shows_no_image_and_no_visual_tokens_only_that_the_tool_is_unavailable(policy: PolicyModel):
     t = playing(policy, call(0, 0, 50, 50), BLUE)
     again = reopen(policy, t, nothing)
     observed = again.turns[0].observation
@@ -209,7 +220,7 @@ def test_a_large_annotated_box_is_cut_and_sized_like_any_other_crop():
         assert same(shown.image, expected.image) and shown.tokens == expected.tokens
 
 
-def test_the_nth_crop_shows_the_nth_target_and_then_the_first_again(qwen3_vl: Checkpoint):
+def test_the_nth_crop_shows_the_nth_target_and_then_the_first_again(qwen3_vl: PolicyModel):
     targets = ((0.0, 0.0, 56.0, 28.0), (112.0, 112.0, 140.0, 168.0))
     t = playing(qwen3_vl, call(0, 0, 500, 500), OUTSIDE, call(0, 0, 600, 600), call(0, 0, 700, 700), BLUE, max_crops=4)
     t = replace(t, sample=replace(t.sample, boxes=tuple((box,) for box in targets)))
@@ -218,22 +229,22 @@ def test_the_nth_crop_shows_the_nth_target_and_then_the_first_again(qwen3_vl: Ch
     assert all(same(view.image, region) for view, region in zip(shown, expected, strict=True))
 
 
-def test_with_the_gap_off_the_annotated_crop_is_cut_from_the_view(qwen3_vl: Checkpoint):
+def test_with_the_gap_off_the_annotated_crop_is_cut_from_the_view(qwen3_vl: PolicyModel):
     t = playing(qwen3_vl, call(0, 0, 500, 500), BLUE, gap=Mode.OFF)  # the view: 112 of 448 px
     t = replace(t, sample=replace(t.sample, boxes=(((112.0, 112.0, 224.0, 336.0),),)))
     [turn] = reopen(qwen3_vl, t, annotated(RULES, TOKEN_PX)).turns
     assert same(turn.observation.crop.image, t.view.image.crop((28, 28, 56, 84)))
 
 
-def test_an_annotated_crop_of_another_size_is_replayed_with_as_many_placeholders_as_features(policy: Checkpoint):
+def test_an_annotated_crop_of_another_size_is_replayed_with_as_many_placeholders_as_features(policy: PolicyModel):
     small = policy.dialect.frame is Frame.VIEW_PIXELS
     t = playing(policy, call(0, 0, 100, 100) if small else call(0, 0, 900, 900), BLUE)
     alter = annotated(RULES, policy.token_px)
     again = reopen(policy, t, alter)
     own, other = t.turns[0].observation.crop, again.turns[0].observation.crop
     assert own.tokens > other.tokens > 0  # 64 against those of a sign's text
-    [played] = play(policy, KVEngine(policy), [again], Rules(1, 64, Sampling(1.0, 5)))
-    assert played.ids.count(policy.image_pad_id) == sum(len(f.tokens) for f in policy.see(played.images)) == 16 + other.tokens
+    [played] = play(policy, KVEngine(policy), [again], RolloutLimits(1, 64, Sampling(1.0, 5)))
+    assert played.ids.count(policy.image_pad_id) == sum(len(f.tokens) for f in policy.encode_images(played.images)) == 16 + other.tokens
     with torch.no_grad():
         assert torch.allclose(
             plain_logprobs(policy, played)[len(t.turns[0].ids) :], torch.tensor(played.turns[1].sampler_logprobs), atol=2e-5
@@ -244,7 +255,7 @@ def test_an_annotated_crop_of_another_size_is_replayed_with_as_many_placeholders
 
 
 @dataclass(frozen=True)
-class Noted(Rules):
+class Noted(RolloutLimits):
     """Rules that note which box is cut."""
 
     cuts: list[Box] = field(default_factory=list)
@@ -321,12 +332,12 @@ class Spelled(Scripted):
 
     def generate(self, conversations, sampling):
         for i, completion in super().generate(conversations, sampling):
-            text = self.checkpoint.tokenizer.decode(completion.ids)
-            ids = tuple(id for letter in text for id in self.checkpoint.tokenizer.encode(letter, add_special_tokens=False))
+            text = self.policy.tokenizer.decode(completion.ids)
+            ids = tuple(id for letter in text for id in self.policy.tokenizer.encode(letter, add_special_tokens=False))
             yield i, Completion(ids, (-0.5,) * len(ids), completion.stopped)
 
 
-def test_the_policys_words_stay_id_for_id_and_only_the_crop_changes(policy: Checkpoint):
+def test_the_policys_words_stay_id_for_id_and_only_the_crop_changes(policy: PolicyModel):
     plain = replace(playing(policy, call(0, 0, 50, 50), BLUE), turns=(), status=Status.OPEN)
     [t] = play(policy, Spelled(policy, call(0, 0, 50, 50), BLUE), [plain], RULES)
     assert len(t.crops) == 1 and list(t.turns[0].ids) != policy.tokenizer.encode(t.turns[0].text, add_special_tokens=False)
@@ -338,7 +349,7 @@ def test_the_policys_words_stay_id_for_id_and_only_the_crop_changes(policy: Chec
     assert (again.seed, again.prompt_ids) == (t.seed, t.prompt_ids)
 
 
-def test_crops_that_a_replayed_policy_still_asks_for_are_replaced_too(policy: Checkpoint):
+def test_crops_that_a_replayed_policy_still_asks_for_are_replaced_too(policy: PolicyModel):
     """It answered after one crop; shown noise, it asks for a second one."""
     t = playing(policy, call(0, 0, 50, 50), BLUE, max_crops=2)
     rules = replace(RULES, max_crops=2)
@@ -354,7 +365,7 @@ def test_crops_that_a_replayed_policy_still_asks_for_are_replaced_too(policy: Ch
     assert [UNAVAILABLE in policy.tokenizer.decode(turn.observation.ids) for turn in told.turns[:2]] == [True, True]
 
 
-def test_an_observation_that_was_an_error_stays(policy: Checkpoint):
+def test_an_observation_that_was_an_error_stays(policy: PolicyModel):
     t = playing(policy, OUTSIDE, call(0, 0, 50, 50), BLUE, max_crops=2)
     assert t.turns[0].action == Malformed(Fault.OUTSIDE) and len(t.crops) == 1
     again = reopen(policy, t, nothing)
@@ -363,7 +374,7 @@ def test_an_observation_that_was_an_error_stays(policy: Checkpoint):
     assert again.turns[1].observation.ids != t.turns[1].observation.ids
 
 
-def test_a_last_turn_that_got_no_observation_is_spoken_anew_with_the_noise_it_had(policy: Checkpoint):
+def test_a_last_turn_that_got_no_observation_is_spoken_anew_with_the_noise_it_had(policy: PolicyModel):
     t = playing(policy, call(0, 0, 50, 50), call(0, 0, 60, 60), max_crops=1)
     assert t.status is Status.OUT_OF_TURNS
     again = reopen(policy, t, blank)
@@ -396,15 +407,15 @@ class Mind:
 class Minded:
     """An engine that has a mind for every question number, and looks at the last image it is shown."""
 
-    def __init__(self, checkpoint: Checkpoint, minds: Sequence[Mind]) -> None:
-        self.checkpoint, self.minds = checkpoint, minds
+    def __init__(self, checkpoint: PolicyModel, minds: Sequence[Mind]) -> None:
+        self.policy, self.minds = checkpoint, minds
 
     def generate(self, conversations, sampling):
-        decode = self.checkpoint.tokenizer.decode
+        decode = self.policy.tokenizer.decode
         for i, c in enumerate(conversations):
             number = int(decode(c.ids[: c.prompt_tokens]).split("on sign ")[1].split("?")[0])
             text = self._says(self.minds[number], decode(c.ids[c.prompt_tokens :]), c.images)
-            ids = tuple(self.checkpoint.tokenizer.encode(text, add_special_tokens=False))
+            ids = tuple(self.policy.tokenizer.encode(text, add_special_tokens=False))
             yield i, Completion(ids, (-0.5,) * len(ids), True)
 
     def _says(self, mind: Mind, said: str, images: Sequence[Image.Image]) -> str:
@@ -417,24 +428,24 @@ class Minded:
         answer = "42" if {RED, BLUE_INK} <= seen else mind.blind
         return f"{ANSWER_OPEN}{answer}</answer><|im_end|>" if answer else "what a sign<|im_end|>"
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         pass
 
-    def renew(self) -> None:
+    def sync_weights(self) -> None:
         pass
 
 
 def measured(
-    checkpoint: Checkpoint,
+    checkpoint: PolicyModel,
     engine,
     samples: Sequence[Sample],
     arms: Sequence[str] = ARMS,
     per_forward: int = 50,
-    rules: Rules = RULES,
+    rules: RolloutLimits = RULES,
     sigma: float = 64.0,
 ) -> tuple[Outcome, list[Trajectory]]:
     gap = Gap(Mode.FIXED, 16, checkpoint.token_px)
-    return measure(Examiner(checkpoint, engine, gap, rules, 0, arms, per_forward, sigma), samples, None)
+    return measure(Evaluator(checkpoint, engine, gap, rules, 0, arms, per_forward, sigma), samples, None)
 
 
 def equal(found: Sequence[float], expected: Sequence[float]) -> bool:
@@ -525,7 +536,7 @@ def test_an_arm_that_is_not_played_has_no_values_and_changes_none_of_the_others(
     assert few.of("sampled_tokens") == [sum(t.sampled_mask) for t in shown]
 
 
-def test_a_policy_whose_answer_depends_on_nothing_has_equal_accuracy_in_every_arm(policy: Checkpoint):
+def test_a_policy_whose_answer_depends_on_nothing_has_equal_accuracy_in_every_arm(policy: PolicyModel):
     samples = Scenes(DIFFICULTY[1], "eval", 4)
     right = samples[0].answers[0]
     engine = Scripted(policy, call(0, 0, 60, 60), f"<answer>{right}</answer><|im_end|>")
@@ -537,20 +548,20 @@ def test_a_policy_whose_answer_depends_on_nothing_has_equal_accuracy_in_every_ar
     assert all(outcome.of(name) == [0.0] * 4 for name, arms in DIFFERENCES.items() if not {"tool_free", "no_tool"} & set(arms))
 
 
-def test_additive_noise_of_sigma_0_is_the_policys_own_crop_and_that_of_sigma_64_is_not(qwen3_vl: Checkpoint):
+def test_additive_noise_of_sigma_0_is_the_policys_own_crop_and_that_of_sigma_64_is_not(qwen3_vl: PolicyModel):
     engine = Minded(qwen3_vl, MINDS)
     silent, loud = (measured(qwen3_vl, engine, MADE, arms=("additive",), sigma=sigma)[0] for sigma in (0.0, 64.0))
     assert silent.of("D_additive") == [0.0] * 7
     assert loud.of("D_additive") == [1, 0, 0, 0, 0, 1, 0]
 
 
-def test_a_forced_answer_is_compared_with_the_final_one_as_answers_are_compared(qwen3_vl: Checkpoint):
+def test_a_forced_answer_is_compared_with_the_final_one_as_answers_are_compared(qwen3_vl: PolicyModel):
     minds = (Mind(OFF, guess="The Blue.", blind="blue"), Mind(OFF, guess=" ", blind=""), Mind(OFF, guess="blue", blind="green"))
     outcome, _ = measured(qwen3_vl, Minded(qwen3_vl, minds), MADE[:3], arms=("tool_free",))
     assert outcome.of("agrees") == [1, 0, 0]  # that neither answers at all is no agreement
 
 
-def test_every_arm_draws_with_the_noise_of_its_question_and_turn(qwen3_vl: Checkpoint):
+def test_every_arm_draws_with_the_noise_of_its_question_and_turn(qwen3_vl: PolicyModel):
     heard: dict[str, list[int]] = {"0": [], "1": []}
 
     class Listening(Scripted):
@@ -566,15 +577,15 @@ def test_every_arm_draws_with_the_noise_of_its_question_and_turn(qwen3_vl: Check
     assert sorted(second.values()) == [len(ARMS)] * 3 and not first.keys() & second.keys()
 
 
-def test_what_a_sampling_policy_says_does_not_depend_on_the_questions_beside_it(policy: Checkpoint):
-    rules = Rules(1, 64, Sampling(1.0, 8))
+def test_what_a_sampling_policy_says_does_not_depend_on_the_questions_beside_it(policy: PolicyModel):
+    rules = RolloutLimits(1, 64, Sampling(1.0, 8))
     samples = Scenes(replace(DIFFICULTY[1], side_px=SIDE), "eval", 2)
     together, alone = (measured(policy, KVEngine(policy), samples, ("noise", "forced"), per, rules)[1] for per in (2, 1))
     assert [t.ids for t in together] == [t.ids for t in alone]
     assert len({t.seed for t in together}) == 2
 
 
-def test_an_image_that_cannot_be_read_is_wrong_in_every_played_arm_and_stays_in_the_denominator(qwen3_vl: Checkpoint, tmp_path):
+def test_an_image_that_cannot_be_read_is_wrong_in_every_played_arm_and_stays_in_the_denominator(qwen3_vl: PolicyModel, tmp_path):
     (tmp_path / "cut.png").write_bytes(b"\x89PNG")
     lost = asked_about(1, image=ImageFile(tmp_path / "cut.png"))
     bare = replace(asked_about(2, image=ImageFile(tmp_path / "none.png")), boxes=())
@@ -592,12 +603,12 @@ def test_an_image_that_cannot_be_read_is_wrong_in_every_played_arm_and_stays_in_
         assert words in message
 
 
-def test_an_arm_that_does_not_exist_is_refused_with_the_list_of_those_that_do(qwen3_vl: Checkpoint):
+def test_an_arm_that_does_not_exist_is_refused_with_the_list_of_those_that_do(qwen3_vl: PolicyModel):
     with pytest.raises(ValueError, match=r"evaluation\.arms names nois, gtt; there are own, gt, noise, .*tool_free, forced"):
         measured(qwen3_vl, Minded(qwen3_vl, MINDS), MADE, arms=("own", "nois", "gtt"))
 
 
-def test_coverage_iou_and_distance_to_several_targets_are_means_over_the_targets_and_of_the_last_crop(qwen3_vl: Checkpoint):
+def test_coverage_iou_and_distance_to_several_targets_are_means_over_the_targets_and_of_the_last_crop(qwen3_vl: PolicyModel):
     # asked for last: the left quarter of the top 28 px. One target is its left half; the other lies half in it, and its B2 further out
     targets = (((0.0, 0.0, 28.0, 28.0),), ((28.0, 0.0, 84.0, 28.0), (28.0, 0.0, 112.0, 28.0)))
     script = (call(500, 500, 1000, 1000), call(0, 0, 250, 125), BLUE)
@@ -639,7 +650,7 @@ TEN = [(0, 1, 1)] * 3 + [(0, 0, 1)] + [(0, 1, 0)] + [(0, 0, 0)] + [(1, 0, 1)] + 
 
 
 def test_gain_and_harm_of_ten_questions_are_decomposed_as_by_hand():
-    found = decompose(of_rows(TEN))
+    found = decompose_tool_effect(of_rows(TEN))
     assert found["gain"] == pytest.approx({"total": 0.4, "mass": 0.6, "policy": 4 / 6, "quality": 3 / 4, "schema": 0.1})
     assert found["harm"] == pytest.approx({"total": 0.1, "mass": 0.4, "policy": 3 / 4, "quality": 1 / 3, "schema": 0.0})
     assert found["gain"]["total"] - found["harm"]["total"] == pytest.approx(0.7 - 0.4)
@@ -652,7 +663,7 @@ bit = st.integers(0, 1)
 @hypothesis_settings(max_examples=60, deadline=None)
 def test_the_factors_multiply_to_the_total_and_gain_minus_harm_is_what_the_tool_changes(rows):
     outcome = of_rows(rows)
-    found = decompose(outcome)
+    found = decompose_tool_effect(outcome)
     for name, part in found.items():
         factors = [part[factor] for factor in ("mass", "policy", "quality")]
         product = 0.0 if any(map(math.isnan, factors)) else math.prod(factors)  # a factor without a question: nobody there
@@ -663,15 +674,15 @@ def test_the_factors_multiply_to_the_total_and_gain_minus_harm_is_what_the_tool_
 
 def test_the_parts_of_the_hand_worked_questions_are_those_of_the_measurement(seven):
     # wrong without: 0, 1, 5, 6, all call, two become right. Right: 2, 3 call and one errs; 4 answers at once
-    found = decompose(seven)
+    found = decompose_tool_effect(seven)
     assert found["gain"] == pytest.approx({"total": 2 / 7, "mass": 4 / 7, "policy": 1.0, "quality": 2 / 4, "schema": 0.0})
     assert found["harm"] == pytest.approx({"total": 1 / 7, "mass": 3 / 7, "policy": 2 / 3, "quality": 1 / 2, "schema": 0.0})
 
 
 def test_without_a_question_a_factor_is_not_a_number_rather_than_zero():
-    gain = decompose(of_rows([(0, 0, 0), (1, 1, 1)]))["gain"]
+    gain = decompose_tool_effect(of_rows([(0, 0, 0), (1, 1, 1)]))["gain"]
     assert math.isnan(gain["quality"]) and gain["policy"] == 0 and gain["total"] == 0
-    assert all(math.isnan(value) for value in decompose(made({"own": [1.0, 0.0], "called": [1.0, 1.0]}))["harm"].values())
+    assert all(math.isnan(value) for value in decompose_tool_effect(made({"own": [1.0, 0.0], "called": [1.0, 1.0]}))["harm"].values())
 
 
 # -------------------------------------------------------------------------------------------------------- what is kept of it
@@ -679,12 +690,12 @@ def test_without_a_question_a_factor_is_not_a_number_rather_than_zero():
 
 def test_outcomes_are_kept_with_their_gaps_and_only_for_whom_they_were_measured(seven, tmp_path):
     path = tmp_path / "outcomes.json"
-    assert load(path, "a") == {}
-    save({"16": seven}, path, "a")
-    again = load(path, "a")["16"]
+    assert load_outcomes(path, "a") == {}
+    save_outcomes({"16": seven}, path, "a")
+    again = load_outcomes(path, "a")["16"]
     assert all(equal(again.of(metric), seven.of(metric)) for metric in METRICS)
     assert (again.groups, again.unannotated, again.view_tokens) == (seven.groups, seven.unannotated, 16)
-    assert load(path, "b") == {} and set(load(path)) == {"16"}
+    assert load_outcomes(path, "b") == {} and set(load_outcomes(path)) == {"16"}
     assert [file.name for file in tmp_path.iterdir()] == ["outcomes.json"]
 
 
@@ -754,18 +765,18 @@ class Logged(pl.Callback):
         self.rows.append({name: float(value) for name, value in trainer.logged_metrics.items() if name.startswith("probe/")})
 
 
-def training(checkpoint: Checkpoint, every: int, updates: int = 3) -> list[dict[str, float]]:
+def training(checkpoint: PolicyModel, every: int, updates: int = 3) -> list[dict[str, float]]:
     checkpoint = copy.deepcopy(checkpoint)  # the original is shared with other tests and stays as it is
     policy = policy_of(checkpoint)
     policy.engine = Minded(checkpoint, MINDS)
     policy.roll_out = lambda _: [[playing(checkpoint, call(0, 0, 50, 50), BLUE) for _ in range(4)]]
     logged = Logged()
-    callbacks = [Probe(MADE, Gap(Mode.FIXED, 16, checkpoint.token_px), policy.rules, every, 3), logged]
+    callbacks = [ProbeCallback(MADE, Gap(Mode.FIXED, 16, checkpoint.token_px), policy.rules, every, 3), logged]
     trainer(callbacks=callbacks).fit(policy, questions(updates, per_update=1))
     return logged.rows
 
 
-def test_the_probe_speaks_every_n_updates_and_is_not_a_number_between(qwen3_vl: Checkpoint):
+def test_the_probe_speaks_every_n_updates_and_is_not_a_number_between(qwen3_vl: PolicyModel):
     rows = training(qwen3_vl, every=2)
     assert len(rows) == 3
     assert [set(map(math.isnan, row.values())) for row in rows] == [{True}, {False}, {True}]
@@ -773,20 +784,20 @@ def test_the_probe_speaks_every_n_updates_and_is_not_a_number_between(qwen3_vl: 
     assert rows[1] == pytest.approx({f"probe/{name}": value for name, value in expected.items()})
 
 
-def test_the_probe_plays_by_its_own_rules_and_not_by_those_of_the_rollouts(qwen3_vl: Checkpoint):
+def test_the_probe_plays_by_its_own_rules_and_not_by_those_of_the_rollouts(qwen3_vl: PolicyModel):
     policy = policy_of(qwen3_vl)
     heard = []
     policy.engine = Minded(qwen3_vl, MINDS)
     generate = policy.engine.generate
     policy.engine.generate = lambda asked, sampling: heard.append(sampling) or generate(asked, sampling)
     greedy = replace(policy.rules, sampling=replace(policy.rules.sampling, temperature=0.0))
-    probe_ = Probe(MADE, Gap(Mode.FIXED, 16, qwen3_vl.token_px), greedy, 1, 3)
+    probe_ = ProbeCallback(MADE, Gap(Mode.FIXED, 16, qwen3_vl.token_px), greedy, 1, 3)
     policy.log_dict = lambda values: None
     probe_.on_train_batch_end(None, policy)
     assert heard and {sampling.temperature for sampling in heard} == {0.0} != {policy.rules.sampling.temperature}
 
 
-def test_a_probe_of_every_0_updates_is_off(qwen3_vl: Checkpoint):
+def test_a_probe_of_every_0_updates_is_off(qwen3_vl: PolicyModel):
     assert training(qwen3_vl, every=0, updates=1) == [{}]
 
 
@@ -796,7 +807,7 @@ SMALL = ("threads=1", "data.side_px=224", "evaluation.samples=3", "evaluation.re
 
 
 @pytest.fixture
-def scripted(qwen3_vl, monkeypatch) -> Checkpoint:
+def scripted(qwen3_vl, monkeypatch) -> PolicyModel:
     """The entry point with a policy that calls, then answers 7."""
     engine = Scripted(qwen3_vl, call(0, 0, 500, 500), "<answer>7</answer><|im_end|>")
     monkeypatch.setattr(probe, "load_player", lambda cfg: (qwen3_vl, engine))
@@ -903,16 +914,16 @@ def test_another_probe_in_the_same_folder_is_refused_and_the_first_one_stays(scr
     written = (tmp_path / "probe/outcomes.json").read_text()
     views = counted(monkeypatch)
     if not other:
-        monkeypatch.setattr(Checkpoint, "weights_hash", lambda self: "others")
+        monkeypatch.setattr(PolicyModel, "weights_hash", lambda self: "others")
     with pytest.raises(ValueError, match=f"outcomes.json holds a probe with {named}; give this one a folder of its own"):
         probe.run(probing(tmp_path, *filter(None, [other])))
     assert views == [] and (tmp_path / "probe/outcomes.json").read_text() == written
 
 
 def test_a_probe_of_an_earlier_version_which_did_not_know_its_questions_is_refused(tmp_path, seven):
-    save({"16": seven}, tmp_path / "outcomes.json", "weights settings")
+    save_outcomes({"16": seven}, tmp_path / "outcomes.json", "weights settings")
     with pytest.raises(ValueError, match="holds a probe with another version of this package"):
-        refuse_other(tmp_path / "outcomes.json", "weights settings questions")
+        refuse_other_probe(tmp_path / "outcomes.json", "weights settings questions")
 
 
 @pytest.mark.parametrize(
@@ -925,9 +936,9 @@ def test_a_probe_of_an_earlier_version_which_did_not_know_its_questions_is_refus
     ],
 )
 def test_what_differs_from_a_probe_with_a_judge_is_named(tmp_path, seven, identity, named):
-    save({"16": seven}, tmp_path / "outcomes.json", "weights settings questions judge grader")
+    save_outcomes({"16": seven}, tmp_path / "outcomes.json", "weights settings questions judge grader")
     with pytest.raises(ValueError, match=f"holds a probe with {named}; give"):
-        refuse_other(tmp_path / "outcomes.json", identity)
+        refuse_other_probe(tmp_path / "outcomes.json", identity)
 
 
 def test_other_questions_in_the_same_file_never_show_the_old_result(scripted, tmp_path):
@@ -981,15 +992,15 @@ def test_a_probe_without_a_view_or_with_one_of_nothing_is_refused(tmp_path, view
 # -------------------------------------------------------------------------------- faults that are known; see the reasons given
 
 
-def test_outcomes_stand_in_the_order_of_the_questions(qwen3_vl: Checkpoint, tmp_path):
+def test_outcomes_stand_in_the_order_of_the_questions(qwen3_vl: PolicyModel, tmp_path):
     samples = [MADE[0], asked_about(1, image=ImageFile(tmp_path / "none.png")), MADE[2]]
     assert measured(qwen3_vl, Minded(qwen3_vl, MINDS), samples, arms=())[0].groups == ["image 0", "image 1", "image 2"]
 
 
-def test_gain_minus_harm_is_what_the_tool_changes_also_where_an_image_cannot_be_read(qwen3_vl: Checkpoint, tmp_path):
+def test_gain_minus_harm_is_what_the_tool_changes_also_where_an_image_cannot_be_read(qwen3_vl: PolicyModel, tmp_path):
     samples = [MADE[0], asked_about(1, image=ImageFile(tmp_path / "none.png"))]
     outcome, _ = measured(qwen3_vl, Minded(qwen3_vl, MINDS), samples, arms=("tool_free",))
-    found = decompose(outcome)
+    found = decompose_tool_effect(outcome)
     assert outcome.interval("tool_effect", 10)[0] == 0.5
     assert found["gain"]["total"] - found["harm"]["total"] == 0.5
     assert outcome.interval("gain", 10)[0] - outcome.interval("harm", 10)[0] == 0.5
@@ -997,8 +1008,8 @@ def test_gain_minus_harm_is_what_the_tool_changes_also_where_an_image_cannot_be_
 
 def test_outcomes_of_a_version_that_knew_fewer_metrics_can_still_be_shown(seven, tmp_path):
     older = replace(seven, values={metric: values for metric, values in seven.values.items() if metric != "l1"})
-    save({"16": older}, tmp_path / "outcomes.json", "a")
-    kept = load(tmp_path / "outcomes.json", "a")
+    save_outcomes({"16": older}, tmp_path / "outcomes.json", "a")
+    kept = load_outcomes(tmp_path / "outcomes.json", "a")
     assert not kept or probe_table("p", kept, 20, 1.0).rows  # measured anew, or shown without them
 
 

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from focus.endpoint import PIECE, Endpoint, Outage, Refused, Reply, censored
+from focus.runtime.endpoint import PIECE, Endpoint, Outage, Refused, Reply, censored
 from tests import protocol
 from tests.protocol import Server, status
 
@@ -561,7 +561,7 @@ def test_a_reader_who_leaves_early_ends_the_asking():
 
 INTERRUPTED = """
 import sys
-from focus.endpoint import Endpoint
+from focus.runtime.endpoint import Endpoint
 assert "openai" not in sys.modules, "a second of imports for those who ask no server"
 ask = {"messages": [], "temperature": 0.0, "max_tokens": 8}
 try:

@@ -5,27 +5,28 @@ from dataclasses import replace
 import pytest
 import torch
 
-from focus.boxes import Frame
-from focus.checkpoint import Checkpoint, positions
+from focus.data.boxes import Frame
 from focus.data.scenes import DIFFICULTY, Scene
-from focus.gap import look
-from focus.prompts import call_text
+from focus.gap import resize_to_budget
+from focus.model.policy_model import PolicyModel
+from focus.model.positions import mrope_positions
+from focus.model.prompts import call_text
 from focus.rollout.engine import Sampling
 from focus.rollout.kv import KVEngine, draw
-from focus.rollout.loop import Rules, asking, begin, play, reopen
-from focus.rollout.loop import opened as force
+from focus.rollout.loop import RolloutLimits, begin, play, reopen, request_for
+from focus.rollout.loop import with_prefill as force
 from focus.rollout.trajectory import Trajectory
 from tests.reference import plain_logprobs, towers
 
 
-def steer(checkpoint: Checkpoint, boxes, calls: int):
+def steer(checkpoint: PolicyModel, boxes, calls: int):
     """A KV engine that samples a call with these boxes in its first `calls` turns, whatever the weights say."""
 
     class Engine(KVEngine):
         def _decode(self, conversations, rows, hidden, sampling):
             self.turn = int(conversations[0].id.rsplit(" ", 1)[1])
             self.scripts = [
-                self.checkpoint.tokenizer.encode(call_text(boxes[(i + self.turn) % len(boxes)]), add_special_tokens=False)
+                self.policy.tokenizer.encode(call_text(boxes[(i + self.turn) % len(boxes)]), add_special_tokens=False)
                 for i in range(len(conversations))
             ]
             return super()._decode(conversations, rows, hidden, sampling)
@@ -35,24 +36,24 @@ def steer(checkpoint: Checkpoint, boxes, calls: int):
                 return super()._draw(hidden, noise, temperature, here, at)
             scripts = [self.scripts[i] for i in here.tolist()]
             token = torch.tensor([script[min(at, len(script) - 1)] for script in scripts])
-            banned = torch.tensor(self.checkpoint.banned_ids)
-            scores = torch.log_softmax(self.checkpoint.head(hidden).float().index_fill(1, banned, float("-inf")), -1)
+            banned = torch.tensor(self.policy.banned_ids)
+            scores = torch.log_softmax(self.policy.head(hidden).float().index_fill(1, banned, float("-inf")), -1)
             return token, scores.gather(1, token[:, None])[:, 0]
 
     return Engine(checkpoint)
 
 
-def opened(checkpoint: Checkpoint, questions: int = 2, siblings: int = 3) -> list[Trajectory]:
+def opened(checkpoint: PolicyModel, questions: int = 2, siblings: int = 3) -> list[Trajectory]:
     trajectories = []
     for q in range(questions):
         scene = Scene(replace(DIFFICULTY[2], side_px=224 + 70 * q), "train", q)
         original = scene.open()
-        view = look(original, 16 + 9 * q, checkpoint.token_px)
+        view = resize_to_budget(original, 16 + 9 * q, checkpoint.token_px)
         trajectories += begin(checkpoint, scene.sample(), view, original, [100 * q + k for k in range(siblings)])
     return trajectories
 
 
-def boxes_of(checkpoint: Checkpoint):
+def boxes_of(checkpoint: PolicyModel):
     small = checkpoint.dialect.frame is Frame.VIEW_PIXELS
     scale = 0.1 if small else 1.0
     return [tuple(v * scale for v in box) for box in ((100, 100, 400, 300), (500, 500, 990, 980), (0, 0, 90, 60), (700, 10, 930, 700))]
@@ -61,7 +62,7 @@ def boxes_of(checkpoint: Checkpoint):
 @pytest.mark.parametrize("crops", [0, 1, 3])
 def test_the_cached_rollout_equals_a_full_forward_at_every_sampled_position(policy, crops):
     engine = steer(policy, boxes_of(policy), crops)
-    rules = Rules(crops, 64, Sampling(1.0, 120 if crops == 0 else 60))
+    rules = RolloutLimits(crops, 64, Sampling(1.0, 120 if crops == 0 else 60))
     played = play(policy, engine, opened(policy), rules)
     assert [len(t.crops) for t in played] == [crops] * len(played)
     for t in played:
@@ -72,13 +73,13 @@ def test_the_cached_rollout_equals_a_full_forward_at_every_sampled_position(poli
 
 
 def test_a_draw_depends_neither_on_its_neighbours_nor_on_their_number(policy):
-    rules = Rules(1, 64, Sampling(1.0, 30))
+    rules = RolloutLimits(1, 64, Sampling(1.0, 30))
     together = play(policy, KVEngine(policy), opened(policy), rules)
     alone = [play(policy, KVEngine(policy), [t], rules)[0] for t in opened(policy)]
     assert [t.ids for t in together] == [t.ids for t in alone]
 
 
-def forwards(checkpoint: Checkpoint, monkeypatch) -> list[int]:
+def forwards(checkpoint: PolicyModel, monkeypatch) -> list[int]:
     """Tokens of every forward from here on."""
     tokens: list[int] = []
     hidden = checkpoint.hidden
@@ -89,7 +90,7 @@ def forwards(checkpoint: Checkpoint, monkeypatch) -> list[int]:
 def test_siblings_share_one_encoding_of_their_prompt(policy, monkeypatch):
     asked = opened(policy, questions=2, siblings=5)
     tokens = forwards(policy, monkeypatch)
-    play(policy, KVEngine(policy), asked, Rules(0, 64, Sampling(1.0, 4)))
+    play(policy, KVEngine(policy), asked, RolloutLimits(0, 64, Sampling(1.0, 4)))
     assert tokens[0] == len(asked[0].prompt_ids) - 1 + len(asked[5].prompt_ids) - 1
     assert tokens[1:] == [10] * 4  # the prompt's last token, then three of the four that were drawn; the fourth is never fed
 
@@ -97,9 +98,9 @@ def test_siblings_share_one_encoding_of_their_prompt(policy, monkeypatch):
 def test_siblings_with_different_openings_still_share_their_prompt(policy, monkeypatch):
     [plain] = opened(policy, questions=1, siblings=1)
     forced = force(policy, plain, "<tool_call>")
-    alone = play(policy, KVEngine(policy), [forced], Rules(0, 64, Sampling(1.0, 4)))[0]
+    alone = play(policy, KVEngine(policy), [forced], RolloutLimits(0, 64, Sampling(1.0, 4)))[0]
     tokens = forwards(policy, monkeypatch)
-    _, beside = play(policy, KVEngine(policy), [plain, forced], Rules(0, 64, Sampling(1.0, 4)))
+    _, beside = play(policy, KVEngine(policy), [plain, forced], RolloutLimits(0, 64, Sampling(1.0, 4)))
     assert tokens[:2] == [len(plain.prompt_ids) - 1, 2 + len(forced.opening_ids)]
     assert beside.ids == alone.ids
     assert not any(beside.sampled_mask[: len(plain.prompt_ids) + len(forced.opening_ids)])
@@ -109,7 +110,7 @@ def test_a_later_turn_feeds_only_its_new_tokens(policy, monkeypatch):
     engine = steer(policy, boxes_of(policy), 1)
     asked = opened(policy, questions=1)
     tokens = forwards(policy, monkeypatch)
-    played = play(policy, engine, asked, Rules(1, 64, Sampling(1.0, 60)))
+    played = play(policy, engine, asked, RolloutLimits(1, 64, Sampling(1.0, 60)))
     observed = sum(len(t.turns[0].observation.ids) for t in played)
     assert observed + len(played) in tokens  # and of each row the one sampled token that was not fed yet
 
@@ -118,24 +119,24 @@ def test_finished_rows_leave_the_batch(policy, monkeypatch):
     scripts = ((0, 0, 9, 9), (0, 0, 9, 9), (0, 0, 9, 9), (100, 100, 1000, 1000))  # the last call is longer
     engine = steer(policy, scripts, 1)
     tokens = forwards(policy, monkeypatch)
-    play(policy, engine, opened(policy, questions=1, siblings=4), Rules(0, 64, Sampling(1.0, 100)))
+    play(policy, engine, opened(policy, questions=1, siblings=4), RolloutLimits(0, 64, Sampling(1.0, 100)))
     assert tokens[2] == 4 and tokens[-1] == 1
 
 
 def test_frozen_pixels_pass_through_the_tower_once_however_many_arms_ask(policy, monkeypatch):
     asked = opened(policy, questions=2)
     images = towers(policy, monkeypatch)
-    with policy.remembering(), torch.no_grad():
-        play(policy, KVEngine(policy), asked, Rules(0, 64, Sampling(1.0, 2)))
-        play(policy, KVEngine(policy), [force(policy, t, "<answer>") for t in asked], Rules(0, 64, Sampling(1.0, 2)))
+    with policy.image_cache(), torch.no_grad():
+        play(policy, KVEngine(policy), asked, RolloutLimits(0, 64, Sampling(1.0, 2)))
+        play(policy, KVEngine(policy), [force(policy, t, "<answer>") for t in asked], RolloutLimits(0, 64, Sampling(1.0, 2)))
     assert sum(images) == 2
-    play(policy, KVEngine(policy), asked, Rules(0, 64, Sampling(1.0, 2)))
+    play(policy, KVEngine(policy), asked, RolloutLimits(0, 64, Sampling(1.0, 2)))
     assert sum(images) == 4  # outside nothing is remembered
 
 
 def test_replayed_turns_keep_the_words_and_change_only_pixels(policy):
     engine = steer(policy, boxes_of(policy), 1)
-    rules = Rules(1, 64, Sampling(1.0, 60))
+    rules = RolloutLimits(1, 64, Sampling(1.0, 60))
     played = play(policy, engine, opened(policy, questions=1), rules)
     blank = [reopen(policy, t, lambda crop, *_: replace(crop, image=crop.image.point(lambda _: 128))) for t in played]
     again = play(policy, KVEngine(policy), blank, rules)
@@ -173,19 +174,19 @@ def test_a_lower_temperature_sharpens_and_zero_takes_the_best():
 
 
 def test_positions_equal_those_of_transformers_for_both_families(policy):
-    played = play(policy, steer(policy, boxes_of(policy), 2), opened(policy), Rules(2, 64, Sampling(1.0, 60)))
+    played = play(policy, steer(policy, boxes_of(policy), 2), opened(policy), RolloutLimits(2, 64, Sampling(1.0, 60)))
     for t in played:
         pixels = policy.pack(t.images)
         ids = torch.tensor([t.ids])
         theirs, _ = policy.core.get_rope_index(ids, mm_token_type_ids=(ids == policy.image_pad_id).int(), image_grid_thw=pixels.grids)
         grids = [tuple(grid) for grid in pixels.grids.tolist()]
-        assert torch.equal(theirs[:, 0], torch.from_numpy(positions(t.ids, grids, policy.image_pad_id, policy.merge)))
+        assert torch.equal(theirs[:, 0], torch.from_numpy(mrope_positions(t.ids, grids, policy.image_pad_id, policy.merge)))
 
 
 def test_placeholders_that_do_not_match_the_pixels_are_an_error(policy):
     pad = policy.image_pad_id
     with pytest.raises(ValueError, match="3 image placeholders stand for 4 visual tokens"):
-        positions([1, pad, pad, pad, 1], [(1, 4, 4)], pad, policy.merge)
+        mrope_positions([1, pad, pad, pad, 1], [(1, 4, 4)], pad, policy.merge)
 
 
 def test_questions_weighed_one_by_one_without_forgetting_have_numbers_of_their_own(policy):
@@ -197,10 +198,10 @@ def test_questions_weighed_one_by_one_without_forgetting_have_numbers_of_their_o
         for q in range(8):
             scene = Scene(replace(DIFFICULTY[2], side_px=224), "train", q)
             original = scene.open()
-            [t] = begin(policy, scene.sample(), look(original, 16, policy.token_px), original, [q])
-            found.append(engine.weigh([asking(t, -1, words)], [len(words)])[0][0])
+            [t] = begin(policy, scene.sample(), resize_to_budget(original, 16, policy.token_px), original, [q])
+            found.append(engine.logprobs([request_for(t, -1, words)], [len(words)])[0][0])
             if forget:
-                engine.forget()
+                engine.clear_cache()
         return found
 
     alone = weighed(KVEngine(policy), forget=True)

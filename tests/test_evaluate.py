@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import settings as property_of
 from hypothesis import strategies as st
 
-from focus import evaluate, train
-from focus.answers import grade
 from focus.data.options import shuffled
 from focus.data.sample import Sample
-from focus.evaluate import Played, graded
+from focus.evaluation.predictions import Predictions, graded
+from focus.grading.answers import grade
 from focus.report.evaluation import beside_the_paper, evaluation_table, summary
 from focus.report.table import cell_text, markdown_table
 from focus.rollout.trajectory import Status
+from focus.runs import evaluate, train
 from tests.conftest import another_job
 from tests.protocol import Server, hurry, status
 from tests.published import write_hrbench4k, write_treebench, write_visualprobe, write_vstar
@@ -530,10 +530,10 @@ def test_a_served_model_is_not_trained(tmp_path):
 
 def test_what_was_played_keeps_its_whole_lines_when_its_end_is_torn(tmp_path):
     path = tmp_path / "played.jsonl"
-    Played(path, "me").add([{"id": "a", "repeat": 0}])
+    Predictions(path, "me").add([{"id": "a", "repeat": 0}])
     with path.open("a") as lines:
         lines.write('{"id": "b", "rep')
-    again = Played(path, "me")
+    again = Predictions(path, "me")
     assert again.done == {("a", 0)} and [line["id"] for line in again.lines()] == ["a"]
 
 
@@ -541,7 +541,7 @@ def test_a_file_that_something_else_wrote_is_left_as_it_is(tmp_path):
     path = tmp_path / "played.jsonl"
     path.write_text('{"a": 1}\n{"b": 2}')
     with pytest.raises(ValueError, match=r"played.jsonl holds an evaluation of another policy.*output=FOLDER"):
-        Played(path, "me")
+        Predictions(path, "me")
     assert path.read_text() == '{"a": 1}\n{"b": 2}'
 
 

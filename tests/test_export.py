@@ -9,10 +9,11 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from focus import checkpoint as checkpoints
-from focus import train
-from focus.checkpoint import Checkpoint
+from focus import build
 from focus.config import export_dtype
+from focus.model import loading, policy_model
+from focus.model.policy_model import PolicyModel
+from focus.runs import train
 from tests.test_families import FAMILIES, LORA, configured, folders, logprobs  # noqa: F401
 from tests.test_run import settings
 from tests.test_update import policy_of
@@ -26,20 +27,20 @@ def test_an_export_names_its_rotary_positions_as_transformers_4_and_as_transform
     assert text["rope_theta"] == text["rope_parameters"]["rope_theta"] == theta
     assert text["rope_scaling"]["mrope_section"] == text["rope_parameters"]["mrope_section"] == sections
     assert "rope_theta" not in text["rope_scaling"] and text["rope_scaling"].get("mrope_interleaved", False) is (family == "qwen3_vl")
-    again = checkpoints.load(tmp_path / "policy", family if family == "qwen2_5_vl" else "tiny")
+    again = loading.load_model(tmp_path / "policy", family if family == "qwen2_5_vl" else "tiny")
     assert again.bare.config.text_config.rope_parameters["rope_theta"] == theta
     again.save(tmp_path / "again")  # stage 2 starts from such a folder
     first, second = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("policy", "again"))
     assert first == second
 
 
-def test_who_may_read_the_folder_of_an_export_may_read_its_weights(qwen3_vl: Checkpoint, tmp_path):
+def test_who_may_read_the_folder_of_an_export_may_read_its_weights(qwen3_vl: PolicyModel, tmp_path):
     qwen3_vl.save(tmp_path / "policy")
     modes = {path.name: path.stat().st_mode for path in (tmp_path / "policy").iterdir()}
     assert len(set(modes.values())) == 1, modes
 
 
-def test_the_tokenizer_of_an_export_has_a_class_that_transformers_4_knows_and_speaks_as_before(qwen3_vl: Checkpoint, tmp_path):
+def test_the_tokenizer_of_an_export_has_a_class_that_transformers_4_knows_and_speaks_as_before(qwen3_vl: PolicyModel, tmp_path):
     qwen3_vl.save(tmp_path / "policy")
     assert json.loads((tmp_path / "policy/tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
     tokenizer, text = AutoTokenizer.from_pretrained(tmp_path / "policy"), "<|im_start|>what is on the 42nd sign<|image_pad|><|im_end|>"
@@ -48,17 +49,17 @@ def test_the_tokenizer_of_an_export_has_a_class_that_transformers_4_knows_and_sp
 
 def test_a_video_processor_of_the_base_is_carried_on_and_none_is_made_up(tmp_path):
     FAMILIES["qwen3_vl"](seed=1).save(tmp_path / "base")
-    checkpoints.load(tmp_path / "base", "tiny").save(tmp_path / "without")
-    assert not (tmp_path / "without" / checkpoints.VIDEO_PROCESSOR).exists()
+    loading.load_model(tmp_path / "base", "tiny").save(tmp_path / "without")
+    assert not (tmp_path / "without" / policy_model.VIDEO_PROCESSOR).exists()
     settings = {"video_processor_type": "Qwen3VLVideoProcessor", "fps": 2, "size": {"longest_edge": 25165824}}
-    (tmp_path / "base" / checkpoints.VIDEO_PROCESSOR).write_text(json.dumps(settings))
-    checkpoints.load(tmp_path / "base", "tiny").save(tmp_path / "with")
-    assert json.loads((tmp_path / "with" / checkpoints.VIDEO_PROCESSOR).read_text()) == settings
+    (tmp_path / "base" / policy_model.VIDEO_PROCESSOR).write_text(json.dumps(settings))
+    loading.load_model(tmp_path / "base", "tiny").save(tmp_path / "with")
+    assert json.loads((tmp_path / "with" / policy_model.VIDEO_PROCESSOR).read_text()) == settings
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_adapters_lie_beside_the_merged_weights_as_peft_loads_them(folders, tmp_path, dtype):  # noqa: F811
-    loaded = train.load_policy(configured(folders, "qwen3_vl", Path("x"), *LORA).policy)
+    loaded = build.load_policy(configured(folders, "qwen3_vl", Path("x"), *LORA).policy)
     for name, p in loaded.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(p, std=0.1)
@@ -78,8 +79,8 @@ def test_adapters_lie_beside_the_merged_weights_as_peft_loads_them(folders, tmp_
         ((), "float32"),
         (("policy.dtype=bfloat16", "policy.lora_rank=4"), "bfloat16"),
         (("trainer.precision=bf16-mixed",), "bfloat16"),
-        (("trainer.strategy={_target_: focus.ranks.FullyShardedStrategy, arithmetic: bfloat16}",), "bfloat16"),
-        (("trainer.strategy={_target_: focus.ranks.FullyShardedStrategy, arithmetic: float32}",), "float32"),
+        (("trainer.strategy={_target_: focus.runtime.strategies.FullyShardedStrategy, arithmetic: bfloat16}",), "bfloat16"),
+        (("trainer.strategy={_target_: focus.runtime.strategies.FullyShardedStrategy, arithmetic: float32}",), "float32"),
         (("trainer.precision=bf16-mixed", "policy.export_dtype=float32"), "float32"),
         (("policy.export_dtype=bfloat16",), "bfloat16"),
     ],
@@ -94,7 +95,7 @@ def test_steps_below_the_resolution_of_bfloat16_survive_the_export_of_a_run(tmp_
     train.run(cfg)
     kept = torch.load(next((tmp_path / "run/checkpoints").glob("*.ckpt")), weights_only=False)["state_dict"]
     exported = load_file(tmp_path / "run/policy/model.safetensors")
-    before = checkpoints.load(random_policy, "tiny").model.state_dict()
+    before = loading.load_model(random_policy, "tiny").model.state_dict()
     moved = [not torch.equal(kept[f"model.{name}"], before[name]) for name in before]
     assert all(torch.equal(exported[name], kept[f"model.{name}"]) for name in before) and sum(moved) > len(moved) / 2
     assert json.loads((tmp_path / "run/policy/config.json").read_text())["dtype"] == "float32"
@@ -116,12 +117,12 @@ def test_a_checkpoint_holds_what_learns_and_nothing_that_is_frozen(words, stored
     cfg = settings(tmp_path / "run", random_policy, "evaluation.samples=0", "objective.updates=1", *words)
     train.run(cfg)
     state = torch.load(train.latest(tmp_path / "run/checkpoints"), weights_only=False)
-    learns = {f"model.{name}" for name, p in train.load_policy(cfg.policy).model.named_parameters() if p.requires_grad}
+    learns = {f"model.{name}" for name, p in build.load_policy(cfg.policy).model.named_parameters() if p.requires_grad}
     assert set(state["state_dict"]) == learns and all(stored in name for name in learns)
     assert len(state["optimizer_states"][0]["state"]) == len(learns)
 
 
-def test_a_checkpoint_without_a_weight_that_learns_is_refused_and_one_that_holds_frozen_ones_is_taken(qwen3_vl: Checkpoint):
+def test_a_checkpoint_without_a_weight_that_learns_is_refused_and_one_that_holds_frozen_ones_is_taken(qwen3_vl: PolicyModel):
     for p in qwen3_vl.core.visual.parameters():
         p.requires_grad_(False)
     try:

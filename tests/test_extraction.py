@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focus.extraction import ALLOWANCE, LONGEST, MODES, extract, final_answer
+from focus.grading.extraction import ALLOWANCE, LONGEST, MODES, extract, final_answer
 
 PROPERTY = settings(deadline=None, database=None)
 

@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from focus import checkpoint as checkpoints
-from focus import evaluate, probe, train
-from focus.checkpoint import Checkpoint
+from focus import build
 from focus.config import ConfigError, check
-from focus.logprobs import sampled_logprobs
-from focus.policy import FocusPolicy
+from focus.model import loading, policy_model
+from focus.model.policy_model import PolicyModel
+from focus.runs import evaluate, probe, train
+from focus.training.logprobs import sampled_logprobs
+from focus.training.policy import FocusPolicy
 from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
 from tests.scripted import call, playing
 from tests.test_run import settings
@@ -39,7 +40,7 @@ def configured(folders: dict[str, Path], family: str, output: Path, *more: str, 
     return settings(output, folders[family], f"policy.dialect={family}", *more, name=name)
 
 
-def logprobs(checkpoint: Checkpoint) -> torch.Tensor:
+def logprobs(checkpoint: PolicyModel) -> torch.Tensor:
     t = playing(checkpoint, call(0, 0, 40, 40), BLUE, index=1)
     with torch.no_grad():
         return sampled_logprobs(checkpoint, [t], 1.0)[0]
@@ -50,7 +51,7 @@ def test_both_families_train_export_reload_probe_and_evaluate(family, folders, t
     train.run(configured(folders, family, tmp_path / "run", "objective.learning_rate=0.01"))
     trained = tmp_path / "run/policy"
     plain = AutoModelForImageTextToText.from_pretrained(trained, dtype=torch.float32)
-    ours = checkpoints.load(trained, family)
+    ours = loading.load_model(trained, family)
     assert plain.config.model_type == family
     for (name, a), (_, b) in zip(plain.state_dict().items(), ours.plain_state(), strict=True):
         assert torch.equal(a, b), name
@@ -83,7 +84,7 @@ def test_a_run_that_is_interrupted_goes_on_as_if_it_had_not_been(family, more, f
         train.run(configured(folders, family, tmp_path / "resumed", *lasting))
     train.run(configured(folders, family, tmp_path / "resumed", *lasting))
     before, straight, resumed = (
-        checkpoints.load(place, family).weights_hash()
+        loading.load_model(place, family).weights_hash()
         for place in (folders[family], tmp_path / "straight/policy", tmp_path / "resumed/policy")
     )
     assert straight == resumed != before
@@ -94,7 +95,7 @@ def test_recomputing_activations_really_computes_them_again_and_changes_no_gradi
     advantage, passed = [1.0, -2.0], []
     found = []
     for recompute in (False, True):
-        loaded = train.load_policy(configured(folders, family, Path("x"), f"policy.activation_checkpointing={recompute}".lower()).policy)
+        loaded = build.load_policy(configured(folders, family, Path("x"), f"policy.activation_checkpointing={recompute}".lower()).policy)
         loaded.core.language_model.layers[0].self_attn.register_forward_hook(lambda *_, r=recompute: passed.append(("text", r)))
         loaded.core.visual.blocks[0].attn.register_forward_hook(lambda *_, r=recompute: passed.append(("vision", r)))
         played = [playing(loaded, call(0, 0, 40, 40), BLUE, index=1), playing(loaded, BLUE, index=2)]
@@ -110,27 +111,27 @@ def test_recomputing_activations_really_computes_them_again_and_changes_no_gradi
 
 def test_adapters_are_float32_on_a_bfloat16_base_and_begin_without_effect_and_the_same_every_time(folders):
     cfg = configured(folders, "qwen2_5_vl", Path("x"), *LORA, "policy.dtype=bfloat16").policy
-    first, second = train.load_policy(cfg), train.load_policy(cfg)
+    first, second = build.load_policy(cfg), build.load_policy(cfg)
     kinds = {(name.split(".")[-3].startswith("lora_"), p.dtype) for name, p in first.model.named_parameters()}
     assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
     assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
-    assert first.weights_hash() == checkpoints.load(folders["qwen2_5_vl"], "qwen2_5_vl", "bfloat16").weights_hash()
+    assert first.weights_hash() == loading.load_model(folders["qwen2_5_vl"], "qwen2_5_vl", "bfloat16").weights_hash()
 
 
 def test_merged_adapters_say_what_the_adapters_said(folders, tmp_path):
-    loaded = train.load_policy(configured(folders, "qwen3_vl", Path("x"), *LORA).policy)
+    loaded = build.load_policy(configured(folders, "qwen3_vl", Path("x"), *LORA).policy)
     for name, p in loaded.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(p, std=0.1)
     loaded.save(tmp_path / "merged", dtype="float32")
-    assert torch.allclose(logprobs(loaded), logprobs(checkpoints.load(tmp_path / "merged", "qwen3_vl")), atol=1e-5)
+    assert torch.allclose(logprobs(loaded), logprobs(loading.load_model(tmp_path / "merged", "qwen3_vl")), atol=1e-5)
 
 
 @pytest.mark.parametrize("trains", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_tower_that_learns_has_adapters_on_all_its_linear_layers_and_a_frozen_one_has_none(family, trains, folders):
     cfg = configured(folders, family, Path("x"), *LORA, f"policy.train_vision={trains}".lower()).policy
-    loaded = train.load_policy(cfg)
+    loaded = build.load_policy(cfg)
     adapted = {name.split(".lora_")[0].split(".model.", 1)[1] for name, _ in loaded.model.named_parameters() if "lora_" in name}
     linear = {
         name.removesuffix(".base_layer").removeprefix("model.")
@@ -146,8 +147,8 @@ def test_a_tower_that_learns_has_adapters_on_all_its_linear_layers_and_a_frozen_
 def test_a_tower_that_should_learn_but_gets_no_adapter_is_refused(folders):
     words = (*LORA, "policy.lora_targets=[q_proj,v_proj]")
     with pytest.raises(ValueError, match=r"names no layer of the vision tower \(linear_fc1, linear_fc2, proj, qkv\).*train_vision=false"):
-        train.load_policy(configured(folders, "qwen3_vl", Path("x"), *words).policy)
-    frozen = train.load_policy(configured(folders, "qwen3_vl", Path("x"), *words, "policy.train_vision=false").policy)
+        build.load_policy(configured(folders, "qwen3_vl", Path("x"), *words).policy)
+    frozen = build.load_policy(configured(folders, "qwen3_vl", Path("x"), *words, "policy.train_vision=false").policy)
     assert frozen.adapted.startswith("adapters: on 4 layers of the text model and 0 of the vision tower")
 
 
@@ -199,7 +200,7 @@ def adapter(folder: Path) -> None:
 
 
 def test_a_policy_can_be_pickled(folders):
-    loaded = checkpoints.load(folders["qwen2_5_vl"], "qwen2_5_vl").model
+    loaded = loading.load_model(folders["qwen2_5_vl"], "qwen2_5_vl").model
     again = pickle.loads(pickle.dumps(loaded))
     patches = torch.rand(3, loaded.model.visual.patch_embed.proj.weight[0].numel())
     with torch.no_grad():
@@ -238,27 +239,27 @@ def test_a_folder_that_is_not_whole_is_refused_in_one_message_before_its_weights
     broken = Path(shutil.copytree(folders["qwen2_5_vl"], tmp_path / "broken"))
     damage(broken)
     with pytest.raises(ValueError, match=said):
-        checkpoints.load(broken, "qwen2_5_vl")
+        loading.load_model(broken, "qwen2_5_vl")
 
 
 def test_a_hub_name_without_a_network_says_how_to_give_a_folder():
     with pytest.raises(ValueError, match=r"no folder here, and can't be fetched .* give its folder: policy\.checkpoint="):
-        checkpoints.load("Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_5_vl")
+        loading.load_model("Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_5_vl")
 
 
 def test_a_folder_that_does_not_exist_is_said_to_be_none():
     with pytest.raises(ValueError, match=r"/nowhere/policy, which is not a folder"):
-        checkpoints.load("/nowhere/policy", "qwen2_5_vl")
+        loading.load_model("/nowhere/policy", "qwen2_5_vl")
 
 
 def test_targets_that_match_no_layer_are_refused_with_the_layers_that_there_are(folders):
     with pytest.raises(ValueError, match=r"lora_targets names query, no linear layer that learns here; there are down_proj, .*q_proj"):
-        train.load_policy(configured(folders, "qwen3_vl", Path("x"), *LORA, "policy.lora_targets=[q_proj,query]").policy)
+        build.load_policy(configured(folders, "qwen3_vl", Path("x"), *LORA, "policy.lora_targets=[q_proj,query]").policy)
 
 
 def test_a_name_that_the_embedding_of_patches_bears_too_is_adapted_where_it_is_a_linear_layer(folders):
     cfg = configured(folders, "qwen2_5_vl", Path("x"), *LORA, "policy.lora_targets=[proj]").policy
-    adapted = {name for name, _ in train.load_policy(cfg).model.named_parameters() if "lora_" in name}
+    adapted = {name for name, _ in build.load_policy(cfg).model.named_parameters() if "lora_" in name}
     assert adapted and all(".attn.proj." in name for name in adapted)
 
 
@@ -272,9 +273,9 @@ def test_a_name_that_the_embedding_of_patches_bears_too_is_adapted_where_it_is_a
 )
 def test_flash_attention_is_taken_where_it_imports_and_its_kernels_take_the_numbers(there, dtype, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    monkeypatch.setattr(checkpoints, "is_flash_attn_2_available", lambda: there)
-    assert checkpoints.attention_of("auto", dtype) == expected
-    assert checkpoints.attention_of("eager", dtype) == "eager"
+    monkeypatch.setattr(policy_model, "is_flash_attn_2_available", lambda: there)
+    assert loading.attention_backend("auto", dtype) == expected
+    assert loading.attention_backend("eager", dtype) == "eager"
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,7 @@ def test_flash_attention_is_taken_where_it_imports_and_its_kernels_take_the_numb
     ],
 )
 def test_a_policy_is_measured_in_the_arithmetic_of_its_training(trainer, mixed, folders):
-    with train.arithmetic(configured(folders, "qwen3_vl", Path("x"), *trainer)):
+    with build.autocast_like_trainer(configured(folders, "qwen3_vl", Path("x"), *trainer)):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype is (torch.bfloat16 if mixed else torch.float32)
 

@@ -10,7 +10,7 @@ import torch
 
 from experiments.faults import folders, growth, kills
 from experiments.faults.children import differences
-from focus import train
+from focus.runs import train
 from tests.test_run import settings
 
 README = (kills.HERE / "README.md").read_text()

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from focus.boxes import Box, settle
+from focus.data.boxes import Box, settle
 from focus.data.original import Decoded
-from focus.gap import View, cut, fit, look
+from focus.gap import View, cut, fit, resize_to_budget
 
 PROPERTY = settings(deadline=None, database=None)
 
@@ -116,15 +116,15 @@ def test_a_strip_that_cannot_be_rounded_into_its_budget_is_refused_with_a_way_ou
 
 
 def test_a_view_knows_its_size_its_tokens_and_its_original():
-    view = look(noise(448, 448), 16, 28)
+    view = resize_to_budget(noise(448, 448), 16, 28)
     assert (view.size, view.tokens, view.original_size) == ((112, 112), 16, (448, 448))
-    wide = look(noise(640, 480), 100, 32)
+    wide = resize_to_budget(noise(640, 480), 100, 32)
     assert (wide.size, wide.tokens, wide.original_size) == ((352, 256), 88, (640, 480))  # 20 x 15 tokens / sqrt(3) = 11.5 x 8.7
 
 
 def test_without_a_gap_the_view_has_every_pixel_of_an_image_of_whole_tokens():
     original = noise(448, 448)
-    view = look(original, 256, 28)
+    view = resize_to_budget(original, 256, 28)
     assert view.size == view.original_size and np.array_equal(view.image, original.image)
 
 
@@ -133,14 +133,14 @@ def test_without_a_gap_the_view_has_every_pixel_of_an_image_of_whole_tokens():
 def test_the_tokens_of_a_view_are_those_of_its_pixels(width, height, budget, token_px):
     if max(width, height) > budget * min(width, height) or max(width, height) > 200 * min(width, height):
         return
-    view = look(Decoded(Image.new("RGB", (width, height))), budget, token_px)
+    view = resize_to_budget(Decoded(Image.new("RGB", (width, height))), budget, token_px)
     assert view.tokens == (view.image.width // token_px) * (view.image.height // token_px) <= budget
 
 
 def test_a_coarse_view_does_not_show_what_a_crop_shows():
     chequers = np.indices((448, 448)).sum(0).astype(np.uint8) % 2 * 255  # of one pixel
     chequered = Decoded(Image.fromarray(chequers).convert("RGB"))
-    assert np.ptp(np.asarray(look(chequered, 16, 28).image)[4:-4, 4:-4]) < 40  # grey, seen from afar
+    assert np.ptp(np.asarray(resize_to_budget(chequered, 16, 28).image)[4:-4, 4:-4]) < 40  # grey, seen from afar
     assert np.ptp(np.asarray(crop_of(chequered, (56, 56, 112, 112), 64, 28).image)) == 255
 
 
@@ -195,20 +195,22 @@ def test_a_crop_over_its_budget_shrinks_to_it():
 
 
 def test_without_a_gap_a_box_in_original_pixels_is_cut_from_the_same_place_of_the_view():
-    view = look(noise(896, 896), 256, 28)  # half of each side
+    view = resize_to_budget(noise(896, 896), 256, 28)  # half of each side
     crop = cut(Decoded(view.image), (224, 112, 448, 224), (896, 896), 64, 28)
     assert (crop.size, crop.tokens) == ((112, 56), 8)
     assert np.array_equal(crop.image, np.asarray(view.image)[56:112, 112:224])
 
 
 def test_without_a_gap_a_box_between_two_view_pixels_takes_both():
-    view = look(noise(896, 896), 256, 28)
+    view = resize_to_budget(noise(896, 896), 256, 28)
     crop = cut(Decoded(view.image), (1, 0, 113, 56), (896, 896), 64, 28)  # 0.5 to 56.5 view pixels: 0 to 57
     assert crop.original_size == (57, 28)
 
 
 def test_without_a_gap_a_crop_of_everything_is_the_view():
-    white = look(Decoded(Image.new("RGB", (2000, 1500), "white")), 128, 28)  # 71.4 x 53.6 tokens by sqrt(3827/128) = 5.47: 13.06 x 9.8
+    white = resize_to_budget(
+        Decoded(Image.new("RGB", (2000, 1500), "white")), 128, 28
+    )  # 71.4 x 53.6 tokens by sqrt(3827/128) = 5.47: 13.06 x 9.8
     assert white.size == (364, 252)
     crop = cut(Decoded(white.image), (0, 0, 2000, 1500), (2000, 1500), 128, 28)
     assert crop.original_size == white.size

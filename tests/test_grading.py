@@ -10,23 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from focus import inspect as inspection
-from focus import train
-from focus.answers import Rung, decidable
-from focus.calibrate import ByJudge, Read, by_rule
-from focus.checkpoint import Checkpoint
+from focus import build
 from focus.config import check
 from focus.data.questions import Questions
 from focus.data.sample import Sample, write_records
 from focus.data.scenes import DIFFICULTY, Scenes
-from focus.dependence import Examiner, Probe, measure
-from focus.endpoint import Endpoint
+from focus.evaluation.arms import Evaluator, measure
+from focus.evaluation.selection import ByJudge, Read, by_rule
 from focus.gap import Gap, Mode
-from focus.grading import Grader, check_decidable, count_decidable, said_of_decidable
-from focus.judge import Case, Judge, NoVerdict
+from focus.grading.answers import Rung, decidable
+from focus.grading.grader import Grader, check_decidable, count_decidable, decidable_sentence
+from focus.grading.judge import Case, Judge, NoVerdict
+from focus.model.policy_model import PolicyModel
+from focus.report import survey
 from focus.rewards import score
 from focus.rollout.engine import Completion, Sampling
-from focus.rollout.loop import Rules
+from focus.rollout.loop import RolloutLimits
+from focus.runs import train
+from focus.runtime.endpoint import Endpoint
+from focus.training.probe_callback import ProbeCallback
 from tests import protocol
 from tests.conftest import random_qwen3_vl
 from tests.protocol import Server, reset, status
@@ -132,7 +134,7 @@ def test_an_answer_without_a_verdict_has_no_reward_at_all(tmp_path):
 class Speaking:
     """An engine: sibling k of a question gives the k-th of `answers(update)`, without a crop. `playing` is called before each batch."""
 
-    checkpoint: Checkpoint
+    checkpoint: PolicyModel
     answers: object
     playing: object = field(default=lambda batch: None)
     updates: int = 0
@@ -145,13 +147,13 @@ class Speaking:
         for i in range(len(conversations)):
             opening = "" if conversations[i].trajectory.opening else "<answer>"
             text = f"{opening}{said[i % len(said)]}</answer><|im_end|>"
-            ids = tuple(self.checkpoint.tokenizer.encode(text, add_special_tokens=False))
+            ids = tuple(self.policy.tokenizer.encode(text, add_special_tokens=False))
             yield i, Completion(ids, (-0.5,) * len(ids), stopped=True)
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         pass
 
-    def renew(self) -> None:  # once at the start, then after every update
+    def sync_weights(self) -> None:  # once at the start, then after every update
         self.updates += 1
 
 
@@ -274,7 +276,7 @@ def test_a_probe_inside_training_that_meets_an_outage_is_left_out_and_the_traini
     with Server(saying("yes"), [status(401)] * 50) as server:
         graded = grader(server, tmp_path, concurrency=1)
         policy, _, _ = training(graded, lambda update: ["harbour"] * 4)
-        probe = Probe(ships(1), Gap(Mode.FIXED, 16, policy.checkpoint.token_px), policy.rules, 1, 1, graded)
+        probe = ProbeCallback(ships(1), Gap(Mode.FIXED, 16, policy.policy.token_px), policy.rules, 1, 1, graded)
         policy.engine.answers = lambda update: ["in the port"] if policy.updates_done else ["harbour"] * 4
         made = trainer(callbacks=[*policy.rewards, probe, found := Rows()], log_every_n_steps=1)
         made.fit(policy, Questions(ships(2), 1, 2, workers=0, seed=5))
@@ -284,10 +286,10 @@ def test_a_probe_inside_training_that_meets_an_outage_is_left_out_and_the_traini
 
 def test_a_probe_grades_by_the_ladder(qwen3_vl, tmp_path):
     engine = Speaking(qwen3_vl, lambda update: ["in the port"])
-    rules = Rules(1, 64, Sampling(0.0, 40))
+    rules = RolloutLimits(1, 64, Sampling(0.0, 40))
     with Server(knowing("in the port")) as server:
         for graded, expected in ((Grader(), 0.0), (grader(server, tmp_path), 1.0)):
-            examiner = Examiner(qwen3_vl, engine, Gap(Mode.FIXED, 16, qwen3_vl.token_px), rules, 0, ("tool_free",), 2, grader=graded)
+            examiner = Evaluator(qwen3_vl, engine, Gap(Mode.FIXED, 16, qwen3_vl.token_px), rules, 0, ("tool_free",), 2, grader=graded)
             outcome, _ = measure(examiner, ships(2), None)
             assert outcome.values["own"] == outcome.values["tool_free"] == [expected] * 2
         assert len(server.chats) == 2  # one for each question: both arms say the same
@@ -327,9 +329,9 @@ def test_the_scenes_are_decided_by_rules_as_their_count_says():
 
 
 def test_the_share_that_rules_decide_is_said_and_a_training_without_a_judge_refuses_below_its_floor():
-    assert said_of_decidable(20, 20, None) == "the rules alone can grade 20 of 20 questions (100.0%)"
-    assert "right answers in other words count as wrong" in said_of_decidable(13, 20, None)
-    assert "the judge big grades what they leave open" in said_of_decidable(13, 20, "big")
+    assert decidable_sentence(20, 20, None) == "the rules alone can grade 20 of 20 questions (100.0%)"
+    assert "right answers in other words count as wrong" in decidable_sentence(13, 20, None)
+    assert "the judge big grades what they leave open" in decidable_sentence(13, 20, "big")
     check_decidable(18, 20, 0.9)
     with pytest.raises(ValueError, match=r"13 of 20 questions \(65.0%\).*judge.url=.*judge.min_decidable=0.65, now 0.9"):
         check_decidable(13, 20, 0.9)
@@ -362,7 +364,7 @@ def test_a_run_says_how_many_questions_rules_decide_refuses_without_a_judge_and_
     monkeypatch.chdir(tmp_path)
     random_qwen3_vl(seed=7).save(tmp_path / "policy")
     answers = ["in the port", "at sea", "harbour", "on land"]
-    monkeypatch.setattr(train, "build_engine", lambda cfg, loaded: Speaking(loaded, lambda update: answers))
+    monkeypatch.setattr(build, "build_engine", lambda cfg, loaded: Speaking(loaded, lambda update: answers))
     policy = f"policy.checkpoint={tmp_path / 'policy'}"
     with pytest.raises(ValueError, match=r"rules alone can grade 0 of 2 questions.*judge.url=.*judge.min_decidable=0, now 0.9"):
         train.run(judged(tmp_path, policy))
@@ -385,7 +387,7 @@ def test_a_run_says_how_many_questions_rules_decide_refuses_without_a_judge_and_
 
 
 def test_make_inspect_counts_the_questions_that_rules_decide(tmp_path):
-    contents = inspection.survey([*ships(2), *Scenes(DIFFICULTY[1], "train", 3)])
+    contents = survey.survey([*ships(2), *Scenes(DIFFICULTY[1], "train", 3)])
     assert (contents.questions, contents.decidable) == (5, 3)
 
 
@@ -411,9 +413,9 @@ import sys
 from pathlib import Path
 import pytorch_lightning as pl
 from focus.data.questions import Questions
-from focus.endpoint import Endpoint
-from focus.grading import Grader
-from focus.judge import Judge
+from focus.runtime.endpoint import Endpoint
+from focus.grading.grader import Grader
+from focus.grading.judge import Judge
 from tests.test_grading import ships, training
 from tests.test_update import trainer
 url, folder = sys.argv[1:]

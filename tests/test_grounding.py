@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from focus.boxes import coverage, iou
+from focus.data.boxes import coverage, iou
 from focus.rewards import Accuracy, Format, Grounding, Tool, score
 from focus.rewards.terms import conditional_iou, grounding, l1_reward
 from tests.test_rewards import SAMPLE, says, trajectory, zooms

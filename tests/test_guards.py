@@ -17,20 +17,21 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from focus import train
-from focus.boxes import settle
+from focus import build
+from focus.build import gradable_samples
 from focus.config import CONF, problems_of
+from focus.data.boxes import settle
 from focus.data.original import Decoded
 from focus.data.scenes import DIFFICULTY, Scene, Scenes, scene_spec
 from focus.gap import View
-from focus.prompts import CALL_OPEN, encode
+from focus.model.prompts import CALL_OPEN, encode
 from focus.report.run import has_row, settings_hash, write_row
 from focus.rewards import Accuracy, CallFloor, Grounding
 from focus.rewards.call_floor import call_floor
 from focus.rollout.engine import Sampling
-from focus.rollout.loop import Rules
+from focus.rollout.loop import RolloutLimits
 from focus.rollout.trajectory import TRUNCATED, Status, Trajectory
-from focus.train import with_boxes
+from focus.runs import train
 from tests.conftest import random_qwen3_vl
 from tests.test_grounding import ANNOTATED, B1
 from tests.test_rewards import says, trajectory, zooms
@@ -164,7 +165,7 @@ def rolled(force: bool) -> tuple[list[Trajectory], list[int]]:
     policy.trainer = trainer()
     [found] = policy.roll_out(next(iter(questions(per_update=2).train_dataloader())))
     assert len(found) == 8
-    return found, encode(policy.checkpoint.tokenizer, CALL_OPEN)
+    return found, encode(policy.policy.tokenizer, CALL_OPEN)
 
 
 def test_with_a_forced_crop_every_first_turn_opens_with_a_call_that_carries_no_loss():
@@ -206,7 +207,7 @@ ASKING = replace(trajectory(sample=SIGN), source=BLANK)
 
 def tokens_of(*box_px: float, fixed: bool, budget: int = BUDGET) -> int:
     settled = settle(box_px, SIZE, TOKEN_PX)
-    view: View = Rules(1, budget, Sampling(1.0, 1), fixed_crops=fixed).cut(ASKING, settled, TOKEN_PX)
+    view: View = RolloutLimits(1, budget, Sampling(1.0, 1), fixed_crops=fixed).cut(ASKING, settled, TOKEN_PX)
     assert view.tokens * TOKEN_PX**2 == view.size[0] * view.size[1]
     return view.tokens
 
@@ -221,7 +222,7 @@ def test_without_them_tokens_grow_with_the_area_up_to_the_budget():
 
 
 def test_rules_have_no_fixed_crops_and_no_forced_one_unless_they_are_asked_for():
-    rules = Rules(1, BUDGET, Sampling(1.0, 1))
+    rules = RolloutLimits(1, BUDGET, Sampling(1.0, 1))
     assert not rules.fixed_crops and not rules.force_first_crop
 
 
@@ -251,7 +252,7 @@ def test_a_fixed_crop_shows_the_pixels_of_its_box_enlarged():
     image = Image.new("RGB", SIZE, "black")
     image.paste((200, 30, 30), (100, 100, 128, 156))
     t = replace(ASKING, source=Decoded(image))
-    view = Rules(1, 32, Sampling(1.0, 1), fixed_crops=True).cut(t, (100.0, 100.0, 128.0, 156.0), TOKEN_PX)
+    view = RolloutLimits(1, 32, Sampling(1.0, 1), fixed_crops=True).cut(t, (100.0, 100.0, 128.0, 156.0), TOKEN_PX)
     assert view.size == (4 * 28, 8 * 28)  # 1 x 2 tokens, four times as long on each side
     assert view.image.getcolors() == [(112 * 224, (200, 30, 30))]
 
@@ -261,10 +262,10 @@ def test_a_fixed_crop_shows_the_pixels_of_its_box_enlarged():
 
 def test_the_settings_of_a_run_reach_the_rules_and_the_update(tmp_path):
     cfg = settings(tmp_path, tmp_path, "rollout.fixed_crops=true", "rollout.force_first_crop=true", "objective.mask_overturn=true")
-    assert train.rules(cfg, 1.0).fixed_crops and train.rules(cfg, 1.0).force_first_crop
-    assert train.build_policy(cfg, random_qwen3_vl(seed=1)).settings.mask_overturn
+    assert build.rollout_limits(cfg, 1.0).fixed_crops and build.rollout_limits(cfg, 1.0).force_first_crop
+    assert build.build_policy(cfg, random_qwen3_vl(seed=1)).settings.mask_overturn
     plain = settings(tmp_path, tmp_path)
-    assert not train.rules(plain, 1.0).fixed_crops and not train.rules(plain, 1.0).force_first_crop
+    assert not build.rollout_limits(plain, 1.0).fixed_crops and not build.rollout_limits(plain, 1.0).force_first_crop
 
 
 # -------------------------------------------------------------------------------------------- questions without annotation
@@ -275,7 +276,7 @@ BOXED = [replace(ANNOTATED, id=f"boxed/{i}") for i in range(2)]
 
 def test_a_reward_that_needs_boxes_and_questions_that_have_none_are_refused_with_term_id_and_remedy():
     with pytest.raises(ValueError) as refused:
-        with_boxes(BARE, [Accuracy(1.0), Grounding(0.5)])
+        gradable_samples(BARE, [Accuracy(1.0), Grounding(0.5)])
     said = str(refused.value)
     assert "reward term grounding" in said and "none of the 3 training questions" in said and "first: bare/0" in said
     assert "annotate them, use data=scenes, or set reward.terms.grounding.weight=0" in said
@@ -285,11 +286,11 @@ def test_the_term_is_called_as_the_settings_call_it():
     tight = Grounding(0.5)
     tight.name = "tight"
     with pytest.raises(ValueError, match=r"reward term tight .* reward\.terms\.tight\.weight=0"):
-        with_boxes(BARE, [tight])
+        gradable_samples(BARE, [tight])
 
 
 def test_some_questions_without_boxes_are_left_out_and_counted(capsys):
-    kept = with_boxes([BOXED[0], BARE[1], BARE[0], BOXED[1]], [Grounding(1.0)])
+    kept = gradable_samples([BOXED[0], BARE[1], BARE[0], BOXED[1]], [Grounding(1.0)])
     assert [sample.id for sample in kept] == ["boxed/0", "boxed/1"]
     assert capsys.readouterr().out == "2 of 4 training questions have no boxes and are left out (first: bare/1)\n"
 
@@ -297,7 +298,7 @@ def test_some_questions_without_boxes_are_left_out_and_counted(capsys):
 @pytest.mark.parametrize("rewards", [[Accuracy(1.0)], [Accuracy(1.0), Grounding(0.0)], []], ids=["no such term", "weight 0", "no term"])
 @pytest.mark.parametrize("samples", [BARE, [*BOXED, *BARE]], ids=["all bare", "some bare"])
 def test_no_question_is_left_out_for_a_reward_that_does_not_pay_for_boxes(samples, rewards, capsys):
-    assert with_boxes(samples, rewards) is samples
+    assert gradable_samples(samples, rewards) is samples
     assert capsys.readouterr().out == ""
 
 
@@ -308,8 +309,8 @@ def test_annotated_questions_and_scenes_are_kept_as_they_are(capsys):
             raise AssertionError("a scene was laid out to see whether it has boxes")
 
     scenes = Unseen(DIFFICULTY[1], "train", 10**9)
-    assert with_boxes(BOXED, [Grounding(1.0)]) is BOXED
-    assert with_boxes(scenes, [Grounding(1.0)]) is scenes
+    assert gradable_samples(BOXED, [Grounding(1.0)]) is BOXED
+    assert gradable_samples(scenes, [Grounding(1.0)]) is scenes
     assert capsys.readouterr().out == ""
 
 
@@ -375,7 +376,7 @@ def test_a_run_that_an_alarm_ended_says_so_in_its_row_and_is_not_run_again(tmp_p
 
 
 def test_a_results_file_of_another_version_is_refused_before_anything_starts(tmp_path, random_policy, monkeypatch):
-    monkeypatch.setattr(train, "load_policy", crash(AssertionError("the policy was loaded first")))
+    monkeypatch.setattr(build, "load_policy", crash(AssertionError("the policy was loaded first")))
     (tmp_path / "results.csv").write_text("seed,accuracy\n0,0.5\n")
     with pytest.raises(ValueError, match=r"has other columns than this version writes; name another with results=FILE"):
         train.run(settings(tmp_path / "a", random_policy, f"results={tmp_path / 'results.csv'}"))
@@ -471,7 +472,7 @@ def changed(composed: DictConfig, **letters: list[int] | None) -> DictConfig:
 def test_held_out_scenes_have_the_letters_of_the_training_unless_they_have_their_own(composed):
     def letters(**sections: list[int]):
         cfg = changed(composed, **sections)
-        return train.training_samples(cfg.data).spec.letter_px, train.held_out_samples(cfg).spec.letter_px
+        return build.training_samples(cfg.data).spec.letter_px, build.held_out_samples(cfg).spec.letter_px
 
     assert letters() == ((10, 16), (10, 16))
     assert letters(data=[20, 24]) == ((20, 24), (20, 24))

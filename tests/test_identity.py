@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from focus import train
 from focus.data.identity import questions_digest
 from focus.data.sample import ImageFile, Sample, read_records, write_records
 from focus.data.scenes import DIFFICULTY, Scenes
+from focus.runs import train
 from tests.test_run import settings
 
 

@@ -12,16 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from focus import checkpoint as checkpoints
-from focus.checkpoint import EMBEDDED, Checkpoint
-from focus.prompts import ANSWER_OPEN, Answer, Fault, encode
+from focus.model import loading
+from focus.model.loading import EMBEDDED
+from focus.model.policy_model import PolicyModel
+from focus.model.prompts import ANSWER_OPEN, Answer, Fault, encode
 from focus.rewards import InformationGain
 from focus.rewards.terms import information_gain, total
 from focus.rollout.engine import Conversation, Sampling
 from focus.rollout.kv import KVEngine
-from focus.rollout.loop import Rules, asking, play, reopen
+from focus.rollout.loop import RolloutLimits, play, reopen, request_for
+from focus.rollout.substitutes import elsewhere
 from focus.rollout.trajectory import Status, Trajectory, Turn
-from focus.substitutes import elsewhere
 from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
 from tests.reference import plain_logprobs
 from tests.scripted import call, playing
@@ -31,7 +32,7 @@ from tests.test_update import Parity, policy_of, questions, trainer, weights
 LN = {p: math.log(p) for p in (0.1, 0.2, 0.4, 0.8, 0.9)}
 BLUE = "<answer>blue</answer><|im_end|>"
 ZOOM = call(100, 100, 400, 400)
-RULES = Rules(2, 16, Sampling(1.0, 60))
+RULES = RolloutLimits(2, 16, Sampling(1.0, 60))
 DIGITS = list("0123456789")
 
 
@@ -68,7 +69,7 @@ def test_the_gain_lies_between_zero_and_one_and_in_nats_between_zero_and_five(ow
 # ------------------------------------------------------------------------------------------------- weighing, the naive way
 
 
-def ending(t: Trajectory, policy: Checkpoint, label: str) -> Trajectory:
+def ending(t: Trajectory, policy: PolicyModel, label: str) -> Trajectory:
     """This conversation, then `<answer>` that nobody sampled, then the label: the sequence built by hand."""
     words, ids = (tuple(encode(policy.tokenizer, text)) for text in (ANSWER_OPEN, label))
     if t.turns:
@@ -80,7 +81,7 @@ def ending(t: Trajectory, policy: Checkpoint, label: str) -> Trajectory:
     return t.then(Turn(ids, (0.0,) * len(ids), label, Answer(label)), Status.ANSWERED)
 
 
-def naive(policy: Checkpoint, t: Trajectory, label: str) -> list[float]:
+def naive(policy: PolicyModel, t: Trajectory, label: str) -> list[float]:
     """Log-probability of the label's tokens, by one plain forward of transformers over the whole sequence."""
     with torch.no_grad():
         return plain_logprobs(policy, ending(t, policy, label))[-len(encode(policy.tokenizer, label)) :].tolist()
@@ -91,12 +92,12 @@ def after(t: Trajectory, turns: int) -> Trajectory:
     return replace(t, turns=t.turns[:turns], status=Status.OPEN)
 
 
-def asked_of(policy: Checkpoint, t: Trajectory, turns: int, label: str) -> tuple[Conversation, int]:
+def asked_of(policy: PolicyModel, t: Trajectory, turns: int, label: str) -> tuple[Conversation, int]:
     ids = encode(policy.tokenizer, label)
-    return asking(after(t, turns), turns - 1, [*encode(policy.tokenizer, ANSWER_OPEN), *ids]), len(ids)
+    return request_for(after(t, turns), turns - 1, [*encode(policy.tokenizer, ANSWER_OPEN), *ids]), len(ids)
 
 
-def rolled(policy: Checkpoint, crops: int, siblings: int = 2, keeps_turns: bool = True) -> tuple[KVEngine, list[Trajectory]]:
+def rolled(policy: PolicyModel, crops: int, siblings: int = 2, keeps_turns: bool = True) -> tuple[KVEngine, list[Trajectory]]:
     """A real rollout of two questions, and the engine that still holds it."""
     engine = steer(policy, boxes_of(policy), crops)
     engine.keeps_turns = keeps_turns
@@ -116,11 +117,11 @@ def test_weighed_labels_equal_a_full_forward_with_and_without_the_cache(policy):
 
     def weighed() -> list[list[float]]:
         asked = [asked_of(policy, *each) for each in wanted]
-        return engine.weigh([conversation for conversation, _ in asked], [tail for _, tail in asked])
+        return engine.logprobs([conversation for conversation, _ in asked], [tail for _, tail in asked])
 
     cached = weighed()
     again = weighed()  # to weigh leaves what is kept as it was
-    engine.forget()
+    engine.clear_cache()
     for found in (cached, again, weighed()):
         assert [len(each) for each in found] == [lengths[label] for _, _, label in wanted]
         apart = torch.tensor([a - b for each, right in zip(found, expected, strict=True) for a, b in zip(each, right, strict=True)])
@@ -131,7 +132,7 @@ def test_the_end_of_a_rollout_is_weighed_without_reading_the_rollout_again(polic
     engine, played = rolled(policy, 1)
     asked = [asked_of(policy, t, 1, "42") for t in played]
     tokens = forwards(policy, monkeypatch)
-    engine.weigh([conversation for conversation, _ in asked], [tail for _, tail in asked])
+    engine.logprobs([conversation for conversation, _ in asked], [tail for _, tail in asked])
     # the observation, <answer> and the label; and the last token of the turn, which was sampled and never fed
     assert tokens == [sum(1 + len(t.turns[0].observation.ids) + len(encode(policy.tokenizer, f"{ANSWER_OPEN}42")) for t in played)]
 
@@ -144,7 +145,7 @@ def test_without_earlier_turns_in_memory_a_label_weighs_the_same(policy):
         kept = [sum(turn.conversation in engine._kept for turn in t.turns) for t in played]
         assert kept == [3 if keeps else 1] * len(played)
         asked = [asked_of(policy, t, turns, "42") for t in played for turns in (0, 1, 2)]
-        weighed.append(engine.weigh([conversation for conversation, _ in asked], [tail for _, tail in asked]))
+        weighed.append(engine.logprobs([conversation for conversation, _ in asked], [tail for _, tail in asked]))
     for a, b in zip(*weighed, strict=True):
         assert a == pytest.approx(b, abs=2e-5)
 
@@ -161,28 +162,28 @@ def test_what_must_not_be_sampled_is_never_likely_and_takes_no_probability_from_
     policy.model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(policy.tokenizer)))
     [t] = opened(policy, questions=1, siblings=1)
     asked, tail = asked_of(policy, t, 0, "42")
-    [before] = KVEngine(policy).weigh([asked], [tail])
+    [before] = KVEngine(policy).logprobs([asked], [tail])
     with torch.no_grad():
         policy.model.lm_head.bias[policy.banned_ids] = 20.0
-    [banned_are_likely] = KVEngine(policy).weigh([asked], [tail])
+    [banned_are_likely] = KVEngine(policy).logprobs([asked], [tail])
     assert banned_are_likely == pytest.approx(before, abs=1e-5)
     with torch.no_grad():
         policy.model.lm_head.bias[policy.stop_ids] = 20.0  # tokens that may be sampled do take it
-    [stops_are_likely] = KVEngine(policy).weigh([asked], [tail])
+    [stops_are_likely] = KVEngine(policy).logprobs([asked], [tail])
     assert max(stops_are_likely) < -10
-    [[value]] = KVEngine(policy).weigh([asking(t, -1, policy.ids_of(["<|vision_start|>"]))], [1])
+    [[value]] = KVEngine(policy).logprobs([request_for(t, -1, policy.ids_of(["<|vision_start|>"]))], [1])
     assert value == -math.inf
 
 
 def test_nothing_to_weigh_is_nothing():
-    assert KVEngine(random_qwen3_vl(seed=1)).weigh([], []) == []
+    assert KVEngine(random_qwen3_vl(seed=1)).logprobs([], []) == []
 
 
 # ----------------------------------------------------------------------------------------------- a label after a real rollout
 
 
 @pytest.fixture(scope="module", params=[random_qwen2_5_vl, random_qwen3_vl])
-def heeding(request) -> Checkpoint:
+def heeding(request) -> PolicyModel:
     """A random policy whose images move what it says and that likes to say digits: its gains are neither 0 nor at the floor."""
     made = request.param()
     made.model.eval()
@@ -196,18 +197,18 @@ def heeding(request) -> Checkpoint:
     return made
 
 
-def term(policy: Checkpoint, engine, weight: float = 1.0, rules: Rules = RULES, **settings) -> InformationGain:
+def term(policy: PolicyModel, engine, weight: float = 1.0, rules: RolloutLimits = RULES, **settings) -> InformationGain:
     made = InformationGain(weight, **settings)
     made.attach(policy, engine, rules)
     return made
 
 
-def said(policy: Checkpoint, *script: str, max_crops: int = 1) -> Trajectory:
+def said(policy: PolicyModel, *script: str, max_crops: int = 1) -> Trajectory:
     """A scripted conversation under the rules by which placebos are cut."""
     return playing(policy, *script, max_crops=max_crops, crop_tokens=RULES.crop_tokens)
 
 
-def by_hand(policy: Checkpoint, t: Trajectory, placebos: int, reader: Checkpoint | None = None) -> float:
+def by_hand(policy: PolicyModel, t: Trajectory, placebos: int, reader: PolicyModel | None = None) -> float:
     """The gain in nats, every label weighed by a plain forward of its own."""
 
     def weighed(history: Trajectory) -> float:
@@ -232,7 +233,7 @@ def test_the_score_equals_the_gain_by_plain_forwards_with_and_without_the_cache(
     assert max(expected) > 0.01  # it is not all clipped away
     gain = term(heeding, engine, form="logp", placebos=placebos)
     assert gain.score(trajectories) == pytest.approx(expected, abs=5e-5)
-    engine.forget()
+    engine.clear_cache()
     assert gain.score(trajectories) == pytest.approx(expected, abs=5e-5)
     assert gain.score(trajectories[::-1])[::-1] == pytest.approx(expected, abs=5e-5)
 
@@ -264,15 +265,15 @@ class Told:
     def __init__(self, value: Callable[[Conversation], float | Sequence[float]]) -> None:
         self.value, self.asked = value, []
 
-    def weigh(self, conversations, tails):
+    def logprobs(self, conversations, tails):
         self.asked += conversations
         values = [self.value(conversation) for conversation in conversations]
         return [[value] * tail if isinstance(value, float) else list(value) for value, tail in zip(values, tails, strict=True)]
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         pass
 
-    def renew(self) -> None:
+    def sync_weights(self) -> None:
         pass
 
 
@@ -297,7 +298,7 @@ def sees(t: Trajectory, own: float, *others: float) -> Told:
 class Silent:
     """An engine that must not be asked for anything."""
 
-    def weigh(self, conversations, tails):
+    def logprobs(self, conversations, tails):
         assert not conversations, "a label was weighed that no one needed"
         return []
 
@@ -379,9 +380,9 @@ def test_a_term_that_only_looks_may_be_no_number_and_one_that_pays_may_not():
 
 def test_in_training_a_term_that_only_looks_follows_its_schedule_and_leaves_the_reward_alone():
     policy = policy_of(random_qwen3_vl(seed=1))
-    policy.engine = steer(policy.checkpoint, boxes_of(policy.checkpoint), 1)
+    policy.engine = steer(policy.policy, boxes_of(policy.policy), 1)
     policy.rules = replace(RULES, max_crops=1)
-    gain = term(policy.checkpoint, policy.engine, weight=0.0, every=2)
+    gain = term(policy.policy, policy.engine, weight=0.0, every=2)
     policy.rewards, seen = [Parity(1.0), gain], []
     policy._watch = lambda trajectories, scores, *_, **__: seen.append(scores)
     trainer(callbacks=[gain]).fit(policy, questions(3, per_update=1))
@@ -405,7 +406,7 @@ def test_a_reader_is_asked_in_place_of_the_policy_and_does_not_move_with_it(fold
     engine, played = rolled(policy, 1)
     read = term(policy, engine, form="logp", reader=str(folder))
     own = term(policy, engine)
-    reader = checkpoints.load(folder, "tiny")
+    reader = loading.load_model(folder, "tiny")
     weighed = [naive(reader, after(t, 1), t.sample.answers[0]) for t in played]
     values, before = (each._weigh([each._own(t) for t in played]) for each in (read, own))
     assert values == pytest.approx([sum(each) / len(each) for each in weighed], abs=2e-5)
@@ -414,7 +415,7 @@ def test_a_reader_is_asked_in_place_of_the_policy_and_does_not_move_with_it(fold
     with torch.no_grad():
         for parameter in policy.model.parameters():
             parameter *= 1.5
-    engine.forget()
+    engine.clear_cache()
     assert read.score(played) == gains
     assert read._weigh([read._own(t) for t in played]) == values
     assert max(abs(a - b) for a, b in zip(own._weigh([own._own(t) for t in played]), before, strict=True)) > 0.1
@@ -422,9 +423,9 @@ def test_a_reader_is_asked_in_place_of_the_policy_and_does_not_move_with_it(fold
 
 def test_a_reader_learns_nothing_while_the_policy_does(folder):
     policy = policy_of(random_qwen3_vl(seed=1))
-    policy.engine = steer(policy.checkpoint, boxes_of(policy.checkpoint), 1)
+    policy.engine = steer(policy.policy, boxes_of(policy.policy), 1)
     policy.rules = replace(RULES, max_crops=1)
-    gain = term(policy.checkpoint, policy.engine, reader=str(folder))
+    gain = term(policy.policy, policy.engine, reader=str(folder))
     policy.rewards = [Parity(1.0), gain]
     policy._watch = lambda *_, **__: None
     reader, hashed, before = gain._reader.model, gain._reader.weights_hash(), weights(policy)
@@ -530,7 +531,7 @@ def test_without_placebos_a_crop_is_compared_with_the_answer_before_any_crop(hee
         assert [value for [value] in gain._counterfactuals(played)] == pytest.approx(before, abs=5e-5)
         assert gain.score(played) == pytest.approx(expected, abs=5e-5)
         assert gain.score(played[::-1])[::-1] == pytest.approx(expected, abs=5e-5)
-        engine.forget()
+        engine.clear_cache()
 
 
 def test_without_placebos_siblings_share_one_counterfactual_that_shows_the_view_alone(qwen3_vl):

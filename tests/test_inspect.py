@@ -11,13 +11,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from focus import inspect
 from focus.config import CONF
 from focus.data.original import Decoded, LargeJpeg
 from focus.data.readers import TESTS
 from focus.data.sample import ImageFile, Sample
+from focus.report import survey
 from focus.report.picture import CROP_COLOURS
 from focus.report.sheet import MARGIN, MOST, PANEL, TILE, TOP, WIDTH, draw_sheet
+from focus.runs import inspect
 from tests.published import WRITERS, edit, write_jsonl
 
 ROOT = Path(__file__).parents[1]
@@ -214,7 +215,7 @@ def test_counting_opens_no_image(tmp_path):
             raise AssertionError("an image was opened")
 
     sample = Sample("own/0", "own", "mine", Closed(), 100, 80, "What is it?", ("a dog",))
-    assert inspect.survey([sample] * 3).questions == 3
+    assert survey.survey([sample] * 3).questions == 3
 
 
 # ----------------------------------------------------------------------------------------------------- which are shown
@@ -222,14 +223,14 @@ def test_counting_opens_no_image(tmp_path):
 
 def test_the_questions_on_the_sheet_are_spread_over_the_set():
     for seed in range(20):
-        places = inspect.spread(100, 10, seed)
+        places = survey.spread(100, 10, seed)
         assert [place // 10 for place in places] == list(range(10))
-    assert inspect.spread(100, 10, 1) == inspect.spread(100, 10, 1) != inspect.spread(100, 10, 2)
+    assert survey.spread(100, 10, 1) == survey.spread(100, 10, 1) != survey.spread(100, 10, 2)
 
 
 def test_a_small_set_is_shown_whole():
-    assert inspect.spread(5, 24, 3) == [0, 1, 2, 3, 4]
-    assert inspect.spread(1, 1, 0) == [0]
+    assert survey.spread(5, 24, 3) == [0, 1, 2, 3, 4]
+    assert survey.spread(1, 1, 0) == [0]
 
 
 # --------------------------------------------------------------------------------------------------------- the sheet

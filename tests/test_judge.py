@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from focus.endpoint import Endpoint
-from focus.extraction import LONGEST
-from focus.judge import REMINDER, SYSTEM, Case, Judge, NoVerdict, _append, plays_for_a_yes, prompt_of, read_verdict
+from focus.grading.extraction import LONGEST
+from focus.grading.judge import REMINDER, SYSTEM, Case, Judge, NoVerdict, _append, plays_for_a_yes, prompt_of, read_verdict
+from focus.runtime.endpoint import Endpoint
 from tests import protocol
 from tests.protocol import Server, body, half_sent, reset, slow, status, without_choices
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focus.objective import clipped, group_advantage, policy_loss, sampler_weight, zero_variance
+from focus.training.objective import clipped, group_advantage, policy_loss, sampler_weight, zero_variance
 
 PROPERTY = settings(deadline=None, database=None)
 

@@ -25,7 +25,7 @@ from focus.data import original as originals
 from focus.data.names import other_spelling
 from focus.data.original import BadImage, Decoded, Huge, LargeJpeg, Original, measured, read
 from focus.data.sample import ImageFile
-from focus.gap import Gap, Mode, cut, look
+from focus.gap import Gap, Mode, cut, resize_to_budget
 from tests.test_samples import sample
 
 PROPERTY = settings(deadline=None, database=None, max_examples=50)
@@ -292,7 +292,7 @@ def test_a_record_that_states_another_size_is_told_so_without_decoding(tmp_path)
 def test_views_and_crops_of_a_large_jpeg_are_those_of_its_pixels(tmp_path):
     path = jpeg(tmp_path, photograph(1200, 800))
     lazy, exact = read(path), Decoded(decoded(path))
-    view, reference = look(lazy, 24, 28), look(exact, 24, 28)
+    view, reference = resize_to_budget(lazy, 24, 28), resize_to_budget(exact, 24, 28)
     assert (view.size, view.tokens, view.original_size) == (reference.size, reference.tokens, reference.original_size)
     assert np.abs(apart(view.image, reference.image)).mean() < 1.25
     box_px = (301.0, 99.0, 833.0, 640.0)
@@ -302,7 +302,7 @@ def test_views_and_crops_of_a_large_jpeg_are_those_of_its_pixels(tmp_path):
 def test_without_a_gap_crops_of_a_large_jpeg_come_from_its_view(tmp_path):
     file = ImageFile(jpeg(tmp_path, photograph(1200, 800)))
     question = sample(image=file, width=1200, height=800)
-    view, source = Gap(Mode.OFF, 24, 28).see(question, question.open())
+    view, source = Gap(Mode.OFF, 24, 28).view_of(question, question.open())
     assert source.size == view.size and source.reduced(view.size) is view.image
 
 

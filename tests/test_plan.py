@@ -11,9 +11,11 @@ from hydra import compose, initialize_config_dir
 
 from experiments.plan import measure
 from experiments.scale import table as scale
-from focus import config, plan
+from focus import config
 from focus.config import ConfigError
+from focus.planning import advice, architecture, estimate, hardware
 from focus.rollout.kv import KVEngine
+from focus.runs import plan
 
 ROOT = Path(__file__).parents[1]
 SEVEN_B = (
@@ -28,8 +30,8 @@ def settings(*overrides: str):
         return compose("plan", ["experiment=stage1", *overrides])
 
 
-def made(*overrides: str) -> plan.Plan:
-    return plan.made(settings(*overrides))
+def made(*overrides: str) -> estimate.Plan:
+    return estimate.make_plan(settings(*overrides))
 
 
 @pytest.mark.parametrize(
@@ -38,15 +40,15 @@ def made(*overrides: str) -> plan.Plan:
 )
 def test_published_models_have_the_parameters_that_are_known_of_them(name, billions):
     policy = settings(f"policy.checkpoint=Qwen/{name}-Instruct").policy
-    assert plan.parameters(policy).total == pytest.approx(billions * 1e9, rel=2e-4)
+    assert architecture.parameters_of(policy).total == pytest.approx(billions * 1e9, rel=2e-4)
 
 
 def test_parameters_of_a_policy_are_those_that_it_has(random_policy):
-    from focus import train
+    from focus import build
 
     for changes in ((), ("policy.train_vision=false",), ("policy.lora_rank=4",), ("policy.lora_rank=4", "policy.train_vision=false")):
         policy = settings(f"policy.checkpoint={random_policy}", *changes).policy
-        model, counted = train.load_policy(policy).model, plan.parameters(policy)
+        model, counted = build.load_policy(policy).model, architecture.parameters_of(policy)
         assert counted.total == sum(p.numel() for p in model.parameters())
         assert counted.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
@@ -68,7 +70,7 @@ def test_what_each_strategy_divides_among_eight_devices():
 
 
 def test_a_frozen_tower_stays_whole_under_fsdp():
-    fsdp = "trainer.strategy={_target_:focus.ranks.FullyShardedStrategy,arithmetic:bfloat16}"
+    fsdp = "trainer.strategy={_target_:focus.runtime.strategies.FullyShardedStrategy,arithmetic:bfloat16}"
     counted = (found := made("devices=8", fsdp, "policy.train_vision=false")).parameters
     assert found.memory["weights"] == 4 * (counted.visual + (counted.total - counted.visual) / 8)
     assert found.memory["gathered for the rollout"] == 2 * (counted.total - counted.visual)
@@ -81,7 +83,7 @@ def test_the_cache_is_what_the_engine_holds(qwen3_vl, tmp_path):
     engine = KVEngine(qwen3_vl)
     done = measure.rollout(qwen3_vl, cfg, engine)
     seen = measure.observed(done)
-    held = plan.Shape(qwen3_vl.model.config, plan.sharding(cfg))
+    held = estimate.Shape(qwen3_vl.model.config, estimate.sharding(cfg))
     cache = held.cache(replace(seen, turn=5), measure.QUESTIONS, measure.ROLLOUTS, 5)
     rows = {id(k.rows): k.rows for k in engine._kept.values()}.values()
     longest = max(len(t.prompt_ids) for t in done) - 1
@@ -93,7 +95,7 @@ def test_the_cache_is_what_the_engine_holds(qwen3_vl, tmp_path):
 
 
 def test_tokens_of_a_rollout_are_its_prompt_turns_replies_and_crops():
-    lengths = plan.Lengths(prompt=100, view=64, turns=3, turn=10, reply=5, crop=20)
+    lengths = estimate.Lengths(prompt=100, view=64, turns=3, turn=10, reply=5, crop=20)
     assert (lengths.sampled, lengths.suffix, lengths.visual, lengths.before(3)) == (30, 80, 104, 70)
 
 
@@ -118,8 +120,8 @@ def test_logits_of_the_update_take_no_more_than_three_chunks_and_cost_the_head_o
     """16 rollouts of 2 x 40 tokens pass together, of a vocabulary of 512; at 7B each of 8 devices weighs 32 x 16 rollouts of 200 tokens."""
     assert made().memory["logits of the update"] == 12 * 512 * 16 * 80
     chunked = made(*SEVEN_B)
-    assert chunked.memory["logits of the update"] == 3 * plan.LOGITS_BYTES
-    monkeypatch.setattr(plan, "LOGITS_BYTES", 10**15)
+    assert chunked.memory["logits of the update"] == 3 * estimate.LOGITS_BYTES
+    monkeypatch.setattr(estimate, "LOGITS_BYTES", 10**15)
     whole = made(*SEVEN_B)
     assert whole.memory["logits of the update"] > 20 * chunked.memory["logits of the update"]
     assert chunked.flops["update"] - whole.flops["update"] == pytest.approx(2 * 32 * 16 * 200 * 3584 * 152064, rel=1e-6)
@@ -129,23 +131,23 @@ def test_gradients_travel_twice_under_ddp_and_once_for_each_forward_under_fsdp()
     ddp = made("devices=8", "trainer.strategy=ddp")
     assert ddp.network["gradients"] == 2 * 7 / 8 * 4 * ddp.parameters.trainable and ddp.network["weights, rollout"] == 0
     assert sum(made("devices=1").network.values()) == 0
-    fsdp = made("devices=8", "trainer.strategy={_target_:focus.ranks.FullyShardedStrategy,arithmetic:float32}")
+    fsdp = made("devices=8", "trainer.strategy={_target_:focus.runtime.strategies.FullyShardedStrategy,arithmetic:float32}")
     assert fsdp.network["weights, rollout"] == 7 / 8 * 4 * fsdp.parameters.total
     assert fsdp.network["weights, update"] == 2 * fsdp.micro_batches * fsdp.network["weights, rollout"]
 
 
 def test_every_piece_of_advice_lowers_the_peak_and_is_true_when_followed():
     cfg = settings(*SEVEN_B)
-    before = plan.made(cfg)
-    found = plan.advice(cfg, before)
+    before = estimate.make_plan(cfg)
+    found = advice.advice(cfg, before)
     peaks = [before.peak, *(each.peak for each in found)]
     assert not before.fits and peaks == sorted(peaks, reverse=True)
     assert found[-1].fits
     for each in found:
         changed = cfg
         for override in each.overrides:
-            changed = plan.changed_by(changed, override)
-        assert plan.made(changed).peak == each.peak
+            changed = advice.changed_by(changed, override)
+        assert estimate.make_plan(changed).peak == each.peak
 
 
 def test_a_plan_that_does_not_fit_ends_with_the_changes_and_status_1(tmp_path):
@@ -186,7 +188,7 @@ def test_the_table_of_the_measurement_is_that_of_its_record_and_misses_are_those
 def test_the_published_step_time_and_the_plan_beside_it_are_those_of_the_record():
     record = json.loads((ROOT / "experiments/plan/peer.json").read_text())
     shown = (ROOT / "experiments/plan/README.md").read_text()
-    assert (record["compute share"], record["bandwidth share"]) == (plan.COMPUTE_SHARE, plan.BANDWIDTH_SHARE)
+    assert (record["compute share"], record["bandwidth share"]) == (hardware.COMPUTE_SHARE, hardware.BANDWIDTH_SHARE)
     for name, row in record["rows"].items():
         assert f"| plan, {name} | {row['tokens of a rollout']:,} |" in shown and f"| {row['in all']} |" in shown
         assert row["in all"] < record["peer"]["in all"]  # a lower bound

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focus.boxes import Frame
-from focus.prompts import (
+from focus.data.boxes import Frame
+from focus.model.prompts import (
     CROP_CONTENT,
     DIALECTS,
     IMAGE_PAD,

@@ -14,17 +14,19 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from focus import checkpoint as checkpoint_
-from focus import ranks, train
 from focus.config import CONF
 from focus.data import questions as questions_
 from focus.data.questions import Broken, Questions
 from focus.data.scenes import DIFFICULTY, Scenes
-from focus.dependence import METRICS, Probe, load
+from focus.evaluation.outcome import METRICS, load_outcomes
 from focus.gap import Gap, Mode
-from focus.policy import FocusPolicy
-from focus.ranks import FullyShardedStrategy
+from focus.model import policy_model
 from focus.rollout.engine import Sampling
+from focus.runs import train
+from focus.runtime import distributed, files, strategies
+from focus.runtime.strategies import FullyShardedStrategy
+from focus.training.policy import FocusPolicy
+from focus.training.probe_callback import ProbeCallback
 from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
 from tests.test_run import SMALL, settings
 from tests.test_update import assert_close, policy_of, questions, trainer
@@ -64,7 +66,7 @@ def fitted(job: dict) -> tuple[FocusPolicy, list[dict[str, float]]]:
     if job.get("uneven"):
         policy.rules = replace(policy.rules, sampling=Sampling(1.0, 3 + 20 * int(os.environ.get("LOCAL_RANK", 0))))
     rows = Rows()
-    callbacks = [Probe(HELD_OUT, Gap(Mode.FIXED, 16, checkpoint.token_px), policy.rules, 1, 2), rows]
+    callbacks = [ProbeCallback(HELD_OUT, Gap(Mode.FIXED, 16, checkpoint.token_px), policy.rules, 1, 2), rows]
     if job.get("keep"):
         save = pl.callbacks.ModelCheckpoint(
             job["keep"], filename="at-{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False
@@ -77,8 +79,8 @@ def fitted(job: dict) -> tuple[FocusPolicy, list[dict[str, float]]]:
     made = trainer(
         devices=job["devices"], strategy=strategy, callbacks=callbacks, enable_checkpointing=bool(job.get("keep")), log_every_n_steps=1
     )
-    logits = job.get("logits", checkpoint_.LOGITS_BYTES)
-    with patch.object(questions_, "_Opened", unreadable(job.get("broken", []))), patch.object(checkpoint_, "LOGITS_BYTES", logits):
+    logits = job.get("logits", policy_model.LOGITS_BYTES)
+    with patch.object(questions_, "_Opened", unreadable(job.get("broken", []))), patch.object(policy_model, "LOGITS_BYTES", logits):
         made.fit(policy, data, ckpt_path=job.get("resume"))
     return policy, rows.rows
 
@@ -88,7 +90,7 @@ import json, sys, torch
 from tests.test_ranks import fitted
 job = json.loads(sys.argv[1])
 policy, rows = fitted(job)
-state = dict(policy.checkpoint.plain_state())
+state = dict(policy.policy.plain_state())
 if policy.global_rank == 0:
     torch.save((state, rows, policy.updates_done), job["out"])
 """
@@ -111,7 +113,7 @@ def in_processes(arguments: list[str]) -> subprocess.CompletedProcess:
 
 def alone(**job) -> tuple[dict[str, torch.Tensor], list[dict[str, float]], int]:
     policy, rows = fitted({"family": "qwen3_vl", "updates": 2, "devices": 1, "strategy": "auto", **job})
-    return dict(policy.checkpoint.plain_state()), rows, policy.updates_done
+    return dict(policy.policy.plain_state()), rows, policy.updates_done
 
 
 # Figures that are one number for the whole update, whoever played what; others are means over ranks
@@ -204,7 +206,7 @@ def test_a_whole_run_on_two_processes_leaves_what_one_leaves(strategy, tmp_path,
     assert done.stdout.count("base against trained") == 1
     assert {path.name for path in (tmp_path / "one").iterdir()} <= {path.name for path in (tmp_path / "two").iterdir()}
     for label in ("base", "trained"):
-        one, two = (load(tmp_path / name / f"evaluation_{label}_t1.json") for name in ("one", "two"))
+        one, two = (load_outcomes(tmp_path / name / f"evaluation_{label}_t1.json") for name in ("one", "two"))
         assert one.keys() == two.keys() and one
         for view in one:
             assert one[view].groups == two[view].groups
@@ -254,7 +256,7 @@ test_ranks.FullyShardedStrategy = lambda arithmetic: OnCPU(0.5, process_group_ba
 job = json.loads(sys.argv[1])
 policy, rows = test_ranks.fitted(job)
 if policy.global_rank == 0:
-    torch.save((dict(policy.checkpoint.plain_state()), rows, policy.updates_done), job["out"])
+    torch.save((dict(policy.policy.plain_state()), rows, policy.updates_done), job["out"])
 """
 
 
@@ -276,22 +278,24 @@ def test_deepspeed_makes_the_steps_of_one_process_and_resumes(tmp_path):
 
 
 def test_in_one_process_sharing_and_collecting_change_nothing():
-    assert ranks.is_first() and ranks.share([1, 2, 3]) == [1, 2, 3] and ranks.collect("a") == ["a"]
-    averaged = ranks.average({"a": 1.5, "b": math.nan})
+    assert files.is_first_rank() and distributed.shard([1, 2, 3]) == [1, 2, 3] and distributed.all_gather("a") == ["a"]
+    averaged = distributed.mean_over_ranks({"a": 1.5, "b": math.nan})
     assert averaged["a"] == 1.5 and math.isnan(averaged["b"])
 
 
 def test_figures_are_averaged_over_the_ranks_that_have_them(monkeypatch):
     """Two ranks made crops of area 0.2 and 0.4, the third none."""
-    monkeypatch.setattr(ranks, "collect", lambda mine: [mine, {"area": 0.4, "rate": 1.0}, {"area": math.nan, "rate": 0.0}])
-    assert ranks.average({"area": 0.2, "rate": 0.5}) == pytest.approx({"area": 0.3, "rate": 0.5})
+    monkeypatch.setattr(distributed, "all_gather", lambda mine: [mine, {"area": 0.4, "rate": 1.0}, {"area": math.nan, "rate": 0.0}])
+    assert distributed.mean_over_ranks({"area": 0.2, "rate": 0.5}) == pytest.approx({"area": 0.3, "rate": 0.5})
 
 
 def test_the_largest_of_all_ranks_is_logged_and_a_figure_that_one_rank_lacks_is_not_measured_there(monkeypatch):
-    monkeypatch.setattr(ranks, "collect", lambda mine: [mine, {"length_max": 9.0, "extra": 2.0}, {"rate": 1.0, "length_max": math.nan}])
-    assert ranks.average({"rate": 0.5, "length_max": 4.0}) == pytest.approx({"rate": 0.75, "length_max": 9.0, "extra": 2.0})
-    monkeypatch.setattr(ranks, "collect", lambda mine: [mine])
-    assert math.isnan(ranks.average({"length_max": math.nan})["length_max"])
+    monkeypatch.setattr(
+        distributed, "all_gather", lambda mine: [mine, {"length_max": 9.0, "extra": 2.0}, {"rate": 1.0, "length_max": math.nan}]
+    )
+    assert distributed.mean_over_ranks({"rate": 0.5, "length_max": 4.0}) == pytest.approx({"rate": 0.75, "length_max": 9.0, "extra": 2.0})
+    monkeypatch.setattr(distributed, "all_gather", lambda mine: [mine])
+    assert math.isnan(distributed.mean_over_ranks({"length_max": math.nan})["length_max"])
 
 
 @pytest.mark.parametrize("deepspeed", [False, True])
@@ -303,7 +307,7 @@ def test_a_step_at_rest_moves_no_weight_though_there_are_momentum_and_decay(deep
     optimizer.step()
     weight.grad = torch.zeros(3)
     before = weight.detach().clone()
-    ranks.rest(object.__new__(ranks.ZeroStrategy) if deepspeed else pl.strategies.SingleDeviceStrategy(), optimizer)
+    strategies.skip_step(object.__new__(strategies.ZeroStrategy) if deepspeed else pl.strategies.SingleDeviceStrategy(), optimizer)
     weight.grad = torch.zeros(3) if deepspeed else weight.grad
     optimizer.step()
     assert torch.equal(weight, before)

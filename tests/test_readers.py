@@ -1241,7 +1241,7 @@ def test_a_number_that_json_has_not_costs_nothing_where_nobody_looks(tmp_path, n
     assert rotten.dropped == {Reason.BAD_VALUE: 1} and len(rotten.samples) == 1
 
 
-VALUES = st.none() | st.floats() | st.text(max_size=5) | st.sampled_from(["\"NaN", "\\", "-Infinity"])
+VALUES = st.none() | st.floats() | st.text(max_size=5) | st.sampled_from(['"NaN', "\\", "-Infinity"])
 
 
 @PROPERTY
@@ -1613,7 +1613,7 @@ def test_mme_groups_of_the_json_are_its_columns_or_parts_of_its_ids(read, stripp
 
 
 def test_mme_groups_reach_the_table_of_an_evaluation_with_the_mean_over_subtasks(read):
-    from focus.evaluate import KEPT_META
+    from focus.evaluation.predictions import KEPT_META
     from tests.test_evaluate import row, summary
 
     found = read("mme_rw_lite")

@@ -14,13 +14,13 @@ import tiktoken
 import torch
 from transformers import AddedToken, PreTrainedTokenizerFast, Qwen2Tokenizer
 
-from focus.checkpoint import Checkpoint
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.gap import Gap, Mode
-from focus.prompts import ANSWER_OPEN, DIALECTS, Answer, Call, encode, parse
+from focus.model.policy_model import PolicyModel
+from focus.model.prompts import ANSWER_OPEN, DIALECTS, Answer, Call, encode, parse
 from focus.rollout.engine import Sampling
 from focus.rollout.kv import KVEngine
-from focus.rollout.loop import Rules, begin, opened, play
+from focus.rollout.loop import RolloutLimits, begin, play, with_prefill
 from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
 from tests.scripted import Scripted, call, playing
 
@@ -109,14 +109,14 @@ def tokenizer_of(family: str) -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(params=TEMPLATES)
-def real(request) -> Checkpoint:
+def real(request) -> PolicyModel:
     """A policy that is spoken to with the real vocabulary; its weights are never asked."""
     checkpoint = {"qwen2_5_vl": random_qwen2_5_vl, "qwen3_vl": random_qwen3_vl}[request.param]()
     checkpoint.tokenizer, checkpoint.dialect = tokenizer_of(request.param), DIALECTS[request.param]
     return checkpoint
 
 
-def laid_out(checkpoint: Checkpoint, messages: list[dict], images: list[int], then: bool = False) -> list[int]:
+def laid_out(checkpoint: PolicyModel, messages: list[dict], images: list[int], then: bool = False) -> list[int]:
     """Ids by the family's template and its tokenizer; the n-th image pad stands `images[n]` times."""
     text = checkpoint.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=then)
     counts, ids = iter(images), []
@@ -205,10 +205,10 @@ def test_an_opening_that_is_put_into_its_mouth_is_never_encoded_again(real):
     assert whole[: len(opening)] != opening
     scene = Scene(DIFFICULTY[1], "train", 0)
     sample = scene.sample()
-    view, source = Gap(Mode.FIXED, 16, real.token_px).see(sample, scene.open())
+    view, source = Gap(Mode.FIXED, 16, real.token_px).view_of(sample, scene.open())
     [before] = begin(real, sample, view, source, [0])
-    asked = opened(real, before, ANSWER_OPEN)
-    [t] = play(real, Scripted(real, "A</answer><|im_end|>"), [asked], Rules(1, 64, Sampling(1.0, 40)))
+    asked = with_prefill(real, before, ANSWER_OPEN)
+    [t] = play(real, Scripted(real, "A</answer><|im_end|>"), [asked], RolloutLimits(1, 64, Sampling(1.0, 40)))
     said = real.tokenizer.encode("A</answer><|im_end|>", add_special_tokens=False)
     assert t.ids == [*before.prompt_ids, *opening, *said] and t.answer == "A"
     assert [i for i, mine in zip(t.ids, t.sampled_mask, strict=True) if mine] == said
@@ -232,8 +232,8 @@ def test_a_random_policy_of_the_real_vocabulary_plays_and_samples_no_vision(real
     real.bare.config.get_text_config().vocab_size, real.bare.config.image_token_id = 151936, 151655
     scene = Scene(DIFFICULTY[1], "train", 0)
     sample = scene.sample()
-    view, source = Gap(Mode.FIXED, 16, real.token_px).see(sample, scene.open())
-    played = play(real, KVEngine(real), begin(real, sample, view, source, range(8)), Rules(1, 64, Sampling(1.0, 30)))
+    view, source = Gap(Mode.FIXED, 16, real.token_px).view_of(sample, scene.open())
+    played = play(real, KVEngine(real), begin(real, sample, view, source, range(8)), RolloutLimits(1, 64, Sampling(1.0, 30)))
     assert real.tokenizer.decode([151900]) == ""
     drawn = {i for t in played for turn in t.turns for i in turn.ids}
     assert len(drawn) > 100 and not drawn & set(real.banned_ids)

@@ -9,12 +9,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from transformers import AutoModelForImageTextToText
 
-from focus import inspect as inspection
-from focus import train
 from focus.config import CONF, problems_of
 from focus.data.sample import Sample
 from focus.data.source import open_source
 from focus.gap import write_levels
+from focus.runs import inspect, train
 from tests import published
 from tests.conftest import random_qwen2_5_vl
 from tests.protocol import Server, hurry
@@ -136,7 +135,7 @@ def test_a_mix_has_the_questions_of_its_sets_without_their_boxes(downloads, tmp_
 def test_a_mix_is_inspected_like_a_set(downloads, tmp_path, capsys):
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         overrides = ["data=lfpc_stage1", f"data.root={downloads}", f"data.kept={tmp_path / 'lfpc_stage1'}", f"output={tmp_path / 'out'}"]
-        inspection.run(compose("inspect", overrides))
+        inspect.run(compose("inspect", overrides))
     assert json.loads((tmp_path / "out/inspect.json").read_text())["source"] == "lfpc_stage1"
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from focus import checkpoint
 from focus.data.readers import SETS
+from focus.model import loading
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,7 +17,7 @@ def stage1() -> dict:
 
 
 def test_recorded_results_are_those_of_the_shipped_base(stage1):
-    shipped = checkpoint.load(checkpoint.EMBEDDED, "tiny").weights_hash()
+    shipped = loading.load_model(loading.EMBEDDED, "tiny").weights_hash()
     assert stage1["base"] == shipped
     assert json.loads((ROOT / "experiments/base/results.json").read_text())["weights"] == shipped
 

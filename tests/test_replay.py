@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from focus import replay, train
-from focus.batch import Batch, load, save
-from focus.logprobs import weighed
-from focus.policy import FocusPolicy
+from focus.runs import replay, train
+from focus.training.batch import Batch, load, save
+from focus.training.logprobs import logprobs_and_entropy
+from focus.training.policy import FocusPolicy
 from tests.reference import Shape, made
 from tests.scripted import call, playing
 from tests.test_run import settings
@@ -28,7 +28,9 @@ def test_kept_rollouts_have_the_log_probabilities_of_the_run_to_the_last_bit(pol
         (t.sample.id, t.group, t.seed, t.status, t.sampler_logprobs) for t in rollouts
     ]
     with torch.no_grad():
-        assert torch.equal(torch.cat(weighed(policy, again.rollouts, 1.0)[0]), torch.cat(weighed(policy, rollouts, 1.0)[0]))
+        assert torch.equal(
+            torch.cat(logprobs_and_entropy(policy, again.rollouts, 1.0)[0]), torch.cat(logprobs_and_entropy(policy, rollouts, 1.0)[0])
+        )
 
 
 @pytest.mark.parametrize("checkpoints", [True, False])

@@ -15,11 +15,11 @@ import pytest
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from rich.console import Console
 
-from focus.boxes import Box, Frame, to_view
+from focus.data.boxes import Box, Frame, to_view
 from focus.data.original import Decoded
 from focus.data.scenes import DIFFICULTY, Scene
-from focus.gap import cut, look
-from focus.prompts import CROP_CONTENT, Answer, Fault, Malformed, answer_text, call_text, error_content
+from focus.gap import cut, resize_to_budget
+from focus.model.prompts import CROP_CONTENT, Answer, Fault, Malformed, answer_text, call_text, error_content
 from focus.report.dashboard import TrajectoryTable, spread
 from focus.report.page import write_page
 from focus.report.picture import CROP_COLOURS, draw_trajectory, draw_view
@@ -33,7 +33,7 @@ TOKEN_PX = 28
 def opened(index: int = 3) -> Trajectory:
     sample = Scene(DIFFICULTY[4], "train", index).sample()
     original = sample.open()
-    return Trajectory(sample, original, look(original, 16, TOKEN_PX), tuple(range(30)), 1)
+    return Trajectory(sample, original, resize_to_budget(original, 16, TOKEN_PX), tuple(range(30)), 1)
 
 
 def said(trajectory: Trajectory, text: str, action: Action, status: Status, observation: Observation | None = None) -> Trajectory:
@@ -104,7 +104,7 @@ def test_a_picture_holds_any_number_of_crops_and_terms_and_any_shape_of_view():
     trajectory = opened()
     for shift in range(6):
         trajectory = zoomed(trajectory, (10.0 * shift, 0.0, 10.0 * shift + 28, 300.0))
-    strip = replace(trajectory, view=look(Decoded(trajectory.source.reduced((448, 28))), 16, TOKEN_PX))
+    strip = replace(trajectory, view=resize_to_budget(Decoded(trajectory.source.reduced((448, 28))), 16, TOKEN_PX))
     for shown in (trajectory, strip, replace(strip, turns=())):
         assert draw_trajectory(Example(shown, {f"term {i}": i / 7 for i in range(20)}, 1.0), width_px=640).width == 640
 

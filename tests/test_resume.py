@@ -20,10 +20,15 @@ import torch
 import torch.distributed.checkpoint as dcp
 from omegaconf import OmegaConf
 
-from focus import checkpoint, config, ranks, resume, train
+from focus import config
 from focus.config import CONF
-from focus.report.run import History, has_row, read_history
-from focus.report.run import ended as how_it_ended
+from focus.model import loading, policy_model
+from focus.report.run import has_row
+from focus.runs import train
+from focus.runtime import files
+from focus.training import checkpoints
+from focus.training.history import History, read_history
+from focus.training.history import run_status as how_it_ended
 from tests.test_run import settings
 
 SHORT = ("evaluation.samples=0", "report.trajectories=1", "rollout.tokens_per_turn=6")
@@ -35,7 +40,7 @@ def history(run: Path) -> list[int]:
 
 
 def weights(run: Path) -> str:
-    return checkpoint.load(run / "policy", "tiny").weights_hash()
+    return loading.load_model(run / "policy", "tiny").weights_hash()
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +90,7 @@ def test_a_run_that_an_alarm_ended_makes_no_further_update_when_it_was_interrupt
     """Everything is paid alike, so the alarm ends the training at update 2, which has a checkpoint."""
     run = tmp_path / "run"
     cfg = settings(run, random_policy, *SHORT, "objective.updates=9", "alarms.window=2", "alarms.truncated=0", "alarms.stop=true")
-    monkeypatch.setattr(checkpoint.Checkpoint, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(policy_model.PolicyModel, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train.run(cfg)
     monkeypatch.undo()
@@ -136,7 +141,7 @@ def test_a_crash_while_a_checkpoint_is_written_leaves_the_ones_before_and_the_ru
         train.run(cfg)
     monkeypatch.undo()
     kept = run / "checkpoints"
-    assert [path.name for path in resume.found(kept)] == ["update-step=2.ckpt", "update-step=1.ckpt"]
+    assert [path.name for path in checkpoints.all_checkpoints(kept)] == ["update-step=2.ckpt", "update-step=1.ckpt"]
     assert (kept / "update-step=3.ckpt.partial").stat().st_size == at
     train.run(cfg)
     assert weights(run) == weights(straight) and history(run) == [1, 2, 3, 4]
@@ -193,24 +198,24 @@ def test_where_every_checkpoint_is_cut_the_run_says_so_and_touches_none(tmp_path
     for step in (1, 2):
         (tmp_path / f"update-step={step}.ckpt").write_bytes(b"half")
     with pytest.raises(ValueError, match=r"no checkpoint in .* can be read \(update-step=2.ckpt: .*; update-step=1.ckpt: .*copy one back"):
-        resume.last_whole(tmp_path)
+        checkpoints.latest_readable(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["update-step=1.ckpt", "update-step=2.ckpt"]
-    assert resume.last_whole(tmp_path / "none") is None
+    assert checkpoints.latest_readable(tmp_path / "none") is None
 
 
 def test_a_file_inside_a_checkpoint_of_several_ranks_that_was_cut_is_found(tmp_path):
     folder = tmp_path / "update-step=1.ckpt"
     dcp.save({"a": torch.arange(1000.0)}, checkpoint_id=folder)
-    assert resume.what_is_cut(folder) == ""
+    assert checkpoints.damage(folder) == ""
     part = next(folder.glob("*.distcp"))
     part.write_bytes(part.read_bytes()[:100])
-    assert resume.what_is_cut(folder) == f"{part.name} is cut"
+    assert checkpoints.damage(folder) == f"{part.name} is cut"
     (folder / ".metadata").write_bytes(b"")
-    assert resume.what_is_cut(folder) == "Ran out of input"
+    assert checkpoints.damage(folder) == "Ran out of input"
 
 
 def test_damage_inside_a_checkpoint_of_the_right_length_is_told_with_its_name(tmp_path):
-    io, path = resume.WholeFiles(), tmp_path / "update-step=1.ckpt"
+    io, path = checkpoints.AtomicFiles(), tmp_path / "update-step=1.ckpt"
     io.save_checkpoint({"weights": torch.zeros(1000)}, path)
     data = bytearray(path.read_bytes())
     data[600:700] = b"\xff" * 100
@@ -227,7 +232,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
     path = tmp_path / "update-step=1.ckpt"
     torch.save({"weights": Evil()}, path)
     with pytest.raises(ValueError, match=r"update-step=1.ckpt can't be read"):
-        resume.WholeFiles().load_checkpoint(path, weights_only=True)
+        checkpoints.AtomicFiles().load_checkpoint(path, weights_only=True)
     assert not (tmp_path / "ran").exists()
     with pytest.raises(pickle.UnpicklingError):
         torch.load(path, weights_only=True)
@@ -237,7 +242,7 @@ def test_a_run_goes_on_from_its_last_update_whatever_the_clock_says(tmp_path):
     """A job that ended while it removed its older checkpoint leaves a folder that was changed later."""
     for number in (10, 9):
         (tmp_path / f"update-step={number}.ckpt").mkdir()
-    assert [path.name for path in resume.found(tmp_path)] == ["update-step=10.ckpt", "update-step=9.ckpt"]
+    assert [path.name for path in checkpoints.all_checkpoints(tmp_path)] == ["update-step=10.ckpt", "update-step=9.ckpt"]
 
 
 # ------------------------------------------------------------------------------------------------------------------- data workers
@@ -342,7 +347,9 @@ def test_what_belongs_to_a_killed_process_ends_too():
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-@pytest.mark.parametrize("place", ["focus.resume.torch.save", "focus.report.run.History.on_train_batch_end", "focus.train.report_run"])
+@pytest.mark.parametrize(
+    "place", ["focus.training.checkpoints.torch.save", "focus.training.history.History.on_train_batch_end", "focus.runs.train.report_run"]
+)
 def test_a_disk_that_is_full_or_read_only_is_one_sentence_and_the_run_goes_on_afterwards(
     place, code, tmp_path, random_policy, straight, monkeypatch
 ):
@@ -365,7 +372,7 @@ def test_a_disk_that_is_full_or_read_only_is_one_sentence_and_the_run_goes_on_af
 def test_a_history_that_is_rewritten_on_resume_is_never_half(tmp_path, monkeypatch):
     path = tmp_path / "history.jsonl"
     path.write_text("".join(f'{{"update": {n}.0}}\n' for n in (1, 2, 3)))
-    monkeypatch.setattr(ranks, "settle", lambda *_: 1 / 0)
+    monkeypatch.setattr(files, "replace_atomically", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         History(path).on_train_start(SimpleNamespace(is_global_zero=True), SimpleNamespace(updates_done=2))
     assert [row["update"] for row in read_history(path)] == [1, 2, 3]

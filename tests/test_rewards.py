@@ -11,11 +11,11 @@ from PIL import Image
 from focus.data.original import Decoded
 from focus.data.sample import Sample
 from focus.gap import View
-from focus.objective import group_advantage
-from focus.prompts import CROP_CONTENT, Answer, Fault, Malformed, call_text, error_content, parse
+from focus.model.prompts import CROP_CONTENT, Answer, Fault, Malformed, call_text, error_content, parse
 from focus.rewards import Accuracy, Format, RewardCallback, Tool, score
 from focus.rewards.terms import accuracy, format_penalty, tool_bonus, total
 from focus.rollout.trajectory import Crop, Observation, Status, Trajectory, Turn
+from focus.training.objective import group_advantage
 
 NAN = math.nan
 IMAGE = Image.new("RGB", (448, 448))

@@ -14,10 +14,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from transformers import AutoModelForImageTextToText
 
-from focus import calibrate, checkpoint, config, export, train
+from focus import build, config
 from focus.config import CONF
 from focus.data.sample import read_records
+from focus.evaluation import selection
 from focus.gap import levels_identity, read_levels, write_levels
+from focus.model import loading
+from focus.runs import calibrate, export, train
 from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
 
 SMALL = (
@@ -75,7 +78,7 @@ def test_an_exported_policy_loads_in_plain_transformers_with_the_trained_weights
     cfg = settings(tmp_path / "run", random_policy, "evaluation.samples=0", "objective.learning_rate=0.01")
     train.run(cfg)
     exported = AutoModelForImageTextToText.from_pretrained(tmp_path / "run/policy", dtype=torch.float32)
-    before = checkpoint.load(random_policy, "tiny").model
+    before = loading.load_model(random_policy, "tiny").model
     assert type(exported) is type(before)
     assert any(not torch.equal(a, b) for a, b in zip(exported.parameters(), before.parameters(), strict=True))
 
@@ -84,7 +87,7 @@ def test_an_exported_policy_loads_in_plain_transformers_with_the_trained_weights
 def test_saving_and_loading_changes_no_weight_beyond_bfloat16(family, tmp_path):
     policy = family(seed=3)
     policy.save(tmp_path / "policy")
-    loaded = checkpoint.load(tmp_path / "policy", policy.dialect.name)
+    loaded = loading.load_model(tmp_path / "policy", policy.dialect.name)
     for (name, a), (_, b) in zip(policy.model.state_dict().items(), loaded.model.state_dict().items(), strict=True):
         assert torch.equal(a.to(torch.bfloat16).float(), b), name
     assert loaded.token_px == policy.token_px == 28
@@ -100,11 +103,11 @@ def test_a_lora_policy_trains_only_its_adapters_and_exports_merged(tmp_path, ran
         "policy.train_vision=false",
         "objective.learning_rate=0.01",
     )
-    loaded = train.load_policy(cfg.policy)
+    loaded = build.load_policy(cfg.policy)
     trainable = [name for name, p in loaded.model.named_parameters() if p.requires_grad]
     assert trainable and all("lora_" in name for name in trainable)
     train.run(cfg)
-    assert not [name for name in checkpoint.load(tmp_path / "run/policy", "tiny").model.state_dict() if "lora" in name]
+    assert not [name for name in loading.load_model(tmp_path / "run/policy", "tiny").model.state_dict() if "lora" in name]
 
 
 def test_a_finished_point_of_a_sweep_is_skipped(tmp_path, random_policy, monkeypatch, capsys):
@@ -139,7 +142,7 @@ def test_a_run_that_is_stopped_resumes_and_ends_like_one_that_was_not(tmp_path, 
     train.run(settings(tmp_path / "stopped", random_policy, *more))
 
     def weights(name):
-        return checkpoint.load(tmp_path / name / "policy", "tiny").weights_hash()
+        return loading.load_model(tmp_path / name / "policy", "tiny").weights_hash()
 
     assert weights("stopped") == weights("straight")
     history = [json.loads(line)["update"] for line in (tmp_path / "stopped/history.jsonl").read_text().splitlines()]
@@ -260,23 +263,23 @@ def test_an_interrupted_calibration_goes_on_where_it_stopped(tmp_path, random_po
         "calibration.never_diverges=floor",
     )
     asked = []
-    choose = calibrate.choose
+    choose = selection.choose
 
     def choose_until(limit):
-        def chosen(checkpoint, engine, samples, *rest):
+        def chosen(policy_model, engine, samples, *rest):
             if len(asked) >= limit:
                 raise KeyboardInterrupt
             asked.append([s.id for s in samples])
-            return choose(checkpoint, engine, samples, *rest)
+            return choose(policy_model, engine, samples, *rest)
 
         return chosen
 
     cfg = settings(tmp_path / "stopped", random_policy, *overrides, name="calibrate")
-    monkeypatch.setattr(calibrate, "choose", choose_until(2))
+    monkeypatch.setattr(selection, "choose", choose_until(2))
     with pytest.raises(KeyboardInterrupt):
         calibrate.run(cfg)
     assert not (tmp_path / "stopped/levels.parquet").exists()
-    monkeypatch.setattr(calibrate, "choose", choose_until(99))
+    monkeypatch.setattr(selection, "choose", choose_until(99))
     calibrate.run(cfg)
     assert [len(chunk) for chunk in asked] == [2, 2, 2] and len({i for chunk in asked for i in chunk}) == 6
     calibrate.run(settings(tmp_path / "straight", random_policy, *overrides, name="calibrate"))

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from focus.boxes import area, intersection
+from focus.data.boxes import area, intersection
 from focus.data.sample import problems_of
 from focus.data.scenes import COLOURS, DIFFICULTY, SHAPES, SPLITS, Scene, Scenes, SceneSpec, Sign
 

@@ -12,25 +12,27 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from focus import endpoint as endpoints
-from focus.checkpoint import EMBEDDED, Checkpoint, load
 from focus.data.original import Decoded
 from focus.data.sample import Sample
 from focus.data.scenes import DIFFICULTY, Scene
-from focus.dependence import ARMS, METRICS, Examiner, Outcome, measure
-from focus.endpoint import SEED_BITS, Endpoint
+from focus.evaluation.arms import Evaluator, measure
+from focus.evaluation.outcome import ARMS, METRICS, Outcome
 from focus.gap import Gap, Mode
-from focus.prompts import CROP_CONTENT, DIALECTS, Fault, Malformed, encode
+from focus.model.loading import EMBEDDED, load_model
+from focus.model.policy_model import PolicyModel
+from focus.model.prompts import CROP_CONTENT, DIALECTS, Fault, Malformed, encode
 from focus.rollout.engine import Completion, Conversation, Sampling
 from focus.rollout.kv import KVEngine
-from focus.rollout.loop import Rules, begin, play
+from focus.rollout.loop import RolloutLimits, begin, play
 from focus.rollout.served import OpenAIEngine, Served
 from focus.rollout.trajectory import Status, Trajectory
+from focus.runtime import endpoint as endpoints
+from focus.runtime.endpoint import SEED_BITS, Endpoint
 from tests.protocol import Server, half_json, half_sent, reset, slow, status, without_choices
 from tests.test_dependence import equal
 
 SCENES = [Scene(DIFFICULTY[1], "eval", i).sample() for i in range(10)]
-RULES = Rules(1, 64, Sampling(1.0, 40))
+RULES = RolloutLimits(1, 64, Sampling(1.0, 40))
 
 
 class Speaking:
@@ -39,8 +41,8 @@ class Speaking:
     All of it in one thread that is joined at the end: arithmetic in the server's own threads, which are not, aborts the interpreter.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint, self.engine, self.speaker = checkpoint, KVEngine(checkpoint), ThreadPoolExecutor(1)
+    def __init__(self, checkpoint: PolicyModel) -> None:
+        self.policy, self.engine, self.speaker = checkpoint, KVEngine(checkpoint), ThreadPoolExecutor(1)
 
     def __call__(self, request: dict) -> tuple[str, str, int]:
         return self.speaker.submit(self._speak, request).result()
@@ -59,12 +61,12 @@ class Speaking:
             text += "<|im_start|>assistant\n"
         tokens = [image.width * image.height // 28**2 for image in images]
         prompt, assistant, _ = text.partition("<|im_start|>assistant\n")
-        shared = len(encode(self.checkpoint.tokenizer, prompt + assistant, tokens[:1]))  # with one image; the others follow it
-        ids = tuple(encode(self.checkpoint.tokenizer, text, tokens))
+        shared = len(encode(self.policy.tokenizer, prompt + assistant, tokens[:1]))  # with one image; the others follow it
+        ids = tuple(encode(self.policy.tokenizer, text, tokens))
         asked = Conversation("a", None, "p", shared, ids, tuple(images), request["seed"])
-        self.engine.forget()
+        self.engine.clear_cache()
         ((_, said),) = self.engine.generate([asked], Sampling(request["temperature"], request["max_tokens"]))
-        words = self.checkpoint.tokenizer.decode(said.ids)
+        words = self.policy.tokenizer.decode(said.ids)
         for stop in ("<|im_end|>", *request["stop"]):
             words = words.removesuffix(stop)
         return words, "stop" if said.stopped else "length", len(said.ids)
@@ -82,8 +84,8 @@ class Narrow(KVEngine):
 
 
 @pytest.fixture(scope="module")
-def embedded() -> Checkpoint:
-    return load(EMBEDDED, "tiny")
+def embedded() -> PolicyModel:
+    return load_model(EMBEDDED, "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,7 @@ def direct(embedded) -> Outcome:
 
 def examined(model, engine, samples: Sequence[Sample] = SCENES, arms: Sequence[str] = ARMS) -> Outcome:
     gap = Gap(Mode.FIXED, 64, 28)
-    return measure(Examiner(model, engine, gap, RULES, 0, arms, len(samples)), samples, None)[0]
+    return measure(Evaluator(model, engine, gap, RULES, 0, arms, len(samples)), samples, None)[0]
 
 
 def served(server: Server, dialect: str = "tiny", timeout_s: float = 20.0, retries: int = 6, concurrency: int = 4):
@@ -140,9 +142,9 @@ def asked_of(script: Sequence[str], dialect: str, max_crops: int = 3, size: tupl
     turns = iter(script)
     with Server(lambda request: (next(turns), "stop", 5)) as server:
         model, engine = served(server, dialect)
-        view, source = Gap(Mode.FIXED, tokens, model.token_px).see(sample, Decoded(image))
+        view, source = Gap(Mode.FIXED, tokens, model.token_px).view_of(sample, Decoded(image))
         opened = begin(model, sample, view, source, [0])
-        (played,) = play(model, engine, opened, Rules(max_crops, 64, Sampling(0.0, 100)))
+        (played,) = play(model, engine, opened, RolloutLimits(max_crops, 64, Sampling(0.0, 100)))
         return played, server.chats
 
 
@@ -248,8 +250,8 @@ def test_what_the_server_sees_is_the_view_and_the_crop_to_the_pixel():
     turns = iter(['<grounding>{"bbox_2d": [0, 0, 0.25, 0.25], "source": "original_image"}', "<answer>7</answer>"])
     with Server(lambda request: (next(turns), "stop", 5)) as server:
         model, engine = served(server, "mini_o3")
-        view, source = Gap(Mode.FIXED, 16, 28).see(sample, Decoded(image))
-        (played,) = play(model, engine, begin(model, sample, view, source, [0]), Rules(1, 64, Sampling(0.0, 100)))
+        view, source = Gap(Mode.FIXED, 16, 28).view_of(sample, Decoded(image))
+        (played,) = play(model, engine, begin(model, sample, view, source, [0]), RolloutLimits(1, 64, Sampling(0.0, 100)))
         sent = [pixels(part) for m in server.chats[1]["messages"] if m["role"] == "user" for part in m["content"] if "image_url" in part]
     assert [each.tobytes() for each in sent] == [each.convert("RGB").tobytes() for each in played.images]
     assert sent[1].tobytes() == image.crop((0, 0, 112, 112)).tobytes()
@@ -279,8 +281,8 @@ def test_tokens_are_counted_by_the_server_and_a_turn_that_it_cut_is_out_of_token
     sample = SCENES[0]
     with Server(lambda request: ("<think>and so on", "length", 100)) as server:
         model, engine = served(server)
-        view, source = Gap(Mode.FIXED, 16, 28).see(sample, sample.open())
-        (played,) = play(model, engine, begin(model, sample, view, source, [0]), Rules(1, 64, Sampling(0.0, 100)))
+        view, source = Gap(Mode.FIXED, 16, 28).view_of(sample, sample.open())
+        (played,) = play(model, engine, begin(model, sample, view, source, [0]), RolloutLimits(1, 64, Sampling(0.0, 100)))
     assert played.status is Status.OUT_OF_TOKENS and sum(played.sampled_mask) == 100
     assert all(math.isnan(value) for value in played.sampler_logprobs)
 
@@ -307,8 +309,8 @@ def played_with(server: Server, dialect: str, max_crops: int = 3) -> Trajectory:
     """One conversation about a plain image."""
     sample = Sample("a/b/c", "a", "b", None, 448, 448, "What is it?", ("7",), options=(("A", "7"), ("B", "8")))  # type: ignore[arg-type]
     model, engine = served(server, dialect)
-    view, source = Gap(Mode.FIXED, 16, model.token_px).see(sample, Decoded(Image.new("RGB", (448, 448))))
-    return play(model, engine, begin(model, sample, view, source, [0]), Rules(max_crops, 64, Sampling(0.0, 100)))[0]
+    view, source = Gap(Mode.FIXED, 16, model.token_px).view_of(sample, Decoded(Image.new("RGB", (448, 448))))
+    return play(model, engine, begin(model, sample, view, source, [0]), RolloutLimits(max_crops, 64, Sampling(0.0, 100)))[0]
 
 
 @pytest.mark.parametrize(
@@ -410,7 +412,7 @@ def test_a_server_that_resizes_the_view_is_told_by_its_count_of_the_prompt(fault
     with Server(lambda request: ("", "stop", 0), [fault, fault]) as server:
         model, engine = served(server, "qwen2_5_vl", concurrency=1)
         sample = SCENES[0]
-        view, source = Gap(Mode.FIXED, 64, 28).see(sample, sample.open())
+        view, source = Gap(Mode.FIXED, 64, 28).view_of(sample, sample.open())
         found = engine.seen(begin(model, sample, view, source, [0])[0])
         assert all(chat["max_tokens"] == 1 for chat in server.chats)
     assert (found.expected, found.counted) == (64, counted)

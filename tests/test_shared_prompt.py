@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import scaled_dot_product_attention
 
-from focus.attention import PREFIX, Ragged, share_prompts
-from focus.checkpoint import Checkpoint
-from focus.logprobs import micro_batches, sampled_logprobs, weighed
-from focus.objective import policy_loss
+from focus.model.attention import PREFIX, Ragged, share_prompts
+from focus.model.policy_model import PolicyModel
+from focus.training.logprobs import logprobs_and_entropy, micro_batches, sampled_logprobs
+from focus.training.objective import policy_loss
 from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
 from tests.reference import Shape, made, plain_logprobs, towers
 
@@ -28,7 +28,7 @@ RAGGED = (
 )
 
 
-def loss_and_gradients(checkpoint: Checkpoint, logprobs: list[torch.Tensor], advantage: list[float]):
+def loss_and_gradients(checkpoint: PolicyModel, logprobs: list[torch.Tensor], advantage: list[float]):
     """The loss of E12 and the gradient of every weight that learns."""
     checkpoint.model.zero_grad()
     flat = torch.cat(logprobs)
@@ -38,7 +38,7 @@ def loss_and_gradients(checkpoint: Checkpoint, logprobs: list[torch.Tensor], adv
     return loss.detach(), {name: p.grad.clone() for name, p in checkpoint.model.named_parameters() if p.grad is not None}
 
 
-def assert_equal_updates(checkpoint: Checkpoint, trajectories) -> None:
+def assert_equal_updates(checkpoint: PolicyModel, trajectories) -> None:
     advantage = [(-1.0) ** i * (1 + 0.3 * i) for i in range(len(trajectories))]
     naive = [plain_logprobs(checkpoint, t) for t in trajectories]
     shared = sampled_logprobs(checkpoint, trajectories, 1.0)
@@ -80,7 +80,7 @@ def test_any_ragged_lot_of_groups_has_the_naive_gradients(family, request, group
 def test_a_frozen_tower_changes_nothing_else(family):
     checkpoint = FAMILIES[family]()
     checkpoint.core.visual.requires_grad_(False)
-    with checkpoint.remembering():
+    with checkpoint.image_cache():
         assert_equal_updates(checkpoint, made(checkpoint, RAGGED))
 
 
@@ -201,7 +201,7 @@ def test_a_copy_and_a_pickled_trajectory_stay_in_their_group(qwen3_vl):
 def test_logits_in_chunks_have_the_loss_and_gradients_of_whole_ones(policy, rows, monkeypatch):
     """Never more than `rows` tokens at once, neither forward nor backward; the prompt-sharing update against plain transformers."""
     words = policy.model.config.get_text_config().vocab_size
-    monkeypatch.setattr("focus.checkpoint.LOGITS_BYTES", 4 * words * rows)
+    monkeypatch.setattr("focus.model.policy_model.LOGITS_BYTES", 4 * words * rows)
     shapes = []
     log_softmax = torch.log_softmax
     monkeypatch.setattr(torch, "log_softmax", lambda x, **how: shapes.append(x.shape) or log_softmax(x, **how))
@@ -221,7 +221,7 @@ def test_the_entropy_is_that_of_the_distribution_that_tokens_are_drawn_from(poli
     head, rows = policy.bare.lm_head, []
     hook = head.register_forward_pre_hook(lambda _, given: rows.append(given[0].detach()))
     try:
-        _, entropies = weighed(policy, trajectories, temperature)
+        _, entropies = logprobs_and_entropy(policy, trajectories, temperature)
     finally:
         hook.remove()
     logits = (rows[0] @ head.weight.T).index_fill(1, torch.tensor(policy.banned_ids), -1e9) / temperature
@@ -235,6 +235,6 @@ def test_the_entropy_is_that_of_the_distribution_that_tokens_are_drawn_from(poli
 def test_equal_logits_have_the_entropy_of_the_words_that_may_be_drawn(qwen3_vl):
     words = qwen3_vl.model.config.get_text_config().vocab_size
     width = qwen3_vl.model.config.get_text_config().hidden_size
-    logprob, entropy = qwen3_vl.weigh(torch.zeros(2, width), torch.tensor([100, 200]), 1.0)
+    logprob, entropy = qwen3_vl.token_logprobs(torch.zeros(2, width), torch.tensor([100, 200]), 1.0)
     expected = math.log(words - len(qwen3_vl.banned_ids))
     assert entropy.tolist() == pytest.approx([expected] * 2) and logprob.tolist() == pytest.approx([-expected] * 2)

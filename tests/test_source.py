@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from focus import train
+from focus import build
 from focus.config import CONF, ConfigError, check, problems_of
 from focus.data.readers import SETS, TESTS
 from focus.data.sample import Records
@@ -77,7 +77,7 @@ def test_the_file_of_every_set_says_what_it_reads_and_expects_it_in_one_place(na
 def test_every_set_is_opened_through_the_settings(tmp_path, published, name):
     cfg = composed("inspect", f"data={name}", f"data.root={published(name)}", f"data.kept={tmp_path}/data")
     check(cfg, "inspect")
-    samples = train.training_samples(cfg.data)
+    samples = build.training_samples(cfg.data)
     assert len(samples) > 0 and all(sample.source == name and sample.open().size == sample.size for sample in samples)
 
 
@@ -184,7 +184,7 @@ def test_such_records_are_questions_to_evaluate_on(tmp_path, published, opened):
     overrides = (f"evaluation.records={tmp_path}/data/vstar/records.jsonl", "evaluation.samples=2")
     cfg = composed("train", *overrides)
     check(cfg, "train")
-    samples = train.held_out_samples(cfg)
+    samples = build.held_out_samples(cfg)
     assert [sample.id for sample in samples] == ["vstar/test/0", "vstar/test/1"] and samples[0].open().size == (2000, 1500)
 
 
@@ -193,13 +193,13 @@ def test_they_are_so_too_beside_a_training_set_that_lies_in_another_folder(tmp_p
     overrides = (f"evaluation.records={tmp_path}/data/vstar/records.jsonl", "evaluation.samples=2")
     cfg = composed("train", "data=deepeyes4k", f"data.root={published('deepeyes4k')}", *overrides)
     check(cfg, "train")
-    assert train.held_out_samples(cfg)[0].open().size == (2000, 1500)
+    assert build.held_out_samples(cfg)[0].open().size == (2000, 1500)
 
 
 def test_a_probe_reads_the_set_itself(tmp_path, published):
     cfg = composed("probe", "data=vstar", f"data.root={published('vstar')}", f"data.kept={tmp_path}/data", "evaluation.samples=2")
     check(cfg, "probe")
-    assert [sample.id for sample in train.held_out_samples(cfg)] == ["vstar/test/0", "vstar/test/1"]
+    assert [sample.id for sample in build.held_out_samples(cfg)] == ["vstar/test/0", "vstar/test/1"]
 
 
 def test_records_say_what_was_dropped_of_them(tmp_path, published, opened):
@@ -287,10 +287,10 @@ def test_drawn_boxes_are_the_road_to_stage_2(tmp_path, published):
         overrides = ["experiment=stage2", *settings, "evaluation.samples=0", f"policy.checkpoint={tmp_path}/policy", "output=x"]
         bare, cfg = compose("train", overrides), compose("train", [*overrides, f"data.annotations={export}"])
     check(cfg, "train")
-    samples = train.with_boxes(train.training_samples(cfg.data), train.build_rewards(cfg))
+    samples = build.gradable_samples(build.training_samples(cfg.data), build.build_rewards(cfg))
     assert [len(chain) for sample in samples for chain in sample.boxes] == [3, 3]
     with pytest.raises(ValueError, match=r"reward term .* grades crops by annotated boxes, but none of the 2 training questions has one"):
-        train.with_boxes(train.training_samples(bare.data), train.build_rewards(bare))
+        build.gradable_samples(build.training_samples(bare.data), build.build_rewards(bare))
 
 
 def test_exports_join_records_of_ones_own(tmp_path, published, opened):

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from focus import checkpoint, export, train
+from focus import build
 from focus.config import ConfigError
 from focus.data.sample import read_records
+from focus.model import loading
+from focus.runs import export, train
 from tests.conftest import random_qwen2_5_vl
 from tests.test_run import settings, settings_of_export
 
@@ -71,7 +73,7 @@ def test_data_without_boxes_are_refused_before_the_policy_is_loaded_and_partly_a
     train.run(some)
     missing = read_records(records)[0][3].id
     assert f"1 of 4 training questions have no boxes and are left out (first: {missing})" in capsys.readouterr().out
-    monkeypatch.setattr(train, "load_policy", lambda *_: pytest.fail("the policy was loaded first"))
+    monkeypatch.setattr(build, "load_policy", lambda *_: pytest.fail("the policy was loaded first"))
     with pytest.raises(ValueError, match=r"reward term grounding grades crops by annotated boxes, but none of the 4 .*weight=0"):
         train.run(settings(tmp_path / "none", random_policy, *data, f"data.records={without_boxes(records, 0)}"))
 
@@ -89,7 +91,7 @@ def test_annotations_that_do_not_nest_or_leave_the_image_are_dropped_with_the_id
     lines = [json.loads(line) for line in records.read_text().splitlines()]
     lines[1]["boxes"] = boxes
     records.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    samples = train.training_samples(settings(tmp_path / "run", random_policy, "data=records", f"data.records={records}").data)
+    samples = build.training_samples(settings(tmp_path / "run", random_policy, "data=records", f"data.records={records}").data)
     said = capsys.readouterr().out
     assert len(samples) == 3 and "1 records dropped" in said and reason in said and f"(first: {lines[1]['id']})" in said
 
@@ -97,7 +99,7 @@ def test_annotations_that_do_not_nest_or_leave_the_image_are_dropped_with_the_id
 def test_a_policy_of_the_other_family_is_refused_since_every_box_would_be_wrong(tmp_path):
     random_qwen2_5_vl().save(tmp_path / "policy")
     with pytest.raises(ValueError, match=r"names places in view_pixels, but policy\.dialect=tiny reads per_mille.*dialect=qwen2_5_vl"):
-        checkpoint.load(tmp_path / "policy", "tiny")
+        loading.load_model(tmp_path / "policy", "tiny")
 
 
 def edited(folder: Path, to: Path, **text_config: int) -> Path:
@@ -111,15 +113,15 @@ def edited(folder: Path, to: Path, **text_config: int) -> Path:
 
 def test_weights_of_another_shape_or_number_are_refused(tmp_path, random_policy):
     with pytest.raises(ValueError, match=r"can't be read as those of its config\.json"):
-        checkpoint.load(edited(random_policy, tmp_path / "wider", intermediate_size=999), "tiny")
+        loading.load_model(edited(random_policy, tmp_path / "wider", intermediate_size=999), "tiny")
     with pytest.raises(ValueError, match=r"lacks \d+ weights that its config\.json names \(first: model\.language_model\.layers\.2"):
-        checkpoint.load(edited(random_policy, tmp_path / "deeper", num_hidden_layers=3), "tiny")
+        loading.load_model(edited(random_policy, tmp_path / "deeper", num_hidden_layers=3), "tiny")
     cut = tmp_path / "cut"
     shutil.copytree(random_policy, cut)
     weights = cut / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100_000])
     with pytest.raises(ValueError, match="copy the folder again"):
-        checkpoint.load(cut, "tiny")
+        loading.load_model(cut, "tiny")
 
 
 @pytest.mark.parametrize("section", ["data", "evaluation"])

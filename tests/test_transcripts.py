@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from focus import checkpoint
-from focus.base import build_tokenizer
-from focus.checkpoint import EMBEDDED
-from focus.prompts import IMAGE_PAD, call_text, encode, question_text
+from focus.model import loading
+from focus.model.loading import EMBEDDED
+from focus.model.prompts import IMAGE_PAD, call_text, encode, question_text
+from focus.pretraining.tokenizer import build_tokenizer
 from tests.scripted import call, playing
 
 PAD = 3
@@ -34,7 +34,7 @@ def called(*numbers: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def embedded():
-    return checkpoint.load(EMBEDDED, "tiny")
+    return loading.load_model(EMBEDDED, "tiny")
 
 
 def test_three_turns_have_exactly_these_ids_and_this_mask(embedded):
@@ -79,5 +79,5 @@ def test_the_shipped_tokenizer_is_the_one_that_the_recipe_builds(embedded):
 
 def test_the_embedded_policy_fits_into_ten_megabytes():
     assert sum(path.stat().st_size for path in Path(EMBEDDED).iterdir()) < 10_000_000
-    parameters = sum(p.numel() for p in checkpoint.load(EMBEDDED, "tiny").model.parameters())
+    parameters = sum(p.numel() for p in loading.load_model(EMBEDDED, "tiny").model.parameters())
     assert 2_000_000 <= parameters <= 4_000_000

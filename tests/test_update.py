@@ -11,26 +11,26 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
-from focus.batch import load
-from focus.checkpoint import Checkpoint
 from focus.data.questions import Broken, Question, Questions
 from focus.data.scenes import DIFFICULTY, Scenes
-from focus.figures import figures
 from focus.gap import Gap, Mode
-from focus.logprobs import micro_batches, sampled_logprobs, weighed
-from focus.objective import group_advantage, policy_loss
-from focus.policy import FocusPolicy, Settings
+from focus.model.policy_model import PolicyModel
 from focus.rewards import RewardCallback, Scores
 from focus.rollout.engine import Sampling
 from focus.rollout.kv import KVEngine
-from focus.rollout.loop import Rules
+from focus.rollout.loop import RolloutLimits
+from focus.training.batch import load
+from focus.training.logprobs import logprobs_and_entropy, micro_batches, sampled_logprobs
+from focus.training.metrics import update_metrics
+from focus.training.objective import group_advantage, policy_loss
+from focus.training.policy import FocusPolicy, UpdateSettings
 from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
 from tests.reference import plain_logprobs, towers
 from tests.scripted import Scripted, call, playing
 from tests.test_engine import boxes_of, steer
 
 BLUE = "<answer>blue</answer><|im_end|>"
-SETTINGS = Settings(
+SETTINGS = UpdateSettings(
     rollouts_per_question=4,
     questions_per_forward=None,
     sampler_ratio_cap=None,
@@ -57,8 +57,8 @@ class Parity(RewardCallback):
         return [float(sum(i for turn in t.turns for i in turn.ids) % 2) for t in trajectories]
 
 
-def policy_of(checkpoint: Checkpoint, **changes) -> FocusPolicy:
-    rules = Rules(1, 64, Sampling(1.0, 6))
+def policy_of(checkpoint: PolicyModel, **changes) -> FocusPolicy:
+    rules = RolloutLimits(1, 64, Sampling(1.0, 6))
     return FocusPolicy(
         checkpoint,
         KVEngine(checkpoint),
@@ -104,7 +104,7 @@ def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], toleran
     assert apart.mean().abs() < tolerance / 20
 
 
-def gradients_of(checkpoint: Checkpoint, trajectories, advantage, tokens_per_forward: int) -> dict[str, torch.Tensor]:
+def gradients_of(checkpoint: PolicyModel, trajectories, advantage, tokens_per_forward: int) -> dict[str, torch.Tensor]:
     checkpoint.model.zero_grad()
     tokens = sum(sum(t.sampled_mask) for t in trajectories)
     for rows in micro_batches(trajectories, tokens_per_forward):
@@ -115,7 +115,7 @@ def gradients_of(checkpoint: Checkpoint, trajectories, advantage, tokens_per_for
     return {name: p.grad.clone() for name, p in checkpoint.model.named_parameters() if p.grad is not None}
 
 
-def trajectories_of(checkpoint: Checkpoint):
+def trajectories_of(checkpoint: PolicyModel):
     return [
         playing(checkpoint, call(0, 0, 20 * k, 30), BLUE, index=k) if k % 2 else playing(checkpoint, BLUE, index=k) for k in range(1, 7)
     ]
@@ -175,7 +175,7 @@ def test_tokens_of_a_stale_sampler_are_weighed_by_the_truncated_ratio(cap):
 
 def test_a_rollout_without_advantage_is_not_passed_forward_but_stays_in_the_denominator(monkeypatch):
     passed = []
-    monkeypatch.setattr("focus.policy.weighed", lambda c, ts, T: passed.extend(ts) or weighed(c, ts, T))
+    monkeypatch.setattr("focus.training.policy.logprobs_and_entropy", lambda c, ts, T: passed.extend(ts) or logprobs_and_entropy(c, ts, T))
 
     class FirstRollout(RewardCallback):
         name = "first"
@@ -207,7 +207,7 @@ def test_only_ten_updates_in_a_row_without_any_readable_question_end_a_run():
     policy.trainer = trainer()
     [first] = next(iter(questions(per_update=1).train_dataloader()))
     broken = [Broken(1, "b", "it is cut off")]
-    policy.engine = Scripted(policy.checkpoint, BLUE)
+    policy.engine = Scripted(policy.policy, BLUE)
     for asked in [*[broken] * 9, [first], *[broken] * 9]:
         list(policy.roll_out(asked))
     with pytest.raises(ValueError, match=r"no question of the last 10 updates could be read; look .*it is cut off"):
@@ -231,7 +231,7 @@ def test_a_frozen_tower_sees_every_image_once_in_a_whole_step(frozen, monkeypatc
     checkpoint.core.visual.requires_grad_(not frozen)
     policy = policy_of(checkpoint)
     policy.engine = steer(checkpoint, boxes_of(checkpoint), 1)
-    policy.rules = Rules(1, 64, Sampling(1.0, 60))
+    policy.rules = RolloutLimits(1, 64, Sampling(1.0, 60))
 
     class First(RewardCallback):
         name = "first"
@@ -281,16 +281,16 @@ def test_in_mixed_precision_rollouts_and_updates_compute_in_bfloat16_and_agree(f
     """Crops are asked for, so that a second turn goes on from caches of the first."""
     checkpoint = {"qwen3_vl": random_qwen3_vl, "qwen2_5_vl": random_qwen2_5_vl}[family](seed=4)
     policy = policy_of(checkpoint)
-    policy.engine, policy.rules = steer(checkpoint, boxes_of(checkpoint), 1), Rules(1, 64, Sampling(1.0, 60))
+    policy.engine, policy.rules = steer(checkpoint, boxes_of(checkpoint), 1), RolloutLimits(1, 64, Sampling(1.0, 60))
     held: set[torch.dtype] = set()
-    forget = policy.engine.forget
+    forget = policy.engine.clear_cache
 
     def looking() -> None:
         if policy.engine._prompts:
             held.update(store.dtype for kept in policy.engine._kept.values() for store in (*kept.rows.keys, *kept.rows.values))
         forget()
 
-    policy.engine.forget = looking
+    policy.engine.clear_cache = looking
     seen = {}
     policy._watch = lambda trajectories, scores, reward, update, broken: seen.update(update, crops=sum(bool(t.crops) for t in trajectories))
     trainer(precision="bf16-mixed").fit(policy, questions())
@@ -388,7 +388,7 @@ def test_what_the_update_does_is_logged():
 
     def expected(ts, a):
         with torch.no_grad():
-            return float(torch.cat(weighed(policy.checkpoint, [t for t, each in zip(ts, a, strict=True) if each], 1.0)[1]).mean())
+            return float(torch.cat(logprobs_and_entropy(policy.policy, [t for t, each in zip(ts, a, strict=True) if each], 1.0)[1]).mean())
 
     trainer().fit(policy, questions())
     lengths = [sum(t.sampled_mask) for t in rolled["ts"]]
@@ -411,10 +411,10 @@ def test_groups_are_counted_by_outcome_and_ungraded_rollouts_do_not_hide_it(qwen
     accuracy = [right, right, unknown, right, wrong, wrong, wrong, unknown, right, wrong, unknown, unknown, *[unknown] * 4]
     played = [playing(qwen3_vl, BLUE)] * 16
     scores = Scores({"accuracy": accuracy}, accuracy)
-    found = figures(played, scores, scores.grouped(4))
+    found = update_metrics(played, scores, scores.grouped(4))
     assert [found[f"group/{kind}"] for kind in ("all_right", "all_wrong", "mixed")] == pytest.approx([1 / 3] * 3)
     assert found["group/all_unpaid"] == pytest.approx(1 / 3)  # the fourth group was not graded at all
-    unnamed = figures(played, Scores({"parity": accuracy}, accuracy), scores.grouped(4))
+    unnamed = update_metrics(played, Scores({"parity": accuracy}, accuracy), scores.grouped(4))
     assert all(unnamed[f"group/{kind}"] != unnamed[f"group/{kind}"] for kind in ("all_right", "all_wrong", "mixed"))
 
 
@@ -422,7 +422,7 @@ def test_groups_are_counted_by_outcome_and_ungraded_rollouts_do_not_hide_it(qwen
 def test_groups_without_a_difference_in_accuracy_are_left_out_where_only_accuracy_teaches(teach_groups, passed, monkeypatch):
     """Four questions whose rollouts differ in parity; in accuracy only those of the first."""
     seen = []
-    monkeypatch.setattr("focus.policy.weighed", lambda c, ts, T: seen.extend(ts) or weighed(c, ts, T))
+    monkeypatch.setattr("focus.training.policy.logprobs_and_entropy", lambda c, ts, T: seen.extend(ts) or logprobs_and_entropy(c, ts, T))
 
     class Form(RewardCallback):
         name = "form"

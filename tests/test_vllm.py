@@ -14,14 +14,14 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 
-from focus import checkpoint as checkpoints
-from focus.checkpoint import Checkpoint
 from focus.config import learned_settings, problems_of
-from focus.logprobs import sampled_logprobs
+from focus.model import loading
+from focus.model.policy_model import PolicyModel
 from focus.rollout.engine import Conversation, Sampling
 from focus.rollout.kv import KVEngine
-from focus.rollout.loop import Rules, asking, play
-from focus.rollout.vllm import BAN, Prompt, Said, VLLMEngine
+from focus.rollout.loop import RolloutLimits, play, request_for
+from focus.rollout.vllm import BAN, Prompt, VLLMEngine, VLLMOutput
+from focus.training.logprobs import sampled_logprobs
 from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
 from tests.reference import Shape, made
 from tests.test_config import composed
@@ -35,18 +35,18 @@ CLOSE = 2e-5
 class StandIn:
     """A sampler as vLLM is one: it knows the weights that were published to it, and no others. `extra` tokens are read too many."""
 
-    of: Checkpoint
+    of: PolicyModel
     extra: int = 0
-    copy: Checkpoint | None = None
+    copy: PolicyModel | None = None
     heard: list[tuple[Sequence[Prompt], Mapping[str, Any]]] = field(default_factory=list)
     published: list[str] = field(default_factory=list)
 
-    def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, Said]]:
+    def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, VLLMOutput]]:
         assert self.copy is not None
         self.heard.append((prompts, settings))
         asked = [self._expanded(i, prompt) for i, prompt in enumerate(prompts)]
         for i, said in KVEngine(self.copy).generate(asked, Sampling(settings["temperature"], settings["max_tokens"])):
-            yield i, Said(said.ids, said.logprobs, said.stopped, len(asked[i].ids) + self.extra)
+            yield i, VLLMOutput(said.ids, said.logprobs, said.stopped, len(asked[i].ids) + self.extra)
 
     def _expanded(self, number: int, prompt: Prompt) -> Conversation:
         pad, images, ids = self.of.image_pad_id, iter(prompt.images), []
@@ -57,7 +57,7 @@ class StandIn:
         return Conversation(f"{number}", None, f"{number}", first, tuple(ids), tuple(prompt.images), prompt.seed)
 
     def load(self, folder: Path) -> None:
-        self.copy = checkpoints.load(folder, self.of.dialect.name)
+        self.copy = loading.load_model(folder, self.of.dialect.name)
         self.published.append("weights")
 
     def adapt(self, folder: Path) -> None:
@@ -66,15 +66,15 @@ class StandIn:
         self.published.append("adapter")
 
 
-def over(checkpoint: Checkpoint, folder: Path, **more) -> VLLMEngine:
+def over(checkpoint: PolicyModel, folder: Path, **more) -> VLLMEngine:
     return VLLMEngine(checkpoint, StandIn(checkpoint, **more), folder / "weights", "float32")
 
 
 def test_a_conversation_is_sent_as_it_was_sampled_with_one_placeholder_for_each_image(policy, tmp_path):
     [t] = made(policy, [((4, 3), 5, [[Shape(6, (2, 2)), Shape(3, (1, 1)), Shape(2)]])])
-    asked = asking(t, -1)
+    asked = request_for(t, -1)
     engine = over(policy, tmp_path)
-    engine.renew()
+    engine.sync_weights()
     list(engine.generate([asked], Sampling(0.7, 9)))
     [([prompt], settings)] = engine.sampler.heard
     others = [i for i in asked.ids if i != policy.image_pad_id]
@@ -88,11 +88,11 @@ def test_a_conversation_is_sent_as_it_was_sampled_with_one_placeholder_for_each_
 
 def test_a_prompt_that_vllm_reads_longer_than_it_is_names_the_sample(policy, tmp_path):
     engine = over(policy, tmp_path, extra=4)
-    engine.renew()
+    engine.sync_weights()
     [t] = opened(policy, questions=1, siblings=1)
     seen, there = len(t.ids) + 4, len(t.ids)
     with pytest.raises(ValueError, match=f"sample {t.sample.id}: vLLM reads {seen} tokens where there are {there}; .*do_resize"):
-        list(engine.generate([asking(t, -1)], Sampling(1.0, 4)))
+        list(engine.generate([request_for(t, -1)], Sampling(1.0, 4)))
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -128,22 +128,22 @@ def test_of_an_adapted_policy_only_the_adapter_is_published(policy, tmp_path):
     plain = {"qwen2_5_vl": random_qwen2_5_vl, "qwen3_vl": random_qwen3_vl}[policy.model.config.model_type](seed=1)
     names = [name for name, _ in plain.model.named_modules() if "language_model" in name and name.endswith(("q_proj", "down_proj"))]
     engine = over(plain, tmp_path)
-    engine.renew()
+    engine.sync_weights()
     plain.model = get_peft_model(plain.model, LoraConfig(r=4, target_modules=names))
     for name, p in plain.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(p, std=0.1)
-    asked = [asking(t, -1) for t in opened(plain)]
+    asked = [request_for(t, -1) for t in opened(plain)]
 
     def apart() -> float:
         said = dict(engine.generate(asked, Sampling(1.0, 8)))
         kv = KVEngine(plain)
         words = [Conversation(**{**vars(c), "ids": (*c.ids, *said[i].ids)}) for i, c in enumerate(asked)]
-        ours = kv.weigh(words, [len(said[i].ids) for i in range(len(asked))])
+        ours = kv.logprobs(words, [len(said[i].ids) for i in range(len(asked))])
         return max(abs(a - b) for i, row in enumerate(ours) for a, b in zip(row, said[i].logprobs, strict=True))
 
     assert apart() > 1e-3
-    engine.renew()
+    engine.sync_weights()
     assert apart() < CLOSE and engine.sampler.published == ["weights", "adapter"]
 
 
@@ -158,7 +158,7 @@ def test_a_folder_without_room_is_named_with_its_setting(qwen3_vl, tmp_path):
     (tmp_path / "file").write_text("")
     engine = VLLMEngine(qwen3_vl, StandIn(qwen3_vl), tmp_path / "file" / "weights", "float32")
     with pytest.raises(ValueError, match=r"can't be written to .*/file/weights .*rollout.vllm.weights=FOLDER"):
-        engine.renew()
+        engine.sync_weights()
 
 
 def test_a_full_memory_file_system_is_named_with_its_setting(qwen3_vl, tmp_path, monkeypatch):
@@ -167,21 +167,21 @@ def test_a_full_memory_file_system_is_named_with_its_setting(qwen3_vl, tmp_path,
 
     monkeypatch.setattr(qwen3_vl.model, "save_pretrained", full)
     with pytest.raises(ValueError, match=r"can't be written to .*No space left.*rollout.vllm.weights=FOLDER"):
-        over(qwen3_vl, tmp_path).renew()
+        over(qwen3_vl, tmp_path).sync_weights()
 
 
 def test_a_sampler_in_bfloat16_stays_ten_times_below_the_alarm_and_other_weights_stand_above_it():
     limit = composed("experiment=smoke").alarms.mismatch
-    trainer_ = checkpoints.load(checkpoints.EMBEDDED, "tiny")
+    trainer_ = loading.load_model(loading.EMBEDDED, "tiny")
 
-    def mismatch(sampler: Checkpoint) -> float:
-        played = play(sampler, KVEngine(sampler), opened(trainer_, questions=4, siblings=4), Rules(1, 64, Sampling(1.0, 40)))
+    def mismatch(sampler: PolicyModel) -> float:
+        played = play(sampler, KVEngine(sampler), opened(trainer_, questions=4, siblings=4), RolloutLimits(1, 64, Sampling(1.0, 40)))
         with torch.no_grad():
             ours = torch.cat(sampled_logprobs(trainer_, played, 1.0))
         return float((ours - torch.tensor([value for t in played for value in t.sampler_logprobs])).abs().mean())
 
-    assert mismatch(checkpoints.load(checkpoints.EMBEDDED, "tiny", "bfloat16")) < limit / 10
-    moved = checkpoints.load(checkpoints.EMBEDDED, "tiny")
+    assert mismatch(loading.load_model(loading.EMBEDDED, "tiny", "bfloat16")) < limit / 10
+    moved = loading.load_model(loading.EMBEDDED, "tiny")
     torch.manual_seed(0)
     with torch.no_grad():
         for p in moved.model.parameters():

@@ -13,19 +13,19 @@ from pathlib import Path
 
 import torch
 
-from focus import checkpoint as checkpoints
-from focus.answers import grade
-from focus.boxes import Box, area, coverage, intersection, settle, to_view
-from focus.checkpoint import Checkpoint
+from focus.data.boxes import Box, area, coverage, intersection, settle, to_view
 from focus.data.scenes import DIFFICULTY, Scene
-from focus.dependence import Examiner
-from focus.dependence import measure as measure_arms
+from focus.evaluation.arms import Evaluator
+from focus.evaluation.arms import measure as measure_arms
+from focus.evaluation.bootstrap import bootstrap
 from focus.gap import Gap, Mode, ladder
-from focus.prompts import call_text
+from focus.grading.answers import grade
+from focus.model import loading
+from focus.model.policy_model import PolicyModel
+from focus.model.prompts import call_text
 from focus.rollout.engine import Completion, Conversation, Sampling
 from focus.rollout.kv import KVEngine
-from focus.rollout.loop import Rules, begin, play
-from focus.statistics import bootstrap
+from focus.rollout.loop import RolloutLimits, begin, play
 
 HERE = Path(__file__).parent
 SCENES = 200
@@ -34,7 +34,7 @@ SCENES = 200
 class Handed(KVEngine):
     """The policy's engine, but the first turn is a call with a given box."""
 
-    def __init__(self, checkpoint: Checkpoint, calls: Sequence[str]) -> None:
+    def __init__(self, checkpoint: PolicyModel, calls: Sequence[str]) -> None:
         super().__init__(checkpoint)
         self.calls = [tuple(checkpoint.tokenizer.encode(text, add_special_tokens=False)) for text in calls]
 
@@ -44,7 +44,7 @@ class Handed(KVEngine):
         return super().generate(conversations, sampling)
 
 
-def reading(checkpoint: Checkpoint, scenes: Sequence[Scene], box_of: Callable[[Scene], Box]) -> list[float]:
+def reading(checkpoint: PolicyModel, scenes: Sequence[Scene], box_of: Callable[[Scene], Box]) -> list[float]:
     """1 for each scene whose crop at the given box is answered rightly, greedily."""
     right: list[float] = []
     gap = Gap(Mode.FIXED, 16, checkpoint.token_px)
@@ -53,10 +53,10 @@ def reading(checkpoint: Checkpoint, scenes: Sequence[Scene], box_of: Callable[[S
         opened, calls = [], []
         for scene in chunk:
             sample = scene.sample()
-            view, source = gap.see(sample, scene.open())
+            view, source = gap.view_of(sample, scene.open())
             opened += begin(checkpoint, sample, view, source, [0])
             calls.append(call_text(to_view(box_of(scene), checkpoint.dialect.frame, view.size, sample.size)))
-        played = play(checkpoint, Handed(checkpoint, calls), opened, Rules(1, 64, Sampling(0.0, 40)))
+        played = play(checkpoint, Handed(checkpoint, calls), opened, RolloutLimits(1, 64, Sampling(0.0, 40)))
         right += [grade(t.answer, t.sample.answers, t.sample.scorer) for t in played]
     return right
 
@@ -69,7 +69,7 @@ def tight(scene: Scene) -> Box:
 
 
 def measure(folder: Path, difficulty: int) -> dict[str, object]:
-    checkpoint = checkpoints.load(folder, "tiny")
+    checkpoint = loading.load_model(folder, "tiny")
     scenes = [Scene(DIFFICULTY[difficulty], "eval", i) for i in range(SCENES)]
     groups = list(range(SCENES))
     samples = [scene.sample() for scene in scenes]
@@ -83,11 +83,11 @@ def measure(folder: Path, difficulty: int) -> dict[str, object]:
     keep("reads a crop of the sign", reading(checkpoint, scenes, lambda scene: scene.signs[scene.question[1]].sign_px))
     for tokens in ladder((448, 448), checkpoint.token_px):
         gap = Gap(Mode.FIXED, tokens, checkpoint.token_px)
-        examiner = Examiner(checkpoint, KVEngine(checkpoint), gap, Rules(1, 64, Sampling(0.0, 40)), 0, ("tool_free",), 50)
+        examiner = Evaluator(checkpoint, KVEngine(checkpoint), gap, RolloutLimits(1, 64, Sampling(0.0, 40)), 0, ("tool_free",), 50)
         outcome, _ = measure_arms(examiner, samples, f"{tokens}")
         keep(f"tool-free accuracy at {tokens} tokens", outcome.values["tool_free"])
         if tokens in (16, 256):
-            examiner = Examiner(checkpoint, KVEngine(checkpoint), gap, Rules(1, 64, Sampling(1.0, 40)), 0, ("own", "forced"), 50)
+            examiner = Evaluator(checkpoint, KVEngine(checkpoint), gap, RolloutLimits(1, 64, Sampling(1.0, 40)), 0, ("own", "forced"), 50)
             sampled, played = measure_arms(examiner, samples, f"{tokens}, sampled")
             keep(f"format-valid at {tokens} tokens", sampled.values["answered"])
             keep(f"crop rate at {tokens} tokens", sampled.values["called"])
@@ -111,15 +111,15 @@ def _asked_is_hit(box: Box, scene: Scene) -> bool:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else checkpoints.EMBEDDED
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else loading.EMBEDDED
     began = time.time()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     record = {
-        "commit": commit, "weights": checkpoints.load(folder, "tiny").weights_hash(), "scenes": SCENES,
+        "commit": commit, "weights": loading.load_model(folder, "tiny").weights_hash(), "scenes": SCENES,
         "difficulty": {str(level): measure(folder, level) for level in (1,)}, "seconds": 0.0,
     }  # fmt: skip
     record["seconds"] = round(time.time() - began)
-    if folder == checkpoints.EMBEDDED:
+    if folder == loading.EMBEDDED:
         (HERE / "results.json").write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record, indent=2))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from focus.dependence import Outcome, load
-from focus.report.run import read_history
+from focus.evaluation.outcome import Outcome, load_outcomes
+from focus.training.history import read_history
 
 HERE = Path(__file__).parent
 ITEMS = HERE / "items"
@@ -51,13 +51,13 @@ class NotRun(Exception):
 def collect() -> None:
     """Keep every finished run of outputs/, and the rows of all runs, crashed ones too."""
     ITEMS.mkdir(exist_ok=True)
-    base = load(OUTPUTS / "claims/base/outcomes.json")
+    base = load_outcomes(OUTPUTS / "claims/base/outcomes.json")
     for tokens, outcome in base.items():
         np.savez_compressed(ITEMS / f"base at {tokens}.npz", **_arrays(outcome, "own"))
     for arm, pattern in (*ARMS.items(), (STAGE1_ON_HARDER, ARMS["solved data"])):
         for seed in SEEDS:
             folder = OUTPUTS / pattern.format(seed)
-            outcomes = load(folder / f"evaluation_{'base' if arm == STAGE1_ON_HARDER else 'trained'}_t1.json")
+            outcomes = load_outcomes(folder / f"evaluation_{'base' if arm == STAGE1_ON_HARDER else 'trained'}_t1.json")
             if not outcomes:
                 continue
             arrays = {k: v for view, outcome in outcomes.items() for k, v in _arrays(outcome, view.split()[0]).items()}

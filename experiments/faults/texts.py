@@ -15,16 +15,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from focus.answers import grade
-from focus.boxes import Frame
+from focus.data.boxes import Frame
 from focus.data.original import Decoded
 from focus.data.sample import Sample
-from focus.extraction import MODES, extract, read_answer
 from focus.gap import Gap, Mode
-from focus.prompts import DIALECTS, Answer, Call, Dialect, Malformed, parse
+from focus.grading.answers import grade
+from focus.grading.extraction import MODES, extract, read_answer
+from focus.model.prompts import DIALECTS, Answer, Call, Dialect, Malformed, parse
 from focus.rewards import Accuracy, Format, Tool, score
 from focus.rollout.engine import Completion, Conversation, Sampling
-from focus.rollout.loop import Rules, begin, play
+from focus.rollout.loop import RolloutLimits, begin, play
 from focus.rollout.served import Served
 from focus.rollout.trajectory import Crop, Status, Trajectory
 
@@ -192,13 +192,13 @@ class Hostile:
             text = text_of(draw.randrange(2**40)) if draw.random() < 0.4 else sound_call(draw, self.dialect)
             yield i, Completion((), (), draw.random() < 0.9, text)
 
-    def weigh(self, conversations: Sequence[Conversation], tails: Sequence[int]) -> list[list[float]]:
+    def logprobs(self, conversations: Sequence[Conversation], tails: Sequence[int]) -> list[list[float]]:
         raise AssertionError("no term here weighs answers")
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Nothing is kept."""
 
-    def renew(self) -> None:
+    def sync_weights(self) -> None:
         """There are no weights."""
 
 
@@ -211,14 +211,14 @@ def conversations_of(seed: int, count: int) -> list[Trajectory]:
     draw = random.Random(seed)
     size, dialect = draw.choice(SIZES), DIALECTS[draw.choice(sorted(DIALECTS))]
     crop_tokens = draw.choice((1, 2, 3, 4, 5, 16, 64))
-    rules = Rules(
+    rules = RolloutLimits(
         draw.randrange(4), crop_tokens, Sampling(1.0, 100), fixed_crops=draw.random() < 0.3, crop_min_tokens=draw.randint(1, crop_tokens)
     )
     scorer = draw.choice(sorted(ACCEPTED))
     options = OPTIONS if scorer == "letter" else ()
     sample = Sample(f"hostile/{seed}", "hostile", "test", None, *size, "What?", ACCEPTED[scorer], scorer, options)  # type: ignore[arg-type]
     model = Served(None, dialect)  # type: ignore[arg-type]  # nobody is asked: `Hostile` speaks
-    view, source = Gap(Mode.FIXED, 256, model.token_px).see(sample, Decoded(Image.new("RGB", size)))
+    view, source = Gap(Mode.FIXED, 256, model.token_px).view_of(sample, Decoded(Image.new("RGB", size)))
     return play(model, Hostile(dialect), begin(model, sample, view, source, [seed * 1000 + i for i in range(count)]), rules)
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from focus.answers import RIGHT_FROM, Rung, graded
+from focus.grading.answers import RIGHT_FROM, Rung, graded
 
 HERE = Path(__file__).parent
 HEAD = ("rung", "said right", "of these wrong (false positives)", "said wrong", "of these right (false negatives)")

@@ -19,16 +19,17 @@ from omegaconf import DictConfig
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from focus import config, plan, train
-from focus.checkpoint import Checkpoint
+from focus import build, config
 from focus.data.scenes import Scenes, scene_spec
 from focus.gap import Gap, Mode
-from focus.logprobs import micro_batches, sampled_logprobs
-from focus.prompts import CALL_OPEN
+from focus.model.policy_model import PolicyModel
+from focus.model.prompts import CALL_OPEN
+from focus.planning import architecture, estimate
 from focus.rollout.engine import Sampling
 from focus.rollout.kv import KVEngine
-from focus.rollout.loop import Rules, begin, play, seed_of
+from focus.rollout.loop import RolloutLimits, begin, play, seed_of
 from focus.rollout.trajectory import Trajectory
+from focus.training.logprobs import micro_batches, sampled_logprobs
 from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
 
 warnings.filterwarnings("ignore", message=".*checkpointing.*")
@@ -72,28 +73,28 @@ def settings(checkpoint: str, dialect: str, overrides: Sequence[str]) -> DictCon
         return compose("plan", [*fixed, *overrides])
 
 
-def rollout(loaded: Checkpoint, cfg: DictConfig, engine: KVEngine) -> list[Trajectory]:
+def rollout(loaded: PolicyModel, cfg: DictConfig, engine: KVEngine) -> list[Trajectory]:
     """Siblings of the first training questions."""
     gap = Gap(Mode.FIXED, cfg.gap.view_tokens, loaded.token_px)
-    rules = Rules(cfg.rollout.max_crops, cfg.rollout.crop_tokens, Sampling(1.0, cfg.rollout.tokens_per_turn))
-    scenes = Scenes(scene_spec(cfg.data.difficulty, cfg.data.letter_px, cfg.data.side_px), "train", QUESTIONS, train.FIRST_TRAINING_SCENE)
+    rules = RolloutLimits(cfg.rollout.max_crops, cfg.rollout.crop_tokens, Sampling(1.0, cfg.rollout.tokens_per_turn))
+    scenes = Scenes(scene_spec(cfg.data.difficulty, cfg.data.letter_px, cfg.data.side_px), "train", QUESTIONS, build.FIRST_TRAINING_SCENE)
     opened: list[Trajectory] = []
     for question in range(QUESTIONS):
         sample = scenes[question]
-        view, source = gap.see(sample, sample.open())
+        view, source = gap.view_of(sample, sample.open())
         opening = CALL_OPEN if cfg.rollout.force_first_crop else ""
         opened += begin(loaded, sample, view, source, [seed_of(SEED, question, k) for k in range(ROLLOUTS)], opening)
     return play(loaded, engine, opened, rules)
 
 
-def observed(done: Sequence[Trajectory]) -> plan.Lengths:
+def observed(done: Sequence[Trajectory]) -> estimate.Lengths:
     """Their mean lengths."""
     turns, crops = sum(len(t.turns) for t in done), sum(len(t.crops) for t in done)
     said = sum(len(turn.ids) for t in done for turn in t.turns)
     told = sum(len(turn.observation.ids) for t in done for turn in t.turns if turn.observation)
     seen = sum(t.visual_tokens - t.view.tokens for t in done)
     replies = max(1, turns - len(done))
-    return plan.Lengths(
+    return estimate.Lengths(
         sum(len(t.prompt_ids) for t in done) / len(done), sum(t.view.tokens for t in done) / len(done), turns / len(done), said / turns,
         (told - seen) / replies, seen / max(1, crops) * crops / replies,
     )  # fmt: skip
@@ -104,7 +105,7 @@ def size(tensors: Sequence[torch.Tensor]) -> int:
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
-def measured(loaded: Checkpoint, cfg: DictConfig) -> tuple[plan.Lengths, dict[str, float]]:
+def measured(loaded: PolicyModel, cfg: DictConfig) -> tuple[estimate.Lengths, dict[str, float]]:
     """One rollout and one update, counted."""
     engine, model = KVEngine(loaded), loaded.model
     numbers = list(model.parameters())
@@ -115,7 +116,7 @@ def measured(loaded: Checkpoint, cfg: DictConfig) -> tuple[plan.Lengths, dict[st
         kept.append(tensor)
         return tensor
 
-    with loaded.remembering(), mixed:
+    with loaded.image_cache(), mixed:
         model.eval()
         with Counter(display=False) as asked, sdpa_kernel(SDPBackend.MATH):
             done = rollout(loaded, cfg, engine)
@@ -125,7 +126,7 @@ def measured(loaded: Checkpoint, cfg: DictConfig) -> tuple[plan.Lengths, dict[st
             "cache, prompts": size(engine._prompts.keys + engine._prompts.values),
             "cache, a finished turn": size([x for r in rows for x in r.keys + r.values]),
         }
-        engine.forget()
+        engine.clear_cache()
         model.train()
         [lot] = micro_batches(done, cfg.objective.tokens_per_forward)
         with Counter(display=False) as learned, sdpa_kernel(SDPBackend.MATH):
@@ -152,12 +153,12 @@ def measured(loaded: Checkpoint, cfg: DictConfig) -> tuple[plan.Lengths, dict[st
     }
 
 
-def planned(cfg: DictConfig, seen: plan.Lengths, question: float) -> dict[str, float]:
+def planned(cfg: DictConfig, seen: estimate.Lengths, question: float) -> dict[str, float]:
     """The same quantities by the plan. Of the head, a backward needs the weighed words: one float32 for each."""
-    made, shape = plan.made(cfg, seen), plan.Shape(plan.architecture(cfg.policy.checkpoint), plan.sharding(cfg))
+    made, shape = estimate.make_plan(cfg, seen), estimate.Shape(architecture.architecture_of(cfg.policy.checkpoint), estimate.sharding(cfg))
     words = QUESTIONS * ROLLOUTS * seen.sampled * 4 * shape.words
     cfg.lengths.question = question
-    _, mean, _ = plan.lengths(cfg)
+    _, mean, _ = estimate.lengths(cfg)
     return {key: made.memory[key] for key in ("weights", "gradients", "moments", "cache, prompts", "cache, a finished turn")} | {
         "kept for the backward": made.memory["activations"] + words,
         "FLOP of the rollout": made.flops["vision tower, rollout"] + made.flops["prefill"] + made.flops["decoding"],
@@ -175,7 +176,7 @@ def case(name: str, folder: Path, overrides: Sequence[str]) -> list[dict[str, An
     talk = "rollout.force_first_crop=true" if family == "embedded" else "rollout.max_crops=0"  # random policies call for nothing
     cfg = settings(checkpoint, dialect, [talk, *overrides])
     torch.manual_seed(SEED)
-    loaded = train.load_policy(cfg.policy)
+    loaded = build.load_policy(cfg.policy)
     seen, found = measured(loaded, cfg)
     told = planned(cfg, seen, found.pop("tokens of a question"))
     return [

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from focus import config, plan
+from focus import config
+from focus.planning import estimate, hardware
 
 HERE = Path(__file__).parent
 PEER = {"in all": 2142.4, "generation": 802.1, "log-probabilities again": 293.3, "reward": 184.1, "update": 860.1}
@@ -22,14 +23,14 @@ ROWS = {
 }
 
 
-def planned(overrides: tuple[str, ...]) -> plan.Plan:
+def planned(overrides: tuple[str, ...]) -> estimate.Plan:
     """The paper's stage 1 on 8 A100."""
     with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
         cfg = compose("plan", ["experiment=stage1_7b", "devices=8", "device=a100_80gb", *overrides])
     if "lengths.crops=0" in overrides:  # the view is what is left of its tokens
-        _, bare, _ = plan.lengths(cfg)
+        _, bare, _ = estimate.lengths(cfg)
         cfg.lengths.view = TOKENS - SAID - (bare.prompt - bare.view)
-    return plan.made(cfg)
+    return estimate.make_plan(cfg)
 
 
 def main() -> None:
@@ -40,7 +41,13 @@ def main() -> None:
         tokens = round(made.mean.prompt + made.mean.suffix)
         rows[name] = {"tokens of a rollout": tokens, "seconds": seconds, "in all": round(sum(made.seconds.values()))}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    record = {"commit": commit, "compute share": plan.COMPUTE_SHARE, "bandwidth share": plan.BANDWIDTH_SHARE, "peer": PEER, "rows": rows}
+    record = {
+        "commit": commit,
+        "compute share": hardware.COMPUTE_SHARE,
+        "bandwidth share": hardware.BANDWIDTH_SHARE,
+        "peer": PEER,
+        "rows": rows,
+    }
     (HERE / "peer.json").write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record, indent=1))
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from focus import config, plan
+from focus import config
+from focus.planning import estimate
+from focus.planning.hardware import GIB
 
 HERE = Path(__file__).parent
 SEEN = ("lengths.view=1024", "gap.view_tokens=1024", "rollout.questions_per_forward=1")
@@ -25,10 +27,10 @@ def row(name: str, device: str) -> dict[str, str]:
     """One run on one device."""
     with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
         cfg = compose("plan", [*RUNS[name], f"device={device}", *SEEN])
-    made = plan.made(cfg)
+    made = estimate.make_plan(cfg)
     cells = (
-        name, device, f"{made.peak / plan.GIB:.0f}", f"{plan.made(cfg, made.mean).peak / plan.GIB:.0f}", f"{made.room / plan.GIB:.0f}",
-        f"{made.host['loading, each process its own copy'] / plan.GIB:.0f}", f"{sum(made.network.values()) / plan.GIB:,.0f}",
+        name, device, f"{made.peak / GIB:.0f}", f"{estimate.make_plan(cfg, made.mean).peak / GIB:.0f}", f"{made.room / GIB:.0f}",
+        f"{made.host['loading, each process its own copy'] / GIB:.0f}", f"{sum(made.network.values()) / GIB:,.0f}",
         f"{sum(made.seconds.values()):,.0f}", "*not run*",
     )  # fmt: skip
     return dict(zip(HEAD, cells, strict=True))

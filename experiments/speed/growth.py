@@ -20,12 +20,12 @@ from hydra import compose, initialize_config_dir
 from rich.progress import track
 
 from experiments.speed.timing import REPEATS, spread, write
+from focus.build import build_policy, load_policy, training_samples
 from focus.config import CONF
 from focus.data.questions import Questions
 from focus.data.sample import read_records
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.rewards import RewardCallback
-from focus.train import build_policy, load_policy, training_samples
 from tests.test_engine import steer
 
 MIDDLE = {"questions": 4, "rollouts": 8, "visual": 64, "crops": 1, "side_px": 896, "ranks": 1}
@@ -74,7 +74,7 @@ def step(point: dict[str, int]) -> None:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose("train", ["experiment=stage1", "output=unused", *changes])
     policy = build_policy(cfg, load_policy(cfg.policy))
-    policy.engine, policy.rewards = steer(policy.checkpoint, BOXES, point["crops"]), [Drawn(1.0)]
+    policy.engine, policy.rewards = steer(policy.policy, BOXES, point["crops"]), [Drawn(1.0)]
     clock = Clock()
     trainer = pl.Trainer(
         accelerator="cpu",

@@ -29,21 +29,22 @@ from torch.utils.data import DataLoader
 from experiments.speed.peer import Peer, environment
 from experiments.speed.timing import HERE, REPEATS, compared, write
 from experiments.speed.trl_peer import Job, Passed, digest, rewards
-from focus.base import build, build_tokenizer
-from focus.boxes import Frame
-from focus.checkpoint import Checkpoint
+from focus.build import build_policy
 from focus.config import CONF
+from focus.data.boxes import Frame
 from focus.data.original import Decoded
 from focus.data.questions import Question
 from focus.data.sample import Sample
-from focus.policy import FocusPolicy
-from focus.prompts import IMAGE_PAD, STOP_TOKENS, VISION_TOKENS, Answer, Call, Dialect, question_text
+from focus.model.policy_model import PolicyModel
+from focus.model.prompts import IMAGE_PAD, STOP_TOKENS, VISION_TOKENS, Answer, Call, Dialect, question_text
+from focus.pretraining.architecture import build_model
+from focus.pretraining.tokenizer import build_tokenizer
 from focus.rewards import RewardCallback
 from focus.rollout import loop
 from focus.rollout.engine import Completion, Conversation, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.trajectory import Trajectory
-from focus.train import build_policy
+from focus.training.policy import FocusPolicy
 
 CELLS = tuple((visual, group) for visual in (64, 256, 1024) for group in (8, 16))
 QUESTIONS = {64: 4, 256: 4, 1024: 1}  # of one optimiser step, by visual tokens: TRL's step at 1,024 takes a minute as it is
@@ -65,7 +66,7 @@ TOOL_SYSTEM = (
 DIALECT = Dialect("trl", Frame.PER_MILLE, TOOL_SYSTEM)
 
 
-class Endless(Checkpoint):
+class Endless(PolicyModel):
     """A policy that can't stop: stops are banned like vision tokens, so that every turn is as long as every other."""
 
     @property
@@ -124,7 +125,7 @@ def policy(visual: int, group: int, asked: Sequence[Question]) -> FocusPolicy:
     """The default trainer on a random policy, whose vocabulary gives the prompt the length that Qwen's own gives it (226 against 233)."""
     texts = [question_text(DIALECT, q.sample.question).replace(IMAGE_PAD, "") for q in asked]
     tokenizer = build_tokenizer().train_new_from_iterator(texts * 20, vocab_size=512, show_progress=False)
-    built = build(tokenizer)
+    built = build_model(tokenizer)
     loaded = Endless(built.model, built.tokenizer, built.image_processor, DIALECT)
     changes = [
         f"gap.view_tokens={visual}",
@@ -200,10 +201,10 @@ def measure(visual: int, group: int, python: Path, threads: int, tick: Callable[
     played: list[Trajectory] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        ours.checkpoint.save(folder / "policy", dtype="float32")
+        ours.policy.save(folder / "policy", dtype="float32")
         for q in asked:
             q.original.reduced(q.original.size).save(folder / f"original{q.draw}.png")
-            ours.gap.see(q.sample, q.original)[0].image.save(folder / f"view{q.draw}.png")
+            ours.gap.view_of(q.sample, q.original)[0].image.save(folder / f"view{q.draw}.png")
         job = Job(
             checkpoint=str(folder / "policy"),
             views=[str(folder / f"view{q.draw}.png") for q in asked],
@@ -242,7 +243,7 @@ def measure(visual: int, group: int, python: Path, threads: int, tick: Callable[
                 callbacks=[clock],
             )
             trainer.fit(ours, DataLoader([asked] * (1 + REPEATS), batch_size=None, collate_fn=list))
-    mine, theirs = counts(played, group, ours.checkpoint.token_px), clock.theirs[-1]
+    mine, theirs = counts(played, group, ours.policy.token_px), clock.theirs[-1]
     void = differing(mine, theirs["counts"])
     short = 2 * TURN_TOKENS * len(asked) * group - mine["trained_tokens"]
     return {

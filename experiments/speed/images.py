@@ -27,9 +27,9 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from experiments.speed.timing import paired, write
-from focus.boxes import Box, Size
+from focus.data.boxes import Box, Size
 from focus.data.original import Decoded, LargeJpeg, Original, read
-from focus.gap import View, cut, look
+from focus.gap import View, cut, resize_to_budget
 
 SIZES: tuple[Size, ...] = ((8192, 8192), (3840, 2160))
 THRESHOLD: tuple[Size, ...] = ((1632, 1224), (2304, 1728), (3264, 2448), (4032, 3024))  # 2, 4, 8 and 12 Mpx
@@ -78,7 +78,7 @@ def boxes(size: Size) -> list[Box]:
 
 def shared(original: Original) -> list[View]:
     """The images of a group whose rollouts share one original."""
-    view = look(original, VIEW_TOKENS, TOKEN_PX)
+    view = resize_to_budget(original, VIEW_TOKENS, TOKEN_PX)
     return [view, *(cut(original, box_px, original.size, CROP_TOKENS, TOKEN_PX) for box_px in boxes(original.size))]
 
 
@@ -99,7 +99,7 @@ def peer(path: Path) -> list[View]:
 
     def rollout(number: int) -> list[View]:
         original = fully(path)
-        view = look(original, VIEW_TOKENS, TOKEN_PX)
+        view = resize_to_budget(original, VIEW_TOKENS, TOKEN_PX)
         return [view, cut(original, boxes(original.size)[number], original.size, CROP_TOKENS, TOKEN_PX)]
 
     return [image for number in range(ROLLOUTS) for image in rollout(number)]
@@ -107,11 +107,11 @@ def peer(path: Path) -> list[View]:
 
 def view(path: Path) -> View:
     """No rollout crops: an answer without the tool, or one level of calibration."""
-    return look(read(path), VIEW_TOKENS, TOKEN_PX)
+    return resize_to_budget(read(path), VIEW_TOKENS, TOKEN_PX)
 
 
 def view_decoded_once(path: Path) -> View:
-    return look(fully(path), VIEW_TOKENS, TOKEN_PX)
+    return resize_to_budget(fully(path), VIEW_TOKENS, TOKEN_PX)
 
 
 ARMS = {arm.__name__: arm for arm in (ours, decoded_once, pyvips, peer, view, view_decoded_once)}
@@ -165,7 +165,9 @@ def around_the_threshold(size: Size, path: Path) -> dict[str, object]:
         return pickle.loads(here.recv_bytes())
 
     def views(tokens: int) -> dict[str, object]:
-        return paired(lambda: look(LargeJpeg(path, size), tokens, TOKEN_PX), lambda: look(fully(path), tokens, TOKEN_PX))
+        return paired(
+            lambda: resize_to_budget(LargeJpeg(path, size), tokens, TOKEN_PX), lambda: resize_to_budget(fully(path), tokens, TOKEN_PX)
+        )
 
     row: dict[str, object] = {
         "image_px": size,

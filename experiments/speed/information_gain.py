@@ -11,9 +11,9 @@ import torch
 
 from experiments.speed.step import roll, setting
 from experiments.speed.timing import REPEATS, seconds, spread, write
-from focus.policy import FocusPolicy
 from focus.rewards import InformationGain
 from focus.rollout.trajectory import Trajectory
+from focus.training.policy import FocusPolicy
 
 PLACEBOS = (0, 1, 2, 4)
 
@@ -21,29 +21,29 @@ PLACEBOS = (0, 1, 2, 4)
 def tokens_of(policy: FocusPolicy, work: Callable[[], object]) -> int:
     """Tokens that `work` passes through the text layers."""
     counted: list[int] = []
-    hidden = policy.checkpoint.hidden
-    policy.checkpoint.hidden = lambda ids, *rest: counted.append(len(ids)) or hidden(ids, *rest)  # type: ignore[method-assign,func-returns-value]
+    hidden = policy.policy.hidden
+    policy.policy.hidden = lambda ids, *rest: counted.append(len(ids)) or hidden(ids, *rest)  # type: ignore[method-assign,func-returns-value]
     try:
         work()
     finally:
-        del policy.checkpoint.hidden  # type: ignore[method-assign]
+        del policy.policy.hidden  # type: ignore[method-assign]
     return sum(counted)
 
 
 def row(policy: FocusPolicy, questions: Sequence, placebos: int) -> dict[str, object]:
     """One number of placebos: tokens of rollout and gain, and seconds of the gain over seconds of the rollout."""
     term = InformationGain(1.0, placebos=placebos)
-    term.attach(policy.checkpoint, policy.engine, policy.rules)
+    term.attach(policy.policy, policy.engine, policy.rules)
     played: list[Trajectory] = []
-    with policy.checkpoint.remembering():
+    with policy.policy.image_cache():
         rollout = tokens_of(policy, lambda: played.extend(roll(policy, questions, 0)))
         cached = tokens_of(policy, lambda: term.score(played))
-        policy.engine.forget()
+        policy.engine.clear_cache()
         bare = tokens_of(policy, lambda: term.score(played))
     shares = []
     for seed in range(1, REPEATS + 1):
         played.clear()
-        with policy.checkpoint.remembering():
+        with policy.policy.image_cache():
             rolled = seconds(lambda s=seed: played.extend(roll(policy, questions, s)))
             shares.append(seconds(lambda: term.score(played)) / rolled)
     return {

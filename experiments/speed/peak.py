@@ -11,8 +11,10 @@ from torch.profiler import profile
 from experiments.speed import update
 from experiments.speed.timing import REPEATS, seconds, spread, write
 from experiments.speed.work import update_work
-from focus.base import build, build_tokenizer
-from focus.checkpoint import EMBEDDED, Checkpoint, load
+from focus.model.loading import EMBEDDED, load_model
+from focus.model.policy_model import PolicyModel
+from focus.pretraining.architecture import build_model
+from focus.pretraining.tokenizer import build_tokenizer
 
 SIZES = (512, 1024, 2048)
 PARTS = {
@@ -42,7 +44,7 @@ def where(work: Callable[[], object]) -> dict[str, float]:
     return {name: round(share, 1) for name, share in (shares | {"everything else": 100 * sum(spent.values()) / total}).items()}
 
 
-def measure(name: str, checkpoint: Checkpoint, visual: int, questions: int) -> dict[str, object]:
+def measure(name: str, checkpoint: PolicyModel, visual: int, questions: int) -> dict[str, object]:
     trajectories = update.group(checkpoint, visual, questions)
     work = update_work(checkpoint, trajectories, shared=True)
 
@@ -66,9 +68,9 @@ def measure(name: str, checkpoint: Checkpoint, visual: int, questions: int) -> d
 
 def main() -> None:
     torch.set_num_threads(update.THREADS)
-    rows = [measure("random, width 512", build(build_tokenizer(), width=512, layers=4), 256, 1)]
-    rows.append(measure("embedded, width 128", load(EMBEDDED, "tiny"), 16, 8))
-    rows.append(measure("embedded, width 128", load(EMBEDDED, "tiny"), 256, 8))
+    rows = [measure("random, width 512", build_model(build_tokenizer(), width=512, layers=4), 256, 1)]
+    rows.append(measure("embedded, width 128", load_model(EMBEDDED, "tiny"), 16, 8))
+    rows.append(measure("embedded, width 128", load_model(EMBEDDED, "tiny"), 256, 8))
     write("peak", rows)
 
 

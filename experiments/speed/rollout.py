@@ -21,11 +21,11 @@ from experiments.speed.peer import Peer
 from experiments.speed.timing import REPEATS, compared, seconds, write
 from experiments.speed.vllm_peer import Job
 from focus.data.questions import Question
-from focus.policy import FocusPolicy
-from focus.prompts import CROP_CONTENT, encode, observation_text
+from focus.model.prompts import CROP_CONTENT, encode, observation_text
 from focus.rollout import loop
 from focus.rollout.engine import Completion, Conversation, Sampling
 from focus.rollout.trajectory import Trajectory
+from focus.training.policy import FocusPolicy
 
 CELLS = ((64, 8), (256, 8), (256, 16), (1024, 8))
 
@@ -36,7 +36,7 @@ class Generate(Forced):
     @torch.no_grad()
     def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         self.first_turn = len(conversations[0].images) == 1
-        c = self.checkpoint
+        c = self.policy
         longest = max(len(conversation.ids) for conversation in conversations)
         ids = torch.full((len(conversations), longest), c.pad_id)
         mask = torch.zeros_like(ids)
@@ -68,17 +68,17 @@ def played(policy: FocusPolicy, engine: Forced, asked: Sequence[Question]) -> li
     """One batch of rollouts by this engine."""
     policy.engine = engine
     loop.parse = engine.parse  # type: ignore[assignment]
-    with policy.checkpoint.remembering():
+    with policy.policy.image_cache():
         return [t for part in policy.roll_out(asked) for t in part]
 
 
 def job(ours: FocusPolicy, asked: Sequence[Question], sample: Sequence[Trajectory], group: int, folder: Path) -> Job:
     """The same batch for vLLM, whose prompts hold one image pad for each image."""
-    c = ours.checkpoint
+    c = ours.policy
     c.save(folder / "policy", dtype="float32")
     for q in asked:
         q.original.reduced(q.sample.size).save(folder / f"original{q.draw}.png")
-        ours.gap.see(q.sample, q.original)[0].image.save(folder / f"view{q.draw}.png")
+        ours.gap.view_of(q.sample, q.original)[0].image.save(folder / f"view{q.draw}.png")
 
     def one_pad(ids: Sequence[int]) -> list[int]:
         return [token for at, token in enumerate(ids) if token != c.image_pad_id or ids[at - 1] != c.image_pad_id]
@@ -104,9 +104,9 @@ def measure(visual: int, group: int, vllm: Path | None) -> list[dict[str, Any]]:
     """A row for each peer."""
     asked = questions(QUESTIONS[visual])
     ours = policy(visual, group, asked)
-    kv, generate = Forced(ours.checkpoint), Generate(ours.checkpoint)
+    kv, generate = Forced(ours.policy), Generate(ours.policy)
     cell = {"cell": f"{visual}x{group}", "visual_tokens": visual, "group": group, "questions": len(asked)}
-    token_px = ours.checkpoint.token_px
+    token_px = ours.policy.token_px
     work = counts(played(ours, kv, asked), group, token_px)
     apart = differing(work, counts(played(ours, generate, asked), group, token_px))
     pairs = [(seconds(lambda: played(ours, kv, asked)), seconds(lambda: played(ours, generate, asked))) for _ in range(REPEATS)]

@@ -13,14 +13,14 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from experiments.speed.timing import write
-from focus.calibrate import DROPPED_NATIVE, Choice, Outcome, Tokens, audit, choose, total
-from focus.checkpoint import Checkpoint
+from focus.build import load_policy, training_samples
 from focus.config import CONF
 from focus.data.sample import Sample
+from focus.evaluation.selection import DROPPED_NATIVE, Choice, Outcome, Tokens, audit, choose, total_tokens
 from focus.gap import Search
-from focus.prompts import IMAGE_PAD, encode, question_text
+from focus.model.policy_model import PolicyModel
+from focus.model.prompts import IMAGE_PAD, encode, question_text
 from focus.rollout.kv import KVEngine
-from focus.train import load_policy, training_samples
 
 TARGET = 0.6  # of the exhaustive ladder's forward tokens, with identical choices
 VOTES = 8
@@ -38,7 +38,7 @@ def certificate(outcome: Outcome, levels: int) -> range:
 
 def least(choice: Choice) -> Tokens:
     """Forward tokens of the certificate, for a question of which every level was asked."""
-    return total(choice.asked[level] for level in certificate(choice.outcome, len(choice.asked)))
+    return total_tokens(choice.asked[level] for level in certificate(choice.outcome, len(choice.asked)))
 
 
 def row(tokens: Tokens, exhaustive: Tokens) -> dict[str, float]:
@@ -54,7 +54,7 @@ class Text:
     prompt: int
 
 
-def text_of(checkpoint: Checkpoint, sample: Sample) -> Text:
+def text_of(checkpoint: PolicyModel, sample: Sample) -> Text:
     """Counted with the policy's own tokenizer."""
     text = question_text(checkpoint.dialect, sample.question, sample.options)
     return Text(len(encode(checkpoint.tokenizer, text.split(IMAGE_PAD)[0])), len(encode(checkpoint.tokenizer, text, [0])))
@@ -62,7 +62,7 @@ def text_of(checkpoint: Checkpoint, sample: Sample) -> Text:
 
 def savings(every: Sequence[Choice], texts: Sequence[Text]) -> dict[str, float]:
     """What each exact saving brings: forward tokens with it over those without it."""
-    exhaustive, exact = sum(total(c.exhaustive for c in every)), sum(total(map(least, every)))
+    exhaustive, exact = sum(total_tokens(c.exhaustive for c in every)), sum(total_tokens(map(least, every)))
     native_settles = sum(sum(c.asked[0] if c.outcome == DROPPED_NATIVE else c.exhaustive) for c in every)
     all_prompts, prompts = sum(len(c.asked) for c in every), sum(len(certificate(c.outcome, len(c.asked))) for c in every)
     before = texts[0].before_view
@@ -87,9 +87,9 @@ def savings(every: Sequence[Choice], texts: Sequence[Text]) -> dict[str, float]:
 
 def wrong_needed(every: Sequence[Choice]) -> float:
     """The least share of questions wrong at native at which an exact search can meet the target: all others diverge at level 1."""
-    exhaustive = sum(total(c.exhaustive for c in every))
-    native = sum(total(c.asked[0] for c in every)) / exhaustive
-    level_1 = sum(total(c.asked[k] for c in every for k in (0, 1))) / exhaustive
+    exhaustive = sum(total_tokens(c.exhaustive for c in every))
+    native = sum(total_tokens(c.asked[0] for c in every)) / exhaustive
+    level_1 = sum(total_tokens(c.asked[k] for c in every for k in (0, 1))) / exhaustive
     return round((level_1 - TARGET) / (level_1 - native), 4)
 
 
@@ -109,18 +109,18 @@ def main() -> None:
         for search in Search
     }
     every = found[Search.EXHAUSTIVE]
-    exhaustive, texts = total(c.exhaustive for c in every), [text_of(checkpoint, s) for chunk in chunks for s in chunk]
+    exhaustive, texts = total_tokens(c.exhaustive for c in every), [text_of(checkpoint, s) for chunk in chunks for s in chunk]
     searches = {}
     for search, choices in found.items():
-        spent = total(tokens for c in choices for tokens in c.asked.values())
+        spent = total_tokens(tokens for c in choices for tokens in c.asked.values())
         identical = sum(ours.outcome == reference.outcome for ours, reference in zip(choices, every, strict=True))
         searches[search.value] = row(spent, exhaustive) | {"identical_choices": identical}
-    bound = row(total(map(least, every)), exhaustive)
+    bound = row(total_tokens(map(least, every)), exhaustive)
     by_outcome = Counter(str(c.outcome) for c in every)
     outcomes = {}
     for outcome, count in sorted(by_outcome.items()):
         those = [c for c in every if str(c.outcome) == outcome]
-        ratio = sum(total(map(least, those))) / sum(total(c.exhaustive for c in those))
+        ratio = sum(total_tokens(map(least, those))) / sum(total_tokens(c.exhaustive for c in those))
         outcomes[outcome] = {"share": round(count / scenes, 4), "least_ratio": round(ratio, 4)}
     compared = audit(list(zip(found[Search.BISECTION], every, strict=True)))
     write(

@@ -17,13 +17,13 @@ from hydra import compose, initialize_config_dir
 
 from experiments.speed import update
 from experiments.speed.timing import REPEATS, compared, seconds, spread, write
+from focus.build import build_policy, load_policy, training_samples
 from focus.config import CONF
 from focus.data.questions import Question
-from focus.policy import FocusPolicy
 from focus.rollout import kv
 from focus.rollout.loop import begin, play, seed_of
 from focus.rollout.trajectory import Trajectory
-from focus.train import build_policy, load_policy, training_samples
+from focus.training.policy import FocusPolicy
 
 ALTERNATIVE_REPEATS = 3  # bfloat16 is slow on a processor without instructions for it
 
@@ -40,21 +40,21 @@ def roll(policy: FocusPolicy, questions: Sequence[Question], seed: int) -> list[
     """Rollouts of one step, their first crop forced."""
     opened = []
     for question in questions:
-        view, source = policy.gap.see(question.sample, question.original)
+        view, source = policy.gap.view_of(question.sample, question.original)
         seeds = [seed_of(seed, question.draw, k) for k in range(policy.settings.rollouts_per_question)]
-        opened += begin(policy.checkpoint, question.sample, view, source, seeds, "<tool_call>")
-    return play(policy.checkpoint, policy.engine, opened, policy.rules)
+        opened += begin(policy.policy, question.sample, view, source, seeds, "<tool_call>")
+    return play(policy.policy, policy.engine, opened, policy.rules)
 
 
 def learn(policy: FocusPolicy, trajectories: Sequence[Trajectory]) -> None:
     """Forward and backward over all rollouts, every one with an advantage."""
-    update.shared(policy.checkpoint, trajectories, policy.settings.tokens_per_forward)
+    update.shared(policy.policy, trajectories, policy.settings.tokens_per_forward)
 
 
 def phases(policy: FocusPolicy, questions: Sequence[Question], seed: int) -> dict[str, float]:
     """Seconds of one step by phase, and its tokens."""
     played: list[Trajectory] = []
-    with policy.checkpoint.remembering():
+    with policy.policy.image_cache():
         rollout = seconds(lambda: played.extend(roll(policy, questions, seed)))
         learning = seconds(lambda: learn(policy, played))
     return {"rollout": rollout, "update": learning, "sampled": float(sum(sum(t.sampled_mask) for t in played))}
@@ -75,7 +75,7 @@ def shipped(threads: int) -> dict[str, object]:
 
 def compiled(policy: FocusPolicy) -> None:
     """The part of every text layer whose shape is the same from step to step."""
-    for layer in policy.checkpoint.core.language_model.layers:
+    for layer in policy.policy.core.language_model.layers:
         layer.mlp.compile(dynamic=True)
 
 

@@ -12,11 +12,12 @@ from rich.progress import track
 
 from experiments.speed.timing import paired, write
 from experiments.speed.work import update_work
-from focus.base import build, build_tokenizer
-from focus.checkpoint import Checkpoint
-from focus.logprobs import micro_batches, sampled_logprobs
-from focus.objective import policy_loss
+from focus.model.policy_model import PolicyModel
+from focus.pretraining.architecture import build_model
+from focus.pretraining.tokenizer import build_tokenizer
 from focus.rollout.trajectory import Trajectory
+from focus.training.logprobs import micro_batches, sampled_logprobs
+from focus.training.objective import policy_loss
 from tests.reference import Shape, made
 
 THREADS = 2
@@ -26,7 +27,7 @@ CELLS = ((128, 64), (128, 256), (128, 1024), (512, 64), (512, 256))  # width (12
 TOKENS_PER_FORWARD = 16_384
 
 
-def group(checkpoint: Checkpoint, visual: int, questions: int = 1) -> list[Trajectory]:
+def group(checkpoint: PolicyModel, visual: int, questions: int = 1) -> list[Trajectory]:
     """Groups of 16 with a view of `visual` tokens; what follows the prompt is a quarter of it: half sampled, half a crop."""
     side = round(visual**0.5)
     suffix = (visual + 32) // 4
@@ -36,7 +37,7 @@ def group(checkpoint: Checkpoint, visual: int, questions: int = 1) -> list[Traje
     return made(checkpoint, [((side, side), 27, [turns] * SIBLINGS)] * questions)
 
 
-def learn(checkpoint: Checkpoint, trajectories: Sequence[Trajectory], logprobs) -> None:
+def learn(checkpoint: PolicyModel, trajectories: Sequence[Trajectory], logprobs) -> None:
     """Forward and backward of E12 over all trajectories, in as many passes as `logprobs` yields."""
     advantage = torch.linspace(-1, 1, len(trajectories))
     tokens = sum(sum(t.sampled_mask) for t in trajectories)
@@ -47,20 +48,20 @@ def learn(checkpoint: Checkpoint, trajectories: Sequence[Trajectory], logprobs) 
     checkpoint.model.zero_grad()
 
 
-def shared(checkpoint: Checkpoint, trajectories: Sequence[Trajectory], tokens_per_forward: int = TOKENS_PER_FORWARD) -> None:
+def shared(checkpoint: PolicyModel, trajectories: Sequence[Trajectory], tokens_per_forward: int = TOKENS_PER_FORWARD) -> None:
     """Our update."""
     lots = micro_batches(trajectories, tokens_per_forward)
     learn(checkpoint, trajectories, ((lot, sampled_logprobs(checkpoint, [trajectories[i] for i in lot], 1.0)) for lot in lots))
 
 
-def naive(checkpoint: Checkpoint, trajectories: Sequence[Trajectory], tokens_per_forward: int = TOKENS_PER_FORWARD) -> None:
+def naive(checkpoint: PolicyModel, trajectories: Sequence[Trajectory], tokens_per_forward: int = TOKENS_PER_FORWARD) -> None:
     """The peer's update, its forwards as large as the same budget allows."""
     each = max(1, tokens_per_forward // max(len(t.ids) for t in trajectories))
     lots = [list(range(start, min(start + each, len(trajectories)))) for start in range(0, len(trajectories), each)]
     learn(checkpoint, trajectories, ((lot, _padded_logprobs(checkpoint, [trajectories[i] for i in lot])) for lot in lots))
 
 
-def _padded_logprobs(c: Checkpoint, trajectories: Sequence[Trajectory]) -> list[torch.Tensor]:
+def _padded_logprobs(c: PolicyModel, trajectories: Sequence[Trajectory]) -> list[torch.Tensor]:
     longest = max(len(t.ids) for t in trajectories)
     ids = torch.full((len(trajectories), longest), c.pad_id)
     mask, sampled = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
@@ -85,7 +86,7 @@ def _padded_logprobs(c: Checkpoint, trajectories: Sequence[Trajectory]) -> list[
 
 
 def measure(width: int, visual: int) -> dict[str, object]:
-    checkpoint = build(build_tokenizer(), width=width, layers=LAYERS)
+    checkpoint = build_model(build_tokenizer(), width=width, layers=LAYERS)
     trajectories = group(checkpoint, visual)
     with torch.no_grad():
         apart = torch.cat(sampled_logprobs(checkpoint, trajectories, 1.0)) - torch.cat(_padded_logprobs(checkpoint, trajectories))

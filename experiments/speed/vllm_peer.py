@@ -81,7 +81,7 @@ class Rollouts:
 
         self.siblings, self.single = sampling(job.group), sampling(1)
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Empty every cache, as after an update of the weights."""
         self.llm.reset_prefix_cache()
         self.llm.reset_mm_cache()
@@ -148,7 +148,7 @@ def main() -> None:
     print(json.dumps({"versions": versions, "threads": torch.get_num_threads(), "settings": settings(job)}), file=answers, flush=True)
     pad = rollouts.llm.llm_engine.model_config.hf_config.image_token_id
     while sys.stdin.readline():
-        rollouts.forget()
+        rollouts.clear_cache()
         began = time.perf_counter()
         first, second = rollouts.play()
         taken = time.perf_counter() - began

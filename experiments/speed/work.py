@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from focus.checkpoint import Checkpoint
+from focus.model.policy_model import PolicyModel
 from focus.rollout.trajectory import Trajectory
 
 
@@ -26,7 +26,7 @@ class Work:
         return self.linear + self.attention + self.head + self.vision
 
 
-def update_work(checkpoint: Checkpoint, trajectories: Sequence[Trajectory], shared: bool) -> Work:
+def update_work(checkpoint: PolicyModel, trajectories: Sequence[Trajectory], shared: bool) -> Work:
     """The least that an update on these trajectories takes, all weights learning: the prompt once per group, or once per rollout."""
     text = checkpoint.core.language_model
     prompts = {t.group: t for t in trajectories}.values() if shared else trajectories
@@ -55,7 +55,7 @@ def _weights(module: torch.nn.Module) -> int:
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, torch.nn.Linear))
 
 
-def _vision(checkpoint: Checkpoint, patches: Sequence[int]) -> float:
+def _vision(checkpoint: PolicyModel, patches: Sequence[int]) -> float:
     tower = checkpoint.core.visual
     merged = sum(_weights(m) for name, m in tower.named_children() if "merger" in name)
     per_patch = tower.patch_embed.proj.weight[0].numel() * tower.patch_embed.proj.weight.shape[0] + _weights(tower.blocks)

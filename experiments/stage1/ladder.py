@@ -6,14 +6,14 @@
 import json
 from pathlib import Path
 
-from focus import checkpoint as checkpoints
 from focus.data.scenes import DIFFICULTY, Scenes
-from focus.dependence import Examiner, measure
+from focus.evaluation.arms import Evaluator, measure
+from focus.evaluation.bootstrap import bootstrap
 from focus.gap import Gap, Mode, ladder
+from focus.model import loading
 from focus.rollout.engine import Sampling
 from focus.rollout.kv import KVEngine
-from focus.rollout.loop import Rules
-from focus.statistics import bootstrap
+from focus.rollout.loop import RolloutLimits
 
 SCENES = 200
 ARMS = ("stage1", "stage1_no_gap")
@@ -22,12 +22,12 @@ ARMS = ("stage1", "stage1_no_gap")
 def main() -> None:
     record: dict[str, dict[str, dict[str, list[float]]]] = {}
     for name in ARMS:
-        checkpoint = checkpoints.load(Path("outputs") / name / "policy", "tiny")
+        checkpoint = loading.load_model(Path("outputs") / name / "policy", "tiny")
         record[name] = {}
         for tokens in ladder((448, 448), checkpoint.token_px):
-            gap, rules = Gap(Mode.FIXED, tokens, checkpoint.token_px), Rules(1, 64, Sampling(1.0, 40))
+            gap, rules = Gap(Mode.FIXED, tokens, checkpoint.token_px), RolloutLimits(1, 64, Sampling(1.0, 40))
             samples = Scenes(DIFFICULTY[1], "eval", SCENES)
-            examiner = Examiner(checkpoint, KVEngine(checkpoint), gap, rules, 0, ("own", "noise", "tool_free"), 50)
+            examiner = Evaluator(checkpoint, KVEngine(checkpoint), gap, rules, 0, ("own", "noise", "tool_free"), 50)
             outcome, _ = measure(examiner, samples, f"{name} {tokens}")
             shown = {metric: outcome.of(metric) for metric in ("own", "noise", "tool_free", "called", "D_noise")}
             record[name][str(tokens)] = {m: [round(100 * v, 1) for v in bootstrap(each, outcome.groups)] for m, each in shown.items()}

@@ -15,17 +15,18 @@ from pathlib import Path
 import matplotlib
 from omegaconf import OmegaConf
 
-from focus import checkpoint as checkpoints
+from focus.build import build_policy, load_policy
 from focus.data.scenes import DIFFICULTY, Scene
-from focus.dependence import load
+from focus.evaluation.outcome import load_outcomes
 from focus.gap import Gap, Mode
+from focus.model import loading
 from focus.report.picture import draw_trajectory
-from focus.report.run import read_history, result_table
+from focus.report.run import result_table
 from focus.rewards import examples, score
 from focus.rollout.engine import Sampling
 from focus.rollout.kv import KVEngine
-from focus.rollout.loop import Rules, begin, play
-from focus.train import build_policy, load_policy
+from focus.rollout.loop import RolloutLimits, begin, play
+from focus.training.history import read_history
 
 HERE = Path(__file__).parent
 ARMS = ("stage1", "stage1_no_gap")
@@ -44,7 +45,7 @@ def arm(name: str) -> dict[str, object]:
         measured = {
             f"{label} {view}": outcome
             for label in ("base", "trained")
-            for view, outcome in load(folder / f"evaluation_{label}_t{temperature}.json").items()
+            for view, outcome in load_outcomes(folder / f"evaluation_{label}_t{temperature}.json").items()
         }
         for row in result_table(cfg, measured).rows:  # type: ignore[arg-type]
             rows[f"t{temperature} {row.metric}"] = {
@@ -78,14 +79,14 @@ def trajectory(path: Path) -> None:
     cfg = OmegaConf.load("outputs/stage1/settings.yaml")
     cfg.policy.checkpoint = "outputs/stage1/policy"
     policy = build_policy(cfg, load_policy(cfg.policy))  # type: ignore[arg-type]
-    checkpoint = policy.checkpoint
-    gap, rules = Gap(Mode.FIXED, cfg.gap.view_tokens, checkpoint.token_px), Rules(1, cfg.rollout.crop_tokens, Sampling(0.0, 40))
+    checkpoint = policy.policy
+    gap, rules = Gap(Mode.FIXED, cfg.gap.view_tokens, checkpoint.token_px), RolloutLimits(1, cfg.rollout.crop_tokens, Sampling(0.0, 40))
     for index in range(500):
         scene = Scene(DIFFICULTY[cfg.data.difficulty], "eval", index)
         if scene.on_photograph:
             continue
         sample = scene.sample()
-        view, source = gap.see(sample, scene.open())
+        view, source = gap.view_of(sample, scene.open())
         played = play(checkpoint, KVEngine(checkpoint), begin(checkpoint, sample, view, source, [0]), rules)
         [example] = examples(played, score(policy.rewards, played))
         if example.terms["accuracy"] == 1 and played[0].crops:
@@ -97,7 +98,7 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     record = {
         "commit": commit,
-        "base": checkpoints.load(checkpoints.EMBEDDED, "tiny").weights_hash(),
+        "base": loading.load_model(loading.EMBEDDED, "tiny").weights_hash(),
         "arms": {name: arm(name) for name in ARMS},
     }
     (HERE / "results.json").write_text(json.dumps(record, indent=1) + "\n")

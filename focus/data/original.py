@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
-from focus.boxes import Box, Size
+from focus.data.boxes import Box, Size
 from focus.data.names import other_spelling
 
 # JPEGs of more pixels wait with decoding. Measured (experiments/speed/images.json): at 8 Mpx a view of 256 tokens takes 41 ms instead of

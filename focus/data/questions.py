@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from focus.data.original import Original
 from focus.data.sample import Sample
-from focus.ranks import collect
+from focus.runtime.distributed import all_gather
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Questions(pl.LightningDataModule):
         """Raises ValueError on all ranks if they do not read the same questions: 32 of them stand for all."""
         some = [self.samples[i] for i in range(0, len(self.samples), -(-len(self.samples) // 32))]
         mine = f"{len(self.samples)} questions ({zlib.crc32(repr([(s.id, s.question, s.answers) for s in some]).encode()):x})"
-        if len(set(each := collect(mine))) > 1:
+        if len(set(each := all_gather(mine))) > 1:
             read = ", ".join(f"rank {rank} reads {said}" for rank, said in enumerate(each))
             raise ValueError(
                 f"the ranks disagree on the training questions: {read}. Give every node the same files (data.root, data.records)"

@@ -14,7 +14,7 @@ from typing import Any, Protocol, overload
 
 import numpy as np
 
-from focus.boxes import Box, area, intersection
+from focus.data.boxes import Box, area, intersection
 from focus.data.original import Original, read
 
 SCHEMA = 1

@@ -16,7 +16,7 @@ from importlib.resources import files
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from focus.boxes import Box, intersection
+from focus.data.boxes import Box, intersection
 from focus.data.original import Decoded, Original
 from focus.data.sample import Sample
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from focus.data.annotations import write_annotated
+from focus.data.annotations.join import write_annotated
 from focus.data.readers import SETS, ingest
 from focus.data.readers.derive import write_derived
 from focus.data.sample import UNLIMITED, Limits, Records, read_records

@@ -21,10 +21,10 @@ from hydra.core.hydra_config import HydraConfig
 from transformers.utils import cached_file
 from yaml import YAMLError
 
-from focus import ranks
 from focus.config import CONF, SECRET
 from focus.report.run import ROWS
 from focus.report.table import Results, markdown_table
+from focus.runtime import files
 
 UNKNOWN = "unknown"
 SHOWN = ("own", "called", "D_noise")  # metrics of the final table that stand on the card
@@ -165,12 +165,12 @@ def remember_start(path: Path) -> None:
 
     A run may go on with other code than it began with; its card then names both.
     """
-    if not ranks.is_first():
+    if not files.is_first_rank():
         return
     start = Start(_command(), _commit(), {"focus": _version(), "torch": torch.__version__, "transformers": transformers.__version__})
     before = starts(path)
     if start not in before:
-        ranks.publish(path, "".join(json.dumps(vars(each)) + "\n" for each in (*before, start)))
+        files.write_atomically(path, "".join(json.dumps(vars(each)) + "\n" for each in (*before, start)))
 
 
 def starts(path: Path) -> list[Start]:

@@ -18,11 +18,11 @@ from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from focus import ranks
 from focus.report.picture import draw_trajectory, draw_view
-from focus.report.run import read_history
 from focus.rewards import Example
 from focus.rollout.trajectory import Trajectory
+from focus.runtime import files
+from focus.training.history import read_history
 
 LONGEST_NAME = 128  # of a run or a group, which is what W&B takes
 
@@ -36,14 +36,14 @@ class FolderWandbLogger(WandbLogger):
     def __init__(self, save_dir: str, **rest: Any) -> None:
         kept = Path(save_dir) / "wandb_id.txt"
         if not kept.is_file():
-            ranks.publish(kept, secrets.token_hex(4))
+            files.write_atomically(kept, secrets.token_hex(4))
         super().__init__(save_dir=save_dir, id=kept.read_text() if kept.is_file() else None, resume="allow", **rest)
         self.offline_before = sorted(Path(save_dir).glob(f"wandb/offline-run-*/run-{self._id}.wandb"))
         self._held: int | None = None  # the last step that the run on the server held at the start; -1 without a server
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Send one row, unless the run holds its step already."""
-        if not ranks.is_first():
+        if not files.is_first_rank():
             return
         if self._held is None:
             self._held = int(self.experiment.summary.get("trainer/global_step", -1))

@@ -12,14 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from focus.answers import RIGHT_FROM
 from focus.data.sample import Sample
-from focus.dependence import DIFFERENCES, Examiner
-from focus.prompts import CROP_CONTENT, Call, Fault, Malformed, error_content, parse
+from focus.evaluation.arms import Evaluator
+from focus.evaluation.bootstrap import bootstrap
+from focus.evaluation.outcome import DIFFERENCES
+from focus.evaluation.predictions import replay_conversation
+from focus.grading.answers import RIGHT_FROM
 from focus.report.table import Cell, Results, Row
 from focus.rewards import Example
-from focus.rollout.trajectory import Crop, Observation, Status, Trajectory, Turn
-from focus.statistics import bootstrap
+from focus.rollout.trajectory import Status
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -291,7 +292,7 @@ def beside_the_paper(found: Mapping[str, Any], folder: Path) -> list[Results]:
 # ------------------------------------------------------------------------------------------------------------- worst cases
 
 
-def worst(rows: Rows, samples: Sequence[Sample], examiner: Examiner, count: int) -> dict[str, list[Example]]:
+def worst(rows: Rows, samples: Sequence[Sample], examiner: Evaluator, count: int) -> dict[str, list[Example]]:
     """Wrong answers as trajectories for the page, `count` of each kind, the worst kinds first."""
     first = [row for row in rows if row["repeat"] == 0 and not row["broken"]]
     own = [row for row in first if row["arm"] == "own" and row["right"] < RIGHT_FROM]
@@ -311,44 +312,7 @@ def worst(rows: Rows, samples: Sequence[Sample], examiner: Examiner, count: int)
     return {kind: [_example(row, wanted[row["id"]], examiner) for row in of_kind] for kind, of_kind in chosen.items() if of_kind}
 
 
-def _example(row: Mapping[str, Any], sample: Sample, examiner: Examiner) -> Example:
+def _example(row: Mapping[str, Any], sample: Sample, examiner: Evaluator) -> Example:
     read = "no answer read" if row["extracted"] is None else f"read as {row['extracted']!r}"
     caption = f"{sample.id}: {read}" + (", graded by the judge" if row["graded_by"] == "judge" else "")
-    return Example(replayed(row, sample, examiner), {"accuracy": row["right"]}, row["right"], caption)
-
-
-def said(t: Trajectory) -> dict[str, Any]:
-    """A conversation as JSON: what `replayed` makes a trajectory of again, and what it cost."""
-    return {
-        "status": t.status,
-        "answer": t.answer,
-        "opening": t.opening,
-        "turns": [
-            {"text": turn.text, "tokens": len(turn.ids)}
-            | ({"box_view": turn.action.box_view, "box_px": turn.action.box_px} if isinstance(turn.action, Crop) else {})
-            for turn in t.turns
-        ],
-        "visual_tokens": t.visual_tokens,
-        "sampled_tokens": sum(t.sampled_mask),
-    }
-
-
-def replayed(row: Mapping[str, Any], sample: Sample, examiner: Examiner) -> Trajectory:
-    """The conversation of a row (`turns`, `opening` and `status`, as `said` writes them), its crops cut again; nobody is asked anew."""
-    view, source = examiner.gap.see(sample, sample.open())
-    t = Trajectory(sample, source, view, (), examiner.seed, opening=row["opening"])
-    for number, turn in enumerate(row["turns"]):
-        said = Turn((-1,) * turn["tokens"], (), turn["text"], Malformed(Fault.NO_ACTION))
-        if "box_px" in turn:
-            action = Crop(tuple(turn["box_view"]), tuple(turn["box_px"]))
-            crop = examiner.rules.cut(t, action.box_px, examiner.model.token_px)
-            said = Turn(said.ids, (), said.text, action, Observation((-1,) * crop.tokens, crop, CROP_CONTENT))
-        else:
-            spoken = parse(turn["text"], examiner.model.dialect)
-            last = number + 1 == len(row["turns"])
-            act = Malformed(Fault.NO_CROPS_LEFT if last else Fault.OUTSIDE) if isinstance(spoken, Call) else spoken
-            told = Observation((), None, error_content(act.fault)) if isinstance(act, Malformed) and not last else None
-            said = Turn(said.ids, (), said.text, act, told)
-        t = t.then(said, Status.OPEN)
-    source.release()  # the page is drawn from the view and the crops
-    return replace(t, status=Status(row["status"]))
+    return Example(replay_conversation(row, sample, examiner), {"accuracy": row["right"]}, row["right"], caption)

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
-from focus.prompts import IMAGE_PAD, Malformed
+from focus.model.prompts import IMAGE_PAD, Malformed
 from focus.report.picture import draw_trajectory
 from focus.report.table import Results, cell_parts
 from focus.rewards import Example

@@ -11,11 +11,11 @@ from importlib.resources import files
 
 from PIL import Image, ImageDraw, ImageFont
 
-from focus.answers import RIGHT_FROM, grade
-from focus.boxes import Box, Size
+from focus.data.boxes import Box, Size
 from focus.data.sample import Sample
 from focus.gap import View
-from focus.prompts import Malformed
+from focus.grading.answers import RIGHT_FROM, grade
+from focus.model.prompts import Malformed
 from focus.rewards import Example
 from focus.rollout.trajectory import Crop, Trajectory
 

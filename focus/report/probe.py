@@ -7,10 +7,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from focus.answers import RIGHT_FROM
 from focus.data.sample import Sample
-from focus.dependence import ARMS, Outcome, decompose
-from focus.report.evaluation import said
+from focus.evaluation.outcome import ARMS, Outcome, decompose_tool_effect
+from focus.evaluation.predictions import conversation_json
+from focus.grading.answers import RIGHT_FROM
 from focus.report.run import NO_TOOL, ROWS, cell, played
 from focus.report.table import Cell, Results, Row
 from focus.rollout.trajectory import Trajectory
@@ -26,7 +26,7 @@ def probe_table(title: str, outcomes: Mapping[str, Outcome], resamples: int, tem
         if played(metric, *outcomes.values())
     ]
     if played("tool_free", *outcomes.values()):
-        parts = [decompose(outcome) for outcome in outcomes.values()]
+        parts = [decompose_tool_effect(outcome) for outcome in outcomes.values()]
         for name in parts[0]:
             for factor_name in ("mass", "policy", "quality", "schema"):
                 values = (Cell(100 * part[name][factor_name], math.nan, math.nan) for part in parts)
@@ -55,7 +55,7 @@ def telling(outcome: Outcome, samples: Sequence[Sample], shown: Sequence[Traject
     }
     chosen = {}
     for kind, of_kind in kinds.items():
-        rows = [{"place": i, "right": own[i], "caption": _caption(places[i]), **said(places[i])} for i in of_kind[:count]]
+        rows = [{"place": i, "right": own[i], "caption": _caption(places[i]), **conversation_json(places[i])} for i in of_kind[:count]]
         if rows:
             chosen[kind] = rows
     return chosen

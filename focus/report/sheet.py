@@ -11,7 +11,7 @@ from importlib.resources import files
 from matplotlib.ft2font import FT2Font
 from PIL import Image
 
-from focus.boxes import Box, Size
+from focus.data.boxes import Box, Size
 from focus.data.sample import Sample
 from focus.report.picture import CROP_COLOURS, FACES, INK, MAT, MUTED, PAPER, RIGHT, WRONG, _fitted, _placed, _Sheet, _size
 

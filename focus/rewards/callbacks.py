@@ -18,13 +18,13 @@ from jaxtyping import Float
 from pytorch_lightning import Callback
 from torch import Tensor
 
-from focus.answers import RIGHT_FROM
-from focus.checkpoint import Checkpoint
-from focus.grading import Grader, case_of
-from focus.prompts import Malformed
+from focus.grading.answers import RIGHT_FROM
+from focus.grading.grader import Grader, case_of
+from focus.model.policy_model import PolicyModel
+from focus.model.prompts import Malformed
 from focus.rewards import terms
 from focus.rollout.engine import Engine
-from focus.rollout.loop import Rules
+from focus.rollout.loop import RolloutLimits
 from focus.rollout.trajectory import Status, Trajectory
 
 LARGEST_REWARD = 1e6  # float32 has seven digits: beside a larger term the others are lost, and the squares of much larger ones overflow
@@ -39,7 +39,7 @@ class RewardCallback(Callback):
     def __init__(self, weight: float, gate: str | None = None) -> None:
         self.weight, self.gate = weight, gate
 
-    def attach(self, checkpoint: Checkpoint, engine: Engine, rules: Rules) -> None:
+    def attach(self, policy: PolicyModel, engine: Engine, rules: RolloutLimits) -> None:
         """Get to know the policy that is trained and the engine that rolled it out; for terms that ask the model."""
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
@@ -54,7 +54,7 @@ class RewardCallback(Callback):
         values = self.score(trajectories)
         return lambda: values
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """What is logged of this update beside the mean of the raw term, by its name on the dashboard; the same names every time."""
         return {}
 
@@ -79,8 +79,8 @@ class Accuracy(RewardCallback):
         grades = self.grader.grade_all([case_of(t.sample, t.answer) for t in trajectories])
         return [grade.right if math.isnan(grade.right) else terms.accuracy(grade.right >= RIGHT_FROM) for grade in grades]
 
-    def figures(self) -> dict[str, float]:
-        return self.grader.figures()
+    def metrics(self) -> dict[str, float]:
+        return self.grader.metrics()
 
     def on_train_batch_start(self, *_: Any) -> None:
         self.grader.begin_update()

@@ -11,16 +11,16 @@ from dataclasses import replace
 
 import pytorch_lightning as pl
 
-from focus import checkpoint as checkpoints
-from focus.checkpoint import Checkpoint
-from focus.prompts import ANSWER_OPEN, encode
+from focus.model import loading
+from focus.model.policy_model import PolicyModel
+from focus.model.prompts import ANSWER_OPEN, encode
 from focus.rewards import terms
 from focus.rewards.callbacks import RewardCallback
 from focus.rollout.engine import Conversation, Engine
 from focus.rollout.kv import KVEngine
-from focus.rollout.loop import Rules, asking, reopen
+from focus.rollout.loop import RolloutLimits, reopen, request_for
+from focus.rollout.substitutes import elsewhere
 from focus.rollout.trajectory import Alter, Crop, Trajectory
-from focus.substitutes import elsewhere
 
 FORMS = ("p", "logp")
 
@@ -47,16 +47,16 @@ class InformationGain(RewardCallback):
         self.form, self.placebos, self.every, self.reader = form, placebos, every, reader
         self._due = weight != 0 or every > 0
 
-    def attach(self, checkpoint: Checkpoint, engine: Engine, rules: Rules) -> None:
-        self._policy, self._policy_engine, self._rules = checkpoint, engine, rules
-        self._reader, self._engine = checkpoint, engine
+    def attach(self, policy: PolicyModel, engine: Engine, rules: RolloutLimits) -> None:
+        self._policy, self._policy_engine, self._rules = policy, engine, rules
+        self._reader, self._engine = policy, engine
         if isinstance(engine, KVEngine):
             engine.keeps_turns = self.weight != 0 and self.reader is None  # paid for in memory where it is asked in every update
         if self.reader is not None:
-            dtype = str(checkpoint.model.dtype).removeprefix("torch.")
-            self._reader = checkpoints.load(checkpoints.place(self.reader), checkpoint.dialect.name, dtype)
+            dtype = str(policy.model.dtype).removeprefix("torch.")
+            self._reader = loading.load_model(loading.checkpoint_path(self.reader), policy.dialect.name, dtype)
             self._engine = KVEngine(self._reader)
-            if self._reader.tokenizer.get_vocab() != checkpoint.tokenizer.get_vocab() or self._reader.token_px != checkpoint.token_px:
+            if self._reader.tokenizer.get_vocab() != policy.tokenizer.get_vocab() or self._reader.token_px != policy.token_px:
                 raise ValueError(
                     f"the reader {self.reader} has other tokens or another patch size than the policy; choose one of its family"
                 )
@@ -71,7 +71,7 @@ class InformationGain(RewardCallback):
         asked = [t for t in trajectories if t.crops]
         own, against = self._weigh([self._own(t) for t in asked]), self._counterfactuals(asked)
         if self._engine is not self._policy_engine:
-            self._engine.forget()  # the policy's own is told by who rolls out
+            self._engine.clear_cache()  # the policy's own is told by who rolls out
         gains = [terms.information_gain(a, b, self.form == "logp") for a, b in zip(own, against, strict=True)]
         found = dict(zip(map(id, asked), gains, strict=True))
         return [found.get(id(t), 0.0) for t in trajectories]
@@ -97,9 +97,9 @@ class InformationGain(RewardCallback):
     def _words(self, history: Trajectory, kept_turn: int) -> tuple[Conversation, int]:
         """The conversation that ends in the label, and the label's number of tokens."""
         label = encode(self._policy.tokenizer, history.sample.answers[0])
-        return asking(history, kept_turn, [*encode(self._policy.tokenizer, ANSWER_OPEN), *label]), len(label)
+        return request_for(history, kept_turn, [*encode(self._policy.tokenizer, ANSWER_OPEN), *label]), len(label)
 
     def _weigh(self, asked: Sequence[tuple[Conversation, int]]) -> list[float]:
-        with self._reader.remembering():
-            each = self._engine.weigh([conversation for conversation, _ in asked], [words for _, words in asked])
+        with self._reader.image_cache():
+            each = self._engine.logprobs([conversation for conversation, _ in asked], [words for _, words in asked])
         return [sum(values) / len(values) for values in each]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from focus.boxes import Box, Size, coverage, iou
+from focus.data.boxes import Box, Size, coverage, iou
 
 
 def accuracy(correct: bool) -> float:

@@ -58,14 +58,14 @@ class Engine(Protocol):
         """The completion of every conversation beside its index, each as soon as it is known, in any order."""
         ...
 
-    def weigh(self, conversations: Sequence[Conversation], tails: Sequence[int]) -> list[list[float]]:
+    def logprobs(self, conversations: Sequence[Conversation], tails: Sequence[int]) -> list[list[float]]:
         """Log-probability, at temperature 1, of the last `tails[i]` tokens of every conversation, given all before them."""
         ...
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Drop everything kept for parents and prompts; called when a batch of questions is done."""
         ...
 
-    def renew(self) -> None:
+    def sync_weights(self) -> None:
         """The policy's weights are new, or have changed: sample from them from now on. All ranks call it together."""
         ...

@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from focus.attention import Append, Prompts, Rows, Step
-from focus.checkpoint import Checkpoint, positions
+from focus.model.attention import Append, Prompts, Rows, Step
+from focus.model.policy_model import PolicyModel
+from focus.model.positions import mrope_positions
 from focus.rollout.engine import Completion, Conversation, Sampling
 
 LEAVE_AT = 0.5  # finished rows leave the batch once the living are fewer than this share of it
@@ -39,16 +40,16 @@ class KVEngine:
     Of a conversation only its latest turn is held, unless `keeps_turns`: then `weigh` goes on from any turn and reads less again.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint, self.keeps_turns = checkpoint, False
-        self.forget()
+    def __init__(self, policy: PolicyModel) -> None:
+        self.policy, self.keeps_turns = policy, False
+        self.clear_cache()
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         self._prompts: Prompts | None = None
         self._order: dict[str, int] = {}  # prompt -> its place in `_prompts`
         self._kept: dict[str, _Kept] = {}
 
-    renew = forget  # the weights are the trainer's own
+    sync_weights = clear_cache  # the weights are the trainer's own
 
     @torch.no_grad()
     def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
@@ -63,7 +64,7 @@ class KVEngine:
             yield order[row], completion
 
     @torch.no_grad()
-    def weigh(self, conversations: Sequence[Conversation], tails: Sequence[int]) -> list[list[float]]:
+    def logprobs(self, conversations: Sequence[Conversation], tails: Sequence[int]) -> list[list[float]]:
         if not conversations:
             return []
         order = self._by_prompt(conversations)
@@ -71,7 +72,7 @@ class KVEngine:
         ends = np.cumsum(lengths)
         before = torch.tensor([at for i, end in zip(order, ends, strict=True) for at in range(end - 1 - tails[i], end - 1)])
         words = torch.tensor([word for i in order for word in conversations[i].ids[len(conversations[i].ids) - tails[i] :]])
-        weighed, _ = self.checkpoint.weigh(hidden[before.to(hidden.device)], words, 1.0)
+        weighed, _ = self.policy.token_logprobs(hidden[before.to(hidden.device)], words, 1.0)
         each = weighed.split([tails[i] for i in order])
         return [value.tolist() for _, value in sorted(zip(order, each, strict=True), key=lambda pair: pair[0])]
 
@@ -82,14 +83,14 @@ class KVEngine:
         return sorted(range(len(conversations)), key=lambda i: self._order[conversations[i].prompt])
 
     def _read_prompts(self, prompts: dict[str, Conversation]) -> None:
-        self.forget()
+        self.clear_cache()
         chunks = {name: c.ids[: c.prompt_tokens - 1] for name, c in prompts.items()}
         self._order = {name: i for i, name in enumerate(chunks)}
-        self._prompts = Prompts.empty([len(chunk) for chunk in chunks.values()], self.checkpoint.model.device)
-        self.checkpoint.hidden(
+        self._prompts = Prompts.empty([len(chunk) for chunk in chunks.values()], self.policy.model.device)
+        self.policy.hidden(
             torch.tensor([i for chunk in chunks.values() for i in chunk]),
             _side_by_side([self._positions(c)[:, : c.prompt_tokens - 1] for c in prompts.values()]),
-            self.checkpoint.see([c.images[0] for c in prompts.values()]),
+            self.policy.encode_images([c.images[0] for c in prompts.values()]),
             self._prompts,
         )
 
@@ -107,25 +108,25 @@ class KVEngine:
         )
         lengths = [len(c.ids) - start for c, start in zip(conversations, starts, strict=True)]
         images = [image for c, k in zip(conversations, kept, strict=True) for image in c.images[k.images if k else 1 :]]
-        hidden = self.checkpoint.hidden(
+        hidden = self.policy.hidden(
             torch.tensor([i for c, start in zip(conversations, starts, strict=True) for i in c.ids[start:]]),
             _side_by_side([self._positions(c)[:, start:] for c, start in zip(conversations, starts, strict=True)]),
-            self.checkpoint.see(images),
+            self.policy.encode_images(images),
             Append(rows, lengths),
         )
         rows.lengths += torch.tensor(lengths, device=rows.lengths.device)
         return rows, hidden, lengths
 
     def _positions(self, conversation: Conversation) -> np.ndarray:
-        c = self.checkpoint
+        c = self.policy
         patch_px = c.token_px // c.merge
         grids = [(1, image.height // patch_px, image.width // patch_px) for image in conversation.images]
-        return positions(conversation.ids, grids, c.image_pad_id, c.merge)
+        return mrope_positions(conversation.ids, grids, c.image_pad_id, c.merge)
 
     def _decode(
         self, conversations: Sequence[Conversation], rows: Rows, hidden: Float[Tensor, "row width"], sampling: Sampling
     ) -> Iterator[tuple[int, Completion]]:
-        c, device = self.checkpoint, hidden.device
+        c, device = self.policy, hidden.device
         limit = sampling.tokens_per_turn
         generators = [torch.Generator().manual_seed(conversation.seed) for conversation in conversations]
         noise = torch.stack([torch.rand(limit, generator=generator) for generator in generators]).to(device)
@@ -173,8 +174,8 @@ class KVEngine:
         self, hidden: Float[Tensor, "row width"], noise: Float[Tensor, "conversation token"], temperature: float, here: Tensor, at: int
     ) -> tuple[Int[Tensor, " row"], Float[Tensor, " row"]]:
         """Token number `at` of the conversations `here`, and its log-probability."""
-        banned = torch.tensor(self.checkpoint.banned_ids, device=hidden.device)
-        return draw(self.checkpoint.head(hidden).float(), banned, temperature, noise[here, at])
+        banned = torch.tensor(self.policy.banned_ids, device=hidden.device)
+        return draw(self.policy.head(hidden).float(), banned, temperature, noise[here, at])
 
 
 def _side_by_side(places: Sequence[np.ndarray]) -> Int[Tensor, "3 token"]:

@@ -21,12 +21,12 @@ from typing import Any
 from PIL import Image
 
 from focus.data.sample import Sample
-from focus.endpoint import Endpoint, Outage, Refused, Reply
 from focus.gap import Gap
-from focus.prompts import ANSWER_CLOSE, ANSWER_OPEN, CROP_CONTENT, Dialect, reply_text, user_text
+from focus.model.prompts import ANSWER_CLOSE, ANSWER_OPEN, CROP_CONTENT, Dialect, reply_text, user_text
 from focus.rollout.engine import Completion, Conversation, Sampling
 from focus.rollout.loop import begin
 from focus.rollout.trajectory import Trajectory
+from focus.runtime.endpoint import Endpoint, Outage, Refused, Reply
 
 UNKNOWN = -1  # the id of a token of which only the number is known
 SEPARATORS = 8  # tokens that stand around an image besides its own
@@ -53,13 +53,13 @@ class Wordless:
 class Served:
     """Implements `prompts.Model`."""
 
-    leaves_processors = True  # the arithmetic is elsewhere
+    has_idle_processors = True  # the arithmetic is elsewhere
 
     def __init__(self, endpoint: Endpoint, dialect: Dialect) -> None:
         self.endpoint, self.dialect = endpoint, dialect
         self.tokenizer, self.token_px = Wordless(), dialect.token_px
 
-    def remembering(self) -> nullcontext[None]:
+    def image_cache(self) -> nullcontext[None]:
         """Nothing is computed of an image here."""
         return nullcontext()
 
@@ -102,12 +102,12 @@ class OpenAIEngine:
         self.endpoint, self.dialect = endpoint, dialect
         self._heard = self._went_on = False
         self._told: set[str] = set()
-        self.forget()
+        self.clear_cache()
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         self._urls: dict[int, tuple[Image.Image, str]] = {}  # an image is kept beside its URL, so that its identity stays its own
 
-    def renew(self) -> None:
+    def sync_weights(self) -> None:
         """The server's weights are its own."""
 
     def seen(self, t: Trajectory) -> Seen:
@@ -190,7 +190,7 @@ class OpenAIEngine:
             self._told.add(message)
             log.warning(message, what)
 
-    def weigh(self, conversations: Sequence[Conversation], tails: Sequence[int]) -> list[list[float]]:
+    def logprobs(self, conversations: Sequence[Conversation], tails: Sequence[int]) -> list[list[float]]:
         raise AssertionError("config.check lets no term that weighs answers meet rollout=openai")
 
     def _request(self, conversation: Conversation, sampling: Sampling) -> dict[str, Any]:
@@ -250,7 +250,7 @@ def view_seen(model: Served, engine: OpenAIEngine, gap: Gap, samples: Sequence[S
     first = [samples[i] for i in range(min(len(samples), FIRST))]
     for sample in sorted(first, key=lambda each: -each.width * each.height):
         try:
-            view, source = gap.see(sample, sample.open())
+            view, source = gap.view_of(sample, sample.open())
         except ValueError:  # counted when it is asked
             continue
         seen = engine.seen(begin(model, sample, view, source, [0])[0])

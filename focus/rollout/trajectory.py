@@ -7,11 +7,11 @@ from itertools import count
 
 from PIL import Image
 
-from focus.boxes import Box, Size
+from focus.data.boxes import Box, Size
 from focus.data.original import Original
 from focus.data.sample import Sample
 from focus.gap import View
-from focus.prompts import Answer, Malformed
+from focus.model.prompts import Answer, Malformed
 
 
 class Status(StrEnum):

@@ -26,11 +26,12 @@ from peft import PeftModel
 from PIL import Image
 from safetensors import SafetensorError
 
-from focus.checkpoint import Checkpoint
-from focus.endpoint import Endpoint, Refused
-from focus.ranks import collect, is_first, whole
+from focus.model.policy_model import PolicyModel
 from focus.rollout.engine import Completion, Conversation, Sampling
 from focus.rollout.kv import KVEngine
+from focus.runtime.distributed import all_gather, full_tensor
+from focus.runtime.endpoint import Endpoint, Refused
+from focus.runtime.files import is_first_rank
 
 BAN = -100.0  # added to a logit, the most that the protocol allows: a probability of 1e-43 at equal logits
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the sizes of adapter that vLLM makes room for
@@ -46,7 +47,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Said:
+class VLLMOutput:
     """What vLLM answers. `prompt_tokens` is the prompt's length after its placeholders were expanded, `cached` how much of it was known."""
 
     ids: tuple[int, ...]
@@ -59,7 +60,7 @@ class Said:
 class Sampler(Protocol):
     """A running vLLM."""
 
-    def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, Said]]:
+    def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, VLLMOutput]]:
         """A turn for every prompt beside its index, as each is known. `settings` are vLLM's SamplingParams, but for the seed."""
         ...
 
@@ -88,7 +89,7 @@ class Reload:
 
 
 @dataclass(frozen=True)
-class Room:
+class VLLMOptions:
     """How a colocated vLLM is set up. None leaves a choice to vLLM; `images` is the most that one conversation shows.
 
     `device` is the number of this process's GPU, None on CPU.
@@ -106,29 +107,29 @@ class Room:
 
 
 @cache
-def colocated(checkpoint: str, room: Room) -> "Colocated":
+def colocated(policy: str, room: VLLMOptions) -> "Colocated":
     """The vLLM of this process: a start takes a minute and memory stays reserved, so a later policy of the same shape takes it over."""
-    return Colocated(checkpoint, room)
+    return Colocated(policy, room)
 
 
 class Colocated:
     """Implements `Sampler` in processes of its own on this process's device. It starts with the weights in `checkpoint`."""
 
-    def __init__(self, checkpoint: str, room: Room) -> None:
+    def __init__(self, policy: str, room: VLLMOptions) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # this process has threads and may hold a device
         import vllm
         from vllm.lora.request import LoRARequest
 
         self._vllm, self._lora = vllm, LoRARequest
-        self._checkpoint, self._replaced = checkpoint, False
+        self._checkpoint, self._replaced = policy, False
         self._adapter: Any = None
         self._numbers = count(1)
         adapters = {"enable_lora": True, "max_lora_rank": min(r for r in LORA_RANKS if r >= room.lora_rank)} if room.lora_rank else {}
         block = {} if room.block_size is None else {"block_size": room.block_size}
         with _alone_with(room.device):
             self.llm = vllm.LLM(
-                checkpoint,
+                policy,
                 dtype=room.dtype,
                 gpu_memory_utilization=room.memory_share,
                 kv_cache_memory_bytes=None if room.cache_gib is None else int(room.cache_gib * 2**30),
@@ -143,7 +144,7 @@ class Colocated:
                 **adapters,
             )
 
-    def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, Said]]:
+    def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, VLLMOutput]]:
         engine = self.llm.llm_engine
         names = self.llm.enqueue(
             [{"prompt_token_ids": p.ids, "multi_modal_data": {"image": list(p.images)}} for p in prompts],
@@ -161,7 +162,7 @@ class Colocated:
                         stopped, tokens = spoken.finish_reason == "stop", len(out.prompt_token_ids)
                         yield (
                             left.pop(out.request_id),
-                            Said(tuple(spoken.token_ids), tuple(logprobs), stopped, tokens, out.num_cached_tokens),
+                            VLLMOutput(tuple(spoken.token_ids), tuple(logprobs), stopped, tokens, out.num_cached_tokens),
                         )
         finally:
             engine.abort_request(list(left))
@@ -170,8 +171,8 @@ class Colocated:
         self._adapter, self._replaced = None, True
         self._read(str(folder))
 
-    def _read(self, checkpoint: str) -> None:
-        self.llm.collective_rpc("load_policy", args=(checkpoint,))
+    def _read(self, policy: str) -> None:
+        self.llm.collective_rpc("load_policy", args=(policy,))
         self.llm.reset_prefix_cache()
         self.llm.reset_mm_cache()
         self.llm.llm_engine.reset_encoder_cache()
@@ -206,13 +207,13 @@ class Remote:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint, self._adapter = endpoint, ""
 
-    def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, Said]]:
+    def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, VLLMOutput]]:
         for i, said in self.endpoint.send_all(partial(self._ask, prompt, settings) for prompt in prompts):
             if isinstance(said, Refused):
                 raise said
             yield i, said
 
-    def _ask(self, prompt: Prompt, settings: Mapping[str, Any]) -> Said:
+    def _ask(self, prompt: Prompt, settings: Mapping[str, Any]) -> VLLMOutput:
         body = {
             "model": self._adapter or self.endpoint.model,
             "token_ids": prompt.ids,
@@ -235,10 +236,10 @@ class Remote:
         self.endpoint.tell("/v1/load_lora_adapter", {"lora_name": self._adapter, "lora_path": str(folder)})
 
 
-def _said(body: Any) -> Said:
+def _said(body: Any) -> VLLMOutput:
     choice = body["choices"][0]
     logprobs = [float(each["logprob"]) for each in choice["logprobs"]["content"]]
-    return Said(tuple(choice["token_ids"]), tuple(logprobs), choice["finish_reason"] == "stop", len(body["prompt_token_ids"]))
+    return VLLMOutput(tuple(choice["token_ids"]), tuple(logprobs), choice["finish_reason"] == "stop", len(body["prompt_token_ids"]))
 
 
 def _url(image: Image.Image) -> str:
@@ -254,11 +255,11 @@ class VLLMEngine:
     Raises ValueError if adapters sit where vLLM applies none.
     """
 
-    def __init__(self, checkpoint: Checkpoint, sampler: Sampler, folder: Path, dtype: str) -> None:
-        self.checkpoint, self.sampler, self.folder, self.dtype = checkpoint, sampler, folder, dtype
-        self.kv = KVEngine(checkpoint)
+    def __init__(self, policy: PolicyModel, sampler: Sampler, folder: Path, dtype: str) -> None:
+        self.policy, self.sampler, self.folder, self.dtype = policy, sampler, folder, dtype
+        self.kv = KVEngine(policy)
         self.renewed = 0
-        adapted = [name for name, _ in checkpoint.model.named_parameters() if "lora_" in name and ".visual." in name]
+        adapted = [name for name, _ in policy.model.named_parameters() if "lora_" in name and ".visual." in name]
         if adapted:
             raise ValueError(
                 f"policy.lora_targets put {len(adapted)} adapters into the vision tower (first: {adapted[0]}), where vLLM applies none; "
@@ -267,7 +268,7 @@ class VLLMEngine:
 
     def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         assert self.renewed, "nobody has told which weights to sample from: call renew()"
-        c = self.checkpoint
+        c = self.policy
         settings = {
             "temperature": sampling.temperature,
             "max_tokens": sampling.tokens_per_turn,
@@ -289,43 +290,43 @@ class VLLMEngine:
             yield i, Completion(said.ids, said.logprobs, said.stopped)
 
     def _one_placeholder_each(self, ids: Sequence[int]) -> list[int]:
-        pad = self.checkpoint.image_pad_id
+        pad = self.policy.image_pad_id
         return [token for before, token in zip((None, *ids), ids, strict=False) if token != pad or before != pad]
 
-    def weigh(self, conversations: Sequence[Conversation], tails: Sequence[int]) -> list[list[float]]:
-        return self.kv.weigh(conversations, tails)
+    def logprobs(self, conversations: Sequence[Conversation], tails: Sequence[int]) -> list[list[float]]:
+        return self.kv.logprobs(conversations, tails)
 
-    def forget(self) -> None:
-        self.kv.forget()
+    def clear_cache(self) -> None:
+        self.kv.clear_cache()
 
-    def renew(self) -> None:
+    def sync_weights(self) -> None:
         """Publish the weights. With several ranks the first one writes; each tells the vLLM of its own, or the first one the server.
 
         Raises ValueError if the folder can't be written.
         """
-        self.kv.forget()
+        self.kv.clear_cache()
         self.renewed += 1
-        adapter = isinstance(self.checkpoint.model, PeftModel)
+        adapter = isinstance(self.policy.model, PeftModel)
         try:
             if adapter:
                 self._write_adapter()
             else:
-                self.checkpoint.save(self.folder, self.dtype)
+                self.policy.save(self.folder, self.dtype)
         except (OSError, SafetensorError) as error:  # of a full memory file system the writer of weights speaks in its own words
             raise ValueError(
                 f"the weights can't be written to {self.folder} ({error}); give a folder with room for them: rollout.vllm.weights=FOLDER"
             ) from error
-        if is_first() or isinstance(self.sampler, Colocated):
+        if is_first_rank() or isinstance(self.sampler, Colocated):
             if adapter:
                 self.sampler.adapt(self.folder)
             else:
                 self.sampler.load(self.folder)
-        collect(None)  # until all have read them
-        if is_first():
+        all_gather(None)  # until all have read them
+        if is_first_rank():
             shutil.rmtree(self.folder)
 
     def _write_adapter(self) -> None:
-        state = {name: whole(value) for name, value in self.checkpoint.model.state_dict().items() if "lora_" in name}
-        if is_first():
-            self.checkpoint.model.save_pretrained(str(self.folder), state_dict=state)
-        collect(None)
+        state = {name: full_tensor(value) for name, value in self.policy.model.state_dict().items() if "lora_" in name}
+        if is_first_rank():
+            self.policy.model.save_pretrained(str(self.folder), state_dict=state)
+        all_gather(None)

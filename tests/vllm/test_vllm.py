@@ -18,28 +18,28 @@ from peft import LoraConfig, get_peft_model
 
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # it would bind itself to the cores that the tests compute on
 
-from focus.checkpoint import Checkpoint
-from focus.endpoint import Endpoint, Outage
+from focus.model.policy_model import PolicyModel
 from focus.rollout.engine import Sampling
 from focus.rollout.kv import KVEngine
-from focus.rollout.loop import Rules, asking, seed_of
+from focus.rollout.loop import RolloutLimits, request_for, seed_of
 from focus.rollout.trajectory import Status, Trajectory
-from focus.rollout.vllm import Prompt, Remote, Room, Sampler, VLLMEngine, colocated
+from focus.rollout.vllm import Prompt, Remote, Sampler, VLLMEngine, VLLMOptions, colocated
+from focus.runtime.endpoint import Endpoint, Outage
 from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
 from tests.scripted import call, playing
 from tests.test_engine import boxes_of
 from tests.test_update import policy_of, questions, trainer
 
 CLOSE = 1e-4  # nats; what is measured lies near 1e-6
-ROOM = Room(None, "float32", 0.1, 0.5, 2048, 32, enforce_eager=True, images=4, lora_rank=8)
+ROOM = VLLMOptions(None, "float32", 0.1, 0.5, 2048, 32, enforce_eager=True, images=4, lora_rank=8)
 
 
-def tied_qwen2_5_vl(seed: int) -> Checkpoint:
+def tied_qwen2_5_vl(seed: int) -> PolicyModel:
     """As the 3B is: the head is the embedding."""
     return random_qwen2_5_vl(seed, tied=True)
 
 
-FAMILIES: dict[str, Callable[[int], Checkpoint]] = {
+FAMILIES: dict[str, Callable[[int], PolicyModel]] = {
     "qwen2_5_vl": random_qwen2_5_vl,
     "qwen2_5_vl, tied": tied_qwen2_5_vl,
     "qwen3_vl": random_qwen3_vl,
@@ -65,42 +65,42 @@ def sampler(family, tmp_path_factory) -> Iterator[Sampler]:
     made.llm.llm_engine.engine_core.shutdown()
 
 
-def policy(family: str, seed: int) -> Checkpoint:
+def policy(family: str, seed: int) -> PolicyModel:
     checkpoint = FAMILIES[family](seed)
     checkpoint.model.eval()
     return checkpoint
 
 
-def engine(checkpoint: Checkpoint, sampler: Sampler, folder: Path) -> VLLMEngine:
+def engine(checkpoint: PolicyModel, sampler: Sampler, folder: Path) -> VLLMEngine:
     made = VLLMEngine(checkpoint, sampler, folder / "weights", "float32")
-    made.renew()
+    made.sync_weights()
     return made
 
 
-def looked(checkpoint: Checkpoint, crops: int, index: int = 0, seed: int = 0) -> Trajectory:
+def looked(checkpoint: PolicyModel, crops: int, index: int = 0, seed: int = 0) -> Trajectory:
     """A conversation that is about to go on after some crops."""
     calls = [call(*box) for box in boxes_of(checkpoint)[:crops]]
     played = playing(checkpoint, *calls, "<answer>1</answer>", max_crops=crops, index=index)
     return replace(played, turns=played.turns[:crops], status=Status.OPEN, seed=seed)
 
 
-def some(checkpoint: Checkpoint) -> list[Trajectory]:
+def some(checkpoint: PolicyModel) -> list[Trajectory]:
     return [looked(checkpoint, crops, index, seed=index) for crops in (0, 1, 3) for index in range(2)]
 
 
-def apart(checkpoint: Checkpoint, made: VLLMEngine, open_ones: list[Trajectory], temperature: float = 1.0) -> float:
+def apart(checkpoint: PolicyModel, made: VLLMEngine, open_ones: list[Trajectory], temperature: float = 1.0) -> float:
     """The largest difference between what vLLM says of its own draws and what our engine says of them, at temperature 1."""
-    asked = [asking(t, -1) for t in open_ones]
+    asked = [request_for(t, -1) for t in open_ones]
     drawn = dict(made.generate(asked, Sampling(temperature, 24)))
     assert sorted(drawn) == list(range(len(asked)))
     words = [drawn[i].ids for i in range(len(asked))]
     assert all(words) and not {i for ids in words for i in ids} & set(checkpoint.banned_ids)
     kv = KVEngine(checkpoint)
-    ours = kv.weigh([asking(t, -1, ids) for t, ids in zip(open_ones, words, strict=True)], [len(ids) for ids in words])
+    ours = kv.logprobs([request_for(t, -1, ids) for t, ids in zip(open_ones, words, strict=True)], [len(ids) for ids in words])
     return max(abs(a - b) for i, row in enumerate(ours) for a, b in zip(row, drawn[i].logprobs, strict=True))
 
 
-def move(checkpoint: Checkpoint, part: str) -> None:
+def move(checkpoint: PolicyModel, part: str) -> None:
     """Other weights, in that part of the model alone, by about a tenth of their size."""
     torch.manual_seed(5)
     found = [p for name, p in checkpoint.model.named_parameters() if part in name]
@@ -126,7 +126,7 @@ def test_every_part_of_the_weights_is_renewed(family, sampler, tmp_path, part):
     before = apart(checkpoint, made, asked)
     move(checkpoint, part)
     stale = apart(checkpoint, made, asked)
-    made.renew()
+    made.sync_weights()
     assert before < CLOSE < stale
     assert apart(checkpoint, made, asked) < CLOSE
     assert not made.folder.exists()  # the copy took memory only while it was read
@@ -135,7 +135,9 @@ def test_every_part_of_the_weights_is_renewed(family, sampler, tmp_path, part):
 def test_a_training_step_renews_the_weights_once_and_the_next_rollout_samples_from_them(family, sampler, tmp_path):
     checkpoint = policy(family, 2)
     policy_ = policy_of(checkpoint, sampler_ratio_cap=2.0, learning_rate=3e-3)
-    policy_.rules = Rules(1, 64, Sampling(0.7, 6))  # log-probabilities are those of the distribution drawn from, temperature included
+    policy_.rules = RolloutLimits(
+        1, 64, Sampling(0.7, 6)
+    )  # log-probabilities are those of the distribution drawn from, temperature included
     policy_.engine = made = VLLMEngine(checkpoint, sampler, tmp_path / "weights", "float32")
     seen = []
     policy_._watch = lambda *args, **_: seen.append(
@@ -168,7 +170,7 @@ def test_a_later_turn_finds_the_earlier_ones_and_a_sibling_its_prompt_in_the_cac
     settings = {"max_tokens": 4, "logprobs": 0}
 
     def cached(t: Trajectory) -> tuple[int, int]:
-        asked = asking(t, -1)
+        asked = request_for(t, -1)
         [(_, said)] = sampler.complete([Prompt(made._one_placeholder_each(asked.ids), asked.images, 0)], settings)
         return said.cached, len(asked.ids)
 
@@ -177,14 +179,14 @@ def test_a_later_turn_finds_the_earlier_ones_and_a_sibling_its_prompt_in_the_cac
     prompt = cached(first)[1]
     assert cached(first)[0] >= prompt - 32  # whole blocks alone
     assert prompt - 32 <= cached(second)[0] < cached(second)[1]
-    made.renew()
+    made.sync_weights()
     assert cached(first)[0] == 0  # nothing that the old weights computed
 
 
 def test_a_draw_is_fixed_by_its_seed(family, sampler, tmp_path):
     checkpoint = policy(family, 1)
     made = engine(checkpoint, sampler, tmp_path)
-    asked = [asking(looked(checkpoint, 1, index % 2, seed=seed_of(index)), -1) for index in range(6)]
+    asked = [request_for(looked(checkpoint, 1, index % 2, seed=seed_of(index)), -1) for index in range(6)]
     first = dict(made.generate(asked, Sampling(1.0, 12)))
     again = dict(made.generate(asked, Sampling(1.0, 12)))
     assert {i: said.ids for i, said in first.items()} == {i: said.ids for i, said in again.items()}
@@ -195,7 +197,7 @@ def test_a_turn_ends_with_the_stop_token_or_at_the_limit(family, sampler, tmp_pa
     checkpoint = policy(family, 1)
     made = engine(checkpoint, sampler, tmp_path)
     seen = set()
-    for _, said in made.generate([asking(looked(checkpoint, 0, seed=seed), -1) for seed in range(40)], Sampling(1.0, 60)):
+    for _, said in made.generate([request_for(looked(checkpoint, 0, seed=seed), -1) for seed in range(40)], Sampling(1.0, 60)):
         stops = [place for place, token in enumerate(said.ids) if token in checkpoint.stop_ids]
         assert said.stopped == bool(stops) and stops in ([], [len(said.ids) - 1])
         assert said.stopped or len(said.ids) == 60
@@ -203,7 +205,7 @@ def test_a_turn_ends_with_the_stop_token_or_at_the_limit(family, sampler, tmp_pa
     assert seen == {True, False}
 
 
-def adapted(family: str, seed: int) -> Checkpoint:
+def adapted(family: str, seed: int) -> PolicyModel:
     """The weights that vLLM was started with, and an adapter that matters."""
     checkpoint = policy(family, 0)
     layers = [f"{kind}_proj" for kind in ("q", "k", "v", "o", "gate", "up", "down")]
@@ -224,7 +226,7 @@ def test_an_adapter_is_published_as_such_and_a_changed_one_replaces_it(family, s
     assert apart(checkpoint, made, some(checkpoint)) < CLOSE
     move(checkpoint, "lora_B")
     assert apart(checkpoint, made, some(checkpoint)) > CLOSE
-    made.renew()
+    made.sync_weights()
     assert apart(checkpoint, made, some(checkpoint)) < CLOSE
 
 
@@ -265,11 +267,11 @@ def test_a_served_vllm_takes_adapters_and_weights_and_equals_kv_with_each(server
     made = engine(checkpoint, remote, tmp_path)
     assert apart(checkpoint, made, some(checkpoint)) < CLOSE
     move(checkpoint, "lora_B")
-    made.renew()
+    made.sync_weights()
     assert apart(checkpoint, made, some(checkpoint)) < CLOSE
     plain = policy("qwen3_vl", 1)
     made = engine(plain, remote, tmp_path)
     assert apart(plain, made, some(plain)) < CLOSE
     move(plain, "embed_tokens")
-    made.renew()
+    made.sync_weights()
     assert apart(plain, made, some(plain)) < CLOSE

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from focus.boxes import Box, Size, area, intersection
+from focus.data.boxes import Box, Size, area, intersection
 from focus.data.readers.tables import rows_of
 
 # B2 and B3 as multiples of B1 per side. B2: SEAL crops at 1.2, Chain-of-Focus at 1.5; 1.25 is a choice in that range.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from focus.boxes import Box
+from focus.data.boxes import Box
 
 ROW_ID = "row id"  # the column that `rows_with_ids` makes
 UNREAD = "unread"  # the only column of a row that its file has but that can't be read: why not

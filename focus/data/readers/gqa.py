@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from focus.boxes import Box
+from focus.data.boxes import Box
 from focus.data.readers.draft import Draft, Place, Published
 from focus.data.readers.tables import entries_of, find
 from focus.data.readers.text import from_corner, native

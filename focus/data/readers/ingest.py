@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from focus.boxes import area, intersection
+from focus.data.boxes import area, intersection
 from focus.data.names import other_spelling
 from focus.data.original import BadImage, measured, orientation, read
 from focus.data.readers.draft import LAYOUT, UNREAD, Bad, Draft, Place, Published, Reason

@@ -12,9 +12,10 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from focus.answers import NUMBER, chosen_letter
-from focus.boxes import Box
+from focus.data.boxes import Box
+from focus.data.choices import chosen_letter
 from focus.data.readers.draft import Bad, Reason
+from focus.data.text import NUMBER
 
 Options = tuple[tuple[str, str], ...]
 

@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from focus.answers import normalise
-from focus.boxes import Box
+from focus.data.boxes import Box
 from focus.data.readers.draft import Draft, Place, Published
 from focus.data.readers.tables import find, rows_of
 from focus.data.readers.text import from_corner, native, text_of
+from focus.data.text import normalise
 
 NOT_READ = "the OCR did not read its answer in one place only: the row is used without a box"
 UPRIGHT_DEGREES = 5.0

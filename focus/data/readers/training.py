@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 
-from focus.answers import chosen_letter
+from focus.data.choices import chosen_letter
 from focus.data.readers.draft import Bad, Draft, Reason
 from focus.data.readers.text import Options, answer_type, chosen, loose_options_among, options_among, question_of, text_of
 

@@ -7,7 +7,7 @@ called `train` although the set is for evaluation; it keeps that name here. OCR 
 
 from collections.abc import Mapping
 
-from focus.boxes import Box
+from focus.data.boxes import Box
 from focus.data.readers.draft import Draft, Published
 from focus.data.readers.tables import rows_in
 from focus.data.readers.text import box_of, chosen, image_bytes, letter_options, listed, native

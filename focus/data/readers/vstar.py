@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from focus.boxes import Box
+from focus.data.boxes import Box
 from focus.data.names import other_spelling
 from focus.data.readers.draft import Draft, Place, Published
 from focus.data.readers.tables import rows_in

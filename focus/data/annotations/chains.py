@@ -1,0 +1,179 @@
+"""Nested chains of boxes: ordered by level, by link or by containment, and checked."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from focus.data.annotations.faults import FORGIVEN_PX, BadAnnotation, Fault
+from focus.data.annotations.regions import (
+    LEVEL,
+    LEVEL_LABEL,
+    ROUNDING_PX,
+    Annotated,
+    Question,
+    Region,
+    _said_size,
+    area_of,
+    label_of,
+    percent_to_px,
+)
+from focus.data.boxes import Box, Size, area, intersection
+from focus.data.sample import LEAST_SIDE_PX
+
+SIDE_TOLERANCE = 0.01  # of the outer box's side: how far an inner box may stick out, where that is more than FORGIVEN_PX
+
+
+def size_of(question: Question, known: set[Size]) -> Size:
+    """The size of the image that a question's boxes are drawn on; `known` are those of the records that it may be for."""
+    if question.size is None:
+        if len(known) != 1:
+            raise BadAnnotation(Fault.NO_SIZE, "width x height", f"missing; records of {question.image or 'it'} have {len(known)} sizes")
+        return next(iter(known))
+    if question.size not in known and question.size[::-1] in known:
+        raise BadAnnotation(Fault.TURNED_SIZE, "width x height", _said_size(question.size))
+    return question.size
+
+
+def annotate(question: Question, size: Size, repair: bool) -> tuple[Annotated, list[BadAnnotation]]:
+    """The chains of a question about an image of this size, and what had to be noted about them. Raises BadAnnotation."""
+    notes: list[BadAnnotation] = []
+    regions = list(question.regions)
+    if question.in_percent:
+        regions = [replace(region, box_px=percent_to_px(*region.box_px, size)) for region in regions]
+    regions = [_inside(region, size, notes) for region in regions]
+    rule, ordered = _ordered(regions, question.links, repair)
+    chains = tuple(_grown(chain, repair, notes) for chain in ordered)
+    labels = tuple(tuple(map(label_of, chain)) for chain in ordered)
+    return Annotated(question.question_id, question.image, size, chains, labels, rule, question.place), notes
+
+
+def _inside(region: Region, size: Size, notes: list[BadAnnotation]) -> Region:
+    if not all(map(math.isfinite, region.box_px)):
+        raise BadAnnotation(Fault.BAD_NUMBER, region.name, region.box_px)
+    if region.rotation % 360 != 0:  # NaN is refused as well
+        raise BadAnnotation(Fault.ROTATED, f"{region.name}.rotation", region.rotation)
+    if area(region.box_px) <= 0:
+        raise BadAnnotation(Fault.NO_AREA, region.name, region.box_px)
+    clamped = intersection(region.box_px, (0.0, 0.0, float(size[0]), float(size[1])))
+    moved_px = max(abs(a - b) for a, b in zip(region.box_px, clamped, strict=True))
+    if moved_px > FORGIVEN_PX or area(clamped) <= 0:
+        raise BadAnnotation(Fault.OUTSIDE, region.name, f"{region.box_px} in {_said_size(size)}")
+    if min(clamped[2] - clamped[0], clamped[3] - clamped[1]) < LEAST_SIDE_PX:
+        raise BadAnnotation(Fault.FRACTION, region.name, f"{region.box_px} in {_said_size(size)}")
+    if moved_px > ROUNDING_PX:
+        notes.append(BadAnnotation(Fault.CLAMPED, region.name, region.box_px))
+    return replace(region, box_px=clamped)
+
+
+def _ordered(regions: list[Region], links: Sequence[tuple[str, str]], repair: bool) -> tuple[str, list[list[Region]]]:
+    """The rule that applies, and the boxes of each chain from the inside out."""
+    levels = [_level(region) for region in regions]
+    if any(level is not None for level in levels):
+        return "level", _by_level(regions, levels)
+    groups = [[each for each in regions if each.group == name] for name in dict.fromkeys(each.group for each in regions if each.group)]
+    grouped = [(a.name, b.name) for group in groups for a, b in pairwise(sorted(group, key=area_of))]
+    if links or grouped:
+        return "link", _by_link(regions, [*links, *grouped])
+    targets: dict[str, list[Region]] = {}
+    for region in regions:
+        targets.setdefault(region.said.get("chain", ""), []).append(region)
+    chains = []
+    for name, members in targets.items():
+        chains += [sorted(members, key=area_of)] if name else _by_containment(members, repair)
+    return "containment", chains
+
+
+def _level(region: Region) -> int | None:
+    stated = [label for label in region.labels if LEVEL_LABEL.fullmatch(label)]
+    stated += [region.said["level"]] if "level" in region.said else []
+    found = {match[1] if (match := LEVEL.fullmatch(text)) else None for text in stated}
+    if None in found or len(found) > 1:
+        raise BadAnnotation(Fault.BAD_LEVEL, f"{region.name}.level", " and ".join(stated))
+    return int(next(iter(found)) or 0) if found else None
+
+
+def _by_level(regions: list[Region], levels: list[int | None]) -> list[list[Region]]:
+    targets: dict[str, dict[int, Region]] = {}
+    for region, level in zip(regions, levels, strict=True):
+        if level is None:
+            raise BadAnnotation(Fault.LACKS_LEVEL, f"{region.name}.level", " ".join(region.labels))
+        chain = targets.setdefault(region.said.get("chain") or region.group, {})
+        if level in chain:
+            raise BadAnnotation(Fault.REPEATED_LEVEL, f"{region.name}.level", level)
+        chain[level] = region
+    for name, chain in targets.items():
+        if sorted(chain) != list(range(1, len(chain) + 1)):
+            raise BadAnnotation(Fault.GAP, f"level (chain {name})" if name else "level", sorted(chain))
+    return [[chain[level] for level in sorted(chain)] for chain in targets.values()]
+
+
+def _by_link(regions: list[Region], links: Iterable[tuple[str, str]]) -> list[list[Region]]:
+    by_name = {region.name: region for region in regions}
+    if len(by_name) < len(regions):
+        raise BadAnnotation(Fault.BAD_VALUE, "id", "two boxes have the same")
+    outer_of: dict[str, str] = {}
+    inner_of: dict[str, str] = {}
+    for inner, outer in links:
+        if inner not in by_name or outer not in by_name:
+            raise BadAnnotation(Fault.DANGLING, "link", f"{inner} in {outer}")
+        if outer_of.setdefault(inner, outer) != outer or inner_of.setdefault(outer, inner) != inner:
+            raise BadAnnotation(Fault.NO_CHAIN, "link", f"{inner} in {outer}")
+    chains = [[region] for region in regions if region.name not in inner_of]
+    for chain in chains:
+        while chain[-1].name in outer_of:
+            chain.append(by_name[outer_of[chain[-1].name]])
+    if sum(map(len, chains)) < len(regions):
+        raise BadAnnotation(Fault.NO_CHAIN, "link", "a circle")
+    for lone in (chain[0] for chain in chains if len(chain) == 1):
+        for other in regions:
+            if other is not lone and (_contains(other.box_px, lone.box_px) or _contains(lone.box_px, other.box_px)):
+                raise BadAnnotation(Fault.UNLINKED, "link", f"{lone.name} and {other.name}")
+    return chains
+
+
+def _by_containment(regions: list[Region], repair: bool) -> list[list[Region]]:
+    """Boxes lie beside each other or nest; those that do neither are refused, unless `repair`."""
+    chains: list[list[Region]] = []
+    for region in sorted(regions, key=area_of):
+        overlapping = [chain for chain in chains if _overlapping(chain[-1].box_px, region.box_px)]
+        within = [chain for chain in overlapping if repair or _contains(region.box_px, chain[-1].box_px)]
+        if len(within) < len(overlapping):
+            apart = next(chain for chain in overlapping if chain not in within)
+            raise BadAnnotation(Fault.NOT_NESTED, f"{apart[-1].name} in {region.name}", f"{apart[-1].box_px} in {region.box_px}")
+        if len(within) > 1:
+            raise BadAnnotation(Fault.SEVERAL_INSIDE, region.name, " and ".join(chain[-1].name for chain in within))
+        if within:
+            within[0].append(region)
+        else:
+            chains.append([region])
+    first = {region.name: number for number, region in enumerate(regions)}
+    return sorted(chains, key=lambda chain: min(first[region.name] for region in chain))
+
+
+def _grown(chain: list[Region], repair: bool, notes: list[BadAnnotation]) -> tuple[Box, ...]:
+    """The boxes of a chain, each made to contain the one before it exactly. Raises _Bad where that is more than drawing by hand excuses."""
+    boxes = [chain[0].box_px]
+    for before, region in pairwise(chain):
+        inner, outer = boxes[-1], region.box_px
+        both = (min(inner[0], outer[0]), min(inner[1], outer[1]), max(inner[2], outer[2]), max(inner[3], outer[3]))
+        within = _contains(outer, inner)
+        if area(both) <= area(inner) or not (within or repair):
+            raise BadAnnotation(Fault.NOT_NESTED, f"{before.name} in {region.name}", f"{inner} in {outer}")
+        if max(abs(a - b) for a, b in zip(outer, both, strict=True)) > ROUNDING_PX:
+            notes.append(BadAnnotation(Fault.GREW if within else Fault.REPAIRED, f"{before.name} in {region.name}", f"{inner} in {outer}"))
+        boxes.append(both)
+    return tuple(boxes)
+
+
+def _contains(outer: Box, inner: Box) -> bool:
+    """Inner lies in outer, give or take 2 px or 1 % of outer's side."""
+    x, y = (max(FORGIVEN_PX, SIDE_TOLERANCE * (outer[axis + 2] - outer[axis])) for axis in (0, 1))
+    return inner[0] >= outer[0] - x and inner[1] >= outer[1] - y and inner[2] <= outer[2] + x and inner[3] <= outer[3] + y
+
+
+def _overlapping(smaller: Box, larger: Box) -> bool:
+    """They share more than a seam of FORGIVEN_PX, or the smaller one is so thin that it lies in the larger one with less."""
+    shared = intersection(smaller, larger)
+    overlap_px = min(shared[2] - shared[0], shared[3] - shared[1])
+    return overlap_px > FORGIVEN_PX or (overlap_px > 0 and _contains(larger, smaller))

@@ -1,0 +1,125 @@
+"""Outcome of a measurement: one value per question and metric, kept as JSON."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from focus.evaluation.bootstrap import bootstrap
+from focus.grading.answers import RIGHT_FROM
+from focus.rollout.substitutes import SUBSTITUTES
+
+OPENINGS = ("tool_free", "forced")  # an answer without a crop, and a crop, put into its mouth
+ARMS = ("own", *SUBSTITUTES, *OPENINGS)
+PLAYABLE = (*ARMS, "no_tool")  # that one asks without offering a tool; the embedded policy knows no such prompt
+# Accuracy of `first` minus accuracy of `second`. D_noise, U_GT and S are E10's; `tool_effect` is gain minus harm
+DIFFERENCES = {
+    "D_noise": ("own", "noise"),
+    "U_GT": ("gt", "own"),
+    "S": ("gt", "noise"),
+    "D_blank": ("own", "blank"),
+    "D_mean_colour": ("own", "mean_colour"),
+    "D_elsewhere": ("own", "elsewhere"),
+    "D_additive": ("own", "additive"),
+    "D_format_only": ("own", "format_only"),
+    "tool_effect": ("own", "tool_free"),
+    "no_tool_effect": ("own", "no_tool"),
+}
+# Beside the accuracy of each arm. `agrees`: the answer forced before any crop equals the final one (claim C11). `gain` and `harm` (MED,
+# arXiv 2602.01334): right with the tool and wrong without it, and the reverse. Boxes are those of the last crop. `refused`: the share of
+# the arms in which a server refused the question
+OTHERS = ("called", "answered", "agrees", "gain", "harm", "coverage", "iou", "l1", "area", "visual_tokens", "sampled_tokens", "refused")
+METRICS = (*PLAYABLE, *OTHERS)
+
+
+@dataclass
+class Outcome:
+    """One policy at one view: per metric, a value for every question (NaN where it does not apply)."""
+
+    view_tokens: int
+    groups: list[str] = field(default_factory=list)
+    values: dict[str, list[float]] = field(default_factory=lambda: {metric: [] for metric in METRICS})
+    seconds: float = 0.0  # of the `own` arm alone
+    broken: list[str] = field(default_factory=list)  # what could not be read, one message each
+    unannotated: list[str] = field(default_factory=list)  # ids of questions without boxes: the arm `gt` does not apply to them
+
+    def of(self, metric: str) -> list[float]:
+        """The values of a metric or of one of `DIFFERENCES`, one for each question."""
+        if metric not in DIFFERENCES:
+            return self.values[metric]
+        first, second = (self.values[arm] for arm in DIFFERENCES[metric])
+        return [a - b for a, b in zip(first, second, strict=True)]
+
+    def interval(self, metric: str, resamples: int = 2000) -> tuple[float, float, float]:
+        """Mean and 95 % interval, resampled by image."""
+        return bootstrap(self.of(metric), self.groups, resamples)
+
+
+def decompose_tool_effect(outcome: Outcome) -> dict[str, dict[str, float]]:
+    """MED's gain and harm as shares of all questions, and what they consist of.
+
+    total gain = mass (wrong without the tool) x policy (calls it there) x quality (is then right) + schema (becomes right without a
+    call, by the mere offer of the tool). harm likewise, from right to wrong. NaN where a factor has no question to be seen on.
+    """
+    without, own, called = (outcome.values[metric] for metric in ("tool_free", "own", "called"))
+    rows = [row for row in zip(without, own, called, strict=True) if not any(map(math.isnan, row))]
+    found = {}
+    for name, before in (("gain", False), ("harm", True)):
+        start = [row for row in rows if (row[0] >= RIGHT_FROM) == before]
+        calls = [row for row in start if row[2]]
+        uncalled = [row for row in start if not row[2]]
+        changed, schema = ([(row[1] >= RIGHT_FROM) != before for row in part] for part in (calls, uncalled))
+        found[name] = {
+            "total": _share(sum(changed) + sum(schema), len(rows)),
+            "mass": _share(len(start), len(rows)),
+            "policy": _share(len(calls), len(start)),
+            "quality": _share(sum(changed), len(calls)),
+            "schema": _share(sum(schema), len(rows)),
+        }
+    return found
+
+
+def _share(part: float, whole: int) -> float:
+    return part / whole if whole else math.nan
+
+
+def save_outcomes(outcomes: dict[str, Outcome], path: Path, identity: str) -> None:
+    """Keep per-question outcomes as JSON; the file appears whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"identity": identity, "outcomes": {name: asdict(outcome) for name, outcome in outcomes.items()}}))
+    partial.rename(path)
+
+
+def load_outcomes(path: Path, identity: str | None = None) -> dict[str, Outcome]:
+    """What `save` wrote; nothing if there is no file, or if it was measured for another `identity` (None takes any).
+
+    Metrics that an earlier version did not know are NaN.
+    """
+    kept = json.loads(path.read_text()) if path.is_file() else {"identity": identity, "outcomes": {}}
+    if identity not in (None, kept["identity"]):
+        return {}
+    outcomes = {name: Outcome(**fields) for name, fields in kept["outcomes"].items()}
+    for outcome in outcomes.values():
+        outcome.values = {metric: outcome.values.get(metric, [math.nan] * len(outcome.groups)) for metric in METRICS}
+    return outcomes
+
+
+def refuse_other_probe(path: Path, identity: str) -> None:
+    """Raises ValueError, with what differs, where the file holds outcomes of another `identity`: they would be overwritten."""
+    if not path.is_file():
+        return
+    before, now = (_identity_parts(each) for each in (json.loads(path.read_text())["identity"], identity))
+    parts = ("another judge", "another policy", "other settings", "other questions")
+    differ = [part for part, a, b in zip(parts, before, now, strict=False) if a != b]
+    if len(before) != len(now):
+        differ = ["another version of this package"]
+    if differ:
+        raise ValueError(
+            f"{path} holds a probe with {' and '.join(differ)}; give this one a folder of its own (output=FOLDER), or remove that one"
+        )
+
+
+def _identity_parts(identity: str) -> list[str]:
+    """The judge (empty without one), the policy, the settings and the questions that an identity names."""
+    measured, _, judge = identity.partition(" judge ")
+    return [judge, *measured.rsplit(" ", 2)]

@@ -1,0 +1,247 @@
+"""Supervised transcripts of calls and answers on drawn scenes, by phases of a curriculum."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from focus.data.boxes import Box, Size, area, intersection, settle, to_view
+from focus.data.original import Original
+from focus.data.scenes import COLOURS, Scene, SceneSpec, Sign, _descriptions
+from focus.gap import View, cut, resize_to_budget
+from focus.model.policy_model import Pixels, PolicyModel
+from focus.model.positions import mrope_positions
+from focus.model.prompts import CROP_CONTENT, answer_text, call_text, encode, observation_text, question_text
+
+ANSWER_WEIGHT = 5.0  # of an answer's digits: they are two against the twelve of a call, and reading would be drowned
+
+CENTRE_NOISE = 0.30  # standard deviation of the box centre, as a share of the sign's side
+SIZE_NOISE = 0.35  # standard deviation of the box's log-size, per axis
+LEVELS = (16, 32, 64, 128, 256)
+
+
+class Transcript(NamedTuple):
+    """One row of a batch."""
+
+    ids: list[int]
+    weights: list[float]  # of the next-token loss, one for each id; 0 where nothing is learned
+    grids: list[tuple[int, int, int]]  # of its images, in patches
+    looks: list[tuple[int, int, np.ndarray]]  # query position, first token of the image, which of its tokens lie under the evidence
+
+
+@dataclass
+class Batch:
+    """Equal-format transcripts, right-padded."""
+
+    ids: Tensor  # [row, token]
+    positions: Tensor  # [3, row, token]
+    mask: Tensor  # [row, token], True on real tokens
+    labels: Tensor  # [row, token], -100 where nothing is learned
+    weights: Tensor  # [row, token], of the next-token loss
+    pixels: Pixels
+    evidence: Tensor  # [row, token (query), token (key)] bool: where guided heads should look; all False = no pull
+    named: Tensor  # [visual token, 3]: 0 = no sign or 1 + colour; first and second digit of the text under it, -100 = none legible
+    kind: str
+
+
+def _noisy(box_px: Box, random: np.random.Generator) -> Box:
+    """A box about `box_px`, its centre and log-size disturbed symmetrically."""
+    x1, y1, x2, y2 = box_px
+    width, height = x2 - x1, y2 - y1
+    cx = (x1 + x2) / 2 + random.normal(0, CENTRE_NOISE) * width
+    cy = (y1 + y2) / 2 + random.normal(0, CENTRE_NOISE) * height
+    width, height = width * np.exp(random.normal(0, SIZE_NOISE)), height * np.exp(random.normal(0, SIZE_NOISE))
+    return (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
+
+
+def _about(box_px: Box, grow: np.ndarray, size: Size, least: int) -> Box:
+    """What a crop shows that reaches `grow` beyond a box of the image, on each side."""
+    x1, y1, x2, y2 = box_px
+    grown = settle((x1 - grow[0], y1 - grow[1], x2 + grow[2], y2 + grow[3]), size, least)
+    assert grown is not None  # it touches the image, as the box lies in it
+    return grown
+
+
+def _tokens_under(box: Box, size: tuple[int, int], region_px: Box, token_px: int) -> np.ndarray:
+    """Which merged tokens of an image (of `size`, showing `region_px` of the original) lie under a box of the original."""
+    columns, rows = size[0] // token_px, size[1] // token_px
+    x1, y1, x2, y2 = region_px
+    sx, sy = (x2 - x1) / columns, (y2 - y1) / rows
+    under = np.zeros((rows, columns), dtype=bool)
+    shared = intersection(box, region_px)
+    if area(shared) > 0:
+        c1, c2 = int((shared[0] - x1) / sx), int(np.ceil((shared[2] - x1) / sx))
+        r1, r2 = int((shared[1] - y1) / sy), int(np.ceil((shared[3] - y1) / sy))
+        under[r1 : max(r2, r1 + 1), c1 : max(c2, c1 + 1)] = True
+    return under.reshape(-1)
+
+
+def _names(signs: tuple[Sign, ...], size: tuple[int, int], region_px: Box, token_px: int) -> np.ndarray:
+    named = np.full(((size[0] // token_px) * (size[1] // token_px), 3), -100, dtype=np.int64)
+    named[:, 0] = 0
+    legible = size[0] / (region_px[2] - region_px[0]) > 0.65
+    for sign in signs:
+        named[_tokens_under(sign.sign_px, size, region_px, token_px), 0] = 1 + list(COLOURS).index(sign.colour)
+        inside = area(intersection(sign.text_px, region_px)) > 0.95 * area(sign.text_px)
+        if legible and inside and sign.text.isdigit():
+            named[_tokens_under(sign.text_px, size, region_px, token_px), 1:] = [int(sign.text[0]), int(sign.text[1])]
+    return named
+
+
+NAMES = 1 + len(COLOURS) + 10 + 10
+
+
+@dataclass
+class Phase:
+    """One stretch of the curriculum. Shares of levels and formats; `tight` is how far crops shrink towards the text."""
+
+    samples: int
+    direct: float = 0.0
+    levels: tuple[float, ...] = ()
+    tight: tuple[float, float] = (0.0, 0.0)
+    glance: float = 0.0  # share of batches without words: name what stands under each token of a crop
+    air: float = 24.0  # most pixels that a glance shows beyond the text, on each side
+
+
+class Transcripts(IterableDataset):
+    """Endless batches of transcripts; batch i is a pure function of (phases, i), so training resumes anywhere."""
+
+    def __init__(self, policy: PolicyModel, specs: tuple[SceneSpec, ...], phases: tuple[Phase, ...], rows: int, start: int = 0) -> None:
+        self.policy, self.specs, self.phases, self.rows, self.start = policy, specs, phases, rows, start
+
+    def phase(self, index: int) -> tuple[Phase, float]:
+        done = index * self.rows
+        for phase in self.phases:
+            if done < phase.samples:
+                return phase, done / phase.samples
+            done -= phase.samples
+        return self.phases[-1], 1.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = torch.utils.data.get_worker_info()
+        step, offset = (worker.num_workers, worker.id) if worker else (1, 0)
+        index = self.start + offset
+        while True:
+            yield self.batch(index)
+            index += step
+
+    def batch(self, index: int) -> Batch:
+        random = np.random.default_rng([7, index])
+        phase, progress = self.phase(index)
+        if phase.glance == 1 or (phase.glance and random.random() < phase.glance):
+            return self._glances(index, random, phase.air)
+        spec = self.specs[int(random.integers(len(self.specs)))]
+        direct = random.random() < phase.direct
+        level = LEVELS[int(random.choice(len(LEVELS), p=phase.levels))]
+        tight = phase.tight[0] + (phase.tight[1] - phase.tight[0]) * progress
+        rows: list[Transcript] = []
+        images: list[Image.Image] = []
+        named: list[np.ndarray] = []
+        scene_index = index * self.rows
+        while len(rows) < self.rows:
+            scene = Scene(spec, "train", scene_index)
+            scene_index += 1
+            original = scene.open()
+            view = resize_to_budget(original, level, self.policy.token_px)
+            asked = [d for kind in spec.asks for d in _descriptions(kind, scene.signs)]
+            for pick in random.permutation(len(asked))[:2]:
+                text, target = asked[pick]
+                if len(rows) < self.rows:
+                    rows.append(self._row(scene, original, view, text, scene.signs[target], direct, tight, random, images, named))
+        return _collate(rows, self.policy.pack(images), np.concatenate(named), self.policy, f"{'direct' if direct else 'crop'}@{level}")
+
+    def _glances(self, index: int, random: np.random.Generator, air: float) -> Batch:
+        images: list[Image.Image] = []
+        named: list[np.ndarray] = []
+        spec = SceneSpec(side_px=112, signs=1, sign_side=(0.6, 0.72))
+        for k in range(4 * self.rows):
+            scene = Scene(spec, "train", 20_000_000 + index * 4 * self.rows + k)
+            box_px = _about(scene.signs[0].text_px, random.uniform(0, air, 4), (112, 112), self.policy.token_px)
+            crop = cut(scene.open(), box_px, (112, 112), 64, self.policy.token_px)
+            images.append(crop.image)
+            named.append(_names(scene.signs, crop.size, box_px, self.policy.token_px))
+        none = torch.zeros(0)
+        return Batch(none, none, none, none, none, self.policy.pack(images), none, torch.from_numpy(np.concatenate(named)), "glance")
+
+    def _row(
+        self,
+        scene: Scene,
+        original: Original,
+        view: View,
+        description: str,
+        sign: Sign,
+        direct: bool,
+        tight: float,
+        random: np.random.Generator,
+        images: list[Image.Image],
+        named: list[np.ndarray],
+    ) -> Transcript:
+        c, dialect = self.policy, self.policy.dialect
+        whole = (0.0, 0.0, float(scene.spec.side_px), float(scene.spec.side_px))
+        images.append(view.image)
+        named.append(_names(scene.signs, view.size, whole, c.token_px))
+        grids = [(1, view.size[1] // c.token_px * c.merge, view.size[0] // c.token_px * c.merge)]
+        ids = encode(c.tokenizer, question_text(dialect, f"What is on the {description}?"), [view.tokens])
+        learned = [0.0] * len(ids)
+        looks: list[tuple[int, int, np.ndarray]] = []
+        pad = c.image_pad_id
+        first = ids.index(pad)
+        if not direct:
+            box_px: Box | None = None
+            while box_px is None:
+                box_px = settle(_noisy(sign.sign_px, random), original.size, 28)
+            spoken = to_view(box_px, dialect.frame, view.size, original.size)
+            call = c.tokenizer.encode(call_text(spoken), add_special_tokens=False)
+            under = _tokens_under(sign.sign_px, view.size, whole, c.token_px)
+            looks += [(len(ids) - 1 + k, first, under) for k in range(len(call))]
+            ids += call
+            learned += [1.0] * len(call)
+            if random.random() < tight:
+                box_px = _about(sign.text_px, random.uniform(0, 12, 4), original.size, 28)
+            crop = cut(original, box_px, original.size, 64, c.token_px)
+            images.append(crop.image)
+            named.append(_names(scene.signs, crop.size, box_px, c.token_px))
+            grids.append((1, crop.size[1] // c.token_px * c.merge, crop.size[0] // c.token_px * c.merge))
+            seen = encode(c.tokenizer, observation_text(dialect, CROP_CONTENT, 0, closed=False), [crop.tokens])
+            first = len(ids) + seen.index(pad)
+            ids += seen
+            learned += [0.0] * len(seen)
+            shown, region = crop, box_px
+        else:
+            shown, region = view, whole
+        answer = c.tokenizer.encode(answer_text(sign.text), add_special_tokens=False)
+        x1, y1, x2, y2 = sign.text_px
+        lead, digits = len(c.tokenizer.encode("<answer>", add_special_tokens=False)), len(sign.text)
+        for k in range(digits):
+            box = (x1 + (x2 - x1) * k / digits, y1, x1 + (x2 - x1) * (k + 1) / digits, y2)
+            looks.append((len(ids) - 1 + lead + k, first, _tokens_under(box, shown.size, region, c.token_px)))
+        if direct:
+            looks.append((len(ids) - 1, first, _tokens_under(sign.text_px, shown.size, region, c.token_px)))
+        ids += answer
+        learned += [ANSWER_WEIGHT if lead <= k < lead + digits else 1.0 for k in range(len(answer))]
+        return Transcript(ids, learned, grids, looks)
+
+
+def _collate(rows: Sequence[Transcript], pixels: Pixels, named: np.ndarray, c: PolicyModel, kind: str) -> Batch:
+    length = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), length), c.pad_id)
+    labels = torch.full((len(rows), length), -100)
+    weights = torch.zeros((len(rows), length))
+    place = torch.zeros((3, len(rows), length), dtype=torch.long)
+    mask = torch.zeros((len(rows), length), dtype=torch.bool)
+    evidence = torch.zeros((len(rows), length, length), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        n = len(row.ids)
+        ids[i, :n] = torch.tensor(row.ids)
+        weights[i, :n] = torch.tensor(row.weights)
+        labels[i, :n] = torch.where(weights[i, :n] > 0, torch.tensor(row.ids), -100)
+        place[:, i, :n] = torch.from_numpy(mrope_positions(row.ids, row.grids, c.image_pad_id, c.merge))
+        mask[i, :n] = True
+        for query, first, under in row.looks:
+            evidence[i, query, first : first + len(under)] |= torch.from_numpy(under)
+    return Batch(ids, place, mask, labels, weights, pixels, evidence, torch.from_numpy(named), kind)

@@ -1,0 +1,115 @@
+"""What a policy gets right on a data set, what that costs, and where it looked. `make evaluate CHECKPOINT=... DATA=vstar`.
+
+An evaluation that is interrupted goes on where it stopped; one that is finished only shows its result again. Every question stays in the
+denominator: an image that can't be read, an answer that can't be parsed and a request that a server refused are wrong.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from focus import config
+from focus.build import build_judge, held_out_samples, leak_report, load_evaluated, rollout_limits
+from focus.data.sample import Sample
+from focus.evaluation.arms import Evaluator, chunks
+from focus.evaluation.predictions import Predictions, Repeated, Shuffled, _ask, _lines, graded, refusals, write_text_atomically
+from focus.gap import Gap, Mode
+from focus.grading.grader import Grader
+from focus.grading.judge import COUNTS
+from focus.report.evaluation import beside_the_paper, evaluation_table, summary, worst
+from focus.report.page import write_page
+from focus.report.run import measurement
+from focus.report.table import markdown_table, print_table
+from focus.rollout.served import OpenAIEngine, Served, view_seen
+
+
+def run(cfg: DictConfig) -> None:
+    """Play every question in every arm, then grade; write predictions, numbers, tables and the page."""
+    console = Console(markup=False)  # what is printed holds names and texts of others
+    config.check(cfg, "evaluate")
+    torch.set_num_threads(cfg.threads)
+    samples: Sequence[Sample] = held_out_samples(cfg)
+    for sentence in leak_report(cfg, samples):
+        console.print(sentence)
+    published = samples
+    if cfg.options == "shuffled":
+        samples = Shuffled(samples, cfg.seed)
+    model, engine = load_evaluated(cfg)
+    output = Path(cfg.output) if cfg.output else Path("outputs/evaluate") / _name(cfg.policy.checkpoint) / cfg.data.source
+    e, most = cfg.evaluation, cfg.view.max_tokens or config.EMBEDDED_VIEW
+    gap = Gap(Mode.FIXED, most, model.token_px, min_tokens=cfg.view.min_tokens)
+    examiner = Evaluator(model, engine, gap, rollout_limits(cfg, e.temperature), cfg.seed, e.arms, e.questions_per_forward, e.sigma)
+    seen = {}
+    if isinstance(model, Served) and isinstance(engine, OpenAIEngine):
+        seen = {"view_seen": view_seen(model, engine, gap, samples, cfg.served.view_deviation)}
+    with config.alone(output):
+        played = Predictions(output / "played.jsonl", f"{measurement(cfg, model.weights_hash(), published)} {cfg.options}")
+        ids: set[str] = set()
+        for chunk in chunks(Repeated(samples, cfg.repeats), e.questions_per_forward, cfg.data.source):
+            ids |= {sample.id for sample, _ in chunk}
+            for repeat in dict.fromkeys(number for _, number in chunk):
+                left = [sample for sample, number in chunk if number == repeat and (sample.id, number) not in played.done]
+                if left:
+                    played.add(_lines(examiner, left, repeat))
+        lines = [line for line in played.lines() if line["repeat"] < cfg.repeats and line["id"] in ids]
+        rows = [row for line in lines for row in graded(line, cfg.extraction)]
+        judge = build_judge(cfg, output / "judge_disagreements.jsonl")
+        _ask(Grader(judge), rows)
+        refused = refusals(rows, cfg.served.refused)
+        arms = [arm for arm in e.arms if arm not in refused]
+        found = summary(rows, arms, e.resamples) | {"settings": _settings(cfg, model.weights_hash(), most) | seen, "refusals": refused}
+        if judge:
+            found["judge"] = {name: judge.counts[name] for name in COUNTS} | {"turned_away": dict(judge.turned_away)}
+        write_text_atomically(output / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_text_atomically(output / "evaluation.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
+        table, paper = evaluation_table(found), beside_the_paper(found, output.parent)
+        write_text_atomically(output / "evaluation.md", markdown_table(table) + "\n" + "\n".join(map(markdown_table, paper)))
+        examples = worst(rows, samples, examiner, cfg.pictures)
+        write_page(output / "report.html", table.title, None, table, examples, OmegaConf.to_yaml(cfg, resolve=True))
+    print_table(table, console)
+    console.print(f"table, beside the paper's: {output / 'evaluation.md'}   page: {output / 'report.html'}")
+    console.print(f"numbers: {output / 'evaluation.json'}\npredictions: {output / 'predictions.jsonl'}")
+    if refused:
+        raise ValueError(
+            "the server refused "
+            + " and ".join(f"{share:.0%} of the questions of the arm {arm}" for arm, share in refused.items())
+            + f", which may be at most {cfg.served.refused:.0%} (served.refused): what was measured is not this model. The reasons are "
+            "above; what it was asked is kept, so remove that folder to ask again"
+        )
+
+
+def _settings(cfg: DictConfig, weights: str, most: int) -> dict[str, Any]:
+    """What a number means: everything without which it can't be compared with another."""
+    e, r = cfg.evaluation, cfg.rollout
+    return {
+        "policy": cfg.policy.checkpoint,
+        "weights": weights,
+        "dialect": cfg.policy.dialect,
+        "engine": r.engine,
+        "data": cfg.data.source,
+        "view_tokens": [cfg.view.min_tokens, most],
+        "crop_tokens": [r.crop_min_tokens, r.crop_tokens],
+        "max_crops": r.max_crops,
+        "tokens_per_turn": r.tokens_per_turn,
+        "temperature": e.temperature,
+        "samples": e.samples,
+        "side_by_side": min(e.questions_per_forward, r.endpoint.concurrency) if r.engine == "openai" else e.questions_per_forward,
+        "derived_boxes": cfg.data.derive_boxes,
+        "options": cfg.options,
+        "extraction": cfg.extraction,
+        "repeats": cfg.repeats,
+        "judge": cfg.judge.model if cfg.judge.url else None,
+        "seed": cfg.seed,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {cfg.threads} threads",
+    }
+
+
+def _name(checkpoint: str) -> str:
+    """A folder name for a policy: `outputs/stage1/policy` is stage1, `org/model` is model. It leads nowhere else."""
+    parts = [part for part in Path(checkpoint).parts if part not in ("/", "..")] or ["policy"]
+    return parts[-2] if len(parts) > 1 and parts[-1] == "policy" else parts[-1]

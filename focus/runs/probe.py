@@ -1,0 +1,161 @@
+"""Does this policy look at what it zooms into? All arms of the probe (E10) on any checkpoint. `make probe CHECKPOINT=...`.
+
+A probe that is interrupted goes on with the next view; one that is finished only shows its result again.
+A folder that holds a probe of another policy, of other questions or with other settings is refused.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from focus import config
+from focus.build import build_judge, held_out_samples, load_evaluated, rollout_limits
+from focus.data.sample import Sample
+from focus.evaluation import arms
+from focus.evaluation.arms import Evaluator, measure
+from focus.evaluation.outcome import DIFFERENCES, METRICS, Outcome, decompose_tool_effect, load_outcomes, refuse_other_probe, save_outcomes
+from focus.evaluation.predictions import replay_conversation
+from focus.gap import Gap, Mode
+from focus.grading.grader import Grader
+from focus.report.page import write_page
+from focus.report.probe import draw_probe, probe_table, telling
+from focus.report.run import graded_by, measurement
+from focus.report.table import markdown_table, print_table
+from focus.rewards import Example
+from focus.rollout.served import OpenAIEngine, Served, view_seen
+
+
+def run(cfg: DictConfig) -> None:
+    """Play every arm at every view; write numbers, table, figure and page. Raises ValueError where another job does so."""
+    config.check(cfg, "probe")
+    arms.check_arms(cfg.evaluation.arms)
+    samples, e = held_out_samples(cfg), cfg.evaluation
+    if "gt" in e.arms and not any(sample.boxes for sample in samples):
+        raise ValueError(
+            f"the arm gt shows the annotated crop, but none of the {len(samples)} questions has a box (first: {samples[0].id}); "
+            "annotate them, or leave gt out of evaluation.arms"
+        )
+    output = Path(cfg.output) if cfg.output else _beside(cfg.policy.checkpoint, cfg.data.source)
+    with config.alone(output):
+        _run(cfg, output, samples)
+
+
+def _run(cfg: DictConfig, output: Path, samples: Sequence[Sample]) -> None:
+    torch.set_num_threads(cfg.threads)
+    console = Console(markup=False)  # what is printed holds names and texts of others
+    e = cfg.evaluation
+    model, engine = load_evaluated(cfg)
+    kept = output / "outcomes.json"
+    identity = measurement(cfg, model.weights_hash(), samples) + graded_by(cfg)
+    grader = Grader(build_judge(cfg))
+    with config.writable(str(output)):
+        refuse_other_probe(kept, identity)
+        known = load_outcomes(kept, identity)
+        save_outcomes(known, kept, identity)
+    shown = Shown(output / "shown.json", identity)
+    examiners = {
+        str(tokens): Evaluator(
+            model,
+            engine,
+            Gap(Mode.FIXED, tokens, model.token_px),
+            rollout_limits(cfg, e.temperature),
+            cfg.seed,
+            e.arms,
+            e.questions_per_forward,
+            e.sigma,
+            grader,
+        )
+        for tokens in cfg.views
+    }
+    seen = {}
+    if isinstance(model, Served) and isinstance(engine, OpenAIEngine):
+        gaps = {view: examiner.gap for view, examiner in examiners.items()}
+        seen = {view: view_seen(model, engine, gap, samples, cfg.served.view_deviation) for view, gap in gaps.items()}
+    for view, examiner in examiners.items():
+        if view not in known:
+            known[view], trajectories = measure(examiner, samples, f"{view} tokens")
+            shown.keep(view, telling(known[view], samples, trajectories, cfg.pictures))
+            save_outcomes(known, kept, identity)
+    outcomes = {str(tokens): known[str(tokens)] for tokens in cfg.views}
+    table = probe_table(str(cfg.policy.checkpoint), outcomes, e.resamples, e.temperature)
+    record = _record(cfg, model.weights_hash(), outcomes) | ({"view_seen": seen} if seen else {})
+    (output / "probe.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    (output / "probe.md").write_text(markdown_table(table))
+    draw_probe(outcomes, output / "probe.png", e.resamples)
+    write_page(output / "report.html", table.title, None, table, shown.examples(samples, examiners), OmegaConf.to_yaml(cfg, resolve=True))
+    print_table(table, console)
+    bare = outcomes[str(cfg.views[0])].unannotated
+    if bare and "gt" in e.arms:
+        console.print(f"{len(bare)} of {len(samples)} questions have no box and are left out of the arm gt (first: {bare[0]})")
+    console.print(f"table: {output / 'probe.md'}   figure: {output / 'probe.png'}   page: {output / 'report.html'}")
+    console.print(f"probe: {output / 'probe.json'}")
+    refused = {view: outcome.interval("refused", resamples=1)[0] for view, outcome in outcomes.items()}
+    if any(share > cfg.served.refused for share in refused.values()):
+        shares = ", ".join(f"{100 * share:.0f} % at {view} tokens" for view, share in refused.items())
+        raise ValueError(
+            f"the server refused a share of the questions ({shares}), which may be at most {100 * cfg.served.refused:.0f} % "
+            "(served.refused): what was measured is not this model. The reasons are above; remove that folder to ask again"
+        )
+
+
+class Shown:
+    """The conversations that the page shows, as JSON, so that a probe that goes on shows those of views that it measured before."""
+
+    def __init__(self, path: Path, identity: str) -> None:
+        self.path, self.identity = path, identity
+        kept = json.loads(path.read_text()) if path.is_file() else {}
+        self.views: dict[str, Any] = kept["views"] if kept.get("identity") == identity else {}
+
+    def keep(self, view: str, chosen: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Remember the rows of a view by kind; the file appears whole or not at all."""
+        self.views[view] = chosen
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps({"identity": self.identity, "views": self.views}))
+        partial.replace(self.path)
+
+    def examples(self, samples: Sequence[Sample], examiners: Mapping[str, Evaluator]) -> dict[str, list[Example]]:
+        """The trajectories of the views of `examiners`, their crops cut again, by kind and view."""
+        examples = {}
+        for view, examiner in examiners.items():
+            for kind, rows in self.views.get(view, {}).items():
+                of_kind = [
+                    Example(
+                        replay_conversation(row, samples[row["place"]], examiner), {"accuracy": row["right"]}, row["right"], row["caption"]
+                    )
+                    for row in rows
+                ]
+                examples[f"{view} tokens, {kind}"] = of_kind
+        return examples
+
+
+def _record(cfg: DictConfig, weights: str, outcomes: dict[str, Outcome]) -> dict[str, object]:
+    """Every metric with its interval, and MED's decomposition, per view."""
+    views = {}
+    for view, outcome in outcomes.items():
+        metrics = {m: outcome.interval(m, cfg.evaluation.resamples) for m in (*METRICS, *DIFFERENCES)}
+        views[view] = {
+            "metrics": {name: [round(value, 5) for value in found] for name, found in metrics.items() if found[0] == found[0]},
+            "med": {part: {k: None if v != v else v for k, v in found.items()} for part, found in decompose_tool_effect(outcome).items()},
+            "broken": outcome.broken,
+            "unannotated": outcome.unannotated,
+        }
+    return {
+        "checkpoint": cfg.policy.checkpoint,
+        "weights": weights,
+        "data": cfg.data.source,
+        "samples": len(next(iter(outcomes.values())).groups),
+        "temperature": cfg.evaluation.temperature,
+        "seed": cfg.seed,
+        "judge": cfg.judge.model,
+        "views": views,
+    }
+
+
+def _beside(checkpoint: str, source: str) -> Path:
+    folder, name = Path(checkpoint), "probe" if source == "scenes" else f"probe_{source}"
+    return folder.parent / name if folder.is_dir() else Path("outputs") / name / folder.name

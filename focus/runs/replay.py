@@ -1,0 +1,72 @@
+"""Pass the rollouts of an update whose loss or gradient was not finite through the network again. `python -m focus.replay FOLDER`.
+
+FOLDER is what the run named when it ended, inside its output folder. The weights are those of the run's last checkpoint, or of a second
+argument, a policy folder. Nothing is changed: the losses, gradients and samples are printed, and whether they are finite now.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from focus.build import autocast_like_trainer, load_policy
+from focus.model.policy_model import PolicyModel
+from focus.runtime import strategies
+from focus.training import batch, checkpoints
+from focus.training.logprobs import logprobs_and_entropy, micro_batches
+from focus.training.objective import policy_loss, sampler_weight
+
+
+def run(folder: Path, weights: str | None = None) -> bool:
+    """Print what each pass gives; returns whether something is not finite again. Raises ValueError where something is missing."""
+    kept = batch.load(folder)
+    settings = folder.parent / "settings.yaml"
+    if not settings.is_file():
+        raise ValueError(f"{settings} does not exist; a replay needs the output folder of the run around {folder.name}")
+    cfg = OmegaConf.load(settings)
+    assert isinstance(cfg, DictConfig)
+    if weights is not None:
+        cfg.policy.checkpoint = weights
+    policy = load_policy(cfg.policy)
+    known = weights or _last_weights(policy, folder.parent / "checkpoints")
+    print(f"update {kept.update}, {len(kept.rollouts)} rollouts, weights: {known or cfg.policy.checkpoint}")
+    o, cap = cfg.objective, cfg.rollout.sampler_ratio_cap
+    broken = False
+    for lot in micro_batches(kept.rollouts, o.tokens_per_forward):
+        policy.model.zero_grad()
+        rollouts = [kept.rollouts[i] for i in lot]
+        with autocast_like_trainer(cfg):
+            logprobs, _ = logprobs_and_entropy(policy, rollouts, cfg.rollout.temperature)
+            old = [each.detach() for each in logprobs]
+            sampler = [torch.tensor(t.sampler_logprobs, device=each.device) for t, each in zip(rollouts, old, strict=True)]
+            weight = [sampler_weight(a, b, cap) for a, b in zip(old, sampler, strict=True)]
+            advantage = torch.cat([kept.advantages[i] * each for i, each in zip(lot, weight, strict=True)])
+            loss = policy_loss(torch.cat(logprobs), torch.cat(old), advantage, kept.tokens, o.clip, o.dual_clip)
+        loss.backward()
+        learned = [(name, p.grad) for name, p in policy.model.named_parameters() if p.grad is not None]
+        norm = math.sqrt(sum(float(gradient.float().square().sum()) for _, gradient in learned))
+        bad = [name for name, gradient in learned if not gradient.isfinite().all()]
+        unlikely = [t.sample.id for t, each in zip(rollouts, old, strict=True) if not each.isfinite().all()]
+        names = ", ".join(dict.fromkeys(t.sample.id for t in rollouts))
+        print(f"loss {float(loss.detach()):.6g}, gradient norm {norm:.6g}, samples {names}")
+        if unlikely:
+            print(f"  log-probabilities are not finite in {', '.join(unlikely)}")
+        if bad:
+            print(f"  gradients are not finite in {len(bad)} weights, first {bad[0]}")
+        broken = broken or not math.isfinite(loss.detach()) or bool(bad)
+    print("reproduced: not finite again" if broken else "not reproduced: all is finite with these weights")
+    return broken
+
+
+def _last_weights(policy: PolicyModel, folder: Path) -> Path | None:
+    """Load the last checkpoint of the run into the policy; None where it left none: it starts from its base."""
+    last = next((path for path in checkpoints.all_checkpoints(folder) if not checkpoints.damage(path)), None)
+    if last is None:
+        return None
+    if strategies.strategy_of_checkpoint(last) != "whole":
+        raise ValueError(f"{last} is divided among ranks; give a policy folder with whole weights: python -m focus.replay FOLDER POLICY")
+    state = torch.load(last, map_location="cpu", weights_only=True)["state_dict"]
+    learned = {name.removeprefix("model."): value for name, value in state.items()}
+    policy.model.load_state_dict(learned, strict=False)  # what did not learn may be left out; it is the base's
+    return last

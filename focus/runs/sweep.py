@@ -1,0 +1,36 @@
+"""Show what has run of a sweep: table, curves, one page."""
+
+import io
+from collections import Counter
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from focus import config
+from focus.report.sweep import FACTORS, _kind, _page, _shown, draw, points_of, write_table
+
+
+def run(cfg: DictConfig) -> None:
+    """Write `sweep.csv`, `sweep.png` and `sweep.html` into the sweep's folder, and print the points that are not finished."""
+    config.check(cfg, "sweep")
+    if unknown := [metric for metric in cfg.metrics if metric not in FACTORS]:
+        raise ValueError(f"metrics names {', '.join(unknown)}; there are {', '.join(FACTORS)}")
+    folder, metrics = Path(cfg.sweep), list(cfg.metrics)
+    points = points_of(folder)
+    states = Counter(_kind(point.status) for point in points)
+    counted = f"{len(points)} points: " + ", ".join(f"{n} {status}" for status, n in states.items())
+    table = Table(title=f"{folder.name}, {counted}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in (*points[0].values, "status", *metrics):
+        table.add_column(name)
+    for point in points:
+        table.add_row(*point.values.values(), point.status, *(_shown(point.mean(metric, "own")) for metric in metrics))
+    Console(markup=False).print(table)
+    picture = io.BytesIO()
+    draw(points, metrics).savefig(picture, dpi=110)
+    with config.writable(cfg.sweep):
+        write_table(points, metrics, cfg.resamples, folder / "sweep.csv")
+        (folder / "sweep.png").write_bytes(picture.getvalue())
+        (folder / "sweep.html").write_text(_page(folder.name, points, metrics, picture.getvalue(), counted))
+    print(f"table: {folder / 'sweep.csv'}\nfigure: {folder / 'sweep.png'}\npage: {folder / 'sweep.html'}")

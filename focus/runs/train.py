@@ -1,0 +1,339 @@
+"""Train a policy, measure it, and draw the page. `python -m focus.train experiment=stage1`.
+
+Started again on the same output folder, a run resumes where it stopped; a finished run only shows its result again.
+"""
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+from rich.console import Console
+from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
+
+from focus import config
+from focus.build import (
+    autocast_like_trainer,
+    build_judge,
+    build_policy,
+    build_rewards,
+    build_trainer,
+    gradable_samples,
+    held_out_samples,
+    leak_report,
+    load_policy,
+    rollout_limits,
+    training_samples,
+)
+from focus.data.identity import questions_digest
+from focus.data.questions import Questions
+from focus.data.sample import Sample
+from focus.data.scenes import Scenes
+from focus.evaluation import arms, outcome
+from focus.evaluation.arms import Evaluator, measure, measure_on_all_ranks
+from focus.evaluation.outcome import Outcome
+from focus.gap import Gap, Mode, read_levels
+from focus.grading.grader import Grader, check_decidable, count_decidable, decidable_sentence
+from focus.model import loading
+from focus.report.card import Card, card_text, remember_start, starts, stated_licence
+from focus.report.dashboard import Replay, TrajectoryTable, closing, start_logger
+from focus.report.run import check_results, graded_by, has_row, measurement, report_run, settings_hash, write_row
+from focus.report.table import Results, print_table
+from focus.rewards import Example, RewardCallback, examples, score
+from focus.rollout.loop import seed_of
+from focus.runtime import files, strategies
+from focus.training import checkpoints
+from focus.training.alarms import CollapseAlarms
+from focus.training.checkpoints import latest_checkpoint
+from focus.training.history import STOPPED, History, read_history, run_status
+from focus.training.policy import FocusPolicy
+from focus.training.probe_callback import ProbeCallback
+
+STARTS = "trained_by.jsonl"  # in the output folder: by which command, commit and versions, one line for each kind of start
+
+
+# Lightning's general advice that does not hold for a loop of rollout and update
+for _message in (
+    "`isinstance\\(treespec",
+    "Found \\d+ module\\(s\\) in eval mode",
+    "You have overridden `transfer_batch_to_device`",
+    "'set_vital' is deprecated",
+    "`gradient_checkpointing_enable` is deprecated",
+    "Experiment logs directory .* exists",  # its rows are written again (Replay)
+):
+    warnings.filterwarnings("ignore", _message)
+
+
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+
+
+class RestoreSignalHandlers(Callback):
+    """Signals stay with whoever had them: submitit, which requeues, or our own (config.end_on_sigterm).
+
+    Lightning's handler of SIGTERM waits for the other ranks, which may be waiting elsewhere, and ends with status 0.
+    """
+
+    def __init__(self) -> None:
+        self._handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for each, handler in self._handlers.items():
+                signal.signal(each, handler)
+
+
+def fit(
+    cfg: DictConfig,
+    module: FocusPolicy,
+    samples: Sequence[Sample],
+    alarms: CollapseAlarms,
+    output: Path,
+    logger: Logger,
+    grader: Grader | None = None,
+) -> None:
+    """Train until `objective.updates`, from the last checkpoint if there is one."""
+    if module.gap.mode is Mode.CALIBRATED:
+        samples = [sample for sample in samples if module.gap.keeps(sample.id)]
+        if not samples:
+            raise ValueError(
+                f"gap.table {cfg.gap.table} has a level for none of these questions; calibrate on this data set: make calibrate"
+            )
+    kept = output / "checkpoints"
+    history = History(output / "history.jsonl")
+    e = cfg.evaluation
+    probes = []
+    if e.samples and e.probe_every:
+        held_out = held_out_samples(cfg)
+        shown = [held_out[i] for i in range(min(len(held_out), e.probe_samples))]
+        played = rollout_limits(cfg, e.temperature)
+        probes.append(ProbeCallback(shown, _view_of_held_out(module.gap), played, e.probe_every, e.questions_per_forward, grader))
+    callbacks: list[Callback] = [
+        *module.rewards,
+        *probes,
+        alarms,
+        history,
+        Replay(history.path),
+        TrajectoryTable(cfg.report.trajectories_every),
+        *([RichProgressBar(leave=True)] if cfg.trainer.get("enable_progress_bar", True) else []),
+        checkpoints.SaveCheckpoints(kept, cfg.report.checkpoint_every, cfg.objective.updates),
+    ]
+    # Whoever started this process requeues it (submitit, on Slurm); Lightning neither does so nor takes a warning for the end
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None
+    trainer = build_trainer(
+        cfg.trainer,
+        callbacks=[*callbacks, RestoreSignalHandlers()],
+        plugins=slurm,
+        logger=logger,
+        max_epochs=1,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=str(output),
+    )
+    questions = Questions(samples, cfg.objective.updates, cfg.rollout.questions_per_update, cfg.data.workers, cfg.seed)
+    last = latest_checkpoint(kept)
+    if last and (by := strategies.strategy_of_checkpoint(last)) != strategies.strategy_kind(trainer.strategy):
+        told = {"whole": "a trainer that keeps whole weights"}.get(by, f"trainer={by}")
+        raise ValueError(f"{last} was written by {told}; resume it with the same kind of trainer, or give this run another name (name=...)")
+    if not isinstance(trainer.strategy, strategies.AtomicCheckpointFolders):
+        trainer.strategy.checkpoint_io = checkpoints.AtomicFiles()
+    last = checkpoints.latest_readable(kept)
+    _set_SIGCHLD_handler()  # PyTorch's, which notices a dead worker: it sets it once in a process, and Lightning puts back what it found
+    try:
+        trainer.fit(module, questions, ckpt_path=str(last) if last else None, weights_only=True)
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of ctrl-C
+            raise error.__context__ from None
+        raise  # a job that is requeued
+    if module.updates_done != cfg.objective.updates and not alarms.ended:
+        raise Unfinished(_unfinished(cfg, module.updates_done))
+
+
+def _unfinished(cfg: DictConfig, done: int) -> str:
+    wanted = cfg.objective.updates
+    if done > wanted:
+        return f"not exported: {done} updates are made already, but objective.updates is {wanted}; raise it to {done} at least"
+    limits = " and ".join(f"trainer.{key}" for key in CUTS_SHORT if cfg.trainer.get(key) is not None)
+    why, without = (f"{limits} ended the training", f" without {limits}") if limits else ("a callback of yours ended the training", "")
+    go_on = f"run the same command again{without}"
+    return f"not finished: {done} of {wanted} updates are made, then {why}. Nothing is exported; to go on, {go_on}"
+
+
+CUTS_SHORT = ("max_time", "max_steps", "limit_train_batches")  # settings of the trainer that end it before the run's last update
+
+
+class Unfinished(ValueError):
+    """The trainer returned before the last update."""
+
+
+def run(cfg: DictConfig) -> None:
+    """One run from settings to page. In a sweep a run that crashes leaves its row too."""
+    config.check(cfg, "train")
+    if cfg.results:
+        check_results(Path(cfg.results), cfg)
+    output, trained = Path(cfg.output), Path(cfg.output) / "policy"
+    if (output / "checkpoints").exists() or trained.exists():
+        config.refuse_other_run(cfg, output / "settings.yaml", finished=trained.exists())
+    with config.alone(output):
+        try:
+            _run(cfg, output, trained)
+        except Exception as error:
+            if cfg.results:
+                status = str(error) if isinstance(error, Unfinished) else f"crashed: {type(error).__name__}: {error}"
+                write_row(Path(cfg.results), cfg, "", {}, status=status)
+            raise
+
+
+def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
+    console = Console(quiet=not files.is_first_rank(), markup=False)  # what is printed holds names and texts of others
+    with config.writable(cfg.output):
+        files.write_atomically(output / "settings.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    torch.set_num_threads(cfg.threads)
+    arms.check_arms(cfg.evaluation.arms)
+    alarms = CollapseAlarms(**cfg.alarms)
+    samples = training_samples(cfg.data)
+    for sentence in [*config.cautions(cfg), *leak_report(cfg, samples)]:
+        console.print(sentence)
+    samples = gradable_samples(samples, build_rewards(cfg))
+    decidable = count_decidable(samples)
+    if cfg.judge.url is None:
+        check_decidable(decidable, len(samples), cfg.judge.min_decidable)
+    console.print(decidable_sentence(decidable, len(samples), cfg.judge.model))
+    is_trained = (trained / "config.json").is_file()
+    grader = Grader(build_judge(cfg, reach=not is_trained), cfg.judge.max_ungraded)
+    loaded = load_policy(cfg.policy)
+    base, origin = loaded.weights_hash(), output / "started_from.txt"
+    if origin.is_file() and origin.read_text() != base:
+        raise ValueError(
+            f"{output} holds a run that started from another policy than {cfg.policy.checkpoint} is now; give this one another name "
+            "(name=...), or remove that folder"
+        )
+    asked, trained_on = questions_digest(samples), output / "trained_on.txt"
+    calibrated = cfg.gap.mode == Mode.CALIBRATED
+    if calibrated:  # the table says which questions are trained on, and how they are seen
+        asked += f" {seed_of(sorted(read_levels(Path(cfg.gap.table)).items())):x}"
+    if trained_on.is_file() and trained_on.read_text() != asked:
+        raise ValueError(
+            f"{output} holds a run on other training questions: a record, a box, an image file or gap.table has changed since. Put the old "
+            "files back, give this run another name (name=...), or remove that folder"
+        )
+    files.write_atomically(origin, base)
+    files.write_atomically(trained_on, asked)
+    named = isinstance(samples, Scenes) and not calibrated  # settings name scenes, but not what lies in a file
+    start = base if named else f"{base} {asked}"
+    if cfg.results and cfg.evaluation.records:
+        start += f" {questions_digest(held_out_samples(cfg))}"
+    if cfg.results and has_row(Path(cfg.results), settings_hash(cfg), start):
+        console.print(f"{cfg.name}: this point stands in {cfg.results} already")
+        return
+    logger = None if is_trained else start_logger(cfg)  # before anything slow: it may have no account or no network
+    if logger is not None:
+        remember_start(output / STARTS)
+        if cfg.policy.lora_rank:
+            console.print(loaded.adapted)
+        with closing(logger):
+            fit(cfg, build_policy(cfg, loaded, grader), samples, alarms, output, logger, grader)
+        loaded.save(trained, config.export_dtype(cfg))
+    del loaded  # its memory is for the two that are measured
+    measured: dict[str, Outcome] = {}
+    known = {"base": loading.checkpoint_path(cfg.policy.checkpoint)} if cfg.evaluation.samples and cfg.evaluation.base else {}
+    for label, checkpoint in {**known, "trained": trained}.items():
+        module = build_policy(cfg, loading.load_model(checkpoint, cfg.policy.dialect, cfg.policy.dtype, cfg.policy.attention), grader)
+        module.engine.sync_weights()
+        measured |= _measure(cfg, module, grader, label, output) if cfg.evaluation.samples else {}
+    if not files.is_first_rank():
+        return
+    results, page = report_run(cfg, output, measured, _examples(cfg, module))
+    if results:
+        print_table(results, console)
+    files.write_atomically(trained / "README.md", card_text(_card(cfg, output, module.rewards, base, (len(samples), asked), results)))
+    if cfg.results:
+        write_row(Path(cfg.results), cfg, start, measured, run_status(read_history(output / "history.jsonl"), cfg.objective.updates))
+    console.print(f"page: {page}\npolicy: {trained}")
+
+
+def _card(
+    cfg: DictConfig, output: Path, rewards: Sequence[RewardCallback], base: str, trained_on: tuple[int, str], results: Results | None
+) -> Card:
+    """The card of a finished run; `base` is the hash of its weights, `trained_on` the number of the training questions and their digest."""
+    history, wanted = read_history(output / "history.jsonl"), cfg.objective.updates
+    return Card(
+        name=cfg.name,
+        base=cfg.policy.checkpoint,
+        base_hash=base,
+        licence=stated_licence(cfg.policy.checkpoint, loading.checkpoint_path(cfg.policy.checkpoint)),
+        source=cfg.data.source,
+        questions=trained_on[0],
+        digest=trained_on[1],
+        updates=max((int(row["update"]) for row in history), default=wanted),
+        wanted=wanted,
+        seed=cfg.seed,
+        rewards={reward.name: reward.weight for reward in rewards},
+        gap=f"{cfg.gap.mode}, at most {cfg.gap.view_tokens} visual tokens of the whole image",
+        starts=starts(output / STARTS),
+        results=results,
+        ended=STOPPED if run_status(history, wanted).startswith(STOPPED) else "",
+    )
+
+
+def _examples(cfg: DictConfig, module: FocusPolicy) -> list[Example]:
+    """Held-out trajectories for the page, scored by the run's own reward."""
+    held_out = held_out_samples(cfg)
+    gap, shown = _view_of_held_out(module.gap), [held_out[i] for i in range(min(len(held_out), 8 * cfg.report.trajectories))]
+    examiner = Evaluator(
+        module.policy,
+        module.engine,
+        gap,
+        rollout_limits(cfg, cfg.evaluation.temperature),
+        cfg.seed,
+        ("own",),
+        cfg.evaluation.questions_per_forward,
+    )
+    with autocast_like_trainer(cfg):
+        _, trajectories = measure(examiner, shown, "page")
+    return examples(trajectories, score(module.rewards, trajectories))
+
+
+def _view_of_held_out(gap: Gap) -> Gap:
+    """Held-out questions were not calibrated: they are seen under the one budget that the settings name."""
+    return replace(gap, mode=Mode.FIXED) if gap.mode is Mode.CALIBRATED else gap
+
+
+def _measure(cfg: DictConfig, module: FocusPolicy, grader: Grader, label: str, output: Path) -> dict[str, Outcome]:
+    """Outcomes of a policy at its own view and at the common one; kept, so that a second start does not repeat them."""
+    kept = output / f"evaluation_{label}_t{cfg.evaluation.temperature:g}.json"
+    held_out, e = held_out_samples(cfg), cfg.evaluation
+    identity = measurement(cfg, module.policy.weights_hash(), held_out) + graded_by(cfg)
+    if outcomes := outcome.load_outcomes(kept, identity):
+        return {f"{label} {name}": outcome for name, outcome in outcomes.items()}
+    own = _view_of_held_out(module.gap)
+    common = replace(own, mode=Mode.FIXED, view_tokens=e.common_view_tokens)
+    for name, gap in {"own view": own, "common view": common}.items():
+        if name == "common view" and common == own:
+            continue  # it is the same one
+        examiner = Evaluator(
+            module.policy,
+            module.engine,
+            gap,
+            rollout_limits(cfg, e.temperature),
+            cfg.seed,
+            e.arms,
+            e.questions_per_forward,
+            e.sigma,
+            grader,
+        )
+        with autocast_like_trainer(cfg):
+            outcomes[name] = measure_on_all_ranks(examiner, held_out, f"{label}, {name}")
+    if files.is_first_rank():
+        outcome.save_outcomes(outcomes, kept, identity)
+    return {f"{label} {name}": outcome for name, outcome in outcomes.items()}

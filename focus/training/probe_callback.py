@@ -1,0 +1,59 @@
+"""The probe inside training, as a Lightning callback."""
+
+import math
+from collections.abc import Sequence
+
+import pytorch_lightning as pl
+
+from focus.data.sample import Sample
+from focus.evaluation.arms import Evaluator, measure_on_all_ranks
+from focus.evaluation.bootstrap import bootstrap
+from focus.gap import Gap
+from focus.grading.grader import Grader
+from focus.grading.judge import NoVerdict
+from focus.rollout.loop import RolloutLimits
+from focus.runtime import distributed, files
+from focus.training.policy import FocusPolicy
+
+
+class ProbeCallback(pl.Callback):
+    """The probe inside training: every `every` updates, on the same held-out questions; the curves are `probe/...`.
+
+    `samples` are divided among the ranks. They are played by `rules`, as held-out questions are when the training is over. Between two
+    probes the values are NaN, and so are those of a probe during an outage of the judge, which does not end the training. 0 switches it
+    off.
+    """
+
+    ARMS = ("own", "gt", "noise", "tool_free")
+    SHOWN = ("own", "D_noise", "U_GT", "tool_free", "called", "agrees")
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        gap: Gap,
+        rules: RolloutLimits,
+        every: int,
+        questions_per_forward: int,
+        grader: Grader | None = None,
+    ) -> None:
+        self.samples, self.gap, self.rules, self.every, self.questions_per_forward = samples, gap, rules, every, questions_per_forward
+        self.grader = grader or Grader()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: object) -> None:
+        assert isinstance(pl_module, FocusPolicy)
+        if not self.every:
+            return
+        values = dict.fromkeys(self.SHOWN, math.nan)
+        if pl_module.updates_done % self.every == 0:
+            m = pl_module
+            examiner = Evaluator(
+                m.policy, m.engine, self.gap, self.rules, m.seed, self.ARMS, self.questions_per_forward, grader=self.grader
+            )
+            try:
+                with distributed.unsharded(m.model):
+                    outcome = measure_on_all_ranks(examiner, self.samples, None)
+                values = {metric: bootstrap(outcome.of(metric), outcome.groups, resamples=1)[0] for metric in self.SHOWN}
+            except NoVerdict as outage:
+                if files.is_first_rank():
+                    print(f"no probe at update {m.updates_done}: {outage}")
+        pl_module.log_dict({f"probe/{metric}": value for metric, value in values.items()})
