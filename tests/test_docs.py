@@ -17,16 +17,17 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from docs import generate
-from focus.alarms import ALARMS
 from focus.data.readers import SETS, TESTS
 from focus.data.sample import read_records
-from focus.dependence import DIFFERENCES, METRICS, Probe
-from focus.figures import Watched, figures
-from focus.grading import Grader
-from focus.judge import COUNTS
+from focus.evaluation.outcome import DIFFERENCES, METRICS
+from focus.grading.grader import Grader
+from focus.grading.judge import COUNTS
 from focus.report import evaluation
 from focus.report.run import NO_TOOL, ROWS
 from focus.rewards import Scores
+from focus.training.alarms import ALARMS
+from focus.training.metrics import TokenStatistics, update_metrics
+from focus.training.probe_callback import ProbeCallback
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "experiments").rglob("README.md")])
@@ -66,14 +67,14 @@ def test_every_link_leads_to_a_file_and_every_anchor_to_a_heading(path: Path):
 def _of_a_grader() -> dict[str, float]:
     grader = Grader()
     grader.begin_update()
-    return grader.figures()
+    return grader.metrics()
 
 
 def test_every_logged_and_reported_number_is_explained():
     page = (ROOT / "docs/metrics.md").read_text()
-    logged = {name for name in figures([], Scores({}, []), torch.zeros(0, 2)) if not name.startswith("reward/")}
-    logged |= {*Watched().figures(None), *_of_a_grader(), *(f"judge/{name}" for name in COUNTS)}
-    logged |= {f"alarm/{name}" for name in ALARMS} | {f"probe/{name}" for name in Probe.SHOWN}
+    logged = {name for name in update_metrics([], Scores({}, []), torch.zeros(0, 2)) if not name.startswith("reward/")}
+    logged |= {*TokenStatistics().metrics(None), *_of_a_grader(), *(f"judge/{name}" for name in COUNTS)}
+    logged |= {f"alarm/{name}" for name in ALARMS} | {f"probe/{name}" for name in ProbeCallback.SHOWN}
     reported = {*METRICS, *DIFFERENCES, *(metric for _, _, metric, _ in (*ROWS, *NO_TOOL)), *evaluation.METRICS}
     assert not [name for name in logged | reported if f"`{name}`" not in page]
     labels = [label for label, *_ in (*ROWS, *NO_TOOL)] + [label for label, *_ in evaluation.METRICS.values()]

@@ -4,9 +4,9 @@ import jaxtyping
 import pytest
 import torch
 
-from focus.attention import Ragged
-from focus.objective import group_advantage
+from focus.model.attention import Ragged
 from focus.rollout.kv import draw
+from focus.training.objective import group_advantage
 
 
 def test_an_array_of_another_shape_or_type_than_stated_is_refused_by_its_name():

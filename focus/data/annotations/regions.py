@@ -114,6 +114,7 @@ def make_region(name: str, box_px: Box, labels: Iterable[str], said: Mapping[str
 
 
 def read_notes(texts: Iterable[object]) -> dict[str, str]:
+    """What labels or notes such as `chain=left` and `level: 2` state, by key."""
     matches = [SAID.fullmatch(str(text)) for text in texts]
     return {match[1].lower(): match[2] for match in matches if match}
 
