@@ -99,6 +99,35 @@ def test_every_verdict_of_the_overview_is_the_recorded_one():
         assert f"**{found['verdict']}**" in row, name
 
 
+# The effect that the overview states, by the intervals of the record: (mean, low, high)
+EFFECTS = {
+    "C1": ("yes", lambda c: c["D_noise"][2] < 5 and c["crop rate"][1] > 80),
+    "C2": ("yes", lambda c: c["gap - 1.5 x no gap"][1] > 0),
+    "C3": ("yes", lambda c: c["no gap, bonus: D_noise"][2] < 5 and c["gap, no bonus: D_noise"][1] > 15),
+    "C4": ("yes", lambda c: c["area over the base's"][1] > 1),
+    "C5": ("yes", lambda c: c["IoU"][1] > 0 and c["area over stage 1's"][2] < 1 and c["accuracy"][1] > -2),
+    "C6": ("no", lambda c: c["coverage"][1] > -5),
+    "C7": ("no", lambda c: c["from the base: accuracy"][2] < 0),
+    "C8": ("no", lambda c: c["accuracy"][1] > -3),
+    "C9": ("unclear", lambda c: c["best - ends"][0][1] < 0 < c["best - ends"][0][2]),
+    "C10": ("unclear", lambda c: c["calibrated - best level"][1] < -1 < c["calibrated - best level"][2]),
+    "C11": ("yes", lambda c: c["no gap, bonus"][1] - c["gap, bonus"][2] > 20),
+    "C12": ("yes", lambda c: c["change"][2] < 0),
+    "C13": ("no", lambda c: c["solved - stage 1"][1] > 1),
+    "C17": ("no", lambda c: c["difference"][2] < -2),
+    "teach_groups": ("unclear", lambda c: c["accuracy"][1] < -2 < c["accuracy"][2]),
+}
+
+
+def test_every_effect_of_the_overview_follows_from_the_recorded_intervals():
+    claims = json.loads((ROOT / "experiments/claims/verdicts.json").read_text())["claims"]
+    overview = (ROOT / "experiments/README.md").read_text().splitlines()
+    assert set(EFFECTS) == set(claims)
+    for name, (effect, follows) in EFFECTS.items():
+        [row] = [line for line in overview if line.startswith(f"| {name} ")]
+        assert row.split(" | ")[1].startswith(f"**{effect}**") and follows(claims[name]), name
+
+
 TABLES = {
     "update": lambda rows: [f"{row['ours_over_peer']:.2f}" for row in rows],
     "grpo_step": lambda rows: [f"{row['peer_over_ours']['median']:.3g}" for row in rows["cells"].values()],

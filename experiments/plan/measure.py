@@ -209,7 +209,7 @@ def main() -> None:
     readme = HERE / "README.md"
     if readme.is_file():
         shown = readme.read_text()
-        readme.write_text(shown[: shown.index(f"| {HEAD[0]} |")] + table(rows))
+        readme.write_text(shown[: shown.index(f"| {HEAD[0]} |")] + table(rows) + "\n</details>\n")
     print(table(rows), f"{within} of {len(rows)} within {WITHIN:.0%}")
 
 
