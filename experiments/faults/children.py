@@ -37,8 +37,8 @@ IMPORTED = (
     "focus.calibrate",
     "focus.evaluate",
     "focus.probe",
-    "tests.conftest",
-    "tests.test_update",
+    "tests.support.policies",
+    "tests.support.updates",
     "transformers.models.qwen3_vl.modeling_qwen3_vl",
     "transformers.models.qwen2.tokenization_qwen2",
     "matplotlib.pyplot",
@@ -335,7 +335,7 @@ def policy(folder: Path) -> Path:
     if not place.exists():
         pid = os.fork()
         if not pid:
-            from tests.conftest import random_qwen3_vl
+            from tests.support.policies import random_qwen3_vl
 
             random_qwen3_vl(seed=7).save(place)
             os._exit(0)

@@ -48,7 +48,7 @@ SMALL = (
     "evaluation.common_view_tokens=16",
     "evaluation.arms=[own,noise]",
     "evaluation.resamples=50",
-    "+reward.terms.parity={_target_: tests.test_update.Parity, weight: 1.0}",
+    "+reward.terms.parity={_target_: tests.support.updates.Parity, weight: 1.0}",
 )
 ASKED = ("output=run", "data.side_px=224", "threads=1", "rollout.tokens_per_turn=16", "evaluation.resamples=50", "evaluation.samples=8")
 

@@ -30,7 +30,7 @@ from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, begin, play, seed_of
 from focus.rollout.trajectory import Trajectory
 from focus.training.logprobs import micro_batches, sampled_logprobs
-from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
+from tests.support.policies import random_qwen2_5_vl, random_qwen3_vl
 
 warnings.filterwarnings("ignore", message=".*checkpointing.*")
 HERE = Path(__file__).parent

@@ -17,7 +17,7 @@ from typing import Any
 from rich.progress import track
 
 from focus.data.readers import SETS, ingest
-from tests.published import WRITERS
+from tests.support.published import WRITERS
 
 HERE = Path(__file__).parent
 ROWS = (10_000, 100_000)

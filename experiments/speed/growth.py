@@ -26,7 +26,7 @@ from focus.data.questions import Questions
 from focus.data.sample import read_records
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.rewards import RewardCallback
-from tests.test_engine import steer
+from tests.support.scripted import steer
 
 MIDDLE = {"questions": 4, "rollouts": 8, "visual": 64, "crops": 1, "side_px": 896, "ranks": 1}
 AXES: dict[str, tuple[int, ...]] = {  # beside the middle itself

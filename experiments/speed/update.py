@@ -18,7 +18,7 @@ from focus.pretraining.tokenizer import build_tokenizer
 from focus.rollout.trajectory import Trajectory
 from focus.training.logprobs import micro_batches, sampled_logprobs
 from focus.training.objective import policy_loss
-from tests.reference import Shape, made
+from tests.support.reference import Shape, made
 
 THREADS = 2
 SIBLINGS = 16

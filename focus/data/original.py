@@ -2,7 +2,7 @@
 
 A photograph of 67 Mpx takes 0.4 s and 256 MiB to decode and as long again to shrink, but its view is a few hundred pixels wide. A JPEG
 decoder can stop at 1/2, 1/4 or 1/8 of each side, so the view of a large JPEG is made from such a scaled decode, which differs from the
-exact one by about one grey level (tests/test_originals.py). Crops are always exact: the first one decodes the file once, for everybody.
+exact one by about one grey level (tests/data/test_originals.py). Crops are always exact: the first one decodes the file once, for all.
 
 Of a file of 200 Mpx nothing is held (`Huge`): every crop streams through the file's rows down to its lower edge, with the same pixels.
 Files that nobody can read row by row are refused at that size, with what to convert them to.
@@ -175,7 +175,7 @@ class LargeJpeg:
 class Huge:
     """An original that stays in its file: views and crops are streamed from it, and no pixels are held between two of them.
 
-    Crops have exactly the pixels of a full decode (libvips and Pillow decode alike; tests/test_originals.py compares them). So has the
+    Crops have exactly the pixels of a full decode (libvips and Pillow decode alike; tests/data/test_originals.py compares). So has the
     view, except that of a JPEG, which is made from a scaled decode like a `LargeJpeg`'s, and that of a file that lies on its side, which is
     shrunk before it is turned (a rounding apart). `size` is the one after EXIF rotation; `scale` the values that become
     black and, just above, white. A pickle holds these three.

@@ -25,10 +25,9 @@ from focus.rollout.loop import RolloutLimits, request_for, seed_of
 from focus.rollout.trajectory import Status, Trajectory
 from focus.rollout.vllm import Prompt, Remote, Sampler, VLLMEngine, VLLMOptions, colocated
 from focus.runtime.endpoint import Endpoint, Outage
-from tests.conftest import random_qwen2_5_vl, random_qwen3_vl
-from tests.scripted import call, playing
-from tests.test_engine import boxes_of
-from tests.test_update import policy_of, questions, trainer
+from tests.support.policies import random_qwen2_5_vl, random_qwen3_vl
+from tests.support.scripted import boxes_of, call, playing
+from tests.support.updates import policy_of, questions, trainer
 
 CLOSE = 1e-4  # nats; what is measured lies near 1e-6
 ROOM = VLLMOptions(None, "float32", 0.1, 0.5, 2048, 32, enforce_eager=True, images=4, lora_rank=8)

@@ -1,0 +1,506 @@
+"""What keeps a run from collapsing or from breaking: the call floor, truncated rollouts, a forced first crop, crops of one size, questions
+that can't be graded, crashed points of a sweep, letters of another size."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from focus import build
+from focus.build import gradable_samples
+from focus.config import CONF, problems_of
+from focus.data.boxes import settle
+from focus.data.original import Decoded
+from focus.data.scenes import DIFFICULTY, Scene, Scenes, scene_spec
+from focus.gap import View
+from focus.model.prompts import CALL_OPEN, encode
+from focus.report.run import has_row, settings_hash, write_row
+from focus.rewards import Accuracy, CallFloor, Grounding
+from focus.rewards.call_floor import call_floor
+from focus.rollout.engine import Sampling
+from focus.rollout.loop import RolloutLimits
+from focus.rollout.trajectory import TRUNCATED, Status, Trajectory
+from focus.runs import train
+from tests.support.policies import random_qwen3_vl
+from tests.support.runs import SMALL, settings
+from tests.support.trajectories import ANNOTATED, B1, says, trajectory, zooms
+from tests.support.updates import assert_close, policy_of, questions, trainer, weights
+
+# ---------------------------------------------------------------------------------------------------------- the call floor
+
+
+def group(*crops: int) -> list[Trajectory]:
+    """Siblings that made so many crops, as those of a rollout are."""
+    number = trajectory().group
+    return [replace(trajectory(*[zooms()] * n, says("42")), group=number) for n in crops]
+
+
+def test_a_lone_caller_is_paid_for_the_calls_that_its_group_lacks():
+    """0.25 x (0.3 - 0.125) / 2 / 0.125 = 0.175"""
+    assert CallFloor(1.0, floor=0.3).score(group(1, 0, 0, 0, 0, 0, 0, 0)) == pytest.approx([0.175, 0, 0, 0, 0, 0, 0, 0])
+    assert call_floor(1, 0.125, 0.3) == pytest.approx(0.175)
+
+
+def test_the_rarer_a_call_the_more_it_is_paid():
+    two = CallFloor(1.0, floor=0.3).score(group(1, 1, 0, 0, 0, 0, 0, 0))
+    assert two == pytest.approx([0.025, 0.025, 0, 0, 0, 0, 0, 0])  # 0.25 x (0.3 - 0.25) / 2 / 0.25
+
+
+@pytest.mark.parametrize("calls", [(1, 1, 1, 0, 0, 0, 0, 0), (1,) * 8])
+def test_a_group_that_calls_often_enough_is_paid_nothing(calls):
+    assert CallFloor(1.0, floor=0.3).score(group(*calls)) == [0.0] * 8
+
+
+def test_a_group_at_the_floor_itself_is_paid_nothing():
+    assert CallFloor(1.0, floor=0.25).score(group(1, 1, 0, 0, 0, 0, 0, 0)) == [0.0] * 8
+
+
+def test_where_nobody_calls_nobody_is_paid():
+    assert CallFloor(1.0).score(group(0, 0, 0, 0)) == [0.0] * 4
+
+
+def test_every_call_after_the_first_costs_a_twentieth():
+    assert CallFloor(1.0, floor=0.3).score(group(3, 0, 0, 0, 0, 0, 0, 0))[0] == pytest.approx(0.175 - 0.10)
+    assert CallFloor(1.0, floor=0.3).score(group(3, 2, 1, 0)) == pytest.approx([-0.10, -0.05, 0, 0])
+
+
+def test_each_group_has_a_call_rate_of_its_own_wherever_its_rollouts_stand():
+    rare, common = group(1, 0, 0, 0, 0, 0, 0, 0), group(1, 1, 1, 1)
+    mixed = [t for pair in zip(rare, [*common, *rare[4:]], strict=True) for t in pair][:8] + rare[4:]
+    assert len(mixed) == 12
+    paid = dict(zip(map(id, mixed), CallFloor(1.0, floor=0.3).score(mixed), strict=True))
+    assert [paid[id(t)] for t in (*rare, *common)] == pytest.approx([0.175] + [0] * 11)
+
+
+@pytest.mark.parametrize("floor", [0.0, -0.1, 1.01, math.nan])
+def test_a_floor_that_is_no_rate_is_refused(floor):
+    with pytest.raises(ValueError, match=r"floor of the call-floor reward is .*; it is a call rate in \(0, 1\]"):
+        CallFloor(1.0, floor=floor)
+
+
+def test_a_floor_of_one_is_a_rate():
+    assert CallFloor(1.0, floor=1.0).score(group(1, 0)) == pytest.approx([0.125, 0])  # 0.25 x 0.5 / 2 / 0.5
+
+
+# ------------------------------------------------------------------------------------------- rollouts that ran out of room
+
+ADVANTAGE = [1.0, -0.5, 2.0, -2.0, 0.3, 0.7, -1.2, 0.4]
+CUT = {1: Status.OUT_OF_TURNS, 6: Status.OUT_OF_TOKENS}
+
+
+def stepped(mask: bool, statuses: dict[int, Status], kept: list[int] | None = None):
+    """One optimiser step on eight rollouts (or those `kept`), their endings and advantages set by hand.
+
+    Returns the weights, what the update logged, and the sampled tokens of every rollout that it was given."""
+    policy = policy_of(random_qwen3_vl(seed=1), mask_overturn=mask)
+    made, update = {}, policy.update
+
+    def by_hand(rolled, _):
+        ended = [replace(t, status=statuses.get(i, Status.ANSWERED)) for i, t in enumerate(rolled)]
+        chosen = range(len(ended)) if kept is None else kept
+        given = [ended[i] for i in chosen]
+        made.update(logged=update(given, torch.tensor([ADVANTAGE[i] for i in chosen])), tokens=[sum(t.sampled_mask) for t in given])
+        return made["logged"]
+
+    policy.update = by_hand
+    policy._watch = lambda *_, **__: None
+    trainer().fit(policy, questions(1, per_update=2))
+    return weights(policy), made["logged"], made["tokens"]
+
+
+def test_a_masked_rollout_leaves_the_loss_the_gradient_and_the_denominator():
+    masked, logged, tokens = stepped(True, CUT)
+    rest = [i for i in range(8) if i not in CUT]
+    alone, expected, _ = stepped(False, CUT, kept=rest)
+    assert_close(masked, alone, 1e-6)
+    for name in ("objective/loss", "objective/grad_norm", "tokens/trained"):
+        assert logged[name] == pytest.approx(expected[name], rel=1e-5)
+    count = sum(tokens[i] for i in rest)
+    assert logged["tokens/trained"] == count
+    # on-policy every ratio is 1, so the loss is the mean advantage of the tokens that are left
+    assert logged["objective/loss"] == pytest.approx(-sum(ADVANTAGE[i] * tokens[i] for i in rest) / count, rel=1e-5)
+
+
+def test_without_the_mask_a_truncated_rollout_stays_in_all_three():
+    free, logged, tokens = stepped(False, CUT)
+    masked, of_masked, _ = stepped(True, CUT)
+    assert logged["tokens/trained"] == sum(tokens)
+    assert logged["objective/loss"] == pytest.approx(-sum(a * n for a, n in zip(ADVANTAGE, tokens, strict=True)) / sum(tokens), rel=1e-5)
+    assert logged["objective/grad_norm"] != pytest.approx(of_masked["objective/grad_norm"], rel=1e-2)
+    assert max((free[name] - masked[name]).abs().max() for name in free) > 1e-4
+
+
+@pytest.mark.parametrize("ending", [status for status in Status if status not in (*TRUNCATED, Status.OPEN)])
+def test_a_rollout_that_ended_of_itself_is_never_masked(ending):
+    _, logged, tokens = stepped(True, {1: ending})
+    assert logged["tokens/trained"] == sum(tokens)
+
+
+def test_an_update_whose_rollouts_were_all_truncated_is_no_step_and_breaks_nothing():
+    policy = policy_of(random_qwen3_vl(seed=1))
+    found, logged, _ = stepped(True, dict.fromkeys(range(8), Status.OUT_OF_TURNS))
+    assert logged["objective/loss"] == 0 and logged["objective/grad_norm"] == 0
+    assert all(math.isfinite(value) for value in logged.values())
+    assert all(torch.equal(before, found[name]) for name, before in weights(policy).items())
+
+
+# ------------------------------------------------------------------------------------------------------ a forced first crop
+
+
+def rolled(force: bool) -> tuple[list[Trajectory], list[int]]:
+    policy = policy_of(random_qwen3_vl(seed=1))
+    policy.rules = replace(policy.rules, force_first_crop=force)
+    policy.trainer = trainer()
+    [found] = policy.roll_out(next(iter(questions(per_update=2).train_dataloader())))
+    assert len(found) == 8
+    return found, encode(policy.policy.tokenizer, CALL_OPEN)
+
+
+def test_with_a_forced_crop_every_first_turn_opens_with_a_call_that_carries_no_loss():
+    found, opening = rolled(force=True)
+    for t in found:
+        start, spoken = len(t.prompt_ids), len(t.turns[0].ids)
+        assert t.turns[0].text.startswith(CALL_OPEN)
+        assert t.ids[start : start + len(opening) + spoken] == [*opening, *t.turns[0].ids]
+        assert t.sampled_mask[: start + len(opening) + spoken] == [False] * (start + len(opening)) + [True] * spoken
+        assert sum(t.sampled_mask) == sum(len(turn.ids) for turn in t.turns) == len(t.sampler_logprobs)
+
+
+def test_without_it_every_token_after_the_prompt_is_the_policys_own():
+    found, _ = rolled(force=False)
+    for t in found:
+        start, spoken = len(t.prompt_ids), len(t.turns[0].ids)
+        assert t.opening == "" and not t.turns[0].text.startswith(CALL_OPEN)
+        assert t.ids[start : start + spoken] == list(t.turns[0].ids)
+        assert t.sampled_mask[: start + spoken] == [False] * start + [True] * spoken
+
+
+def test_an_update_on_forced_rollouts_has_a_gradient_for_their_sampled_tokens_alone():
+    policy = policy_of(random_qwen3_vl(seed=1))
+    policy.rules = replace(policy.rules, force_first_crop=True)
+    seen = {}
+    policy._watch = lambda found, _scores, _reward, update, **_: seen.update(update, sampled=[t.turns for t in found])
+    trainer().fit(policy, questions(1, per_update=2))
+    assert seen["tokens/sampled"] == sum(len(turn.ids) for turns in seen["sampled"] for turn in turns)
+    assert seen["objective/mismatch_max"] < 2e-5  # the trainer weighs them after the same opening as the sampler
+
+
+# ------------------------------------------------------------------------------------------------------- crops of one size
+
+SIZE, TOKEN_PX, BUDGET = (1200, 900), 28, 64
+BLANK = Decoded(Image.new("RGB", SIZE))
+SIGN = replace(trajectory().sample, width=SIZE[0], height=SIZE[1])
+ASKING = replace(trajectory(sample=SIGN), source=BLANK)
+
+
+def tokens_of(*box_px: float, fixed: bool, budget: int = BUDGET) -> int:
+    settled = settle(box_px, SIZE, TOKEN_PX)
+    view: View = RolloutLimits(1, budget, Sampling(1.0, 1), fixed_crops=fixed).cut(ASKING, settled, TOKEN_PX)
+    assert view.tokens * TOKEN_PX**2 == view.size[0] * view.size[1]
+    return view.tokens
+
+
+def test_with_fixed_crops_a_small_and_a_large_box_cost_the_same():
+    """56 x 56 px are 2 x 2 tokens, 112 x 112 are 4 x 4; both become 8 x 8."""
+    assert [tokens_of(10, 10, 10 + side, 10 + side, fixed=True) for side in (28, 56, 112, 224, 800)] == [64] * 5
+
+
+def test_without_them_tokens_grow_with_the_area_up_to_the_budget():
+    assert [tokens_of(10, 10, 10 + side, 10 + side, fixed=False) for side in (28, 56, 112, 224, 800)] == [1, 4, 16, 64, 64]
+
+
+def test_rules_have_no_fixed_crops_and_no_forced_one_unless_they_are_asked_for():
+    rules = RolloutLimits(1, BUDGET, Sampling(1.0, 1))
+    assert not rules.fixed_crops and not rules.force_first_crop
+
+
+@st.composite
+def boxes(draw, most_aspect: float = 1e9):
+    width = draw(st.integers(1, SIZE[0]))
+    low, high = max(1, math.ceil(width / most_aspect)), min(SIZE[1], math.floor(width * most_aspect))
+    height = draw(st.integers(low, high))
+    x, y = draw(st.integers(0, SIZE[0] - width)), draw(st.integers(0, SIZE[1] - height))
+    return (float(x), float(y), float(x + width), float(y + height))
+
+
+@effort(max_examples=60)
+@given(box=boxes(), budget=st.sampled_from([1, 4, 16, 64, 100]))
+def test_no_crop_ever_costs_more_than_the_budget(box, budget):
+    assert 1 <= tokens_of(*box, fixed=True, budget=budget) <= budget
+    assert 1 <= tokens_of(*box, fixed=False, budget=budget) <= budget
+
+
+@effort(max_examples=60)
+@given(box=boxes(most_aspect=3), budget=st.sampled_from([16, 64, 100]))
+def test_a_fixed_crop_of_moderate_shape_costs_at_least_half_of_the_budget(box, budget):
+    assert tokens_of(*box, fixed=True, budget=budget) >= budget / 2
+
+
+def test_a_fixed_crop_shows_the_pixels_of_its_box_enlarged():
+    image = Image.new("RGB", SIZE, "black")
+    image.paste((200, 30, 30), (100, 100, 128, 156))
+    t = replace(ASKING, source=Decoded(image))
+    view = RolloutLimits(1, 32, Sampling(1.0, 1), fixed_crops=True).cut(t, (100.0, 100.0, 128.0, 156.0), TOKEN_PX)
+    assert view.size == (4 * 28, 8 * 28)  # 1 x 2 tokens, four times as long on each side
+    assert view.image.getcolors() == [(112 * 224, (200, 30, 30))]
+
+
+# -------------------------------------------------------------------------------------------------- settings reach the rules
+
+
+def test_the_settings_of_a_run_reach_the_rules_and_the_update(tmp_path):
+    cfg = settings(tmp_path, tmp_path, "rollout.fixed_crops=true", "rollout.force_first_crop=true", "objective.mask_overturn=true")
+    assert build.rollout_limits(cfg, 1.0).fixed_crops and build.rollout_limits(cfg, 1.0).force_first_crop
+    assert build.build_policy(cfg, random_qwen3_vl(seed=1)).settings.mask_overturn
+    plain = settings(tmp_path, tmp_path)
+    assert not build.rollout_limits(plain, 1.0).fixed_crops and not build.rollout_limits(plain, 1.0).force_first_crop
+
+
+# -------------------------------------------------------------------------------------------- questions without annotation
+
+BARE = [replace(ANNOTATED, id=f"bare/{i}", boxes=()) for i in range(3)]
+BOXED = [replace(ANNOTATED, id=f"boxed/{i}") for i in range(2)]
+
+
+def test_a_reward_that_needs_boxes_and_questions_that_have_none_are_refused_with_term_id_and_remedy():
+    with pytest.raises(ValueError) as refused:
+        gradable_samples(BARE, [Accuracy(1.0), Grounding(0.5)])
+    said = str(refused.value)
+    assert "reward term grounding" in said and "none of the 3 training questions" in said and "first: bare/0" in said
+    assert "annotate them, use data=scenes, or set reward.terms.grounding.weight=0" in said
+
+
+def test_the_term_is_called_as_the_settings_call_it():
+    tight = Grounding(0.5)
+    tight.name = "tight"
+    with pytest.raises(ValueError, match=r"reward term tight .* reward\.terms\.tight\.weight=0"):
+        gradable_samples(BARE, [tight])
+
+
+def test_some_questions_without_boxes_are_left_out_and_counted(capsys):
+    kept = gradable_samples([BOXED[0], BARE[1], BARE[0], BOXED[1]], [Grounding(1.0)])
+    assert [sample.id for sample in kept] == ["boxed/0", "boxed/1"]
+    assert capsys.readouterr().out == "2 of 4 training questions have no boxes and are left out (first: bare/1)\n"
+
+
+@pytest.mark.parametrize("rewards", [[Accuracy(1.0)], [Accuracy(1.0), Grounding(0.0)], []], ids=["no such term", "weight 0", "no term"])
+@pytest.mark.parametrize("samples", [BARE, [*BOXED, *BARE]], ids=["all bare", "some bare"])
+def test_no_question_is_left_out_for_a_reward_that_does_not_pay_for_boxes(samples, rewards, capsys):
+    assert gradable_samples(samples, rewards) is samples
+    assert capsys.readouterr().out == ""
+
+
+def test_annotated_questions_and_scenes_are_kept_as_they_are(capsys):
+
+    class Unseen(Scenes):
+        def __getitem__(self, index):
+            raise AssertionError("a scene was laid out to see whether it has boxes")
+
+    scenes = Unseen(DIFFICULTY[1], "train", 10**9)
+    assert gradable_samples(BOXED, [Grounding(1.0)]) is BOXED
+    assert gradable_samples(scenes, [Grounding(1.0)]) is scenes
+    assert capsys.readouterr().out == ""
+
+
+def test_a_bare_question_is_not_graded_and_so_had_to_be_left_out():
+    assert math.isnan(Grounding(1.0).score([trajectory(zooms(B1), says("42"), sample=BARE[0])])[0])
+
+
+# ------------------------------------------------------------------------------------------------ crashed points of a sweep
+
+
+def rows(results: Path) -> list[dict[str, str]]:
+    with results.open() as file:
+        return list(csv.DictReader(file))
+
+
+def crash(error: BaseException):
+    def fit(*_):
+        raise error
+
+    return fit
+
+
+def test_a_crashed_point_leaves_a_row_and_is_run_again_and_a_finished_one_is_not(tmp_path, random_policy, monkeypatch, capsys):
+    results = tmp_path / "results.csv"
+
+    def point(name: str):
+        return settings(tmp_path / name, random_policy, f"results={results}", "evaluation.samples=0")
+
+    monkeypatch.setattr(train, "fit", crash(RuntimeError("out of memory, said the card")))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train.run(point("a"))
+    [row] = rows(results)
+    assert row["status"] == "crashed: RuntimeError: out of memory, said the card" and row["run"] == "a"
+    assert {value for key, value in row.items() if key.startswith(("own ", "common "))} == {""}
+
+    started = []
+
+    def trained(cfg, *_):
+        started.append(1)
+        lines = [json.dumps({"update": update}) for update in range(1, cfg.objective.updates + 1)]
+        (tmp_path / "a/history.jsonl").write_text("\n".join(lines))
+
+    monkeypatch.setattr(train, "fit", trained)
+    train.run(point("a"))
+    assert started == [1]
+    assert [row["status"].split(":")[0] for row in rows(results)] == ["crashed", "finished"]
+    assert rows(results)[0]["settings"] == rows(results)[1]["settings"]
+
+    monkeypatch.setattr(train, "fit", crash(AssertionError("a finished point was trained again")))
+    train.run(point("b"))
+    assert "stands in" in capsys.readouterr().out
+    assert len(rows(results)) == 2
+
+
+def test_a_run_that_an_alarm_ended_says_so_in_its_row_and_is_not_run_again(tmp_path, random_policy, capsys):
+    results = tmp_path / "results.csv"
+    stopping = ("evaluation.samples=0", f"results={results}", "alarms.stop=true", "alarms.window=1", "alarms.crop_rate=1.0")
+    train.run(settings(tmp_path / "a", random_policy, *stopping))
+    [row] = rows(results)
+    assert row["status"] == "stopped by an alarm after 1 updates"
+    train.run(settings(tmp_path / "b", random_policy, *stopping))
+    assert "stands in" in capsys.readouterr().out and len(rows(results)) == 1
+
+
+def test_a_results_file_of_another_version_is_refused_before_anything_starts(tmp_path, random_policy, monkeypatch):
+    monkeypatch.setattr(build, "load_policy", crash(AssertionError("the policy was loaded first")))
+    (tmp_path / "results.csv").write_text("seed,accuracy\n0,0.5\n")
+    with pytest.raises(ValueError, match=r"has other columns than this version writes; name another with results=FILE"):
+        train.run(settings(tmp_path / "a", random_policy, f"results={tmp_path / 'results.csv'}"))
+    assert (tmp_path / "results.csv").read_text() == "seed,accuracy\n0,0.5\n"
+
+
+def test_a_run_in_a_folder_that_started_from_another_policy_is_refused(tmp_path, random_policy):
+    train.run(settings(tmp_path / "a", random_policy, "evaluation.samples=0"))
+    random_qwen3_vl(seed=8).save(random_policy)
+    try:
+        with pytest.raises(ValueError, match=r"holds a run that started from another policy than .* is now; give this one another name"):
+            train.run(settings(tmp_path / "a", random_policy, "evaluation.samples=0"))
+    finally:
+        random_qwen3_vl(seed=7).save(random_policy)
+
+
+def test_a_point_stands_in_the_results_only_if_it_finished_from_the_same_base(tmp_path):
+    results, cfg = tmp_path / "results.csv", settings(tmp_path / "a", tmp_path)
+    point = settings_hash(cfg)
+    assert not has_row(results, point, "base")
+    write_row(results, cfg, "base", {}, status="crashed: RuntimeError: boom")
+    assert not has_row(results, point, "base")
+    write_row(results, cfg, "base", {})
+    assert has_row(results, point, "base")
+    assert not has_row(results, point, "another base")
+    assert not has_row(results, settings_hash(settings(tmp_path / "a", tmp_path, "seed=1")), "base")
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40, 140])
+def test_a_row_that_a_kill_cut_is_no_finished_point_and_leaves_with_the_next_one(cut, tmp_path):
+    """Also where the whole row is there but its end of line (`\\r\\n`): nobody can tell whether its last number is whole."""
+    results, cfg = tmp_path / "results.csv", settings(tmp_path / "a", tmp_path)
+    point = settings_hash(cfg)
+    write_row(results, cfg, "first", {})
+    write_row(results, cfg, "base", {})
+    results.write_bytes(results.read_bytes()[:-cut])
+    assert not has_row(results, point, "base") and has_row(results, point, "first")
+    write_row(results, cfg, "again", {})
+    assert [(row["base"], row["status"]) for row in rows(results)] == [("first", "finished"), ("again", "finished")]
+
+
+def test_a_message_of_several_lines_becomes_one_row_of_one_line(tmp_path, random_policy, monkeypatch):
+    results = tmp_path / "results.csv"
+    monkeypatch.setattr(train, "fit", crash(ValueError('two lines:\n  - "this", and that')))
+    for seed in (0, 1):
+        with pytest.raises(ValueError, match="two lines"):
+            train.run(settings(tmp_path / f"seed{seed}", random_policy, f"results={results}", "evaluation.samples=0", f"seed={seed}"))
+    found = rows(results)
+    assert [row["status"] for row in found] == ['crashed: ValueError: two lines: - "this", and that'] * 2
+    assert len(results.read_text().splitlines()) == 3
+    assert [row["seed"] for row in found] == ["0", "1"]
+
+
+def test_a_run_that_a_person_interrupts_has_not_crashed(tmp_path, random_policy, monkeypatch):
+    results = tmp_path / "results.csv"
+    monkeypatch.setattr(train, "fit", crash(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        train.run(settings(tmp_path / "a", random_policy, f"results={results}", "evaluation.samples=0"))
+    assert results.read_text() == ""  # it was tried, and no row was written
+
+
+def test_a_crash_outside_a_sweep_leaves_no_row(tmp_path, random_policy, monkeypatch):
+    monkeypatch.setattr(train, "fit", crash(RuntimeError("boom")))
+    with pytest.raises(RuntimeError, match="boom"):
+        train.run(settings(tmp_path / "a", random_policy, "evaluation.samples=0"))
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+# ------------------------------------------------------------------------------------------------- letters of another size
+
+
+def test_letters_override_those_of_the_dial_and_nothing_else():
+    assert scene_spec(3, [20, 24], 448) == replace(DIFFICULTY[3], letter_px=(20, 24), side_px=448)
+    assert scene_spec(3, None, 900) == replace(DIFFICULTY[3], side_px=900)
+    assert scene_spec(5, None, 448).letter_px == (9, 14)
+
+
+def test_a_scene_is_drawn_with_the_letters_that_were_asked_for():
+    signs = [sign for i in range(5) for sign in Scene(scene_spec(1, [20, 22], 448), "train", i).signs]
+    assert all(20 <= sign.letter_px <= 22 for sign in signs)
+
+
+@pytest.fixture(scope="module")
+def composed():
+    return settings(Path("run"), Path("policy"))
+
+
+def changed(composed: DictConfig, **letters: list[int] | None) -> DictConfig:
+    """These settings with other letters, by section."""
+    return OmegaConf.merge(composed, {section: {"letter_px": value} for section, value in letters.items()})
+
+
+def test_held_out_scenes_have_the_letters_of_the_training_unless_they_have_their_own(composed):
+    def letters(**sections: list[int]):
+        cfg = changed(composed, **sections)
+        return build.training_samples(cfg.data).spec.letter_px, build.held_out_samples(cfg).spec.letter_px
+
+    assert letters() == ((10, 16), (10, 16))
+    assert letters(data=[20, 24]) == ((20, 24), (20, 24))
+    assert letters(data=[20, 24], evaluation=[8, 9]) == ((20, 24), (8, 9))
+    assert letters(evaluation=[8, 9]) == ((10, 16), (8, 9))
+
+
+@pytest.mark.parametrize("section", ["data", "evaluation"])
+@pytest.mark.parametrize("letters", [[13, 9], [9], [5, 9], [9, 11, 13]])
+def test_letters_that_can_not_be_drawn_are_refused_with_the_key_and_the_remedy(composed, section, letters):
+    found = problems_of(changed(composed, **{section: letters}))
+    assert found == [f"{section}.letter_px is {letters}; give [least, most] native pixels, from 6 up, or null"]
+
+
+@pytest.mark.parametrize("letters", [[6, 6], [9, 13], None])
+def test_letters_that_can_be_drawn_pass(composed, letters):
+    assert problems_of(changed(composed, data=letters, evaluation=letters)) == []
+
+
+def test_a_point_that_fails_leaves_the_rest_of_a_sweep_to_run(tmp_path, random_policy):
+    results = tmp_path / "results.csv"
+    sweep = (*SMALL, "evaluation.samples=0", "objective.updates=1", f"results={results}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    points = f"policy.checkpoint={tmp_path / 'missing'},{random_policy}"
+    done = subprocess.run(
+        [sys.executable, "-m", "focus.train", "--multirun", *sweep, points, "hydra.sweep.subdir=${hydra:job.num}"],
+        cwd=CONF.parent,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode != 0 and "missing, which is not a folder" in done.stderr
+    assert [row["status"].split(":")[0] for row in rows(results)] == ["crashed", "finished"]

@@ -1,0 +1,224 @@
+"""The engine over vLLM where no vLLM is: in its place our own engine samples, from a copy of the weights as they were published.
+
+vLLM itself is met in tests/vllm (`make test-vllm`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+
+from focus.config import learned_settings, problems_of
+from focus.model import loading
+from focus.model.policy_model import PolicyModel
+from focus.rollout.engine import Conversation, Sampling
+from focus.rollout.kv import KVEngine
+from focus.rollout.loop import RolloutLimits, play, request_for
+from focus.rollout.vllm import BAN, Prompt, VLLMEngine, VLLMOutput
+from focus.training.logprobs import sampled_logprobs
+from tests.support.policies import random_qwen2_5_vl, random_qwen3_vl
+from tests.support.reference import Shape, made
+from tests.support.runs import composed
+from tests.support.scripted import opened
+from tests.support.updates import policy_of, questions, trainer
+
+CLOSE = 2e-5
+
+
+@dataclass
+class StandIn:
+    """A sampler as vLLM is one: it knows the weights that were published to it, and no others. `extra` tokens are read too many."""
+
+    of: PolicyModel
+    extra: int = 0
+    copy: PolicyModel | None = None
+    heard: list[tuple[Sequence[Prompt], Mapping[str, Any]]] = field(default_factory=list)
+    published: list[str] = field(default_factory=list)
+
+    def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, VLLMOutput]]:
+        assert self.copy is not None
+        self.heard.append((prompts, settings))
+        asked = [self._expanded(i, prompt) for i, prompt in enumerate(prompts)]
+        for i, said in KVEngine(self.copy).generate(asked, Sampling(settings["temperature"], settings["max_tokens"])):
+            yield i, VLLMOutput(said.ids, said.logprobs, said.stopped, len(asked[i].ids) + self.extra)
+
+    def _expanded(self, number: int, prompt: Prompt) -> Conversation:
+        pad, images, ids = self.of.image_pad_id, iter(prompt.images), []
+        for token in prompt.ids:
+            image = next(images) if token == pad else None
+            ids += [token] * (image.width * image.height // self.of.token_px**2 if image else 1)
+        first = ids.index(pad) + prompt.images[0].width * prompt.images[0].height // self.of.token_px**2 + 1
+        return Conversation(f"{number}", None, f"{number}", first, tuple(ids), tuple(prompt.images), prompt.seed)
+
+    def load(self, folder: Path) -> None:
+        self.copy = loading.load_model(folder, self.of.dialect.name)
+        self.published.append("weights")
+
+    def adapt(self, folder: Path) -> None:
+        assert self.copy is not None
+        self.copy.model = PeftModel.from_pretrained(self.copy.bare if hasattr(self.copy, "bare") else self.copy._bare, folder)
+        self.published.append("adapter")
+
+
+def over(checkpoint: PolicyModel, folder: Path, **more) -> VLLMEngine:
+    return VLLMEngine(checkpoint, StandIn(checkpoint, **more), folder / "weights", "float32")
+
+
+def test_a_conversation_is_sent_as_it_was_sampled_with_one_placeholder_for_each_image(policy, tmp_path):
+    [t] = made(policy, [((4, 3), 5, [[Shape(6, (2, 2)), Shape(3, (1, 1)), Shape(2)]])])
+    asked = request_for(t, -1)
+    engine = over(policy, tmp_path)
+    engine.sync_weights()
+    list(engine.generate([asked], Sampling(0.7, 9)))
+    [([prompt], settings)] = engine.sampler.heard
+    others = [i for i in asked.ids if i != policy.image_pad_id]
+    assert prompt.ids.count(policy.image_pad_id) == 3 and [i for i in prompt.ids if i != policy.image_pad_id] == others
+    assert prompt.images == asked.images and [image.width // policy.token_px for image in prompt.images] == [4, 2, 1]
+    assert prompt.seed == asked.seed
+    assert settings["temperature"] == 0.7 and settings["max_tokens"] == 9
+    assert settings["stop_token_ids"] == policy.stop_ids
+    assert settings["logit_bias"] == dict.fromkeys(policy.banned_ids, BAN)
+
+
+def test_a_prompt_that_vllm_reads_longer_than_it_is_names_the_sample(policy, tmp_path):
+    engine = over(policy, tmp_path, extra=4)
+    engine.sync_weights()
+    [t] = opened(policy, questions=1, siblings=1)
+    seen, there = len(t.ids) + 4, len(t.ids)
+    with pytest.raises(ValueError, match=f"sample {t.sample.id}: vLLM reads {seen} tokens where there are {there}; .*do_resize"):
+        list(engine.generate([request_for(t, -1)], Sampling(1.0, 4)))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_weights_are_published_at_the_start_and_once_after_every_update(steps, tmp_path):
+    checkpoint = random_qwen3_vl(seed=1)
+    policy = policy_of(checkpoint, updates_per_rollout=steps, learning_rate=3e-3)
+    policy.engine = over(checkpoint, tmp_path)
+    seen = []
+    policy._watch = lambda *args, **_: seen.append((args[3]["objective/mismatch_max"], len(policy.engine.sampler.published)))
+    trainer().fit(policy, questions(updates=3))
+    assert [published for _, published in seen] == [2, 3, 4]
+    assert all(mismatch < CLOSE for mismatch, _ in seen)  # each rollout came from the weights of that moment
+    assert not policy.engine.folder.exists()  # the copy takes memory only while it is read
+
+
+def test_a_resumed_run_samples_from_the_weights_that_it_stopped_with(tmp_path):
+    def run(resume: Path | None = None, **more) -> list[float]:
+        checkpoint = random_qwen3_vl(seed=1)
+        policy = policy_of(checkpoint, learning_rate=3e-3)
+        policy.engine = over(checkpoint, tmp_path)
+        seen: list[float] = []
+        policy._watch = lambda *args, **_: seen.append(args[3]["objective/mismatch_max"])
+        trainer(**more).fit(policy, questions(updates=3), ckpt_path=resume)
+        return seen
+
+    kept = pl.callbacks.ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False)
+    run(enable_checkpointing=True, callbacks=[kept])
+    later = run(tmp_path / "step=1.ckpt")
+    assert len(later) == 2 and max(later) < CLOSE
+
+
+def test_of_an_adapted_policy_only_the_adapter_is_published(policy, tmp_path):
+    plain = {"qwen2_5_vl": random_qwen2_5_vl, "qwen3_vl": random_qwen3_vl}[policy.model.config.model_type](seed=1)
+    names = [name for name, _ in plain.model.named_modules() if "language_model" in name and name.endswith(("q_proj", "down_proj"))]
+    engine = over(plain, tmp_path)
+    engine.sync_weights()
+    plain.model = get_peft_model(plain.model, LoraConfig(r=4, target_modules=names))
+    for name, p in plain.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.1)
+    asked = [request_for(t, -1) for t in opened(plain)]
+
+    def apart() -> float:
+        said = dict(engine.generate(asked, Sampling(1.0, 8)))
+        kv = KVEngine(plain)
+        words = [Conversation(**{**vars(c), "ids": (*c.ids, *said[i].ids)}) for i, c in enumerate(asked)]
+        ours = kv.logprobs(words, [len(said[i].ids) for i in range(len(asked))])
+        return max(abs(a - b) for i, row in enumerate(ours) for a, b in zip(row, said[i].logprobs, strict=True))
+
+    assert apart() > 1e-3
+    engine.sync_weights()
+    assert apart() < CLOSE and engine.sampler.published == ["weights", "adapter"]
+
+
+def test_an_adapter_on_the_vision_tower_is_refused_before_anything_is_sampled(tmp_path):
+    checkpoint = random_qwen2_5_vl(seed=1)
+    checkpoint.model = get_peft_model(checkpoint.model, LoraConfig(r=4, target_modules=["gate_proj"]))
+    with pytest.raises(ValueError, match=r"lora_targets put 4 adapters into the vision tower .*visual.blocks.0.mlp.gate_proj"):
+        over(checkpoint, tmp_path)
+
+
+def test_a_folder_without_room_is_named_with_its_setting(qwen3_vl, tmp_path):
+    (tmp_path / "file").write_text("")
+    engine = VLLMEngine(qwen3_vl, StandIn(qwen3_vl), tmp_path / "file" / "weights", "float32")
+    with pytest.raises(ValueError, match=r"can't be written to .*/file/weights .*rollout.vllm.weights=FOLDER"):
+        engine.sync_weights()
+
+
+def test_a_full_memory_file_system_is_named_with_its_setting(qwen3_vl, tmp_path, monkeypatch):
+    def full(partial: Path, state_dict) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(qwen3_vl.model, "save_pretrained", full)
+    with pytest.raises(ValueError, match=r"can't be written to .*No space left.*rollout.vllm.weights=FOLDER"):
+        over(qwen3_vl, tmp_path).sync_weights()
+
+
+def test_a_sampler_in_bfloat16_stays_ten_times_below_the_alarm_and_other_weights_stand_above_it():
+    limit = composed("experiment=smoke").alarms.mismatch
+    trainer_ = loading.load_model(loading.EMBEDDED, "tiny")
+
+    def mismatch(sampler: PolicyModel) -> float:
+        played = play(sampler, KVEngine(sampler), opened(trainer_, questions=4, siblings=4), RolloutLimits(1, 64, Sampling(1.0, 40)))
+        with torch.no_grad():
+            ours = torch.cat(sampled_logprobs(trainer_, played, 1.0))
+        return float((ours - torch.tensor([value for t in played for value in t.sampler_logprobs])).abs().mean())
+
+    assert mismatch(loading.load_model(loading.EMBEDDED, "tiny", "bfloat16")) < limit / 10
+    moved = loading.load_model(loading.EMBEDDED, "tiny")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in moved.model.parameters():
+            p += 0.1 * p.abs().mean() * torch.randn_like(p)
+    assert mismatch(moved) > limit
+
+
+def test_what_can_not_work_with_vllm_is_said_before_a_model_is_loaded(monkeypatch):
+    def problems(*overrides: str) -> str:
+        return "\n".join(problems_of(composed("experiment=smoke", "rollout=vllm", *overrides)))
+
+    monkeypatch.setattr("focus.config.find_spec", lambda name: None)
+    assert "vllm, which is not installed here: requirements-vllm-gpu.txt says how" in problems()
+    monkeypatch.setattr("focus.config.find_spec", lambda name: name)
+    assert problems() == ""
+    assert "rollout.vllm.mode is 'remote'; choose colocated" in problems("rollout.vllm.mode=remote")
+    assert "rollout.endpoint.url is None; write it in full" in problems("rollout.vllm.mode=served")
+    assert problems("rollout.vllm.mode=served", "rollout.endpoint.url=http://gpu1:8000/v1") == ""
+    assert "rollout.vllm.weights is /nowhere, which is no folder that can be written" in problems("rollout.vllm.weights=/nowhere")
+    assert "rollout.vllm.dtype is 'float8'; choose float32 or bfloat16" in problems("rollout.vllm.dtype=float8")
+    assert "rollout.vllm.memory_share is 1.5; it is a share in (0, 1]" in problems("rollout.vllm.memory_share=1.5")
+    assert "rollout.vllm.block_size is 0; it must be above 0, or null" in problems("rollout.vllm.block_size=0")
+    assert "rollout.sampler_ratio_cap is 0.5; below 1 it would weigh down" in problems("rollout.sampler_ratio_cap=0.5")
+    assert "policy.lora_rank is 513, but vLLM takes adapters up to 512" in problems("policy.lora_rank=513")
+    assert "rollout.vllm holds no settings; choose rollout=vllm" in problems("rollout.vllm=null")
+
+
+def test_a_run_resumes_though_its_server_has_moved_but_not_with_other_arithmetic():
+    def learned(*overrides: str) -> dict[str, Any]:
+        return learned_settings(composed("experiment=smoke", "rollout=vllm", *overrides))
+
+    moved = (
+        "rollout.vllm.mode=served",
+        "rollout.endpoint.url=http://gpu2:8000/v1",
+        "rollout.vllm.weights=/tmp",
+        "rollout.vllm.memory_share=0.9",
+    )
+    assert learned() == learned(*moved)
+    assert learned() != learned("rollout.vllm.dtype=bfloat16")
+    assert learned() != learned("rollout.sampler_ratio_cap=3")

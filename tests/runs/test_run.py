@@ -1,0 +1,262 @@
+"""Whole runs at their smallest: train, measure, draw, resume, sweep, calibrate, export."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from transformers import AutoModelForImageTextToText
+
+from focus import build, config
+from focus.config import CONF
+from focus.data.sample import read_records
+from focus.evaluation import selection
+from focus.gap import levels_identity, read_levels, write_levels
+from focus.model import loading
+from focus.runs import calibrate, export, train
+from tests.support.policies import random_qwen2_5_vl, random_qwen3_vl
+from tests.support.runs import SMALL, settings, settings_of_export
+
+
+def test_a_run_trains_measures_draws_and_a_second_start_only_shows_it_again(tmp_path, random_policy, monkeypatch, capsys):
+    cfg = settings(tmp_path / "run", random_policy)
+    train.run(cfg)
+    made = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {
+        "policy",
+        "report.html",
+        "history.jsonl",
+        "settings.yaml",
+        "evaluation_base_t1.json",
+        "evaluation_trained_t1.json",
+        "checkpoints",
+    } <= made
+    history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    assert [row["update"] for row in history] == [1, 2]
+    assert {
+        "reward/accuracy",
+        "reward/format",
+        "reward/tool",
+        "reward/total",
+        "crop/rate",
+        "group/zero_variance",
+        "tokens/visual",
+        "seconds/rollout",
+        "seconds/update",
+    } <= set(history[0])
+    assert "base against trained" in capsys.readouterr().out
+    monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("a finished run was trained again"))
+    train.run(cfg)
+    assert "base against trained" in capsys.readouterr().out
+
+
+def test_an_exported_policy_loads_in_plain_transformers_with_the_trained_weights(tmp_path, random_policy):
+    cfg = settings(tmp_path / "run", random_policy, "evaluation.samples=0", "objective.learning_rate=0.01")
+    train.run(cfg)
+    exported = AutoModelForImageTextToText.from_pretrained(tmp_path / "run/policy", dtype=torch.float32)
+    before = loading.load_model(random_policy, "tiny").model
+    assert type(exported) is type(before)
+    assert any(not torch.equal(a, b) for a, b in zip(exported.parameters(), before.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("family", [random_qwen2_5_vl, random_qwen3_vl])
+def test_saving_and_loading_changes_no_weight_beyond_bfloat16(family, tmp_path):
+    policy = family(seed=3)
+    policy.save(tmp_path / "policy")
+    loaded = loading.load_model(tmp_path / "policy", policy.dialect.name)
+    for (name, a), (_, b) in zip(policy.model.state_dict().items(), loaded.model.state_dict().items(), strict=True):
+        assert torch.equal(a.to(torch.bfloat16).float(), b), name
+    assert loaded.token_px == policy.token_px == 28
+    assert loaded.tokenizer.encode("call 42") == policy.tokenizer.encode("call 42")
+
+
+def test_a_lora_policy_trains_only_its_adapters_and_exports_merged(tmp_path, random_policy):
+    cfg = settings(
+        tmp_path / "run",
+        random_policy,
+        "evaluation.samples=0",
+        "policy.lora_rank=2",
+        "policy.train_vision=false",
+        "objective.learning_rate=0.01",
+    )
+    loaded = build.load_policy(cfg.policy)
+    trainable = [name for name, p in loaded.model.named_parameters() if p.requires_grad]
+    assert trainable and all("lora_" in name for name in trainable)
+    train.run(cfg)
+    assert not [name for name in loading.load_model(tmp_path / "run/policy", "tiny").model.state_dict() if "lora" in name]
+
+
+def test_a_finished_point_of_a_sweep_is_skipped(tmp_path, random_policy, monkeypatch, capsys):
+    results = tmp_path / "results.csv"
+    train.run(settings(tmp_path / "a", random_policy, f"results={results}"))
+    train.run(settings(tmp_path / "b", random_policy, f"results={results}", "seed=1"))
+    with results.open() as rows:
+        seeds = [row["seed"] for row in csv.DictReader(rows)]
+    assert seeds == ["0", "1"]
+    monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("a finished point was trained again"))
+    train.run(settings(tmp_path / "elsewhere", random_policy, f"results={results}", "seed=1"))
+    assert "stands in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_stopped_resumes_and_ends_like_one_that_was_not(tmp_path, random_policy, stop):
+    more = ("objective.updates=6", "evaluation.samples=0")
+    train.run(settings(tmp_path / "straight", random_policy, *more))
+    arguments = [*SMALL, *more, f"policy.checkpoint={random_policy}", f"hydra.run.dir={tmp_path / 'stopped'}"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "focus.train", *arguments], cwd=CONF.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    deadline = time.monotonic() + 600
+    while not list((tmp_path / "stopped/checkpoints").glob("*.ckpt")) and time.monotonic() < deadline and running.poll() is None:
+        time.sleep(0.02)
+    running.send_signal(stop)
+    said, _ = running.communicate(timeout=600)
+    assert running.returncode in ({signal.SIGINT: 1, signal.SIGTERM: 143, signal.SIGKILL: -9}[stop], 0)  # 0: it was faster
+    if running.returncode > 0:
+        assert "run the same command again to resume" in said and "Traceback" not in said
+    assert not (tmp_path / "stopped/policy.partial").exists()
+    train.run(settings(tmp_path / "stopped", random_policy, *more))
+
+    def weights(name):
+        return loading.load_model(tmp_path / name / "policy", "tiny").weights_hash()
+
+    assert weights("stopped") == weights("straight")
+    history = [json.loads(line)["update"] for line in (tmp_path / "stopped/history.jsonl").read_text().splitlines()]
+    assert history == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_broken_image_costs_one_sample_and_is_counted(tmp_path, random_policy):
+    export.run(settings_of_export(tmp_path / "scenes"))
+    records = tmp_path / "scenes/records.jsonl"
+    samples, dropped = read_records(records)
+    assert len(samples) == 4 and not dropped
+    path = samples[2].image.path
+    path.write_bytes(path.read_bytes()[:2000])
+    train.run(
+        settings(
+            tmp_path / "run",
+            random_policy,
+            "data=records",
+            f"data.records={records}",
+            f"evaluation.records={records}",
+            "rollout.questions_per_update=4",
+            "evaluation.samples=4",
+        )
+    )
+    history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    assert [row["data/broken"] for row in history] == [1.0, 1.0]
+    measured = json.loads((tmp_path / "run/evaluation_trained_t1.json").read_text())["outcomes"]["own view"]
+    assert len(measured["groups"]) == 4 and len(measured["broken"]) == 1  # wrong, and still in the denominator
+    assert str(path) in measured["broken"][0] or samples[2].id in measured["broken"][0]
+
+
+def test_another_run_in_the_same_folder_is_refused_and_the_difference_named(tmp_path, random_policy):
+    train.run(settings(tmp_path / "run", random_policy, "evaluation.samples=0"))
+    with pytest.raises(ValueError, match=r"holds a run with other settings:\n  - seed: 0 then, 1 now\nGive this one another name"):
+        train.run(settings(tmp_path / "run", random_policy, "evaluation.samples=0", "seed=1"))
+
+
+def test_a_finished_run_is_measured_again_if_it_is_to_be_measured_otherwise(tmp_path, random_policy, monkeypatch):
+    train.run(settings(tmp_path / "run", random_policy))
+    monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("a finished run was trained again"))
+    train.run(settings(tmp_path / "run", random_policy, "evaluation.samples=5"))
+    assert len(json.loads((tmp_path / "run/evaluation_base_t1.json").read_text())["outcomes"]["own view"]["groups"]) == 5
+
+
+def test_wandb_that_cannot_start_says_how_to_do_without_it(tmp_path, random_policy, monkeypatch):
+    import wandb
+
+    def refused(_):
+        raise wandb.errors.UsageError("No API key configured")
+
+    monkeypatch.setattr(pl.loggers.WandbLogger, "experiment", property(refused))
+    with pytest.raises(ValueError, match=r"No API key configured.*WANDB_MODE=offline needs neither account nor network"):
+        train.run(settings(tmp_path / "run", random_policy, "logger=wandb"))
+    assert not (tmp_path / "run/evaluation_base_t1.json").exists()  # said before anything slow
+
+
+def test_an_output_folder_that_cannot_be_written_is_said_at_once(tmp_path, random_policy):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"can't be written .* choose another with output=FOLDER"):
+        train.run(settings(tmp_path / "file/run", random_policy))
+
+
+@pytest.mark.parametrize("entry", ["train", "calibrate", "export"])
+def test_where_hydra_could_not_make_the_folder_of_a_run_it_is_not_asked_to(entry, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    folder = f"{tmp_path}/file/run"
+    monkeypatch.setattr(sys, "argv", [entry, f"hydra.run.dir={folder}" if entry == "train" else f"output={folder}"])
+    with pytest.raises(SystemExit, match=r"^focus: the output folder .*/file/run can't be written .* choose another with output=FOLDER$"):
+        config._prepare(entry)
+
+
+def test_a_policy_folder_without_a_policy_is_said_at_once(tmp_path):
+    with pytest.raises(ValueError, match=r"lacks config\.json"):
+        train.run(settings(tmp_path / "run", tmp_path))
+
+
+# ------------------------------------------------------------------------------------------------------ calibration (E2)
+
+
+def test_calibration_writes_a_table_and_a_picture_and_a_second_start_finds_them(tmp_path, random_policy, capsys):
+    overrides = (
+        "data.scenes=5",
+        "data.side_px=224",
+        "questions_per_forward=2",
+        "tokens_per_turn=6",
+        "threads=1",
+        "calibration.require_correct_at_native=false",
+        "calibration.never_diverges=floor",
+    )
+    cfg = settings(tmp_path / "levels", random_policy, *overrides, name="calibrate")
+    calibrate.run(cfg)
+    table = tmp_path / "levels/levels.parquet"
+    levels = read_levels(table)
+    assert len(levels) == 5 and set(levels.values()) <= {32, 16}
+    assert levels_identity(table) and (tmp_path / "levels/levels.png").stat().st_size > 1000
+    calibrate.run(cfg)
+    assert "stands already" in capsys.readouterr().out
+    trained = settings(tmp_path / "run", random_policy, "gap=calibrated", f"gap.table={table}", "evaluation.samples=0", "data.scenes=9")
+    train.run(trained)
+    write_levels(table, dict.fromkeys(levels, 64), "another calibration")
+    with pytest.raises(ValueError, match=r"run on other training questions: .* or gap\.table has changed since"):
+        train.run(trained)
+
+
+def test_an_interrupted_calibration_goes_on_where_it_stopped(tmp_path, random_policy, monkeypatch):
+    overrides = (
+        "data.scenes=6",
+        "data.side_px=224",
+        "questions_per_forward=2",
+        "tokens_per_turn=6",
+        "threads=1",
+        "calibration.require_correct_at_native=false",
+        "calibration.never_diverges=floor",
+    )
+    asked = []
+    choose = selection.choose
+
+    def choose_until(limit):
+        def chosen(policy_model, engine, samples, *rest):
+            if len(asked) >= limit:
+                raise KeyboardInterrupt
+            asked.append([s.id for s in samples])
+            return choose(policy_model, engine, samples, *rest)
+
+        return chosen
+
+    cfg = settings(tmp_path / "stopped", random_policy, *overrides, name="calibrate")
+    monkeypatch.setattr(selection, "choose", choose_until(2))
+    with pytest.raises(KeyboardInterrupt):
+        calibrate.run(cfg)
+    assert not (tmp_path / "stopped/levels.parquet").exists()
+    monkeypatch.setattr(selection, "choose", choose_until(99))
+    calibrate.run(cfg)
+    assert [len(chunk) for chunk in asked] == [2, 2, 2] and len({i for chunk in asked for i in chunk}) == 6
+    calibrate.run(settings(tmp_path / "straight", random_policy, *overrides, name="calibrate"))
+    assert read_levels(tmp_path / "stopped/levels.parquet") == read_levels(tmp_path / "straight/levels.parquet")

@@ -1,0 +1,71 @@
+"""Random tiny policies of both families."""
+
+from functools import cache
+
+import torch
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from focus.model.policy_model import PolicyModel
+from focus.model.prompts import DIALECTS
+from focus.pretraining.architecture import build_model
+from focus.pretraining.tokenizer import build_tokenizer
+
+build_tokenizer = cache(build_tokenizer)  # two seconds each
+
+
+def random_qwen2_5_vl(seed: int = 0, tied: bool = False) -> PolicyModel:
+    """The other family at its smallest: windowed vision attention, absolute boxes."""
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    ids = {
+        name: tokenizer.convert_tokens_to_ids(token)
+        for name, token in (
+            ("image_token_id", "<|image_pad|>"),
+            ("video_token_id", "<|video_pad|>"),
+            ("vision_start_token_id", "<|vision_start|>"),
+            ("vision_end_token_id", "<|vision_end|>"),
+        )
+    }
+    config = Qwen2_5_VLConfig(
+        **ids,
+        tie_word_embeddings=tied,
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "initializer_range": 0.1,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10.0, "mrope_section": [4, 6, 6]},
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "out_hidden_size": 64,
+            "window_size": 56,
+            "fullatt_block_indexes": [1],
+            "initializer_range": 0.1,
+        },
+    )
+    processor = Qwen2VLImageProcessorPil(
+        patch_size=14, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 28 * 28, "longest_edge": 16384 * 28 * 28}
+    )
+    return PolicyModel(Qwen2_5_VLForConditionalGeneration(config).eval(), tokenizer, processor, DIALECTS["qwen2_5_vl"])
+
+
+def random_qwen3_vl(seed: int = 0) -> PolicyModel:
+    """The embedded policy's architecture with other weights, at half its width."""
+    return build_model(build_tokenizer(), seed, width=64, layers=2, vision_layers=2)
+
+
+FAMILIES = {"qwen2_5_vl": random_qwen2_5_vl, "qwen3_vl": random_qwen3_vl}

@@ -1,0 +1,109 @@
+"""A policy that says what it is told, so that tests can hold the loop to its word."""
+
+from dataclasses import replace
+
+import torch
+
+from focus.data.boxes import Box, Frame
+from focus.data.scenes import DIFFICULTY, Scene
+from focus.gap import Gap, Mode, resize_to_budget
+from focus.model.policy_model import PolicyModel
+from focus.model.prompts import call_text
+from focus.rollout.engine import Completion, Sampling
+from focus.rollout.kv import KVEngine
+from focus.rollout.loop import RolloutLimits, begin, play
+from focus.rollout.trajectory import Trajectory
+
+
+class Scripted:
+    """An engine: turn n of every conversation is the n-th text. A text longer than the token limit is cut, not stopped."""
+
+    def __init__(self, checkpoint: PolicyModel, *script: str) -> None:
+        self.policy, self.script = checkpoint, script
+
+    def generate(self, conversations, sampling):
+        for i, conversation in enumerate(conversations):
+            text = self.script[int(conversation.id.rsplit(" ", 1)[1])]
+            ids = tuple(self.policy.tokenizer.encode(text, add_special_tokens=False))
+            cut = ids[: sampling.tokens_per_turn]
+            yield i, Completion(cut, (-0.5,) * len(cut), stopped=cut == ids)
+
+    def clear_cache(self) -> None:
+        pass
+
+    def sync_weights(self) -> None:
+        pass
+
+
+def call(*box_view: float) -> str:
+    """A call as the policy would write it."""
+    x1, y1, x2, y2 = box_view
+    box: Box = (x1, y1, x2, y2)
+    return call_text(box)
+
+
+def playing(
+    checkpoint: PolicyModel,
+    *script: str,
+    max_crops: int = 1,
+    tokens_per_turn: int = 100,
+    crop_tokens: int = 64,
+    index: int = 0,
+    gap: Mode = Mode.FIXED,
+    view_tokens: int = 16,
+    difficulty: int = 1,
+) -> Trajectory:
+    """One scripted conversation about an embedded scene of 448 x 448 px."""
+    scene = Scene(DIFFICULTY[difficulty], "train", index)
+    sample = scene.sample()
+    view, source = Gap(gap, view_tokens, checkpoint.token_px).view_of(sample, scene.open())
+    opened = begin(checkpoint, sample, view, source, [0])
+    return play(checkpoint, Scripted(checkpoint, *script), opened, RolloutLimits(max_crops, crop_tokens, Sampling(1.0, tokens_per_turn)))[0]
+
+
+def steer(checkpoint: PolicyModel, boxes, calls: int):
+    """A KV engine that samples a call with these boxes in its first `calls` turns, whatever the weights say."""
+
+    class Engine(KVEngine):
+        def _decode(self, conversations, rows, hidden, sampling):
+            self.turn = int(conversations[0].id.rsplit(" ", 1)[1])
+            self.scripts = [
+                self.policy.tokenizer.encode(call_text(boxes[(i + self.turn) % len(boxes)]), add_special_tokens=False)
+                for i in range(len(conversations))
+            ]
+            return super()._decode(conversations, rows, hidden, sampling)
+
+        def _draw(self, hidden, noise, temperature, here, at):
+            if self.turn >= calls:
+                return super()._draw(hidden, noise, temperature, here, at)
+            scripts = [self.scripts[i] for i in here.tolist()]
+            token = torch.tensor([script[min(at, len(script) - 1)] for script in scripts])
+            banned = torch.tensor(self.policy.banned_ids)
+            scores = torch.log_softmax(self.policy.head(hidden).float().index_fill(1, banned, float("-inf")), -1)
+            return token, scores.gather(1, token[:, None])[:, 0]
+
+    return Engine(checkpoint)
+
+
+def opened(checkpoint: PolicyModel, questions: int = 2, siblings: int = 3) -> list[Trajectory]:
+    trajectories = []
+    for q in range(questions):
+        scene = Scene(replace(DIFFICULTY[2], side_px=224 + 70 * q), "train", q)
+        original = scene.open()
+        view = resize_to_budget(original, 16 + 9 * q, checkpoint.token_px)
+        trajectories += begin(checkpoint, scene.sample(), view, original, [100 * q + k for k in range(siblings)])
+    return trajectories
+
+
+def boxes_of(checkpoint: PolicyModel):
+    small = checkpoint.dialect.frame is Frame.VIEW_PIXELS
+    scale = 0.1 if small else 1.0
+    return [tuple(v * scale for v in box) for box in ((100, 100, 400, 300), (500, 500, 990, 980), (0, 0, 90, 60), (700, 10, 930, 700))]
+
+
+def forwards(checkpoint: PolicyModel, monkeypatch) -> list[int]:
+    """Tokens of every forward from here on."""
+    tokens: list[int] = []
+    hidden = checkpoint.hidden
+    monkeypatch.setattr(checkpoint, "hidden", lambda ids, *rest: tokens.append(len(ids)) or hidden(ids, *rest))
+    return tokens
