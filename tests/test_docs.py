@@ -1,5 +1,6 @@
 """The documentation says what the code does: settings, metrics, the record, published sets and links."""
 
+import ast
 import io
 import json
 import re
@@ -169,3 +170,36 @@ def test_the_commit_hook_has_the_version_of_ruff_that_development_has_and_ci_run
     assert (ROOT / ".ci/run").stat().st_mode & 0o111
     [(least, beyond)] = re.findall(r'requires-python = ">=3\.(\d+),<3\.(\d+)"', (ROOT / "pyproject.toml").read_text())
     assert job["strategy"]["matrix"]["python"] == [f"3.{minor}" for minor in range(int(least), int(beyond))]
+
+
+def test_every_function_and_test_that_the_page_of_the_method_names_exists():
+    page = (ROOT / "docs/method.md").read_text()
+    functions = re.findall(r"`([\w/]+\.py): (\w+)`", page)
+    assert len(functions) == 13
+    for path, name in functions:
+        defined = {
+            node.name for node in ast.parse((ROOT / "focus" / path).read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        }
+        assert name in defined, (path, name)
+    tests = re.findall(r"`([\w/]*test_\w+\.py)`", page)
+    assert len(tests) >= 13 and not [name for name in tests if not (ROOT / "tests" / name).is_file()]
+
+
+def test_the_rooms_of_the_page_of_the_architecture_are_those_whose_imports_are_tested_in_that_order():
+    [rooms] = [
+        ast.literal_eval(node.value)
+        for node in ast.parse((ROOT / "tests/test_structure.py").read_text()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ROOMS"
+    ]
+    tree, order = fenced("docs/architecture.md", "text")
+    assert order.split() == rooms
+    assert sorted(re.findall(r"^  (\w+)", tree, flags=re.MULTILINE)) == sorted(rooms)
+
+
+def test_every_file_that_a_page_names_exists():
+    for page in PAGES:
+        named = re.findall(r"`((?:focus|tests|conf|docs|experiments)/[\w./-]+)`", page.read_text())
+        made = ("conf/reward/mine.yaml", "conf/experiment/mine.yaml")
+        assert not [name for name in named if name not in made and not (ROOT / name).exists()], page
+    reading = (ROOT / "docs/architecture.md").read_text().split("## Reading order")[1].split("## Decisions")[0]
+    assert not [name for name in re.findall(r"`([\w/]+\.py)`", reading) if not (ROOT / "focus" / name).is_file()]
