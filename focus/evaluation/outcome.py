@@ -8,6 +8,7 @@ from pathlib import Path
 from focus.evaluation.bootstrap import bootstrap
 from focus.grading.answers import RIGHT_FROM
 from focus.rollout.substitutes import SUBSTITUTES
+from focus.runtime import files
 
 OPENINGS = ("tool_free", "forced")  # an answer without a crop, and a crop, put into its mouth
 ARMS = ("own", *SUBSTITUTES, *OPENINGS)
@@ -86,21 +87,23 @@ def _share(part: float, whole: int) -> float:
 def save_outcomes(outcomes: dict[str, Outcome], path: Path, identity: str) -> None:
     """Keep per-question outcomes as JSON; the file appears whole or not at all."""
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"identity": identity, "outcomes": {name: asdict(outcome) for name, outcome in outcomes.items()}}))
+    content = {"identity": identity, "outcomes": {name: asdict(outcome) for name, outcome in outcomes.items()}}
+    partial.write_text(files.json_text(content))
     partial.rename(path)
 
 
 def load_outcomes(path: Path, identity: str | None = None) -> dict[str, Outcome]:
     """What `save` wrote; nothing if there is no file, or if it was measured for another `identity` (None takes any).
 
-    Metrics that an earlier version did not know are NaN.
+    Values of null, and metrics that an earlier version did not know, are NaN. Files of earlier versions hold NaN itself.
     """
     kept = json.loads(path.read_text()) if path.is_file() else {"identity": identity, "outcomes": {}}
     if identity not in (None, kept["identity"]):
         return {}
     outcomes = {name: Outcome(**fields) for name, fields in kept["outcomes"].items()}
     for outcome in outcomes.values():
-        outcome.values = {metric: outcome.values.get(metric, [math.nan] * len(outcome.groups)) for metric in METRICS}
+        kept_values = {metric: outcome.values.get(metric, [math.nan] * len(outcome.groups)) for metric in METRICS}
+        outcome.values = {name: [math.nan if value is None else value for value in values] for name, values in kept_values.items()}
     return outcomes
 
 

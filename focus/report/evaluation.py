@@ -19,6 +19,7 @@ from focus.evaluation.outcome import DIFFERENCES
 from focus.evaluation.predictions import replay_conversation
 from focus.grading.answers import RIGHT_FROM
 from focus.report.table import Cell, Results, Row
+from focus.report.verdict import dependence_sentence
 from focus.rewards import Example
 from focus.rollout.trajectory import Status
 
@@ -183,7 +184,13 @@ def evaluation_table(found: Mapping[str, Any]) -> Results:
     notes += [f"{name}: {_said(interval)} points" for name, interval in found["differences"].items()]
     if found["broken"]:
         notes.append(f"{len(found['broken'])} questions could not be read and count as wrong: {found['broken'][0]}")
-    return Results(f"{s['policy']} on {s['data']}", tuple(NAMES.get(arm, arm) for arm in arms), tuple(rows), tuple(notes))
+    verdicts: tuple[str, ...] = ()
+    if "D_noise" in found["differences"]:
+        points, low, high = (100 * value for value in found["differences"]["D_noise"])
+        verdicts = (
+            dependence_sentence((points, low, high), found["metrics"]["own"]["called"][0], f"at {most:,} tokens", found["questions"]),
+        )
+    return Results(f"{s['policy']} on {s['data']}", tuple(NAMES.get(arm, arm) for arm in arms), tuple(rows), tuple(notes), verdicts)
 
 
 def _view_note(seen: Mapping[str, int | None]) -> str:
@@ -300,7 +307,10 @@ def worst(rows: Rows, samples: Sequence[Sample], examiner: Evaluator, count: int
     kinds = {
         "right without the tool, wrong with it": [row for row in own if row["id"] in without],
         "no answer could be read": [row for row in own if row["extracted"] is None],
-        "looked elsewhere": sorted((row for row in own if row["iou_recall"] is not None), key=lambda row: row["iou_recall"]),
+        "looked elsewhere": sorted(
+            (row for row in own if row["crops"] and row["iou_recall"] is not None), key=lambda row: row["iou_recall"]
+        ),
+        "did not crop": [row for row in own if not row["crops"]],
         "wrong": own,
     }
     chosen: dict[str, list[Mapping[str, Any]]] = {}

@@ -19,7 +19,7 @@ from PIL import Image
 
 from focus.model.prompts import IMAGE_PAD, Malformed
 from focus.report.picture import draw_trajectory
-from focus.report.table import Results, cell_parts
+from focus.report.table import Results, cell_parts, unit_text
 from focus.rewards import Example
 from focus.rollout.trajectory import Trajectory, Turn
 
@@ -118,12 +118,14 @@ def _results(results: Results | None) -> str:
         for cell in row.cells:
             mean, interval = cell_parts(row, cell)
             muted = "" if cell and not math.isnan(cell.mean) else ' class="none"'
-            cells.append(f"<td{muted}>{escape(mean)}<small>{escape(interval)}</small></td>")
+            unit = unit_text(row, cell) if cell and cell.unit else ""
+            cells.append(f"<td{muted}>{escape(mean + unit)}<small>{escape(interval)}</small></td>")
         unit = f" <small>{escape(row.unit)}</small>" if row.unit else ""
         rows.append(f"<tr><th>{escape(row.metric)}{unit}</th>{''.join(cells)}</tr>")
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in results.notes)
+    verdicts = "".join(f"<p><strong>{escape(verdict)}</strong></p>" for verdict in results.verdicts)
     return (
-        f'<div class="wide"><table class="results"><caption>{escape(results.title)}</caption><thead><tr><th></th>{head}</tr></thead>'
+        f'{verdicts}<div class="wide"><table class="results"><caption>{escape(results.title)}</caption><thead><tr><th></th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>{notes}"
     )
 

@@ -11,8 +11,9 @@ from focus.data.sample import Sample
 from focus.evaluation.outcome import ARMS, Outcome, decompose_tool_effect
 from focus.evaluation.predictions import conversation_json
 from focus.grading.answers import RIGHT_FROM
-from focus.report.run import NO_TOOL, ROWS, cell, played
+from focus.report.run import MAIN, NO_TOOL, ROWS, cell, played
 from focus.report.table import Cell, Results, Row
+from focus.report.verdict import verdict_of
 from focus.rollout.trajectory import Trajectory
 
 COLOURS = ("#1f6f8b", "#c06c3e", "#6b4f9a", "#3f7d4a", "#8a8a8a")
@@ -21,7 +22,12 @@ COLOURS = ("#1f6f8b", "#c06c3e", "#6b4f9a", "#3f7d4a", "#8a8a8a")
 def probe_table(title: str, outcomes: Mapping[str, Outcome], resamples: int, temperature: float) -> Results:
     """One column for each view; arms that were not played have no row."""
     rows = [
-        Row(label, unit, tuple(cell(outcome.of(metric), outcome.groups, factor, resamples) for outcome in outcomes.values()))
+        Row(
+            label,
+            unit,
+            tuple(cell(outcome.of(metric), outcome.groups, factor, resamples) for outcome in outcomes.values()),
+            main=metric in (*MAIN, "noise"),
+        )
         for label, unit, metric, factor in (*ROWS, *NO_TOOL)
         if played(metric, *outcomes.values())
     ]
@@ -35,7 +41,8 @@ def probe_table(title: str, outcomes: Mapping[str, Outcome], resamples: int, tem
     notes = [f"{len(asked.groups)} held-out questions, 95 % intervals from a bootstrap over images; temperature {temperature:g}"]
     if asked.broken:
         notes.append(f"{len(asked.broken)} questions could not be read and count as wrong: {asked.broken[0]}")
-    return Results(f"crop dependence of {title}", tuple(f"{view} tokens" for view in outcomes), tuple(rows), tuple(notes))
+    verdicts = tuple(verdict_of(outcome, resamples) for outcome in outcomes.values())
+    return Results(f"crop dependence of {title}", tuple(f"{view} tokens" for view in outcomes), tuple(rows), tuple(notes), verdicts)
 
 
 def telling(outcome: Outcome, samples: Sequence[Sample], shown: Sequence[Trajectory], count: int) -> dict[str, list[dict[str, Any]]]:

@@ -8,6 +8,7 @@ import json
 import math
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +21,7 @@ from focus.evaluation.bootstrap import bootstrap
 from focus.evaluation.outcome import Outcome
 from focus.report.page import write_page
 from focus.report.table import Cell, Results, Row
+from focus.report.verdict import verdict_of
 from focus.rewards import Example
 from focus.training.history import FINISHED, STOPPED, read_history
 
@@ -54,6 +56,7 @@ NO_TOOL = (  # played for agents that think; sweeps do not have these columns
     ("own - no tool offered", "pt", "no_tool_effect", 100.0),
 )
 AT_COMMON = ("own", "gt", "noise", "tool_free", "D_noise", "U_GT", "called")
+MAIN = ("own", "called", "D_noise", "coverage")  # on the terminal, with `own` at the common view
 
 
 def result_table(cfg: DictConfig, measured: Mapping[str, Outcome]) -> Results:
@@ -67,18 +70,27 @@ def result_table(cfg: DictConfig, measured: Mapping[str, Outcome]) -> Results:
                 continue
             before, after = (None if outcome is None else outcome.of(metric) for outcome in (base, trained))
             change = None if before is None or after is None else [b - a for a, b in zip(before, after, strict=True)]
-            each = (before, after, change)
-            cells = (None if values is None else cell(values, asked.groups, factor, cfg.evaluation.resamples) for values in each)
-            rows.append(Row(prefix + label, unit, tuple(cells)))
+            cells = [
+                None if values is None else cell(values, asked.groups, factor, cfg.evaluation.resamples)
+                for values in (before, after, change)
+            ]
+            if cells[2] and unit == "%":
+                cells[2] = replace(cells[2], unit="pt")
+            rows.append(Row(prefix + label, unit, tuple(cells), main=metric in (("own",) if prefix else MAIN)))
         seconds = [Cell(o.seconds / len(o.groups), math.nan, math.nan) if o and o.groups else None for o in (base, trained)]
         rows.append(Row(prefix + "seconds/question", "s", (*seconds, Cell(math.nan, math.nan, math.nan))))
     notes = [
         f"{len(asked.groups)} held-out questions, 95 % intervals from a bootstrap over images; temperature {cfg.evaluation.temperature}",
         f"own view: gap={cfg.gap.mode}, at most {cfg.gap.view_tokens} tokens; @{cfg.evaluation.common_view_tokens}: the common view",
     ]
+    if {"base own view", "trained own view"} <= measured.keys():
+        notes.append("trained - base is paired by question; of boxes it is the mean over questions that both cropped")
     if asked.broken:
         notes.append(f"{len(asked.broken)} questions could not be read and count as wrong: {asked.broken[0]}")
-    return Results(f"{cfg.name}: base against trained", ("base", "trained", "trained - base"), tuple(rows), tuple(notes))
+    columns = ("base", "trained", "trained - base")
+    own = measured.get("trained own view")
+    verdicts = (verdict_of(own, cfg.evaluation.resamples),) if own else ()
+    return Results(f"{cfg.name}: base against trained", columns, tuple(rows), tuple(notes), verdicts)
 
 
 def played(metric: str, *outcomes: Outcome | None) -> bool:

@@ -1,7 +1,9 @@
 """Rollouts of an update on disk, with all that their pass through the network depends on: `focus.replay` reads them."""
 
 import json
+import math
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from focus.data.sample import ImageFile, Sample
 from focus.gap import View
 from focus.model.prompts import CROP_CONTENT, Fault, Malformed
 from focus.rollout.trajectory import Crop, Observation, Status, Trajectory, Turn
+from focus.runtime import files
 
 FILE = "batch.json"
 
@@ -87,7 +90,7 @@ def save(batch: Batch, folder: Path) -> None:
                 "turns": turns,
             }
         )
-    (partial / FILE).write_text(json.dumps({"update": batch.update, "tokens": batch.tokens, "rollouts": rollouts}))
+    (partial / FILE).write_text(files.json_text({"update": batch.update, "tokens": batch.tokens, "rollouts": rollouts}))
     partial.rename(folder)
 
 
@@ -100,7 +103,12 @@ def load(folder: Path) -> Batch:
     except ValueError as error:
         raise ValueError(f"{folder / FILE} can't be read ({error}); copy the whole folder again") from error
     rollouts = [_rollout(folder, number, row) for number, row in enumerate(kept["rollouts"])]
-    return Batch(kept["update"], kept["tokens"], [row["advantage"] for row in kept["rollouts"]], rollouts)
+    return Batch(kept["update"], kept["tokens"], _numbers(row["advantage"] for row in kept["rollouts"]), rollouts)
+
+
+def _numbers(values: Iterable[float | None]) -> list[float]:
+    """Numbers read from JSON, whose null stands for NaN."""
+    return [math.nan if value is None else value for value in values]
 
 
 def _rollout(folder: Path, number: int, row: dict) -> Trajectory:
@@ -121,7 +129,7 @@ def _rollout(folder: Path, number: int, row: dict) -> Trajectory:
         crop = shown(turn["crop_tokens"]) if turn["crop_tokens"] is not None else None
         heard = Observation(tuple(turn["heard"]), crop, CROP_CONTENT if crop else "") if turn["heard"] is not None else None
         action = Crop(tuple(turn["box_px"]), tuple(turn["box_px"])) if turn["box_px"] else Malformed(Fault.NO_ACTION)
-        turns.append(Turn(tuple(turn["ids"]), tuple(turn["sampler_logprobs"]), turn["text"], action, heard))
+        turns.append(Turn(tuple(turn["ids"]), tuple(_numbers(turn["sampler_logprobs"])), turn["text"], action, heard))
     return Trajectory(
         sample,
         Decoded(view.image),

@@ -1,6 +1,7 @@
 """History of a run: one JSON line per update."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,24 +27,28 @@ class History(Callback):
             shown = ", ".join(map(str, lost[:10])) + (", ..." if len(lost) > 10 else "")
             if trainer.is_global_zero:
                 print(f"focus: {self.path} lacks {len(lost)} of the {done} updates that are made ({shown}); curves lack them too")
-        files.write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept.values()))
+        files.write_atomically(self.path, "".join(files.json_text(row) + "\n" for row in kept.values()))
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         row = {name: float(value) for name, value in trainer.logged_metrics.items()}
         if trainer.is_global_zero:
             with self.path.open("a") as out:
-                out.write(json.dumps(row) + "\n")
+                out.write(files.json_text(row) + "\n")
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Rows that `History` wrote; lines that an interruption or a full disk cut are left out."""
+    """Rows that `History` wrote; lines that an interruption or a full disk cut are left out.
+
+    null is read as NaN. Files of earlier versions hold NaN itself.
+    """
     rows = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             rows.append(json.loads(line))
         except ValueError:
             continue
-    return [row for row in rows if isinstance(row, dict) and "update" in row]
+    whole = [row for row in rows if isinstance(row, dict) and "update" in row]
+    return [{name: math.nan if value is None else value for name, value in row.items()} for row in whole]
 
 
 def run_status(history: Sequence[Mapping[str, float]], updates: int) -> str:

@@ -23,7 +23,8 @@ from focus.model.prompts import CROP_CONTENT, Answer, Fault, Malformed, answer_t
 from focus.report.dashboard import TrajectoryTable, spread
 from focus.report.page import write_page
 from focus.report.picture import CROP_COLOURS, draw_trajectory, draw_view
-from focus.report.table import Cell, Results, Row, markdown_table, print_table
+from focus.report.table import Cell, Results, Row, cell_parts, markdown_table, print_table
+from focus.report.verdict import dependence_sentence, judge_dependence
 from focus.rewards import Example
 from focus.rollout.trajectory import Action, Crop, Observation, Status, Trajectory, Turn
 
@@ -269,3 +270,65 @@ def test_wandb_offline_writes_a_table(tmp_path, monkeypatch):
     assert second["crops"] is None and second["answer"] is None and "<script>" in second["text"]
     staged = [file.read_bytes() for file in tmp_path.glob("artifacts/staging/*")]  # what `wandb sync` would upload
     assert sum(content.startswith(b"\x89PNG") for content in staged) == 5  # three views, two strips of crops
+
+
+# ------------------------------------------------------------------------------------------------- the verdict in words
+
+
+@pytest.mark.parametrize(
+    ("points", "low", "high", "verdict"),
+    [
+        (25.0, 1.0, 50.0, "It looks"),
+        (25.0, 0.0, 50.0, "Undecided"),  # the interval touches 0
+        (3.0, 0.5, 5.5, "Undecided"),  # above 0, and neither small for sure nor large
+        (3.0, 1.0, 4.9, "It does not"),  # above 0, but smaller than what counts
+        (-1.6, -3.2, -0.2, "It does not"),
+        (5.0, 4.0, 6.0, "It looks"),
+        (math.nan, math.nan, math.nan, "Undecided"),
+    ],
+)
+def test_the_verdict_compares_the_loss_and_its_interval_with_zero_and_with_five_points(points, low, high, verdict):
+    assert judge_dependence(points, low, high) == verdict
+
+
+def test_the_sentence_of_a_verdict_has_the_numbers_it_rests_on():
+    assert dependence_sentence((25, 12, 38), 0.33, "at 16 tokens", 500) == (
+        "It looks: replacing its crop by noise costs 25 points [12, 38] at 16 tokens (33 % of answers used a crop)."
+    )
+    assert dependence_sentence((8, -4, 21), 0.5, "at 64 tokens", 12).endswith("(50 % of answers used a crop); 12 questions are too few.")
+    assert dependence_sentence((0, 0, 0), 0.0, "at 16 tokens", 500) == "It does not: it made no crop in 500 questions at 16 tokens."
+    assert dependence_sentence((math.nan, math.nan, math.nan), 0.5, "at 16 tokens", 500) == (
+        "No verdict at 16 tokens: the arm noise was not played (evaluation.arms)."
+    )
+
+
+WIDE = Results(
+    "mine: base against trained",
+    ("base", "trained", "trained - base"),
+    (
+        Row("accuracy, own crop", "%", (Cell(13.4, 10.6, 16.4), Cell(63.0, 58.8, 67.2), Cell(49.6, 44.8, 54.4, "pt")), main=True),
+        Row("@256 accuracy, own crop", "%", (Cell(80.2, 76.6, 83.8), Cell(72.4, 68.6, 76.4), Cell(-7.8, -12.0, -3.4, "pt")), main=True),
+        Row("accuracy, blank crop", "%", (None, None, None)),
+    ),
+    verdicts=("It looks: ...",),
+)
+
+
+@pytest.mark.parametrize("width", [120, 80, 50, 34])
+def test_a_terminal_of_any_width_shows_the_main_rows_with_every_interval_and_the_verdict(width):
+    console = Console(width=width, record=True, file=io.StringIO())
+    print_table(WIDE, console)
+    shown = console.export_text()
+    for row in WIDE.rows[:2]:
+        assert all(cell_parts(row, cell)[1] in shown for cell in row.cells)
+    assert "It looks" in shown and "blank" not in shown
+    assert max(map(len, shown.splitlines())) <= width
+
+
+def test_a_difference_of_percentages_is_in_points(tmp_path):
+    assert "| 13.4 [10.6, 16.4] % | 63.0 [58.8, 67.2] % | 49.6 [44.8, 54.4] pt |" in markdown_table(WIDE)
+    assert "49.6 pt" in page(tmp_path, results=WIDE)
+
+
+def test_the_verdict_stands_in_markdown_and_on_the_page(tmp_path):
+    assert "It looks: ..." in markdown_table(WIDE) and "It looks: ..." in page(tmp_path, results=WIDE)
