@@ -806,7 +806,7 @@ SMALL = ("threads=1", "data.side_px=224", "evaluation.samples=3", "evaluation.re
 def scripted(qwen3_vl, monkeypatch) -> PolicyModel:
     """The entry point with a policy that calls, then answers 7."""
     engine = Scripted(qwen3_vl, call(0, 0, 500, 500), "<answer>7</answer><|im_end|>")
-    monkeypatch.setattr(probe, "load_player", lambda cfg: (qwen3_vl, engine))
+    monkeypatch.setattr(probe, "load_evaluated", lambda cfg: (qwen3_vl, engine))
     return qwen3_vl
 
 
@@ -973,7 +973,7 @@ def test_questions_of_which_some_have_no_box_are_played_and_counted(scripted, tm
 
 
 def test_an_arm_that_does_not_exist_is_refused_before_a_policy_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(probe, "load_player", lambda cfg: pytest.fail("loaded"))
+    monkeypatch.setattr(probe, "load_evaluated", lambda cfg: pytest.fail("loaded"))
     with pytest.raises(ValueError, match="names nois; there are own"):
         probe.run(probing(tmp_path, "evaluation.arms=[own,nois]"))
 
@@ -1024,7 +1024,7 @@ def test_nothing_is_said_about_an_arm_that_is_not_played(scripted, tmp_path, cap
 
 def test_another_dialect_is_another_probe(scripted, tmp_path, monkeypatch):
     probe.run(probing(tmp_path))
-    model, engine = probe.load_player(None)
-    monkeypatch.setattr(probe, "load_player", lambda cfg: (replace(model, dialect=DIALECTS[cfg.policy.dialect]), engine))
+    model, engine = probe.load_evaluated(None)
+    monkeypatch.setattr(probe, "load_evaluated", lambda cfg: (replace(model, dialect=DIALECTS[cfg.policy.dialect]), engine))
     with pytest.raises(ValueError, match="holds a probe with other settings"):
         probe.run(probing(tmp_path, "policy.dialect=qwen3_vl"))

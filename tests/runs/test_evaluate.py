@@ -251,7 +251,7 @@ SMALL = ("threads=1", "evaluation.resamples=20", "view.max_tokens=16", "evaluati
 def scripted(qwen3_vl, monkeypatch):
     """A policy that crops, then answers A."""
     engine = Scripted(qwen3_vl, call(0, 0, 500, 500), "<answer>A</answer><|im_end|>")
-    monkeypatch.setattr(evaluate, "load_player", lambda cfg: (qwen3_vl, engine))
+    monkeypatch.setattr(evaluate, "load_evaluated", lambda cfg: (qwen3_vl, engine))
     return engine
 
 
@@ -364,7 +364,7 @@ def test_a_judge_grades_free_answers_and_its_disagreements_with_the_rule_are_kep
     write_visualprobe(tmp_path / "published")
     monkeypatch.chdir(tmp_path)
     engine = Scripted(qwen3_vl, call(0, 0, 500, 500), "<answer>something else</answer><|im_end|>")
-    monkeypatch.setattr(evaluate, "load_player", lambda cfg: (qwen3_vl, engine))
+    monkeypatch.setattr(evaluate, "load_evaluated", lambda cfg: (qwen3_vl, engine))
     with Server(lambda request: ("yes", "stop", 1), models=("big",)) as server:
         evaluate.run(evaluating(tmp_path, "visualprobe", f"judge.url={server.url}", "judge.model=big", "evaluation.arms=[own]"))
         found = numbers(tmp_path)
@@ -509,7 +509,7 @@ def test_a_server_that_dies_in_the_middle_ends_the_run_and_another_goes_on(tmp_p
 )
 def test_settings_that_can_not_work_are_named_before_anything_is_loaded(tmp_path, override, message, monkeypatch):
     write_vstar(tmp_path / "published")
-    monkeypatch.setattr(evaluate, "load_player", lambda cfg: pytest.fail("loaded"))
+    monkeypatch.setattr(evaluate, "load_evaluated", lambda cfg: pytest.fail("loaded"))
     with pytest.raises(ValueError) as refused:
         evaluate.run(evaluating(tmp_path, "vstar", override))
     assert message in str(refused.value) and "secret" not in str(refused.value)
