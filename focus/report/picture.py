@@ -29,12 +29,14 @@ PAPER, INK, MUTED, MAT = "#ffffff", "#1f2328", "#6b7280", "#f3f4f6"
 RIGHT, RIGHT_PALE, WRONG, WRONG_PALE = "#1a7f4b", "#eef8f1", "#c0362c", "#fdf1ef"
 CROP_COLOURS = ("#f76707", "#1c7ed6", "#9c36b5", "#0ca678")  # the n-th crop and its box share one
 
+TermCell = tuple[str, str, str]  # label, number, colour of the number
+
 
 def draw_trajectory(example: Example, width_px: int = 1000) -> Image.Image:
     """The picture of a trajectory, `width_px` wide; its height follows from the shape of the view and the number of turns.
 
     Left the view with the annotated evidence (dashed) and the policy's boxes (solid), beside it the crops; beneath the question,
-    the turns, the answer against the accepted ones, the raw reward terms.
+    the turns, the answer against the accepted ones, and what each reward term adds to the total.
     Raises ValueError below 400 px, where the text could not be read.
     """
     if width_px < 400:
@@ -213,7 +215,7 @@ def _draw_crops(sheet: _Sheet, trajectory: Trajectory, view_place: Box, room: Bo
     if not delivered:
         _header(sheet, x1, y1, "No crop", "", x2 - x1, MUTED)
         sheet.block(room, MAT)
-        sheet.text((x1 + x2) / 2, (y1 + y2) / 2, "the policy did not look closer", 14, MUTED, anchor="mm")
+        sheet.text((x1 + x2) / 2, (y1 + y2) / 2, "the policy made no crop", 14, MUTED, anchor="mm")
         return
     sizes = [crop.size for _, crop in delivered]
     grids = [_panels(len(sizes), columns, room) for columns in range(1, len(sizes) + 1)]
@@ -302,12 +304,12 @@ def _two_lines(sheet: _Sheet, question: str, size: float) -> list[str]:
 
 
 def _draw_verdict(sheet: _Sheet, example: Example, y: float) -> float:
-    """A band with the answer, what would have been accepted, and the reward terms; returns the y of its lower edge."""
+    """A band with the answer, the accepted answers, and the reward terms; returns the y of its lower edge."""
     trajectory = example.trajectory
     sample = trajectory.sample
     asked = (trajectory.answer, sample.answers, sample.scorer, sample.options, sample.question)
     right = example.terms.get("accuracy", grade(*asked)) >= RIGHT_FROM  # the reward may have asked a judge
-    cells = [(name, _number(value)) for name, value in (*example.terms.items(), ("total", example.total))]
+    cells = _term_cells(example)
     rows = _term_rows(sheet, cells)
     beside = len(rows) == 1 and sum(_term_width(sheet, cell) for cell in rows[0]) <= 0.62 * INNER
     bottom = y + 72 + (0 if beside else 50 * len(rows) + 10)
@@ -322,7 +324,7 @@ def _draw_verdict(sheet: _Sheet, example: Example, y: float) -> float:
         edge, base = WIDTH - MARGIN - 10.0, y + (33 if beside else 96 + 50 * number)
         for cell in reversed(row):
             face = "bold" if cell[0] == "total" else "regular"
-            sheet.text(edge - 12, base, cell[1], 17, INK, face, anchor="rs")
+            sheet.text(edge - 12, base, cell[1], 17, cell[2], face, anchor="rs")
             sheet.text(edge - 12, base + 22, cell[0], 12, MUTED, anchor="rs")
             edge -= _term_width(sheet, cell)
             if cell[0] == "total" and len(row) > 1:
@@ -339,12 +341,24 @@ def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
 
 
-def _term_width(sheet: _Sheet, cell: tuple[str, str]) -> float:
+def _term_cells(example: Example) -> list[TermCell]:
+    """Terms that are only logged, in grey; then what each paid term adds to the total; then the total."""
+    if not example.payments:
+        return [(name, _number(value), INK) for name, value in (*example.terms.items(), ("total", example.total))]
+    logged = [(f"{name}, logged only", _number(value), MUTED) for name, value in example.terms.items() if name not in example.payments]
+    paid = [
+        (f"{name}, gate closed" if payment.closed_gate else f"{payment.weight:g} × {name}", _number(payment.amount), INK)
+        for name, payment in example.payments.items()
+    ]
+    return [*logged, *paid, ("total", _number(example.total), INK)]
+
+
+def _term_width(sheet: _Sheet, cell: TermCell) -> float:
     return max(sheet.width(cell[0], 12, "regular"), sheet.width(cell[1], 17, "bold")) + 26
 
 
-def _term_rows(sheet: _Sheet, cells: Sequence[tuple[str, str]]) -> list[list[tuple[str, str]]]:
-    rows: list[list[tuple[str, str]]] = [[]]
+def _term_rows(sheet: _Sheet, cells: Sequence[TermCell]) -> list[list[TermCell]]:
+    rows: list[list[TermCell]] = [[]]
     room = INNER - 20.0
     for cell in cells:
         if room < _term_width(sheet, cell) and rows[-1]:

@@ -5,21 +5,23 @@ What was launched stands in the sweep's multirun.yaml, what became of each point
 
 import base64
 import csv
+import io
 import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from focus import config
 from focus.evaluation.bootstrap import bootstrap
 from focus.evaluation.outcome import Outcome, load_outcomes
-from focus.report.page import STYLE
+from focus.report.html import write_html
 from focus.report.run import ROWS, cell, last_status
 from focus.training.history import FINISHED, STOPPED, read_history, run_status
 
@@ -106,42 +108,58 @@ def write_table(points: Sequence[Point], metrics: Sequence[str], resamples: int,
             out.writerow([*point.values.values(), point.status, point.folder.name, *cells])
 
 
+PANELS_A_ROW = 4
+
+
+def swept_keys(points: Sequence[Point]) -> list[str]:
+    """The swept keys but the seed; the seed where nothing else was swept."""
+    return [key for key in points[0].values if key != "seed"] or ["seed"]
+
+
 def draw(points: Sequence[Point], metrics: Sequence[str]) -> Figure:
-    """A row of panels for each swept key but the seed: a dot for every point, a line through their means, with intervals."""
-    keys = [key for key in points[0].values if key != "seed"] or ["seed"]
+    """Panels for each swept key, metric and view: a dot for every point, a line through their means, with intervals."""
     shown = [
-        (metric, view)
+        (key, metric, view)
+        for key in swept_keys(points)
         for metric in metrics
         for view in ("own", "common")
         if any(p.mean(metric, view) == p.mean(metric, view) for p in points)
     ]
-    figure = Figure(figsize=(2.9 * max(1, len(shown)), 2.7 * len(keys)), layout="constrained")
+    columns, rows = min(PANELS_A_ROW, max(1, len(shown))), math.ceil(max(1, len(shown)) / PANELS_A_ROW)
+    figure = Figure(figsize=(3.1 * columns, 2.8 * rows), layout="constrained")
     if not shown:
         figure.text(0.5, 0.5, "no point is finished yet", ha="center")
         return figure
-    for row, key in zip(figure.subplots(len(keys), len(shown), squeeze=False), keys, strict=True):
-        values = list(dict.fromkeys(point.values[key] for point in points))
-        numbers = [_number(value) for value in values]
-        places = numbers if all(n == n for n in numbers) else [*range(len(values))]
-        for axis, (metric, view) in zip(row, shown, strict=True):
-            means = defaultdict(list)
-            for point in points:
-                if (mean := point.mean(metric, view)) == mean:
-                    means[places[values.index(point.values[key])]].append(mean)
-            for place, each in means.items():
-                axis.plot([place] * len(each), each, "o", ms=4, color=PALE, mec="none")
-                axis.vlines(place, *bootstrap(each, range(len(each)))[1:], color=COLOUR, lw=1)
-            line = sorted((place, sum(each) / len(each)) for place, each in means.items())
-            axis.plot([x for x, _ in line], [y for _, y in line], color=COLOUR, lw=1.8)
-            if min(places) > 0 and max(places) >= 8 * min(places):
-                axis.set_xscale("log", base=2)
-                axis.minorticks_off()
-            axis.set_xticks(places, values, fontsize=8)
-            axis.set_xlabel(key, fontsize=8)
-            axis.set_title(f"{FACTORS[metric][0]}\n{view} view", fontsize=8)
-            axis.grid(alpha=0.25, lw=0.5)
-            axis.spines[["top", "right"]].set_visible(False)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, (key, metric, view) in zip(axes, shown, strict=False):
+        _draw_panel(axis, points, key, metric, view)
+    for axis in axes[len(shown) :]:
+        axis.set_visible(False)
     return figure
+
+
+def _draw_panel(axis: Axes, points: Sequence[Point], key: str, metric: str, view: str) -> None:
+    values = list(dict.fromkeys(point.values[key] for point in points))
+    numbers = [_number(value) for value in values]
+    positions = numbers if all(n == n for n in numbers) else [*range(len(values))]
+    means = defaultdict(list)
+    for point in points:
+        if (mean := point.mean(metric, view)) == mean:
+            means[positions[values.index(point.values[key])]].append(mean)
+    for x, at_x in means.items():
+        axis.plot([x] * len(at_x), at_x, "o", ms=4, color=PALE, mec="none")
+        axis.vlines(x, *bootstrap(at_x, range(len(at_x)))[1:], color=COLOUR, lw=1)
+    line = sorted((x, sum(at_x) / len(at_x)) for x, at_x in means.items())
+    axis.plot([x for x, _ in line], [y for _, y in line], color=COLOUR, lw=1.8)
+    if min(positions) > 0 and max(positions) >= 8 * min(positions):
+        axis.set_xscale("log", base=2)
+        axis.minorticks_off()
+    axis.set_xticks(positions, values, fontsize=8)
+    axis.set_xlabel(key, fontsize=9)
+    axis.set_title(f"{FACTORS[metric][0]}\n{view} view", fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.25, lw=0.5)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def _number(value: str) -> float:
@@ -151,21 +169,28 @@ def _number(value: str) -> float:
         return math.nan
 
 
-def _page(title: str, points: Sequence[Point], metrics: Sequence[str], picture: bytes, counted: str) -> str:
-    heads = "".join(f"<th>{escape(name)}</th>" for name in (*points[0].values, "status", *metrics))
-    rows = ""
-    for point in points:
-        page = point.folder / "report.html"
-        status = f'<a href="{escape(point.folder.name)}/report.html">{escape(point.status)}</a>' if page.is_file() else escape(point.status)
-        numbers = "".join(f"<td>{_shown(point.mean(metric, 'own'))}</td>" for metric in metrics)
-        rows += f"<tr>{''.join(f'<th>{escape(v)}</th>' for v in point.values.values())}<td>{status}</td>{numbers}</tr>"
-    image = base64.b64encode(picture).decode()
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head><body>'
-        f"<header><h1>{escape(title)}</h1><p>{escape(counted)}</p></header>"
-        f'<img src="data:image/png;base64,{image}" alt="curves over what was swept" style="max-width:100%;background:#fff">'
-        "<p>A dot for every point, a line through their means, 95 % intervals of the means from a bootstrap over points.</p>"
-        f'<div class="wide"><table class="results"><caption>own view; means</caption><tr>{heads}</tr>{rows}</table></div></body></html>\n'
+def write_sweep_page(path: Path, title: str, points: Sequence[Point], metrics: Sequence[str], figure: Figure, counted: str) -> None:
+    """Write the page of a sweep: the figure, and a row for every point with a link to its own page."""
+    picture = io.StringIO()
+    figure.savefig(picture, format="svg", metadata={"Date": None})
+    rows = [
+        {
+            "swept": list(point.values.values()),
+            "status": point.status,
+            "metrics": [_shown(point.mean(metric, "own")) for metric in metrics],
+            "page": f"{quote(point.folder.name)}/report.html" if (point.folder / "report.html").is_file() else None,
+        }
+        for point in points
+    ]
+    write_html(
+        path,
+        "sweep.html",
+        title=title,
+        counted=counted,
+        figure="data:image/svg+xml;base64," + base64.b64encode(picture.getvalue().encode()).decode(),
+        about_figure=f"{', '.join(FACTORS[metric][0] for metric in metrics)} over {', '.join(swept_keys(points))}",
+        columns=[*points[0].values, "status", *(FACTORS[metric][0] for metric in metrics)],
+        points=rows,
     )
 
 

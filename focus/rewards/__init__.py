@@ -1,7 +1,19 @@
 """Rewards: one pure function per equation, one Lightning callback per term."""
 
 from focus.rewards.call_floor import CallFloor
-from focus.rewards.callbacks import Accuracy, Example, Format, Grounding, RewardCallback, Scores, Tool, begin_scoring, examples, score
+from focus.rewards.callbacks import (
+    Accuracy,
+    Example,
+    Format,
+    Grounding,
+    Payment,
+    RewardCallback,
+    Scores,
+    Tool,
+    begin_scoring,
+    examples,
+    score,
+)
 from focus.rewards.information import InformationGain
 
 __all__ = [
@@ -11,6 +23,7 @@ __all__ = [
     "Format",
     "Grounding",
     "InformationGain",
+    "Payment",
     "RewardCallback",
     "Scores",
     "Tool",

@@ -6,11 +6,11 @@ A term of your own: subclass `RewardCallback`, give it a `name`, implement `scor
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -165,13 +165,16 @@ class Grounding(RewardCallback):
 
 @dataclass(frozen=True)
 class Scores:
-    """Raw terms beside their weighted sum, one value per trajectory."""
+    """Raw terms beside their weighted sum, one value per trajectory, and the weight and gate of each term."""
 
     raw: dict[str, list[float]]
     total: list[float]
+    weights: Mapping[str, float] = field(default_factory=dict)
+    gates: Mapping[str, str | None] = field(default_factory=dict)
 
     def __add__(self, later: "Scores") -> "Scores":
-        return Scores({name: self.raw.get(name, []) + values for name, values in later.raw.items()}, self.total + later.total)
+        raw = {name: self.raw.get(name, []) + values for name, values in later.raw.items()}
+        return Scores(raw, self.total + later.total, later.weights, later.gates)
 
     def grouped(self, rollouts_per_question: int, term: str | None = None) -> Float[Tensor, "question rollout"]:
         """The totals by question, or one raw term."""
@@ -184,19 +187,41 @@ class Scores:
         return sum(value != value for value in self.total)
 
 
+class Payment(NamedTuple):
+    """What a term added to a total: its weight, weight times raw term (0 behind a closed gate), and the gate if it is closed."""
+
+    weight: float
+    amount: float
+    closed_gate: str | None
+
+
 @dataclass(frozen=True)
 class Example:
-    """One trajectory with what it was paid, as reports and dashboards show it."""
+    """One trajectory with its reward, as reports and dashboards show it.
+
+    `terms` are raw. `payments` has an entry for each term that is paid; they add up to `total`. A term without one is
+    only logged. An example that no reward was computed for has no payments.
+    """
 
     trajectory: Trajectory
     terms: Mapping[str, float]
     total: float
     caption: str = ""
+    payments: Mapping[str, Payment] = field(default_factory=dict)
 
 
 def examples(trajectories: Sequence[Trajectory], scores: Scores) -> list[Example]:
-    """Trajectories beside their raw terms and totals."""
-    return [Example(t, {name: values[i] for name, values in scores.raw.items()}, scores.total[i]) for i, t in enumerate(trajectories)]
+    """Trajectories with their raw terms, payments and totals."""
+    return [
+        _example(t, {name: values[i] for name, values in scores.raw.items()}, scores.total[i], scores) for i, t in enumerate(trajectories)
+    ]
+
+
+def _example(trajectory: Trajectory, raw: dict[str, float], total: float, scores: Scores) -> Example:
+    added = terms.contributions(raw, scores.weights, scores.gates)
+    closed = {name: gate for name, gate in scores.gates.items() if gate is not None and raw[gate] <= 0}
+    payments = {name: Payment(scores.weights[name], amount, closed.get(name)) for name, amount in added.items()}
+    return Example(trajectory, raw, total, payments=payments)
 
 
 def _number(value: Any, callback: RewardCallback, t: Trajectory) -> float:
@@ -243,6 +268,6 @@ def begin_scoring(callbacks: Sequence[RewardCallback], trajectories: Sequence[Tr
                 )
             raw[callback.name] = [_number(value, callback, t) for value, t in zip(values, trajectories, strict=True)]
         totals = [terms.total({name: values[i] for name, values in raw.items()}, weights, gates) for i in range(len(trajectories))]
-        return Scores(raw, totals)
+        return Scores(raw, totals, weights, gates)
 
     return finish

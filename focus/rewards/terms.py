@@ -55,17 +55,25 @@ def information_gain(own: float, placebos: Sequence[float], logp: bool, floor: f
     return max(0.0, seen[0] - sum(seen[1:]) / len(placebos))
 
 
-def total(raw: Mapping[str, float], weights: Mapping[str, float], gates: Mapping[str, str | None]) -> float:
-    """E3: the weighted sum of raw terms; a gated term counts only where its gate term is above 0.
+def contributions(raw: Mapping[str, float], weights: Mapping[str, float], gates: Mapping[str, str | None]) -> dict[str, float]:
+    """What each term adds to the total of E3: weight times raw term, or 0 where its gate term is not above 0.
 
-    A term or a gate that could not be graded is NaN, and so is then the total: such a rollout teaches nothing, it is not a zero. A term
-    of weight 0 is only looked at, and may be NaN.
+    NaN where the term or its gate could not be graded. Terms of weight 0 are only logged and have no entry.
     """
-    value = 0.0
+    added = {}
     for name, weight in weights.items():
         if weight == 0:
             continue
         gate = gates.get(name)
         opened = 1.0 if gate is None else raw[gate]
-        value += math.nan if math.isnan(opened) else weight * raw[name] if opened > 0 else 0.0
-    return value
+        added[name] = math.nan if math.isnan(opened) else weight * raw[name] if opened > 0 else 0.0
+    return added
+
+
+def total(raw: Mapping[str, float], weights: Mapping[str, float], gates: Mapping[str, str | None]) -> float:
+    """E3: the sum of the weighted terms; a gated term counts only where its gate term is above 0.
+
+    The total is NaN if a term or a gate could not be graded: such a rollout teaches nothing, which is not the same as
+    a reward of 0. A term of weight 0 is only logged, and may be NaN.
+    """
+    return sum(contributions(raw, weights, gates).values(), 0.0)

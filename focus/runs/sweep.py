@@ -1,6 +1,5 @@
 """Show what has run of a sweep: table, curves, one page."""
 
-import io
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from focus import config
-from focus.report.sweep import FACTORS, _kind, _page, _shown, draw, points_of, write_table
+from focus.report.sweep import FACTORS, _kind, _shown, draw, points_of, write_sweep_page, write_table
 
 
 def run(cfg: DictConfig) -> None:
@@ -27,10 +26,9 @@ def run(cfg: DictConfig) -> None:
     for point in points:
         table.add_row(*point.values.values(), point.status, *(_shown(point.mean(metric, "own")) for metric in metrics))
     Console(markup=False).print(table)
-    picture = io.BytesIO()
-    draw(points, metrics).savefig(picture, dpi=110)
+    figure = draw(points, metrics)
     with config.writable(cfg.sweep):
         write_table(points, metrics, cfg.resamples, folder / "sweep.csv")
-        (folder / "sweep.png").write_bytes(picture.getvalue())
-        (folder / "sweep.html").write_text(_page(folder.name, points, metrics, picture.getvalue(), counted))
+        figure.savefig(folder / "sweep.png", dpi=110)
+        write_sweep_page(folder / "sweep.html", folder.name, points, metrics, figure, counted)
     print(f"table: {folder / 'sweep.csv'}\nfigure: {folder / 'sweep.png'}\npage: {folder / 'sweep.html'}")

@@ -18,14 +18,17 @@ from rich.console import Console
 from focus.data.boxes import Box, Frame, to_view
 from focus.data.original import Decoded
 from focus.data.scenes import DIFFICULTY, Scene
+from focus.evaluation.outcome import METRICS, Outcome
 from focus.gap import cut, resize_to_budget
 from focus.model.prompts import CROP_CONTENT, Answer, Fault, Malformed, answer_text, call_text, error_content
 from focus.report.dashboard import TrajectoryTable, spread
 from focus.report.page import write_page
 from focus.report.picture import CROP_COLOURS, draw_trajectory, draw_view
+from focus.report.sweep import Point, draw, write_sweep_page
 from focus.report.table import Cell, Results, Row, cell_parts, markdown_table, print_table
 from focus.report.verdict import dependence_sentence, judge_dependence
-from focus.rewards import Example
+from focus.rewards import Example, Scores, examples
+from focus.rewards.terms import total
 from focus.rollout.trajectory import Action, Crop, Observation, Status, Trajectory, Turn
 
 TOKEN_PX = 28
@@ -332,3 +335,58 @@ def test_a_difference_of_percentages_is_in_points(tmp_path):
 
 def test_the_verdict_stands_in_markdown_and_on_the_page(tmp_path):
     assert "It looks: ..." in markdown_table(WIDE) and "It looks: ..." in page(tmp_path, results=WIDE)
+
+
+# ------------------------------------------------------------------------------------------------- rewards that add up
+
+
+def paid() -> Example:
+    """A crop and a wrong answer: the bonus stays behind its gate, the information gain is only logged."""
+    weights = {"accuracy": 0.8, "format": 0.2, "tool": 1.2, "information_gain": 0.0}
+    raw = {"accuracy": 0.0, "format": -1.0, "tool": 1.0, "information_gain": 0.58}
+    gates = {"accuracy": None, "format": None, "tool": "accuracy", "information_gain": None}
+    scores = Scores({name: [value] for name, value in raw.items()}, [total(raw, weights, gates)], weights, gates)
+    [example] = examples([right().trajectory], scores)
+    return example
+
+
+def test_what_the_terms_of_an_example_add_is_its_total_and_a_logged_term_adds_nothing():
+    example = paid()
+    assert {name: (p.weight, p.amount, p.closed_gate) for name, p in example.payments.items()} == {
+        "accuracy": (0.8, 0.0, None),
+        "format": (0.2, -0.2, None),
+        "tool": (1.2, 0.0, "accuracy"),
+    }
+    assert sum(p.amount for p in example.payments.values()) == example.total == -0.2
+
+
+def test_the_page_shows_weight_gate_and_contribution_of_every_term(tmp_path):
+    html = " ".join(page(tmp_path, examples={"worst": [paid()]}).split())
+    assert '<th scope="row">tool</th><td>1.000</td><td>1.2, gate closed (accuracy)</td><td>0.000</td>' in html
+    assert '<tr class="logged"><th scope="row">information_gain</th><td>0.580</td><td>logged only</td><td></td>' in html
+    assert "<td>-0.200</td></tr>" in html
+
+
+def test_charts_have_titles_and_header_cells_a_scope(tmp_path):
+    html = page(tmp_path, [{"update": 1.0, "reward/<total>": 0.5}], RESULTS)
+    assert "<title>reward/&lt;total&gt; over updates 1 to 1; it ends at 0.5</title>" in html and 'role="img"' in html
+    assert "<th>" not in html and '<th scope="col">base</th>' in html
+
+
+def test_the_page_of_a_sweep_shows_four_panels_a_row_and_links_finished_points(tmp_path):
+    points = []
+    for view, seed in ((16, 0), (256, 0)):
+        folder = tmp_path / f"gap.view_tokens={view},seed={seed}"
+        folder.mkdir()
+        outcome = Outcome(view, groups=["a"])
+        outcome.values = {metric: [0.5] for metric in METRICS}
+        points.append(Point({"gap.view_tokens": str(view), "seed": str(seed)}, folder, "finished", {"own": outcome, "common": outcome}))
+    (points[0].folder / "report.html").write_text("its page")
+    metrics = ["own", "D_noise", "called"]
+    figure = draw(points, metrics)
+    assert len([axis for axis in figure.axes if axis.get_visible()]) == 6  # three metrics at two views
+    assert {axis.get_subplotspec().get_geometry()[1] for axis in figure.axes} == {4}
+    write_sweep_page(tmp_path / "sweep.html", "<sweep>", points, metrics, figure, "2 points")
+    html = (tmp_path / "sweep.html").read_text()
+    assert html.count(">open</a>") == 1 and 'href="gap.view_tokens%3D16%2Cseed%3D0/report.html"' in html
+    assert "&lt;sweep&gt;" in html and "data:image/svg+xml;base64," in html and "accuracy, own crop, %" in html
