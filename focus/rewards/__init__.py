@@ -1,6 +1,5 @@
 """Rewards: one pure function per equation, one Lightning callback per term."""
 
-from focus.rewards.call_floor import CallFloor
 from focus.rewards.callbacks import (
     Accuracy,
     Example,
@@ -18,7 +17,6 @@ from focus.rewards.information import InformationGain
 
 __all__ = [
     "Accuracy",
-    "CallFloor",
     "Example",
     "Format",
     "Grounding",

@@ -16,7 +16,7 @@ ALARMS = {
     "crop_rate": (
         ("crop/rate",),
         "The policy answers from the view alone and gives up its crops. A smaller gap.view_tokens makes them worth it; a higher "
-        "reward.terms.tool.weight, rollout.force_first_crop=true or reward=stage1_call_floor keep them coming.",
+        "reward.terms.tool.weight or rollout.force_first_crop=true keeps them coming.",
     ),
     "zero_variance": (
         ("group/zero_variance",),

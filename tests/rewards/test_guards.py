@@ -1,5 +1,5 @@
-"""What keeps a run from collapsing or from breaking: the call floor, truncated rollouts, a forced first crop, crops of one size, questions
-that can't be graded, crashed points of a sweep, letters of another size."""
+"""What keeps a run from collapsing or from breaking: truncated rollouts, a forced first crop, crops of one size, questions that can't
+be graded, crashed points of a sweep, letters of another size."""
 
 import csv
 import json
@@ -26,8 +26,7 @@ from focus.data.scenes import DIFFICULTY, Scene, Scenes, scene_spec
 from focus.gap import View
 from focus.model.prompts import CALL_OPEN, encode
 from focus.report.run import has_row, settings_hash, write_row
-from focus.rewards import Accuracy, CallFloor, Grounding
-from focus.rewards.call_floor import call_floor
+from focus.rewards import Accuracy, Grounding
 from focus.rollout.engine import Sampling
 from focus.rollout.loop import RolloutLimits
 from focus.rollout.trajectory import TRUNCATED, Status, Trajectory
@@ -36,62 +35,6 @@ from tests.support.policies import random_qwen3_vl
 from tests.support.runs import SMALL, settings
 from tests.support.trajectories import ANNOTATED, B1, says, trajectory, zooms
 from tests.support.updates import assert_close, policy_of, questions, trainer, weights
-
-# ---------------------------------------------------------------------------------------------------------- the call floor
-
-
-def group(*crops: int) -> list[Trajectory]:
-    """Siblings that made so many crops, as those of a rollout are."""
-    number = trajectory().group
-    return [replace(trajectory(*[zooms()] * n, says("42")), group=number) for n in crops]
-
-
-def test_a_lone_caller_is_paid_for_the_calls_that_its_group_lacks():
-    """0.25 x (0.3 - 0.125) / 2 / 0.125 = 0.175"""
-    assert CallFloor(1.0, floor=0.3).score(group(1, 0, 0, 0, 0, 0, 0, 0)) == pytest.approx([0.175, 0, 0, 0, 0, 0, 0, 0])
-    assert call_floor(1, 0.125, 0.3) == pytest.approx(0.175)
-
-
-def test_the_rarer_a_call_the_more_it_is_paid():
-    two = CallFloor(1.0, floor=0.3).score(group(1, 1, 0, 0, 0, 0, 0, 0))
-    assert two == pytest.approx([0.025, 0.025, 0, 0, 0, 0, 0, 0])  # 0.25 x (0.3 - 0.25) / 2 / 0.25
-
-
-@pytest.mark.parametrize("calls", [(1, 1, 1, 0, 0, 0, 0, 0), (1,) * 8])
-def test_a_group_that_calls_often_enough_is_paid_nothing(calls):
-    assert CallFloor(1.0, floor=0.3).score(group(*calls)) == [0.0] * 8
-
-
-def test_a_group_at_the_floor_itself_is_paid_nothing():
-    assert CallFloor(1.0, floor=0.25).score(group(1, 1, 0, 0, 0, 0, 0, 0)) == [0.0] * 8
-
-
-def test_where_nobody_calls_nobody_is_paid():
-    assert CallFloor(1.0).score(group(0, 0, 0, 0)) == [0.0] * 4
-
-
-def test_every_call_after_the_first_costs_a_twentieth():
-    assert CallFloor(1.0, floor=0.3).score(group(3, 0, 0, 0, 0, 0, 0, 0))[0] == pytest.approx(0.175 - 0.10)
-    assert CallFloor(1.0, floor=0.3).score(group(3, 2, 1, 0)) == pytest.approx([-0.10, -0.05, 0, 0])
-
-
-def test_each_group_has_a_call_rate_of_its_own_wherever_its_rollouts_stand():
-    rare, common = group(1, 0, 0, 0, 0, 0, 0, 0), group(1, 1, 1, 1)
-    mixed = [t for pair in zip(rare, [*common, *rare[4:]], strict=True) for t in pair][:8] + rare[4:]
-    assert len(mixed) == 12
-    paid = dict(zip(map(id, mixed), CallFloor(1.0, floor=0.3).score(mixed), strict=True))
-    assert [paid[id(t)] for t in (*rare, *common)] == pytest.approx([0.175] + [0] * 11)
-
-
-@pytest.mark.parametrize("floor", [0.0, -0.1, 1.01, math.nan])
-def test_a_floor_that_is_no_rate_is_refused(floor):
-    with pytest.raises(ValueError, match=r"floor of the call-floor reward is .*; it is a call rate in \(0, 1\]"):
-        CallFloor(1.0, floor=floor)
-
-
-def test_a_floor_of_one_is_a_rate():
-    assert CallFloor(1.0, floor=1.0).score(group(1, 0)) == pytest.approx([0.125, 0])  # 0.25 x 0.5 / 2 / 0.5
-
 
 # ------------------------------------------------------------------------------------------- rollouts that ran out of room
 
