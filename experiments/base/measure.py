@@ -16,8 +16,8 @@ import torch
 from focus.data.boxes import Box, area, coverage, intersection, settle, to_view
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.evaluation.arms import Evaluator
-from focus.evaluation.arms import measure as measure_arms
 from focus.evaluation.bootstrap import bootstrap
+from focus.evaluation.measure import measure as measure_arms
 from focus.gap import Gap, Mode, ladder
 from focus.grading.answers import grade
 from focus.model import loading
@@ -83,12 +83,12 @@ def measure(folder: Path, difficulty: int) -> dict[str, object]:
     keep("reads a crop of the sign", reading(checkpoint, scenes, lambda scene: scene.signs[scene.question[1]].sign_px))
     for tokens in ladder((448, 448), checkpoint.token_px):
         gap = Gap(Mode.FIXED, tokens, checkpoint.token_px)
-        examiner = Evaluator(checkpoint, KVEngine(checkpoint), gap, RolloutLimits(1, 64, Sampling(0.0, 40)), 0, ("tool_free",), 50)
-        outcome, _ = measure_arms(examiner, samples, f"{tokens}")
+        evaluator = Evaluator(checkpoint, KVEngine(checkpoint), gap, RolloutLimits(1, 64, Sampling(0.0, 40)), 0, ("tool_free",), 50)
+        outcome, _ = measure_arms(evaluator, samples, f"{tokens}")
         keep(f"tool-free accuracy at {tokens} tokens", outcome.values["tool_free"])
         if tokens in (16, 256):
-            examiner = Evaluator(checkpoint, KVEngine(checkpoint), gap, RolloutLimits(1, 64, Sampling(1.0, 40)), 0, ("own", "forced"), 50)
-            sampled, played = measure_arms(examiner, samples, f"{tokens}, sampled")
+            evaluator = Evaluator(checkpoint, KVEngine(checkpoint), gap, RolloutLimits(1, 64, Sampling(1.0, 40)), 0, ("own", "forced"), 50)
+            sampled, played = measure_arms(evaluator, samples, f"{tokens}, sampled")
             keep(f"format-valid at {tokens} tokens", sampled.values["answered"])
             keep(f"crop rate at {tokens} tokens", sampled.values["called"])
             keep(f"accuracy at {tokens} tokens", sampled.values["own"])

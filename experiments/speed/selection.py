@@ -16,7 +16,9 @@ from experiments.speed.timing import write
 from focus.build import load_policy, training_samples
 from focus.config import CONF
 from focus.data.sample import Sample
-from focus.evaluation.selection import DROPPED_NATIVE, Choice, Outcome, Tokens, audit, choose, total_tokens
+from focus.evaluation.level_search import DROPPED_NATIVE, LevelOutcome
+from focus.evaluation.selection import Choice, Tokens, choose, total_tokens
+from focus.evaluation.selection_record import audit
 from focus.gap import Search
 from focus.model.policy_model import PolicyModel
 from focus.model.prompts import IMAGE_PAD, encode, question_text
@@ -26,7 +28,7 @@ TARGET = 0.6  # of the exhaustive ladder's forward tokens, with identical choice
 VOTES = 8
 
 
-def certificate(outcome: Outcome, levels: int) -> range:
+def certificate(outcome: LevelOutcome, levels: int) -> range:
     """The levels that ANY exact search must have asked before it may state this outcome. `levels` counts native.
 
     An unasked native may be wrong, an unasked level before k* may diverge, an unasked k* may agree.

@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 
 from focus.data.scenes import DIFFICULTY, Scenes
-from focus.evaluation.arms import Evaluator, measure
+from focus.evaluation.arms import Evaluator
 from focus.evaluation.bootstrap import bootstrap
+from focus.evaluation.measure import measure
 from focus.gap import Gap, Mode, ladder
 from focus.model import loading
 from focus.rollout.engine import Sampling
@@ -27,8 +28,8 @@ def main() -> None:
         for tokens in ladder((448, 448), checkpoint.token_px):
             gap, rules = Gap(Mode.FIXED, tokens, checkpoint.token_px), RolloutLimits(1, 64, Sampling(1.0, 40))
             samples = Scenes(DIFFICULTY[1], "eval", SCENES)
-            examiner = Evaluator(checkpoint, KVEngine(checkpoint), gap, rules, 0, ("own", "noise", "tool_free"), 50)
-            outcome, _ = measure(examiner, samples, f"{name} {tokens}")
+            evaluator = Evaluator(checkpoint, KVEngine(checkpoint), gap, rules, 0, ("own", "noise", "tool_free"), 50)
+            outcome, _ = measure(evaluator, samples, f"{name} {tokens}")
             shown = {metric: outcome.of(metric) for metric in ("own", "noise", "tool_free", "called", "D_noise")}
             record[name][str(tokens)] = {m: [round(100 * v, 1) for v in bootstrap(each, outcome.groups)] for m, each in shown.items()}
     (Path(__file__).parent / "ladder.json").write_text(json.dumps(record, indent=1) + "\n")

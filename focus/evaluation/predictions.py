@@ -1,4 +1,4 @@
-"""Predictions of an evaluation: one JSON line per question and repeat, read back and graded."""
+"""Predictions of an evaluation: one JSON line per question and repeat, read back and graded later."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +17,13 @@ from focus.grading.grader import Grader
 from focus.grading.judge import Case
 from focus.model.prompts import CROP_CONTENT, Call, Fault, Malformed, error_content, parse
 from focus.rollout.loop import seed_of
-from focus.rollout.trajectory import Crop, Observation, Status, Trajectory, Turn
+from focus.rollout.trajectory import Action, Crop, Observation, Status, Trajectory, Turn
 
 KEPT_META = ("category", "l2-category", "Task", "Subtask", "Category", "cycle_category", "question_type", "index", "data_source")
 
 
 class Repeated(Sequence[tuple[Sample, int]]):
-    """Every sample `repeats` times, each with the number of the repeat; all of the first come first."""
+    """Every sample `repeats` times, with the number of the repeat. The first repeat of all samples comes first."""
 
     def __init__(self, samples: Sequence[Sample], repeats: int) -> None:
         self.samples, self.repeats = samples, repeats
@@ -32,12 +32,12 @@ class Repeated(Sequence[tuple[Sample, int]]):
         return len(self.samples) * self.repeats
 
     def __getitem__(self, index: Any) -> Any:
-        repeat, place = divmod(index, len(self.samples))
-        return self.samples[place], repeat
+        repeat, of_sample = divmod(index, len(self.samples))
+        return self.samples[of_sample], repeat
 
 
 class Shuffled(Sequence[Sample]):
-    """Samples with their options in an order drawn for each by `seed`."""
+    """Samples with shuffled options; `seed` and the sample's id fix the order."""
 
     def __init__(self, samples: Sequence[Sample], seed: int) -> None:
         self.samples, self.seed = samples, seed
@@ -51,7 +51,7 @@ class Shuffled(Sequence[Sample]):
 
 
 def refusals(rows: Sequence[Mapping[str, Any]], most: float) -> dict[str, float]:
-    """The arms of which a larger share than `most` was refused by the server, and that share."""
+    """The arms in which the server refused a larger share of the questions than `most`, and that share."""
     shares = {}
     for arm in dict.fromkeys(row["arm"] for row in rows):
         of_arm = [row["status"] == Status.REFUSED for row in rows if row["arm"] == arm]
@@ -67,10 +67,10 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 class Predictions:
-    """What was said, one JSON line for each question and repeat with all its arms, written as it is played and graded later.
+    """The file of conversations: one JSON line per question and repeat, with all arms, written as they are played.
 
-    Beside it lies `<name>.measured`, which names the policy, the questions and the settings. Raises ValueError where that is another:
-    going on would mix two measurements.
+    `<name>.measured` beside it holds the identity of the measurement: policy, questions, settings.
+    Raises ValueError where the file has another identity: to continue would mix two measurements.
     """
 
     def __init__(self, path: Path, identity: str) -> None:
@@ -83,14 +83,14 @@ class Predictions:
         write_text_atomically(measured, identity)
         with path.open("a+b") as lines:
             lines.seek(0)
-            whole = 0
+            whole_bytes = 0
             for line in lines:
-                whole += len(line) if line.endswith(b"\n") else 0
-            lines.truncate(whole)  # a last line that a crash has cut is played again
+                whole_bytes += len(line) if line.endswith(b"\n") else 0
+            lines.truncate(whole_bytes)  # a last line that a crash has cut is played again
         self.done = {(line["id"], line["repeat"]) for line in self.lines()}
 
     def add(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Write down some questions."""
+        """Append the lines of some questions."""
         with self.path.open("a") as out:
             out.write("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -100,11 +100,12 @@ class Predictions:
             yield from map(json.loads, lines)
 
 
-def _lines(examiner: Evaluator, chunk: Sequence[Sample], repeat: int) -> list[dict[str, Any]]:
-    asked = examiner.ask(chunk, repeat)
+def play_lines(evaluator: Evaluator, chunk: Sequence[Sample], repeat: int) -> list[dict[str, Any]]:
+    """Play these questions in every arm; returns one JSON line per question."""
+    batch = evaluator.play_arms(chunk, repeat)
     lines = []
     for sample in chunk:
-        arms = asked.played.get(sample.id, {})
+        arms = batch.trajectories.get(sample.id, {})
         lines.append(
             {
                 "id": sample.id,
@@ -119,11 +120,11 @@ def _lines(examiner: Evaluator, chunk: Sequence[Sample], repeat: int) -> list[di
                 "scorer": sample.scorer,
                 "boxes": sample.boxes,
                 "meta": {key: sample.meta[key] for key in KEPT_META if key in sample.meta},
-                "broken": asked.broken.get(sample.id),
-                "seconds": asked.seconds / len(asked.played) if arms else None,
+                "broken": batch.unreadable.get(sample.id),
+                "seconds": batch.own_seconds / len(batch.trajectories) if arms else None,
                 "arms": {
                     arm: conversation_json(arms[arm]) if arms else None
-                    for arm in dict.fromkeys(("own", *examiner.arms))
+                    for arm in dict.fromkeys(("own", *evaluator.arms))
                     if arm != "gt" or sample.boxes
                 },
             }
@@ -131,23 +132,24 @@ def _lines(examiner: Evaluator, chunk: Sequence[Sample], repeat: int) -> list[di
     return lines
 
 
-def graded(line: Mapping[str, Any], mode: str) -> list[dict[str, Any]]:
-    """The rows of one question, one for each arm: what was said, what it is read as by the rule `mode`, and how right that is by its rule.
+def graded_rows(line: Mapping[str, Any], mode: str) -> list[dict[str, Any]]:
+    """The rows of one line, one per arm: the text, the answer that the extraction rule `mode` reads, and its grade by the sample's rule.
 
-    `published_answer` and `published_extracted` are keys of the published file, for scorers that know only those.
+    `published_answer` and `published_extracted` are option keys of the published file, for scorers that
+    know only those.
     """
     options, published = tuple(line["options"].items()), line["published_keys"]
     shared = {key: line[key] for key in ("id", "repeat", "source", "split", "group", "question", "options", "accepted", "scorer", "meta")}
     answer = line["accepted"][0]
     rows = []
-    for arm, kept in line["arms"].items():
-        turns = kept["turns"] if kept else []
-        status = Status(kept["status"]) if kept else None
-        cut, mute = status is Status.OUT_OF_TOKENS, status in (None, Status.OUT_OF_TURNS, Status.REFUSED)
-        extracted = None if mute else read_answer(turns[-1]["text"], kept["answer"], cut, options, mode)
+    for arm, conversation in line["arms"].items():
+        turns = conversation["turns"] if conversation else []
+        status = Status(conversation["status"]) if conversation else None
+        cut, unanswered = status is Status.OUT_OF_TOKENS, status in (None, Status.OUT_OF_TURNS, Status.REFUSED)
+        extracted = None if unanswered else read_answer(turns[-1]["text"], conversation["answer"], cut, options, mode)
         boxes = [turn["box_px"] for turn in turns if "box_px" in turn]
-        table = [[iou(box, chain[0]) for box in boxes] for chain in line["boxes"]]  # target x crop
-        located = bool(table) and arm == "own"
+        ious = [[iou(box, chain[0]) for box in boxes] for chain in line["boxes"]]  # target x crop
+        located = bool(ious) and arm == "own"
         grade = graded_by_rule(extracted, tuple(line["accepted"]), line["scorer"], options, line["question"])
         rows.append(
             shared
@@ -161,14 +163,14 @@ def graded(line: Mapping[str, Any], mode: str) -> list[dict[str, Any]]:
                 "right": grade.right,
                 "graded_by": grade.rung,
                 "status": status or "broken",
-                "opening": kept["opening"] if kept else "",
+                "opening": conversation["opening"] if conversation else "",
                 "turns": turns,
                 "crops": len(boxes),
-                "visual_tokens": kept["visual_tokens"] if kept else None,
-                "sampled_tokens": kept["sampled_tokens"] if kept else None,
-                # of every target the best crop (recall), of every crop the best target (precision); TreeBench publishes the first alone
-                "iou_recall": _best(table) if located else None,
-                "iou_precision": _best(list(zip(*table, strict=True))) if located and boxes else None,
+                "visual_tokens": conversation["visual_tokens"] if conversation else None,
+                "sampled_tokens": conversation["sampled_tokens"] if conversation else None,
+                # recall: the best crop for every target; precision: the best target for every crop. TreeBench publishes recall alone
+                "iou_recall": _mean_of_best(ious) if located else None,
+                "iou_precision": _mean_of_best(list(zip(*ious, strict=True))) if located and boxes else None,
                 "seconds": line["seconds"] if arm == "own" else None,
                 "broken": line["broken"],
             }
@@ -176,21 +178,26 @@ def graded(line: Mapping[str, Any], mode: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _best(table: Sequence[Sequence[float]]) -> float:
-    """Mean over the rows of the best value in each, 0 in an empty one."""
+def _mean_of_best(table: Sequence[Sequence[float]]) -> float:
+    """Mean over rows of the largest value in the row; an empty row counts 0."""
     return sum(max(row, default=0.0) for row in table) / len(table)
 
 
-def _ask(grader: Grader, rows: Sequence[dict[str, Any]]) -> None:
-    """Grade what the rules left open, all at once: the judge's cache makes a second time free, and its log complete."""
-    left = [row for row in rows if row["graded_by"] == Rung.OPEN]
-    cases = [Case(row["question"], tuple(row["accepted"]), row["extracted"], tuple(row["options"].items()), row["scorer"]) for row in left]
-    for row, grade in zip(left, grader.measure(cases), strict=True):
+def grade_open(grader: Grader, rows: Sequence[dict[str, Any]]) -> None:
+    """Grade the rows that the rules left open, in place and all at once.
+
+    A second call costs no request, because the judge caches its verdicts, and it makes the judge's log complete.
+    """
+    open_rows = [row for row in rows if row["graded_by"] == Rung.OPEN]
+    cases = [
+        Case(row["question"], tuple(row["accepted"]), row["extracted"], tuple(row["options"].items()), row["scorer"]) for row in open_rows
+    ]
+    for row, grade in zip(open_rows, grader.measure(cases), strict=True):
         row["right"], row["graded_by"] = grade.right, grade.rung
 
 
 def conversation_json(t: Trajectory) -> dict[str, Any]:
-    """A conversation as JSON: what `replay_conversation` makes a trajectory of again, and what it cost."""
+    """A conversation as JSON: what `replay_conversation` needs to rebuild the trajectory, and its cost in tokens."""
     return {
         "status": t.status,
         "answer": t.answer,
@@ -205,22 +212,26 @@ def conversation_json(t: Trajectory) -> dict[str, Any]:
     }
 
 
-def replay_conversation(row: Mapping[str, Any], sample: Sample, examiner: Evaluator) -> Trajectory:
-    """The conversation of a row, as `conversation_json` writes it. Its crops are cut again; the model is not asked."""
-    view, source = examiner.gap.view_of(sample, sample.open())
-    t = Trajectory(sample, source, view, (), examiner.seed, opening=row["opening"])
+def replay_conversation(row: Mapping[str, Any], sample: Sample, evaluator: Evaluator) -> Trajectory:
+    """The trajectory of a row that `conversation_json` wrote. Its crops are cut again; the model does not run.
+
+    Token ids are not in the row: every turn has as many ids of -1 as it had tokens.
+    """
+    view, source = evaluator.gap.view_of(sample, sample.open())
+    t = Trajectory(sample, source, view, (), evaluator.seed, opening=row["opening"])
     for number, turn in enumerate(row["turns"]):
-        said = Turn((-1,) * turn["tokens"], (), turn["text"], Malformed(Fault.NO_ACTION))
+        ids = (-1,) * turn["tokens"]
+        action: Action
+        observation: Observation | None
         if "box_px" in turn:
             action = Crop(tuple(turn["box_view"]), tuple(turn["box_px"]))
-            crop = examiner.rules.cut(t, action.box_px, examiner.model.token_px)
-            said = Turn(said.ids, (), said.text, action, Observation((-1,) * crop.tokens, crop, CROP_CONTENT))
+            crop = evaluator.limits.cut(t, action.box_px, evaluator.model.token_px)
+            observation = Observation((-1,) * crop.tokens, crop, CROP_CONTENT)
         else:
-            spoken = parse(turn["text"], examiner.model.dialect)
+            parsed = parse(turn["text"], evaluator.model.dialect)
             last = number + 1 == len(row["turns"])
-            act = Malformed(Fault.NO_CROPS_LEFT if last else Fault.OUTSIDE) if isinstance(spoken, Call) else spoken
-            told = Observation((), None, error_content(act.fault)) if isinstance(act, Malformed) and not last else None
-            said = Turn(said.ids, (), said.text, act, told)
-        t = t.then(said, Status.OPEN)
+            action = Malformed(Fault.NO_CROPS_LEFT if last else Fault.OUTSIDE) if isinstance(parsed, Call) else parsed
+            observation = Observation((), None, error_content(action.fault)) if isinstance(action, Malformed) and not last else None
+        t = t.then(Turn(ids, (), turn["text"], action, observation), Status.OPEN)
     source.release()  # the page is drawn from the view and the crops
     return replace(t, status=Status(row["status"]))

@@ -299,7 +299,7 @@ def beside_the_paper(found: Mapping[str, Any], folder: Path) -> list[Results]:
 # ------------------------------------------------------------------------------------------------------------- worst cases
 
 
-def worst(rows: Rows, samples: Sequence[Sample], examiner: Evaluator, count: int) -> dict[str, list[Example]]:
+def worst(rows: Rows, samples: Sequence[Sample], evaluator: Evaluator, count: int) -> dict[str, list[Example]]:
     """Wrong answers as trajectories for the page, `count` of each kind, the worst kinds first."""
     first = [row for row in rows if row["repeat"] == 0 and not row["broken"]]
     own = [row for row in first if row["arm"] == "own" and row["right"] < RIGHT_FROM]
@@ -319,10 +319,10 @@ def worst(rows: Rows, samples: Sequence[Sample], examiner: Evaluator, count: int
         chosen[kind] = [row for row in of_kind if row["id"] not in used][:count]
         used |= {row["id"] for row in chosen[kind]}
     wanted = {sample.id: sample for sample in samples if sample.id in used} if used else {}
-    return {kind: [_example(row, wanted[row["id"]], examiner) for row in of_kind] for kind, of_kind in chosen.items() if of_kind}
+    return {kind: [_example(row, wanted[row["id"]], evaluator) for row in of_kind] for kind, of_kind in chosen.items() if of_kind}
 
 
-def _example(row: Mapping[str, Any], sample: Sample, examiner: Evaluator) -> Example:
+def _example(row: Mapping[str, Any], sample: Sample, evaluator: Evaluator) -> Example:
     read = "no answer read" if row["extracted"] is None else f"read as {row['extracted']!r}"
     caption = f"{sample.id}: {read}" + (", graded by the judge" if row["graded_by"] == "judge" else "")
-    return Example(replay_conversation(row, sample, examiner), {"accuracy": row["right"]}, row["right"], caption)
+    return Example(replay_conversation(row, sample, evaluator), {"accuracy": row["right"]}, row["right"], caption)

@@ -18,18 +18,10 @@ from focus import config
 from focus.build import build_judge, load_policy, training_samples
 from focus.data.identity import questions_digest
 from focus.data.sample import Sample
-from focus.evaluation.selection import (
-    DROPPED_NATIVE,
-    DROPPED_NEVER,
-    UNREADABLE,
-    ByJudge,
-    Choice,
-    by_rule,
-    choose,
-    read_choices,
-    summary,
-    to_json_line,
-)
+from focus.evaluation.answer_reading import JudgeReader, read_by_rule
+from focus.evaluation.level_search import DROPPED_NATIVE, DROPPED_NEVER, UNREADABLE
+from focus.evaluation.selection import Choice, choose
+from focus.evaluation.selection_record import read_choices, summary, to_json_line
 from focus.gap import Search, levels_identity, write_levels
 from focus.grading.grader import Grader, count_decidable, decidable_sentence
 from focus.model.policy_model import PolicyModel
@@ -94,14 +86,14 @@ def run(cfg: DictConfig) -> None:
         audited = set(random.Random(cfg.seed).sample(names, min(cfg.calibration.audit, len(names))))
         engine = KVEngine(policy)
         judge = build_judge(cfg)
-        reading = ByJudge(Grader(judge)) if judge else by_rule
+        reader = JudgeReader(Grader(judge)) if judge else read_by_rule
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console) as progress, kept.open("a") as out:
             task = progress.add_task("calibrate", total=len(samples), completed=len(done))
             todo = [i for i in range(len(samples)) if not done or samples[i].id not in done]
             for start in range(0, len(todo), cfg.questions_per_forward):
                 chunk = [samples[i] for i in todo[start : start + cfg.questions_per_forward]]
-                shared = (cfg.calibration, cfg.tokens_per_turn, cfg.seed, reading)
+                shared = (cfg.calibration, cfg.tokens_per_turn, cfg.seed, reader)
                 choices = choose(policy, engine, chunk, search, *shared)
                 again = [s for s in chunk if s.id in audited]
                 exact = {c.sample: c for c in choose(policy, engine, again, Search.LADDER, *shared)} if again else {}

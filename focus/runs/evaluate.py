@@ -16,8 +16,18 @@ from rich.console import Console
 from focus import config
 from focus.build import build_judge, held_out_samples, leak_report, load_evaluated, rollout_limits
 from focus.data.sample import Sample
-from focus.evaluation.arms import Evaluator, chunks
-from focus.evaluation.predictions import Predictions, Repeated, Shuffled, _ask, _lines, graded, refusals, write_text_atomically
+from focus.evaluation.arms import Evaluator
+from focus.evaluation.predictions import (
+    Predictions,
+    Repeated,
+    Shuffled,
+    grade_open,
+    graded_rows,
+    play_lines,
+    refusals,
+    write_text_atomically,
+)
+from focus.evaluation.progress import chunks
 from focus.gap import Gap, Mode
 from focus.grading.grader import Grader
 from focus.grading.judge import COUNTS
@@ -43,7 +53,7 @@ def run(cfg: DictConfig) -> None:
     output = Path(cfg.output) if cfg.output else Path("outputs/evaluate") / _name(cfg.policy.checkpoint) / cfg.data.source
     e, most = cfg.evaluation, cfg.view.max_tokens or config.EMBEDDED_VIEW
     gap = Gap(Mode.FIXED, most, model.token_px, min_tokens=cfg.view.min_tokens)
-    examiner = Evaluator(model, engine, gap, rollout_limits(cfg, e.temperature), cfg.seed, e.arms, e.questions_per_forward, e.sigma)
+    evaluator = Evaluator(model, engine, gap, rollout_limits(cfg, e.temperature), cfg.seed, e.arms, e.questions_per_forward, e.sigma)
     seen = {}
     if isinstance(model, Served) and isinstance(engine, OpenAIEngine):
         seen = {"view_seen": view_seen(model, engine, gap, samples, cfg.served.view_deviation)}
@@ -55,11 +65,11 @@ def run(cfg: DictConfig) -> None:
             for repeat in dict.fromkeys(number for _, number in chunk):
                 left = [sample for sample, number in chunk if number == repeat and (sample.id, number) not in played.done]
                 if left:
-                    played.add(_lines(examiner, left, repeat))
+                    played.add(play_lines(evaluator, left, repeat))
         lines = [line for line in played.lines() if line["repeat"] < cfg.repeats and line["id"] in ids]
-        rows = [row for line in lines for row in graded(line, cfg.extraction)]
+        rows = [row for line in lines for row in graded_rows(line, cfg.extraction)]
         judge = build_judge(cfg, output / "judge_disagreements.jsonl")
-        _ask(Grader(judge), rows)
+        grade_open(Grader(judge), rows)
         refused = refusals(rows, cfg.served.refused)
         arms = [arm for arm in e.arms if arm not in refused]
         found = summary(rows, arms, e.resamples) | {"settings": _settings(cfg, model.weights_hash(), most) | seen, "refusals": refused}
@@ -69,7 +79,7 @@ def run(cfg: DictConfig) -> None:
         write_text_atomically(output / "evaluation.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
         table, paper = evaluation_table(found), beside_the_paper(found, output.parent)
         write_text_atomically(output / "evaluation.md", markdown_table(table) + "\n" + "\n".join(map(markdown_table, paper)))
-        examples = worst(rows, samples, examiner, cfg.pictures)
+        examples = worst(rows, samples, evaluator, cfg.pictures)
         write_page(output / "report.html", table.title, None, table, examples, OmegaConf.to_yaml(cfg, resolve=True))
     print_table(table, console)
     console.print(f"table, beside the paper's: {output / 'evaluation.md'}   page: {output / 'report.html'}")

@@ -17,7 +17,8 @@ from focus import config
 from focus.build import build_judge, held_out_samples, load_evaluated, rollout_limits
 from focus.data.sample import Sample
 from focus.evaluation import arms
-from focus.evaluation.arms import Evaluator, measure
+from focus.evaluation.arms import Evaluator
+from focus.evaluation.measure import measure
 from focus.evaluation.outcome import DIFFERENCES, METRICS, Outcome, decompose_tool_effect, load_outcomes, refuse_other_probe, save_outcomes
 from focus.evaluation.predictions import replay_conversation
 from focus.gap import Gap, Mode
@@ -58,7 +59,7 @@ def _run(cfg: DictConfig, output: Path, samples: Sequence[Sample]) -> None:
         known = load_outcomes(kept, identity)
         save_outcomes(known, kept, identity)
     shown = Shown(output / "shown.json", identity)
-    examiners = {
+    evaluators = {
         str(tokens): Evaluator(
             model,
             engine,
@@ -74,11 +75,11 @@ def _run(cfg: DictConfig, output: Path, samples: Sequence[Sample]) -> None:
     }
     seen = {}
     if isinstance(model, Served) and isinstance(engine, OpenAIEngine):
-        gaps = {view: examiner.gap for view, examiner in examiners.items()}
+        gaps = {view: evaluator.gap for view, evaluator in evaluators.items()}
         seen = {view: view_seen(model, engine, gap, samples, cfg.served.view_deviation) for view, gap in gaps.items()}
-    for view, examiner in examiners.items():
+    for view, evaluator in evaluators.items():
         if view not in known:
-            known[view], trajectories = measure(examiner, samples, f"{view} tokens")
+            known[view], trajectories = measure(evaluator, samples, f"{view} tokens")
             shown.keep(view, telling(known[view], samples, trajectories, cfg.pictures))
             save_outcomes(known, kept, identity)
     outcomes = {str(tokens): known[str(tokens)] for tokens in cfg.views}
@@ -87,7 +88,7 @@ def _run(cfg: DictConfig, output: Path, samples: Sequence[Sample]) -> None:
     (output / "probe.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     (output / "probe.md").write_text(markdown_table(table))
     draw_probe(outcomes, output / "probe.png", e.resamples)
-    write_page(output / "report.html", table.title, None, table, shown.examples(samples, examiners), OmegaConf.to_yaml(cfg, resolve=True))
+    write_page(output / "report.html", table.title, None, table, shown.examples(samples, evaluators), OmegaConf.to_yaml(cfg, resolve=True))
     print_table(table, console)
     bare = outcomes[str(cfg.views[0])].unannotated
     if bare and "gt" in e.arms:
@@ -118,14 +119,14 @@ class Shown:
         partial.write_text(json.dumps({"identity": self.identity, "views": self.views}))
         partial.replace(self.path)
 
-    def examples(self, samples: Sequence[Sample], examiners: Mapping[str, Evaluator]) -> dict[str, list[Example]]:
-        """The trajectories of the views of `examiners`, their crops cut again, by kind and view."""
+    def examples(self, samples: Sequence[Sample], evaluators: Mapping[str, Evaluator]) -> dict[str, list[Example]]:
+        """The trajectories of the views of `evaluators`, their crops cut again, by kind and view."""
         examples = {}
-        for view, examiner in examiners.items():
+        for view, evaluator in evaluators.items():
             for kind, rows in self.views.get(view, {}).items():
                 of_kind = [
                     Example(
-                        replay_conversation(row, samples[row["place"]], examiner), {"accuracy": row["right"]}, row["right"], row["caption"]
+                        replay_conversation(row, samples[row["place"]], evaluator), {"accuracy": row["right"]}, row["right"], row["caption"]
                     )
                     for row in rows
                 ]

@@ -39,7 +39,8 @@ from focus.data.questions import Questions
 from focus.data.sample import Sample
 from focus.data.scenes import Scenes
 from focus.evaluation import arms, outcome
-from focus.evaluation.arms import Evaluator, measure, measure_on_all_ranks
+from focus.evaluation.arms import Evaluator
+from focus.evaluation.measure import measure, measure_on_all_ranks
 from focus.evaluation.outcome import Outcome
 from focus.gap import Gap, Mode, read_levels
 from focus.grading.grader import Grader, check_decidable, count_decidable, decidable_sentence
@@ -290,7 +291,7 @@ def _examples(cfg: DictConfig, module: FocusPolicy) -> list[Example]:
     """Held-out trajectories for the page, scored by the run's own reward."""
     held_out = held_out_samples(cfg)
     gap, shown = _view_of_held_out(module.gap), [held_out[i] for i in range(min(len(held_out), 8 * cfg.report.trajectories))]
-    examiner = Evaluator(
+    evaluator = Evaluator(
         module.policy,
         module.engine,
         gap,
@@ -300,7 +301,7 @@ def _examples(cfg: DictConfig, module: FocusPolicy) -> list[Example]:
         cfg.evaluation.questions_per_forward,
     )
     with autocast_like_trainer(cfg):
-        _, trajectories = measure(examiner, shown, "page")
+        _, trajectories = measure(evaluator, shown, "page")
     return examples(trajectories, score(module.rewards, trajectories))
 
 
@@ -321,7 +322,7 @@ def _measure(cfg: DictConfig, module: FocusPolicy, grader: Grader, label: str, o
     for name, gap in {"own view": own, "common view": common}.items():
         if name == "common view" and common == own:
             continue  # it is the same one
-        examiner = Evaluator(
+        evaluator = Evaluator(
             module.policy,
             module.engine,
             gap,
@@ -333,7 +334,7 @@ def _measure(cfg: DictConfig, module: FocusPolicy, grader: Grader, label: str, o
             grader,
         )
         with autocast_like_trainer(cfg):
-            outcomes[name] = measure_on_all_ranks(examiner, held_out, f"{label}, {name}")
+            outcomes[name] = measure_on_all_ranks(evaluator, held_out, f"{label}, {name}")
     if files.is_first_rank():
         outcome.save_outcomes(outcomes, kept, identity)
     return {f"{label} {name}": outcome for name, outcome in outcomes.items()}

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import pytorch_lightning as pl
 
 from focus.data.sample import Sample
-from focus.evaluation.arms import Evaluator, measure_on_all_ranks
+from focus.evaluation.arms import Evaluator
 from focus.evaluation.bootstrap import bootstrap
+from focus.evaluation.measure import measure_on_all_ranks
 from focus.gap import Gap
 from focus.grading.grader import Grader
 from focus.grading.judge import NoVerdict
@@ -46,12 +47,12 @@ class ProbeCallback(pl.Callback):
         values = dict.fromkeys(self.SHOWN, math.nan)
         if pl_module.updates_done % self.every == 0:
             m = pl_module
-            examiner = Evaluator(
+            evaluator = Evaluator(
                 m.policy, m.engine, self.gap, self.rules, m.seed, self.ARMS, self.questions_per_forward, grader=self.grader
             )
             try:
                 with distributed.unsharded(m.model):
-                    outcome = measure_on_all_ranks(examiner, self.samples, None)
+                    outcome = measure_on_all_ranks(evaluator, self.samples, None)
                 values = {metric: bootstrap(outcome.of(metric), outcome.groups, resamples=1)[0] for metric in self.SHOWN}
             except NoVerdict as outage:
                 if files.is_first_rank():

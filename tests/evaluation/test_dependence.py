@@ -23,7 +23,8 @@ from focus.data.boxes import Box, Frame, area, intersection, settle, to_view
 from focus.data.original import Decoded
 from focus.data.sample import ImageFile, Sample, write_records
 from focus.data.scenes import DIFFICULTY, Scenes
-from focus.evaluation.arms import Evaluator, measure
+from focus.evaluation.arms import Evaluator
+from focus.evaluation.measure import measure
 from focus.evaluation.outcome import (
     ARMS,
     DIFFERENCES,
@@ -818,11 +819,11 @@ def counted(monkeypatch, stop_after: int = 99) -> list[int]:
     """Views that are measured from here on; ctrl-C comes after some of them."""
     views: list[int] = []
 
-    def measuring(examiner, samples, label):
+    def measuring(evaluator, samples, label):
         if len(views) == stop_after:
             raise KeyboardInterrupt
-        views.append(examiner.gap.view_tokens)
-        return measure(examiner, samples, label)
+        views.append(evaluator.gap.view_tokens)
+        return measure(evaluator, samples, label)
 
     monkeypatch.setattr(probe, "measure", measuring)
     return views

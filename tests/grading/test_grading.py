@@ -15,8 +15,9 @@ from focus.config import check
 from focus.data.questions import Questions
 from focus.data.sample import Sample, write_records
 from focus.data.scenes import DIFFICULTY, Scenes
-from focus.evaluation.arms import Evaluator, measure
-from focus.evaluation.selection import ByJudge, Read, by_rule
+from focus.evaluation.answer_reading import JudgeReader, ReadAnswer, read_by_rule
+from focus.evaluation.arms import Evaluator
+from focus.evaluation.measure import measure
 from focus.gap import Gap, Mode
 from focus.grading.answers import Rung, decidable
 from focus.grading.grader import Grader, check_decidable, count_decidable, decidable_sentence
@@ -287,8 +288,8 @@ def test_a_probe_grades_by_the_ladder(qwen3_vl, tmp_path):
     rules = RolloutLimits(1, 64, Sampling(0.0, 40))
     with Server(knowing("in the port")) as server:
         for graded, expected in ((Grader(), 0.0), (grader(server, tmp_path), 1.0)):
-            examiner = Evaluator(qwen3_vl, engine, Gap(Mode.FIXED, 16, qwen3_vl.token_px), rules, 0, ("tool_free",), 2, grader=graded)
-            outcome, _ = measure(examiner, ships(2), None)
+            evaluator = Evaluator(qwen3_vl, engine, Gap(Mode.FIXED, 16, qwen3_vl.token_px), rules, 0, ("tool_free",), 2, grader=graded)
+            outcome, _ = measure(evaluator, ships(2), None)
             assert outcome.values["own"] == outcome.values["tool_free"] == [expected] * 2
         assert len(server.chats) == 2  # one for each question: both arms say the same
 
@@ -298,10 +299,10 @@ def test_a_probe_grades_by_the_ladder(qwen3_vl, tmp_path):
 
 def test_calibration_takes_answers_that_the_judge_finds_right_for_one_and_the_same(tmp_path):
     with Server(knowing("in the port", "by the pier")) as server:
-        read = ByJudge(grader(server, tmp_path))
-        assert by_rule([(SHIP, ["in the port"])])[0][0].right is False
+        read = JudgeReader(grader(server, tmp_path))
+        assert read_by_rule([(SHIP, ["in the port"])])[0][0].right is False
         [native], [later] = read([(SHIP, ["in the port"])]), read([(SHIP, ["by the pier", "at sea"])])
-    truth = by_rule([(SHIP, ["harbour"])])[0][0]
+    truth = read_by_rule([(SHIP, ["harbour"])])[0][0]
     assert native == [truth] and later[0] == truth and later[1] != truth and not later[1].right
 
 
@@ -311,10 +312,10 @@ def test_calibration_asks_whether_an_answer_means_the_same_as_a_wrong_native_one
         return ("yes" if "- on the sea\n" in shown and candidate(request) == "out at sea" else "no"), "stop", 1
 
     with Server(respond) as server:
-        read = ByJudge(grader(server, tmp_path))
+        read = JudgeReader(grader(server, tmp_path))
         [[native]] = read([(SHIP, ["on the sea"])])
         [[same, other, right]] = read([(SHIP, ["out at sea", "in the air", "harbour"])])
-    assert not native.right and same == native == Read(native.meaning, False)
+    assert not native.right and same == native == ReadAnswer(native.meaning, False)
     assert other.meaning != native.meaning and right.right
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 from focus.data.original import Decoded
 from focus.data.sample import Sample
 from focus.data.scenes import DIFFICULTY, Scene
-from focus.evaluation.arms import Evaluator, measure
+from focus.evaluation.arms import Evaluator
+from focus.evaluation.measure import measure
 from focus.evaluation.outcome import ARMS, METRICS, Outcome
 from focus.gap import Gap, Mode
 from focus.model.loading import EMBEDDED, load_model

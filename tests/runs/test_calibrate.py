@@ -15,8 +15,10 @@ from focus import config
 from focus.build import load_policy, training_samples
 from focus.config import CONF
 from focus.data.scenes import DIFFICULTY, Scenes
-from focus.evaluation import selection
-from focus.evaluation.selection import DROPPED_NATIVE, DROPPED_NEVER, SEARCHES, UNREADABLE, Read, Rule, Tokens, choose, total_tokens
+from focus.evaluation import selection_record
+from focus.evaluation.answer_reading import ReadAnswer
+from focus.evaluation.level_search import DROPPED_NATIVE, DROPPED_NEVER, SEARCHES, UNREADABLE, LevelRule
+from focus.evaluation.selection import Tokens, choose, total_tokens
 from focus.gap import Search, diverges, fit, ladder, levels_identity, majority, read_levels, select_level
 from focus.grading.answers import canonical
 from focus.rollout.engine import Completion, Sampling
@@ -86,7 +88,7 @@ def test_the_ladder_of_a_strip_ends_where_its_shape_would_be_lost():
 
 def search(kind: Search, answers: str, enters: str = "ab") -> tuple[int | str, list[int]]:
     """What a search finds where level k answers with the k-th letter, and the levels it asked. `enters`: native answers let in."""
-    asking = SEARCHES[kind](Rule(len(answers), 0.5, lambda native: native[0] in enters))
+    asking = SEARCHES[kind](LevelRule(len(answers), 0.5, lambda native: native[0] in enters))
     asked = [next(asking)]
     while True:
         try:
@@ -242,7 +244,7 @@ def test_a_reading_of_ones_own_says_which_answers_are_the_same(qwen3_vl):
 
     def reading(said):
         read_in_order.extend(answer for _, answers in said for answer in answers)
-        return [[Read("c" if answer == "c" else "a or b", answer != "c") for answer in answers] for _, answers in said]
+        return [[ReadAnswer("c" if answer == "c" else "a or b", answer != "c") for answer in answers] for _, answers in said]
 
     engine = ByLevel(qwen3_vl, {"": "babca"})
     (found,) = choose(qwen3_vl, engine, [scene], Search.LADDER, rule(), 6, 0, reading)
@@ -281,7 +283,7 @@ def test_an_unreadable_image_costs_one_question_which_is_named(qwen3_vl):
     assert [c.view_tokens for c in choices] == [64, None, None]
     assert [c.broken for c in choices] == [None, "image gone.png does not exist", "image cut.png cannot be decoded"]
     assert engine.asked == [[0, 0], [1], [2]]
-    assert selection.summary([(c, None) for c in choices], Search.LADDER)["broken"] == {c.sample: c.broken for c in choices[1:]}
+    assert selection_record.summary([(c, None) for c in choices], Search.LADDER)["broken"] == {c.sample: c.broken for c in choices[1:]}
 
 
 def test_coarse_levels_are_asked_only_for_questions_that_are_still_open(qwen3_vl):
@@ -383,7 +385,7 @@ def answers(monkeypatch):
     """Let every question of a run be answered by one pattern of letters."""
 
     def answered(letters: str) -> None:
-        monkeypatch.setattr(selection, "KVEngine", lambda checkpoint: ByLevel(checkpoint, {"": letters}))
+        monkeypatch.setattr(calibrate, "KVEngine", lambda checkpoint: ByLevel(checkpoint, {"": letters}))
 
     return answered
 
@@ -446,7 +448,7 @@ def test_an_interrupted_bisection_goes_on_with_its_audit(tmp_path, random_policy
     answers("ababb")
     overrides = ("calibration.search=bisection", "calibration.audit=3", "seed=1")
     straight = run(tmp_path / "straight", random_policy, *overrides)
-    choosing, asked = selection.choose, []
+    choosing, asked = calibrate.choose, []
 
     def interrupted(checkpoint, engine, samples, kind, *rest):
         if len(asked) == 3:
@@ -454,11 +456,11 @@ def test_an_interrupted_bisection_goes_on_with_its_audit(tmp_path, random_policy
         asked.append(kind)
         return choosing(checkpoint, engine, samples, kind, *rest)
 
-    monkeypatch.setattr(selection, "choose", interrupted)
+    monkeypatch.setattr(calibrate, "choose", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "stopped", random_policy, *overrides)
     assert not (tmp_path / "stopped/levels.parquet").exists()
-    monkeypatch.setattr(selection, "choose", choosing)
+    monkeypatch.setattr(calibrate, "choose", choosing)
     assert run(tmp_path / "stopped", random_policy, *overrides) == straight
     assert not list((tmp_path / "stopped").glob("*.jsonl"))
 
@@ -466,28 +468,28 @@ def test_an_interrupted_bisection_goes_on_with_its_audit(tmp_path, random_policy
 def test_what_an_interrupted_calibration_kept_is_read_back_as_it_was(qwen3_vl, tmp_path):
     first, second = asking(qwen3_vl, Search.BISECTION, "aabbb", "baaaa")[0]
     (exact,), _ = asking(qwen3_vl, Search.LADDER, "aabbb")
-    (tmp_path / "kept.jsonl").write_text(selection.to_json_line((first, exact)) + selection.to_json_line((second, None)))
-    assert selection.read_choices(tmp_path / "kept.jsonl") == {first.sample: (first, exact), second.sample: (second, None)}
+    (tmp_path / "kept.jsonl").write_text(selection_record.to_json_line((first, exact)) + selection_record.to_json_line((second, None)))
+    assert selection_record.read_choices(tmp_path / "kept.jsonl") == {first.sample: (first, exact), second.sample: (second, None)}
 
 
 def test_a_line_that_a_full_disk_has_cut_is_asked_again(tmp_path, random_policy, answers, monkeypatch):
     answers("aabbb")
     straight = run(tmp_path / "straight", random_policy)
-    choosing = selection.choose
+    choosing = calibrate.choose
 
     def full(checkpoint, engine, samples, *rest):
         if samples[0].id.endswith("4"):
             raise OSError(28, "No space left on device")
         return choosing(checkpoint, engine, samples, *rest)
 
-    monkeypatch.setattr(selection, "choose", full)
+    monkeypatch.setattr(calibrate, "choose", full)
     with pytest.raises(OSError) as met:
         run(tmp_path / "cut", random_policy)
     assert "No space left on device). When that is mended, run the same command again" in config.what_befell(met.value)
     [kept] = (tmp_path / "cut").glob("*.jsonl")
     assert kept.read_bytes().count(b"\n") == 4
     kept.write_bytes(kept.read_bytes()[:-40])
-    monkeypatch.setattr(selection, "choose", choosing)
+    monkeypatch.setattr(calibrate, "choose", choosing)
     assert run(tmp_path / "cut", random_policy) == straight
     assert read_levels(tmp_path / "cut/levels.parquet") == read_levels(tmp_path / "straight/levels.parquet")
 
@@ -502,13 +504,13 @@ def test_a_second_calibration_in_one_folder_is_refused(tmp_path, random_policy, 
 
 def test_a_run_names_what_it_could_not_read(tmp_path, random_policy, answers, monkeypatch, capsys):
     answers("aabbb")
-    reading = selection.training_samples
+    reading = calibrate.training_samples
 
     def one_gone(cfg):
         samples = list(reading(cfg))
         return [replace(samples[0], image=Unreadable(samples[0].image, 0)), *samples[1:]]
 
-    monkeypatch.setattr(selection, "training_samples", one_gone)
+    monkeypatch.setattr(calibrate, "training_samples", one_gone)
     record = run(tmp_path / "run", random_policy)
     [(name, why)] = record["broken"].items()
     assert record["outcomes"] == {"2": 5, UNREADABLE: 1} and name not in read_levels(tmp_path / "run/levels.parquet")

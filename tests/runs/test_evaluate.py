@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from focus.data.options import shuffled
 from focus.data.sample import Sample
-from focus.evaluation.predictions import Predictions, graded
+from focus.evaluation.predictions import Predictions, graded_rows
 from focus.grading.answers import grade
 from focus.report.evaluation import beside_the_paper, evaluation_table, summary
 from focus.report.table import cell_text, markdown_table
@@ -103,7 +103,7 @@ def played(text: str, status: Status, answer: str | None = None, **changes: obje
 
 
 def read(text: str, status: Status, mode: str, answer: str | None = None, **changes: object) -> str | None:
-    return graded(played(text, status, answer, **changes), mode)[0]["extracted"]
+    return graded_rows(played(text, status, answer, **changes), mode)[0]["extracted"]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_conversation_that_ends_in_a_call_answers_nothing_in_any_mode(mode):
 def test_an_open_answer_is_what_stands_in_the_tag():
     line = {"options": {}, "scorer": "exact", "accepted": ["kevlar"]}
     assert read("<answer> Kevlar. </answer>", Status.ANSWERED, "strict", "Kevlar.", **line) == "Kevlar."
-    assert graded(played("<answer> Kevlar. </answer>", Status.ANSWERED, "Kevlar.", **line), "strict")[0]["right"] == 1.0
+    assert graded_rows(played("<answer> Kevlar. </answer>", Status.ANSWERED, "Kevlar.", **line), "strict")[0]["right"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -149,12 +149,12 @@ def test_an_open_answer_is_what_stands_in_the_tag():
 )
 def test_an_evaluation_reads_an_answer_beside_its_question_as_the_reward_does(question, accepted, scorer, answer, right):
     line = {"options": {}, "scorer": scorer, "accepted": [accepted], "question": question}
-    said = graded(played(f"<answer>{answer}</answer>", Status.ANSWERED, answer, **line), "strict")[0]
+    said = graded_rows(played(f"<answer>{answer}</answer>", Status.ANSWERED, answer, **line), "strict")[0]
     assert said["right"] == right == grade(answer, (accepted,), scorer, (), question)
 
 
 def test_a_question_whose_image_can_not_be_read_is_a_wrong_row_in_every_arm():
-    rows = graded(played("", Status.OPEN, arms={"own": None, "tool_free": None}, broken="it is cut"), "strict")
+    rows = graded_rows(played("", Status.OPEN, arms={"own": None, "tool_free": None}, broken="it is cut"), "strict")
     assert [(row["right"], row["extracted"], row["status"]) for row in rows] == [(0.0, None, "broken")] * 2
 
 
@@ -162,7 +162,7 @@ def test_every_target_and_every_crop_finds_its_best_partner():
     turns = [{"text": "", "tokens": 1, "box_px": box} for box in ((0, 0, 10, 10), (0, 0, 10, 5))]
     said = played("", Status.OUT_OF_TURNS)["arms"]["own"] | {"turns": turns}
     boxes = [[[0, 0, 10, 10], [0, 0, 20, 20]], [[50, 50, 60, 60], [40, 40, 70, 70]]]  # two targets; of a chain the smallest counts
-    row = graded(played("", Status.OUT_OF_TURNS, boxes=boxes, arms={"own": said}), "strict")[0]
+    row = graded_rows(played("", Status.OUT_OF_TURNS, boxes=boxes, arms={"own": said}), "strict")[0]
     assert row["iou_recall"] == pytest.approx((1.0 + 0.0) / 2) and row["iou_precision"] == pytest.approx((1.0 + 0.5) / 2)
 
 

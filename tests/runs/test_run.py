@@ -15,7 +15,6 @@ from transformers import AutoModelForImageTextToText
 from focus import build, config
 from focus.config import CONF
 from focus.data.sample import read_records
-from focus.evaluation import selection
 from focus.gap import levels_identity, read_levels, write_levels
 from focus.model import loading
 from focus.runs import calibrate, export, train
@@ -239,7 +238,7 @@ def test_an_interrupted_calibration_goes_on_where_it_stopped(tmp_path, random_po
         "calibration.never_diverges=floor",
     )
     asked = []
-    choose = selection.choose
+    choose = calibrate.choose
 
     def choose_until(limit):
         def chosen(policy_model, engine, samples, *rest):
@@ -251,11 +250,11 @@ def test_an_interrupted_calibration_goes_on_where_it_stopped(tmp_path, random_po
         return chosen
 
     cfg = settings(tmp_path / "stopped", random_policy, *overrides, name="calibrate")
-    monkeypatch.setattr(selection, "choose", choose_until(2))
+    monkeypatch.setattr(calibrate, "choose", choose_until(2))
     with pytest.raises(KeyboardInterrupt):
         calibrate.run(cfg)
     assert not (tmp_path / "stopped/levels.parquet").exists()
-    monkeypatch.setattr(selection, "choose", choose_until(99))
+    monkeypatch.setattr(calibrate, "choose", choose_until(99))
     calibrate.run(cfg)
     assert [len(chunk) for chunk in asked] == [2, 2, 2] and len({i for chunk in asked for i in chunk}) == 6
     calibrate.run(settings(tmp_path / "straight", random_policy, *overrides, name="calibrate"))
