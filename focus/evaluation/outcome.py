@@ -10,10 +10,10 @@ from focus.grading.answers import RIGHT_FROM
 from focus.rollout.substitutes import SUBSTITUTES
 from focus.runtime import files
 
-OPENINGS = ("tool_free", "forced")  # an answer without a crop, and a crop, put into its mouth
+OPENINGS = ("tool_free", "forced")  # the first turn is prefilled: with the opening of an answer, or of a call
 ARMS = ("own", *SUBSTITUTES, *OPENINGS)
-PLAYABLE = (*ARMS, "no_tool")  # that one asks without offering a tool; the embedded policy knows no such prompt
-# Accuracy of `first` minus accuracy of `second`. D_noise, U_GT and S are E10's; `tool_effect` is gain minus harm
+PLAYABLE = (*ARMS, "no_tool")  # no_tool offers no tool in the prompt; the embedded policy has no such prompt
+# Accuracy of the first arm minus that of the second. D_noise, U_GT and S are E10's; `tool_effect` is gain minus harm
 DIFFERENCES = {
     "D_noise": ("own", "noise"),
     "U_GT": ("gt", "own"),
@@ -26,9 +26,10 @@ DIFFERENCES = {
     "tool_effect": ("own", "tool_free"),
     "no_tool_effect": ("own", "no_tool"),
 }
-# Beside the accuracy of each arm. `agrees`: the answer forced before any crop equals the final one (claim C11). `gain` and `harm` (MED,
-# arXiv 2602.01334): right with the tool and wrong without it, and the reverse. Boxes are those of the last crop. `refused`: the share of
-# the arms in which a server refused the question
+# Metrics beside the accuracy of each arm. `agrees`: the answer forced before any crop equals the final
+# one (claim C11). `gain` and `harm` (MED, arXiv 2602.01334): right with the tool and wrong without it,
+# and the reverse. Boxes are those of the last crop. `refused`: the share of arms in which a server
+# refused the question.
 OTHERS = ("called", "answered", "agrees", "gain", "harm", "coverage", "iou", "l1", "area", "visual_tokens", "sampled_tokens", "refused")
 METRICS = (*PLAYABLE, *OTHERS)
 
@@ -40,9 +41,9 @@ class Outcome:
     view_tokens: int
     groups: list[str] = field(default_factory=list)
     values: dict[str, list[float]] = field(default_factory=lambda: {metric: [] for metric in METRICS})
-    seconds: float = 0.0  # of the `own` arm alone
-    broken: list[str] = field(default_factory=list)  # what could not be read, one message each
-    unannotated: list[str] = field(default_factory=list)  # ids of questions without boxes: the arm `gt` does not apply to them
+    seconds: float = 0.0  # spent on the `own` arm
+    broken: list[str] = field(default_factory=list)  # one message for each question whose image can't be read
+    unannotated: list[str] = field(default_factory=list)  # ids of questions without boxes, to which the arm `gt` does not apply
 
     def of(self, metric: str) -> list[float]:
         """The values of a metric or of one of `DIFFERENCES`, one for each question."""
@@ -57,27 +58,28 @@ class Outcome:
 
 
 def decompose_tool_effect(outcome: Outcome) -> dict[str, dict[str, float]]:
-    """MED's gain and harm as shares of all questions, and what they consist of.
+    """MED's gain and harm as shares of all questions, and their factors.
 
-    total gain = mass (wrong without the tool) x policy (calls it there) x quality (is then right) + schema (becomes right without a
-    call, by the mere offer of the tool). harm likewise, from right to wrong. NaN where a factor has no question to be seen on.
+    gain = mass (wrong without the tool) x policy (calls the tool there) x quality (is then right)
+    + schema (becomes right without a call, because the tool is offered). harm: the same from right to
+    wrong. A factor to which no question applies is NaN.
     """
     without, own, called = (outcome.values[metric] for metric in ("tool_free", "own", "called"))
     rows = [row for row in zip(without, own, called, strict=True) if not any(map(math.isnan, row))]
-    found = {}
+    effects = {}
     for name, before in (("gain", False), ("harm", True)):
         start = [row for row in rows if (row[0] >= RIGHT_FROM) == before]
         calls = [row for row in start if row[2]]
         uncalled = [row for row in start if not row[2]]
         changed, schema = ([(row[1] >= RIGHT_FROM) != before for row in part] for part in (calls, uncalled))
-        found[name] = {
+        effects[name] = {
             "total": _share(sum(changed) + sum(schema), len(rows)),
             "mass": _share(len(start), len(rows)),
             "policy": _share(len(calls), len(start)),
             "quality": _share(sum(changed), len(calls)),
             "schema": _share(sum(schema), len(rows)),
         }
-    return found
+    return effects
 
 
 def _share(part: float, whole: int) -> float:
@@ -85,7 +87,7 @@ def _share(part: float, whole: int) -> float:
 
 
 def save_outcomes(outcomes: dict[str, Outcome], path: Path, identity: str) -> None:
-    """Keep per-question outcomes as JSON; the file appears whole or not at all."""
+    """Write per-question outcomes as JSON; the file appears whole or not at all."""
     partial = path.with_suffix(".partial")
     content = {"identity": identity, "outcomes": {name: asdict(outcome) for name, outcome in outcomes.items()}}
     partial.write_text(files.json_text(content))
@@ -93,7 +95,7 @@ def save_outcomes(outcomes: dict[str, Outcome], path: Path, identity: str) -> No
 
 
 def load_outcomes(path: Path, identity: str | None = None) -> dict[str, Outcome]:
-    """What `save` wrote; nothing if there is no file, or if it was measured for another `identity` (None takes any).
+    """The outcomes that `save_outcomes` wrote. Empty without a file, or where it has another `identity` (None accepts any).
 
     Values of null, and metrics that an earlier version did not know, are NaN. Files of earlier versions hold NaN itself.
     """
@@ -108,7 +110,7 @@ def load_outcomes(path: Path, identity: str | None = None) -> dict[str, Outcome]
 
 
 def refuse_other_probe(path: Path, identity: str) -> None:
-    """Raises ValueError, with what differs, where the file holds outcomes of another `identity`: they would be overwritten."""
+    """Raises ValueError where the file holds outcomes of another `identity`, which would be overwritten; the message says what differs."""
     if not path.is_file():
         return
     before, now = (_identity_parts(each) for each in (json.loads(path.read_text())["identity"], identity))
@@ -123,6 +125,6 @@ def refuse_other_probe(path: Path, identity: str) -> None:
 
 
 def _identity_parts(identity: str) -> list[str]:
-    """The judge (empty without one), the policy, the settings and the questions that an identity names."""
+    """The parts of an identity: judge (empty without one), policy, settings, questions."""
     measured, _, judge = identity.partition(" judge ")
     return [judge, *measured.rsplit(" ", 2)]
