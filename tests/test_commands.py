@@ -1,5 +1,5 @@
-"""Every command of README, CONTRIBUTING and docs/ is one that works: both shells read it alike, its target or module exists, and its
-settings compose and pass the checks that a run begins with. Nothing is trained.
+"""The commands of README, CONTRIBUTING, docs/ and experiments/ work: dash and bash read them alike, their target or module exists,
+and their settings compose and pass the checks that a run begins with. Nothing is trained.
 
 Checked are `sh` blocks and commands in running text. A block that a bare checkout can't run has a comment above it:
 `<!-- not run: why -->`.
@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from focus import config
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "experiments").rglob("README.md"))]
 BLOCK = re.compile(r"^(?:<!-- (not run: \S.*?) -->\n)?```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 IN_TEXT = re.compile(r"(?<!`)`((?:make|python -m) [^`\n]+)`")
 SHELLS = [path for path in (shutil.which("dash"), shutil.which("bash")) if path]
@@ -37,7 +37,7 @@ LACKING = (
     r"evaluation\.records is \S+, which does not exist",
     r"policy\.checkpoint is outputs/\S+, where no policy lies yet",
     r"rollout\.engine is vllm, which is not installed here",
-    r"data\.records is /data/my set/records\.jsonl, which does not exist",
+    r"data\.records is (/data/my set/records|annotated)\.jsonl, which does not exist",
 )
 
 Words = list[str]
@@ -48,7 +48,7 @@ def blocks() -> list[tuple[str, str, str]]:
     found = []
     for path in PAGES:
         text = re.sub(r"^```(?!sh\b)\w+\n.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
-        found += [(path.name, reason, body) for reason, body in BLOCK.findall(text)]
+        found += [(str(path.relative_to(ROOT)), reason, body) for reason, body in BLOCK.findall(text)]
         assert text.count("```sh\n") == len(BLOCK.findall(text)), path
     return found
 
@@ -59,7 +59,7 @@ def in_text() -> list[tuple[str, str, str]]:
     for path in PAGES:
         text = re.sub(r"^```\w*\n.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
         bodies = [body for body in IN_TEXT.findall(text) if not set("<*") & {*body} and "..." not in body]
-        found += [(path.name, "not run: in running text", body) for body in bodies]
+        found += [(str(path.relative_to(ROOT)), "not run: in running text", body) for body in bodies]
     return found
 
 
