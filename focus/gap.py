@@ -20,6 +20,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from focus.data.boxes import Box, Size
 from focus.data.original import Decoded, Original
 from focus.data.sample import Sample
+from focus.runtime.files import atomic_write
 
 FLOOR_TOKENS = 16
 
@@ -193,9 +194,8 @@ def write_levels(path: Path, levels: Mapping[str, int], identity: str) -> None:
     """Write chosen budgets (sample id, view tokens) as parquet; the file appears whole or not at all."""
     table = pa.table({"sample": list(levels), "view_tokens": pa.array(levels.values(), pa.int32())})
     table = table.replace_schema_metadata({"identity": identity})
-    partial = path.with_suffix(".partial")
-    pq.write_table(table, partial)
-    partial.rename(path)
+    with atomic_write(path) as partial:
+        pq.write_table(table, partial)
 
 
 def read_levels(path: Path) -> dict[str, int]:

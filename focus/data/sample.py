@@ -16,6 +16,7 @@ import numpy as np
 
 from focus.data.boxes import Box, area, intersection
 from focus.data.original import Original, read
+from focus.runtime.files import atomic_write
 
 SCHEMA = 1
 SCORERS = ("letter", "number", "exact", "anls", "vqa10", "judge")
@@ -159,8 +160,7 @@ def write_records(samples: Iterable[Sample], folder: Path) -> Path:
     """Write images (PNG, named by their hash) and `records.jsonl` into `folder`; returns the path of the records."""
     folder.mkdir(parents=True, exist_ok=True)
     records = folder / "records.jsonl"
-    partial = folder / "records.jsonl.partial"
-    with partial.open("w") as out:
+    with atomic_write(records) as partial, partial.open("w") as out:
         for sample in samples:
             original = sample.open()
             scratch = folder / "image.png.partial"
@@ -175,7 +175,6 @@ def write_records(samples: Iterable[Sample], folder: Path) -> Path:
                 "options": [{"key": key, "text": text} for key, text in sample.options],
             }
             out.write(json.dumps(record) + "\n")
-    partial.rename(records)
     return records
 
 

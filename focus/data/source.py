@@ -12,6 +12,7 @@ from focus.data.annotations.join import write_annotated
 from focus.data.readers import SETS, ingest
 from focus.data.readers.derive import write_derived
 from focus.data.sample import UNLIMITED, Limits, Records, read_records
+from focus.runtime.files import replace_atomically
 
 
 def open_source(
@@ -86,7 +87,8 @@ def _joined(parts: Sequence[Records], kept: Path) -> Path:
                     lines.seek(int(start))
                     record = json.loads(lines.readline())
                     out.write(json.dumps(record | {"image": os.path.realpath(part.root / record["image"]), "boxes": []}) + "\n")
-    return partial.rename(kept / "records.jsonl")
+    replace_atomically(partial, kept / "records.jsonl")
+    return kept / "records.jsonl"
 
 
 def _root(records: Path) -> str | None:

@@ -88,10 +88,9 @@ def _share(part: float, whole: int) -> float:
 
 def save_outcomes(outcomes: dict[str, Outcome], path: Path, identity: str) -> None:
     """Write per-question outcomes as JSON; the file appears whole or not at all."""
-    partial = path.with_suffix(".partial")
     content = {"identity": identity, "outcomes": {name: asdict(outcome) for name, outcome in outcomes.items()}}
-    partial.write_text(files.json_text(content))
-    partial.rename(path)
+    with files.atomic_write(path) as partial:
+        partial.write_text(files.json_text(content))
 
 
 def load_outcomes(path: Path, identity: str | None = None) -> dict[str, Outcome]:

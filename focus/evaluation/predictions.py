@@ -18,6 +18,7 @@ from focus.grading.judge import Case
 from focus.model.prompts import CROP_CONTENT, Call, Fault, Malformed, error_content, parse
 from focus.rollout.loop import seed_of
 from focus.rollout.trajectory import Action, Crop, Observation, Status, Trajectory, Turn
+from focus.runtime.files import atomic_write
 
 KEPT_META = ("category", "l2-category", "Task", "Subtask", "Category", "cycle_category", "question_type", "index", "data_source")
 
@@ -59,13 +60,6 @@ def refusals(rows: Sequence[Mapping[str, Any]], most: float) -> dict[str, float]
     return {arm: share for arm, share in shares.items() if share > most}
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
 class Predictions:
     """The file of conversations: one JSON line per question and repeat, with all arms, written as they are played.
 
@@ -80,7 +74,8 @@ class Predictions:
                 f"{path} holds an evaluation of another policy, of other questions or with other settings; give this one a folder of its "
                 "own (output=FOLDER), or remove that one"
             )
-        write_text_atomically(measured, identity)
+        with atomic_write(measured) as partial:
+            partial.write_text(identity)
         with path.open("a+b") as lines:
             lines.seek(0)
             whole_bytes = 0

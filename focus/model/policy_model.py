@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -32,7 +31,7 @@ from transformers.utils import logging as transformers_logging
 from focus.model.attention import NO_MASK, Layout, share_prompts
 from focus.model.prompts import STOP_TOKENS, VISION_TOKENS, Dialect
 from focus.runtime.distributed import all_gather, full_tensor
-from focus.runtime.files import is_first_rank
+from focus.runtime.files import atomic_write, is_first_rank
 
 transformers_logging.disable_progress_bar()  # loading and saving a policy is one line of ours, not three bars
 
@@ -321,12 +320,11 @@ class PolicyModel:
         if isinstance(self.model, PeftModel):
             adapters = {name: full_tensor(value).cpu() for name, value in self.model.state_dict().items() if ".lora_" in name}
         if is_first_rank():
-            self._write(folder, state, adapters, dtype)
+            with atomic_write(folder) as partial:
+                self._write(partial, state, adapters, dtype)
         all_gather(None)
 
-    def _write(self, folder: Path, state: dict[str, Tensor], adapters: dict[str, Tensor], dtype: str) -> None:
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
+    def _write(self, partial: Path, state: dict[str, Tensor], adapters: dict[str, Tensor], dtype: str) -> None:
         self.bare.save_pretrained(partial, state_dict=state)
         config = json.loads((partial / "config.json").read_text())
         for part in (config, *(config[key] for key in ("text_config", "vision_config"))):
@@ -349,8 +347,6 @@ class PolicyModel:
             (partial / "adapter/README.md").unlink(missing_ok=True)  # PEFT's form of a card, not filled in; the policy has one
         for weights in partial.rglob("*.safetensors"):  # which the library lets nobody but their owner read
             weights.chmod((partial / "config.json").stat().st_mode)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

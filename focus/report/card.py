@@ -170,7 +170,7 @@ def remember_start(path: Path) -> None:
     start = Start(_command(), _commit(), {"focus": _version(), "torch": torch.__version__, "transformers": transformers.__version__})
     before = starts(path)
     if start not in before:
-        files.write_atomically(path, "".join(json.dumps(vars(each)) + "\n" for each in (*before, start)))
+        files.write_on_first_rank(path, "".join(json.dumps(vars(each)) + "\n" for each in (*before, start)))
 
 
 def starts(path: Path) -> list[Start]:

@@ -36,7 +36,7 @@ class FolderWandbLogger(WandbLogger):
     def __init__(self, save_dir: str, **rest: Any) -> None:
         kept = Path(save_dir) / "wandb_id.txt"
         if not kept.is_file():
-            files.write_atomically(kept, secrets.token_hex(4))
+            files.write_on_first_rank(kept, secrets.token_hex(4))
         super().__init__(save_dir=save_dir, id=kept.read_text() if kept.is_file() else None, resume="allow", **rest)
         self.offline_before = sorted(Path(save_dir).glob(f"wandb/offline-run-*/run-{self._id}.wandb"))
         self._held: int | None = None  # the last step that the run on the server held at the start; -1 without a server

@@ -24,7 +24,7 @@ def write_html(path: Path, template: str, **content: Any) -> None:
     style = (TEMPLATES / "style.css").read_text()
     page = _environment().get_template(template).render(style=style, **content)
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_atomically(path, page.encode("utf-8", "xmlcharrefreplace").decode())  # half of a surrogate pair is no UTF-8
+    files.write_on_first_rank(path, page.encode("utf-8", "xmlcharrefreplace").decode())  # half of a surrogate pair is no UTF-8
 
 
 def data_url(image: Image.Image) -> str:

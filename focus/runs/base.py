@@ -24,6 +24,7 @@ from focus.pretraining.architecture import build_model
 from focus.pretraining.losses import losses, optimisers, rate
 from focus.pretraining.tokenizer import build_tokenizer
 from focus.pretraining.transcripts import NAMES, Phase, Transcripts
+from focus.runtime.files import atomic_write
 
 
 def train(cfg: DictConfig, output: Path) -> PolicyModel:
@@ -82,8 +83,8 @@ def train(cfg: DictConfig, output: Path) -> PolicyModel:
                     "step": step + 1,
                     "seconds": spent + time.perf_counter() - began,
                 }
-                torch.save(state, kept.with_suffix(".partial"))
-                kept.with_suffix(".partial").rename(kept)
+                with atomic_write(kept) as partial:
+                    torch.save(state, partial)
                 progress.update(task, shown=" ".join(f"{kind} {_average(rows, 'hit'):.2f}" for kind, rows in sorted(seen.items())))
                 seen = {}
             progress.advance(task)

@@ -25,7 +25,6 @@ from focus.evaluation.predictions import (
     graded_rows,
     play_lines,
     refusals,
-    write_text_atomically,
 )
 from focus.evaluation.progress import chunks
 from focus.gap import Gap, Mode
@@ -36,6 +35,7 @@ from focus.report.page import write_page
 from focus.report.run import measurement
 from focus.report.table import markdown_table, print_table
 from focus.rollout.served import OpenAIEngine, Served, view_seen
+from focus.runtime.files import atomic_write
 
 
 def run(cfg: DictConfig) -> None:
@@ -75,10 +75,10 @@ def run(cfg: DictConfig) -> None:
         found = summary(rows, arms, e.resamples) | {"settings": _settings(cfg, model.weights_hash(), most) | seen, "refusals": refused}
         if judge:
             found["judge"] = {name: judge.counts[name] for name in COUNTS} | {"turned_away": dict(judge.turned_away)}
-        write_text_atomically(output / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        write_text_atomically(output / "evaluation.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
+        _write(output / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        _write(output / "evaluation.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
         table, paper = evaluation_table(found), beside_the_paper(found, output.parent)
-        write_text_atomically(output / "evaluation.md", markdown_table(table) + "\n" + "\n".join(map(markdown_table, paper)))
+        _write(output / "evaluation.md", markdown_table(table) + "\n" + "\n".join(map(markdown_table, paper)))
         examples = worst(rows, samples, evaluator, cfg.pictures)
         write_page(output / "report.html", table.title, None, table, examples, OmegaConf.to_yaml(cfg, resolve=True))
     print_table(table, console)
@@ -91,6 +91,11 @@ def run(cfg: DictConfig) -> None:
             + f", which may be at most {cfg.served.refused:.0%} (served.refused): what was measured is not this model. The reasons are "
             "above; what it was asked is kept, so remove that folder to ask again"
         )
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as partial:
+        partial.write_text(text)
 
 
 def _settings(cfg: DictConfig, weights: str, most: int) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from focus.report.run import graded_by, measurement
 from focus.report.table import markdown_table, print_table
 from focus.rewards import Example
 from focus.rollout.served import OpenAIEngine, Served, view_seen
+from focus.runtime.files import atomic_write
 
 
 def run(cfg: DictConfig) -> None:
@@ -115,9 +116,8 @@ class Shown:
     def keep(self, view: str, chosen: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         """Remember the rows of a view by kind; the file appears whole or not at all."""
         self.views[view] = chosen
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps({"identity": self.identity, "views": self.views}))
-        partial.replace(self.path)
+        with atomic_write(self.path) as partial:
+            partial.write_text(json.dumps({"identity": self.identity, "views": self.views}))
 
     def examples(self, samples: Sequence[Sample], evaluators: Mapping[str, Evaluator]) -> dict[str, list[Example]]:
         """The trajectories of the views of `evaluators`, their crops cut again, by kind and view."""

@@ -198,7 +198,7 @@ def run(cfg: DictConfig) -> None:
 def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
     console = Console(quiet=not files.is_first_rank(), markup=False)  # what is printed holds names and texts of others
     with config.writable(cfg.output):
-        files.write_atomically(output / "settings.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        files.write_on_first_rank(output / "settings.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     torch.set_num_threads(cfg.threads)
     arms.check_arms(cfg.evaluation.arms)
     alarms = CollapseAlarms(**cfg.alarms)
@@ -228,8 +228,8 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
             f"{output} holds a run on other training questions: a record, a box, an image file or gap.table has changed since. Put the old "
             "files back, give this run another name (name=...), or remove that folder"
         )
-    files.write_atomically(origin, base)
-    files.write_atomically(trained_on, asked)
+    files.write_on_first_rank(origin, base)
+    files.write_on_first_rank(trained_on, asked)
     named = isinstance(samples, Scenes) and not calibrated  # settings name scenes, but not what lies in a file
     start = base if named else f"{base} {asked}"
     if cfg.results and cfg.evaluation.records:
@@ -257,7 +257,7 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
     results, page = report_run(cfg, output, measured, _examples(cfg, module))
     if results:
         print_table(results, console)
-    files.write_atomically(trained / "README.md", card_text(_card(cfg, output, module.rewards, base, (len(samples), asked), results)))
+    files.write_on_first_rank(trained / "README.md", card_text(_card(cfg, output, module.rewards, base, (len(samples), asked), results)))
     if cfg.results:
         write_row(Path(cfg.results), cfg, start, measured, run_status(read_history(output / "history.jsonl"), cfg.objective.updates))
     console.print(f"page: {page}\npolicy: {trained}")

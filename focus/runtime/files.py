@@ -10,20 +10,76 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from pytorch_lightning.utilities import rank_zero_only
+PARTIAL = ".partial"
 
 
 def is_first_rank() -> bool:
-    """Whether this process is the one that prints and writes. Known before a process group exists, from the launcher's environment."""
+    """Whether this process prints and writes for all ranks.
+
+    Lightning reads the rank from the launcher's environment, so it is known before a process
+    group exists.
+    """
+    from pytorch_lightning.utilities import rank_zero_only
+
     return not getattr(rank_zero_only, "rank", 0)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """The first rank writes a file that the others may be reading: they see what was there before, or all of this."""
+@contextmanager
+def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Yield the path to write a file or a folder to. It becomes `path` when the block ends.
+
+    Readers see the older content or all of the new one. `durable` waits until the disk holds the
+    content; without it a power cut may leave an empty file. An error removes what was written.
+    """
+    partial = partial_path(path)
+    remove(partial)
+    try:
+        yield partial
+        replace_atomically(partial, path, durable)
+    except BaseException:
+        remove(partial)
+        raise
+
+
+def write_on_first_rank(path: Path, text: str) -> None:
+    """Write a text file on the first rank; the other ranks may be reading it."""
     if is_first_rank():
-        partial = partial_path(path)
-        partial.write_text(text)
-        replace_atomically(partial, path)
+        with atomic_write(path) as partial:
+            partial.write_text(text)
+
+
+def partial_path(path: Path) -> Path:
+    """Where a file or folder is written before it is renamed to `path`: in the same folder, so that renaming is one step."""
+    return path.with_name(path.name + PARTIAL)
+
+
+def replace_atomically(partial: Path, path: Path, durable: bool = True) -> None:
+    """Rename the file or folder `partial` to `path` and replace what had that name."""
+    if durable:
+        for each in partial.rglob("*") if partial.is_dir() else [partial]:
+            if each.is_file():
+                with each.open("rb") as file:
+                    os.fsync(file.fileno())
+    if path.is_dir():
+        remove(path)
+    partial.replace(path)
+    if durable:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        except OSError:  # some network file systems do not sync folders
+            pass
+        finally:
+            os.close(folder)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder. A folder is renamed first, so an interruption leaves no half of it under its name."""
+    if path.is_dir():
+        gone = path if path.name.endswith(PARTIAL) else path.rename(path.with_name(f"{path.name}.gone{PARTIAL}"))
+        shutil.rmtree(gone)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def json_text(content: Any, indent: int | None = None) -> str:
@@ -37,41 +93,6 @@ def _without_nan(content: Any) -> Any:
     if isinstance(content, Mapping):
         return {key: _without_nan(value) for key, value in content.items()}
     return [_without_nan(value) for value in content] if isinstance(content, list | tuple) else content
-
-
-PARTIAL = ".partial"
-
-
-def partial_path(path: Path) -> Path:
-    """Where a file or folder is written before it gets its own name: in the same folder, so that the renaming is one step."""
-    return path.with_name(path.name + PARTIAL)
-
-
-def replace_atomically(partial: Path, path: Path) -> None:
-    """Give what was written in `partial` its own name, once all of it is on the disk. A file takes the place of an older one."""
-    files = [each for each in partial.rglob("*") if each.is_file()] if partial.is_dir() else [partial]
-    for each in files:
-        with each.open("rb") as written:
-            os.fsync(written.fileno())
-    if path.is_dir():
-        remove(path)
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    except OSError:  # some network file systems do not sync folders
-        pass
-    finally:
-        os.close(folder)
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder; what an interruption leaves of a folder no longer has its name."""
-    if path.is_dir():
-        gone = path if path.name.endswith(PARTIAL) else path.rename(path.with_name(f"{path.name}.gone{PARTIAL}"))
-        shutil.rmtree(gone)
-    else:
-        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +46,13 @@ def not_finite(batch: Batch, what: str, grad_norm: float, folder: Path) -> str:
 
 def save(batch: Batch, folder: Path) -> None:
     """Write `batch.json` and every image that was shown, as PNG, into `folder`; what was there is removed. Raises OSError."""
-    partial = folder.with_name(folder.name + ".partial")
-    for old in (partial, folder):
-        shutil.rmtree(old, ignore_errors=True)
-    partial.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with files.atomic_write(folder) as partial:
+        partial.mkdir()
+        _write(batch, partial)
+
+
+def _write(batch: Batch, partial: Path) -> None:
     rollouts = []
     for number, (t, advantage) in enumerate(zip(batch.rollouts, batch.advantages, strict=True)):
         for place, image in enumerate(t.images):
@@ -91,7 +93,6 @@ def save(batch: Batch, folder: Path) -> None:
             }
         )
     (partial / FILE).write_text(files.json_text({"update": batch.update, "tokens": batch.tokens, "rollouts": rollouts}))
-    partial.rename(folder)
 
 
 def load(folder: Path) -> Batch:

@@ -27,7 +27,7 @@ class History(Callback):
             shown = ", ".join(map(str, lost[:10])) + (", ..." if len(lost) > 10 else "")
             if trainer.is_global_zero:
                 print(f"focus: {self.path} lacks {len(lost)} of the {done} updates that are made ({shown}); curves lack them too")
-        files.write_atomically(self.path, "".join(files.json_text(row) + "\n" for row in kept.values()))
+        files.write_on_first_rank(self.path, "".join(files.json_text(row) + "\n" for row in kept.values()))
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         row = {name: float(value) for name, value in trainer.logged_metrics.items()}

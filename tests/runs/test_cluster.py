@@ -142,15 +142,15 @@ def test_what_other_ranks_may_be_reading_is_never_half_written(tmp_path, random_
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_text", slowly)
-        files.write_atomically(path, "afterwards")
+        files.write_on_first_rank(path, "afterwards")
     assert seen == ["before"] and path.read_text() == "afterwards"
 
-    published, publish = [], files.write_atomically
+    published, publish = [], files.write_on_first_rank
 
     def stop(*_):
         raise InterruptedError
 
-    monkeypatch.setattr(files, "write_atomically", lambda path, text: (published.append(path.name), publish(path, text)))
+    monkeypatch.setattr(files, "write_on_first_rank", lambda path, text: (published.append(path.name), publish(path, text)))
     monkeypatch.setattr(train, "fit", stop)
     with pytest.raises(InterruptedError):
         train.run(settings(tmp_path / "run", random_policy))

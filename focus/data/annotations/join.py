@@ -13,6 +13,7 @@ from focus.data.annotations.reading import _read, _told, _usable
 from focus.data.annotations.regions import UPLOADED, Annotated, Key, Question, _rewritten, _said_size, _stem, key_of
 from focus.data.boxes import Size
 from focus.data.readers.tables import rows_of
+from focus.runtime.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -49,34 +50,32 @@ def write_annotated(records: Path, annotations: Path, out: Path, repair: bool = 
     rules: Counter[str] = Counter()
     total = 0
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f"{out.name}.partial")
-    with part.open("w") as lines:
-        for record in _records(records):
-            total += 1
-            key = next((key for key in matches.of(record) if key in by_key), None)
-            if key is None:
-                continue
-            used.add(key)
-            each, size = by_key[key], (record["width"], record["height"])
-            if each.size != size:
-                tally.add(Fault.OTHER_SIZE, each.place, record["id"], f"{_said_size(each.size)}, the record says {_said_size(size)}")
-                continue
-            if _stem(each.image) != _stem(record["image"]):
-                fault = Fault.RENAMED if _rewritten(_stem(record["image"])) in _likely(each.image) else Fault.OTHER_NAME
-                tally.add(fault, each.place, record["id"], f"{each.image}, the record says {record['image']}")
-            rules[each.rule] += 1
-            boxes = {"boxes": each.chains, "box_labels": each.labels, "box_origin": "human", "box_rule": each.rule}
-            lines.write(json.dumps(record | boxes) + "\n")
-    for key, each in by_key.items():
-        if key not in used:
-            several = Fault.SEVERAL_RECORDS if key[0] == "id" else Fault.SEVERAL_QUESTIONS
-            holders = matches.holders(each)
-            fault = Fault.NO_RECORD if not holders else Fault.REPEATED if holders == 1 else several
-            tally.add(fault, each.place, "question id" if key[0] == "id" else "image", key[1])
-    if not rules:
-        part.unlink()
-        raise ValueError(f"{annotations} annotates none of the {total} records of {records}. {_told(tally)}")
-    part.replace(out)
+    with atomic_write(out) as partial:
+        with partial.open("w") as lines:
+            for record in _records(records):
+                total += 1
+                key = next((key for key in matches.of(record) if key in by_key), None)
+                if key is None:
+                    continue
+                used.add(key)
+                each, size = by_key[key], (record["width"], record["height"])
+                if each.size != size:
+                    tally.add(Fault.OTHER_SIZE, each.place, record["id"], f"{_said_size(each.size)}, the record says {_said_size(size)}")
+                    continue
+                if _stem(each.image) != _stem(record["image"]):
+                    fault = Fault.RENAMED if _rewritten(_stem(record["image"])) in _likely(each.image) else Fault.OTHER_NAME
+                    tally.add(fault, each.place, record["id"], f"{each.image}, the record says {record['image']}")
+                rules[each.rule] += 1
+                boxes = {"boxes": each.chains, "box_labels": each.labels, "box_origin": "human", "box_rule": each.rule}
+                lines.write(json.dumps(record | boxes) + "\n")
+        for key, each in by_key.items():
+            if key not in used:
+                several = Fault.SEVERAL_RECORDS if key[0] == "id" else Fault.SEVERAL_QUESTIONS
+                holders = matches.holders(each)
+                fault = Fault.NO_RECORD if not holders else Fault.REPEATED if holders == 1 else several
+                tally.add(fault, each.place, "question id" if key[0] == "id" else "image", key[1])
+        if not rules:
+            raise ValueError(f"{annotations} annotates none of the {total} records of {records}. {_told(tally)}")
     return Written(rules.total(), total - rules.total(), rules, tally.counted, tally.first)
 
 

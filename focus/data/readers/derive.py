@@ -10,6 +10,7 @@ from pathlib import Path
 
 from focus.data.boxes import Box, Size, area, intersection
 from focus.data.readers.tables import rows_of
+from focus.runtime.files import atomic_write
 
 # B2 and B3 as multiples of B1 per side. B2: SEAL crops at 1.2, Chain-of-Focus at 1.5; 1.25 is a choice in that range.
 GROWTH = (1.25, 2.0)
@@ -63,21 +64,19 @@ def write_derived(records: Path, out: Path, least_px: int) -> int:
     `out` appears when it is complete. Raises ValueError if no target has one box.
     """
     targets = 0
-    part = out.with_name(f"{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("w") as lines:
-        for _, record in rows_of(records):
-            flat = [len(chain) == 1 for chain in record.get("boxes", ())] if _has_sound_boxes(record) else []
-            if any(flat):
-                size = (record["width"], record["height"])
-                chains = [derived_chain(tuple(c[0]), size, least_px) if f else c for c, f in zip(record["boxes"], flat, strict=True)]
-                labels = record.get("box_labels") or [[""] * len(chain) for chain in record["boxes"]]
-                names = [[name[0]] * len(chain) if f else name for name, chain, f in zip(labels, chains, flat, strict=True)]
-                record |= {"boxes": chains, "box_labels": names, "box_origin": "derived", "box_rule": f"grown from {least_px} px"}
-                targets += sum(flat)
-            lines.write(json.dumps(record) + "\n")
-    if not targets:
-        part.unlink()
-        raise ValueError(f"{records} has no target with a single box to grow a chain from; leave data.derive_boxes at 0")
-    part.replace(out)
+    with atomic_write(out) as partial:
+        with partial.open("w") as lines:
+            for _, record in rows_of(records):
+                flat = [len(chain) == 1 for chain in record.get("boxes", ())] if _has_sound_boxes(record) else []
+                if any(flat):
+                    size = (record["width"], record["height"])
+                    chains = [derived_chain(tuple(c[0]), size, least_px) if f else c for c, f in zip(record["boxes"], flat, strict=True)]
+                    labels = record.get("box_labels") or [[""] * len(chain) for chain in record["boxes"]]
+                    names = [[name[0]] * len(chain) if f else name for name, chain, f in zip(labels, chains, flat, strict=True)]
+                    record |= {"boxes": chains, "box_labels": names, "box_origin": "derived", "box_rule": f"grown from {least_px} px"}
+                    targets += sum(flat)
+                lines.write(json.dumps(record) + "\n")
+        if not targets:
+            raise ValueError(f"{records} has no target with a single box to grow a chain from; leave data.derive_boxes at 0")
     return targets

@@ -23,6 +23,7 @@ from focus.data.original import BadImage, measured, orientation, read
 from focus.data.readers.draft import LAYOUT, UNREAD, Bad, Draft, Place, Published, Reason
 from focus.data.readers.text import answer_type, first_of, inside, question_of
 from focus.data.sample import LEAST_SIDE_PX, MARKUP, MENDED, SCHEMA, Records, mended, read_records
+from focus.runtime.files import atomic_write
 
 FORGIVEN_PX = 2.0  # a box that leaves the image by no more is clamped
 SUFFIXES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"II*": "tif", b"MM\0*": "tif", b"BM": "bmp", b"GIF8": "gif"}
@@ -55,9 +56,8 @@ def ingest(published: Published, root: Path, kept: Path) -> Reading:
     if known.get("identity") != identity or any(_found(root, image) for image in known["missing"]):
         kept.mkdir(parents=True, exist_ok=True)
         known = {"identity": identity} | _write(published, root, kept)
-        partial = manifest.with_suffix(".partial")
-        partial.write_text(json.dumps(known, indent=1) + "\n")
-        partial.rename(manifest)
+        with atomic_write(manifest) as partial:
+            partial.write_text(json.dumps(known, indent=1) + "\n")
     samples, _ = read_records(kept / "records.jsonl", Path(known["root"]))
     return Reading(samples, Counter(known["dropped"]), known["first"], Counter(known["notes"]))
 
@@ -83,13 +83,18 @@ def _identity(published: Published, root: Path) -> str:
 
 
 def _write(published: Published, root: Path, kept: Path) -> dict:
+    """Write the records that can be used and return what was dropped, with the first place of each reason."""
+    with atomic_write(kept / "records.jsonl") as partial:
+        return _write_rows(published, root, kept, partial)
+
+
+def _write_rows(published: Published, root: Path, kept: Path, partial: Path) -> dict:
     dropped: Counter[str] = Counter()
     notes: Counter[str] = Counter()
     first: dict[str, str] = {}
     missing: dict[str, None] = {}  # images that are not there
     seen: set[bytes] = set()
     written = 0
-    partial = kept / "records.jsonl.partial"
     odd = Path()  # a file whose first row lacks a column
     remedy = f"; if many rows are like it, get the release that conf/data/{published.source}.yaml names"
     embedded = False
@@ -146,7 +151,6 @@ def _write(published: Published, root: Path, kept: Path) -> dict:
             + "; ".join(f"{count} x {reason} (first: {first[reason]})" for reason, count in dropped.items())
             + f". data.source={published.source} reads: {published.about}"
         )
-    partial.rename(kept / "records.jsonl")
     place_of_images = kept if embedded else root
     images = {"root": str(place_of_images.resolve()), "missing": list(missing)}
     return images | {"dropped": dropped, "first": first, "notes": notes, "rows": written}
@@ -284,14 +288,9 @@ def _image(stored: str | bytes, key: str, root: Path, kept: Path) -> tuple[str, 
     size = _size(io.BytesIO(stored), key, "bytes")
     name = f"{digest}.{_suffix(stored)}"
     if not (kept / name).is_file():
-        partial = kept / f"{digest}.partial"
-        partial.write_bytes(stored)
-        try:
+        with atomic_write(kept / name, durable=False) as partial:
+            partial.write_bytes(stored)
             _check_end(partial, key, "bytes")
-        except Bad:
-            partial.unlink()
-            raise
-        partial.rename(kept / name)
     return name, digest, size
 
 
