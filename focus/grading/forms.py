@@ -10,51 +10,28 @@ import unicodedata
 from collections.abc import Iterator
 from datetime import date
 
-from focus.data.text import _MARKS, FEET_OR_INCHES, normalise, plain
+from focus.data.text import FEET_OR_INCHES, normalise, plain
 
 SENTENCE = 200  # characters; a longer text is no short sentence that states an answer
-
-
-_MARKS |= dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u3008\u3009\u300a\u300b\u300c\u300d\u300e\u300f\uff62\uff63", '"')
-
-
-_MARKS |= dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63", "-")
-
-
-_MARKS |= dict.fromkeys("\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069", "")
-
-
 _BE = r"(?:\s+(?:is|are|was|were)|'s|'re)"
-
-
 _ANSWER = re.compile(
     r"(?:so,?\s+|thus,?\s+)?(?:(?:the|my)\s+)?(?:(?:final|correct|right|best)\s+)?answer(?:\s+is|\s*[:=])\s*:?\s*(.+)"
     r"|(?:la\s+)?respuesta\s+es:?\s+(.+)|(?:la\s+)?r\u00e9ponse\s+est:?\s+(.+)|(?:die\s+)?antwort\s+(?:ist|lautet):?\s+(.+)"
     r"|\u7b54\u6848\s*[\u662f\u4e3a:]\s*(.+)",
     re.IGNORECASE | re.DOTALL,
 )
-
-
 _READ = re.compile(r"(?:it|(?:the|this|that)\s+[\w-]+)\s+(?:says|reads)[:,]?\s+(.+)", re.IGNORECASE | re.DOTALL)
-
-
 _IT = re.compile(rf"(?:it|this|that|he|she|they|there|these|those){_BE}\s+(.+)", re.IGNORECASE | re.DOTALL)
-
-
 # `The flag is red`, `The color of the flag is red`, `The flag's color is red`: one thing, no more
 _ATTRIBUTE = (
     r"colou?r|number|name|word|text|letter|digit|time|date|year|price|type|kind|shape|material|speed|brand|title|total|size|age|height"
     r"|length|width|weight|language|country|city|score|logo|model"
 )
-
-
 _THING = re.compile(
     rf"(?:the|this|that|its|his|her|their)\s+(?:(?:{_ATTRIBUTE})\s+(?:of|on)\s+(?:the|this|that|its|his|her|their)\s+|(\w+)'s\s+)?(\w+(?:\s\w+){{0,2}}?)"
     rf"{_BE}\s+(.+)",
     re.IGNORECASE | re.DOTALL,
 )
-
-
 # Things that say what the answer is not, or are another thing than the one asked about
 _MISLEADING = (
     "wrong incorrect false opposite reverse contrary other another alternative rest former latter first second third last next previous "
@@ -92,8 +69,6 @@ def stated_of_a_thing(text: str, question: str = "") -> str | None:
 
 
 _NAMED = re.compile(r"\b(?:the|this|that|his|her|its|their|an?)\s+([\w'-]+)(?=(?:\s+([\w'-]+))?(?:\s+([\w'-]+))?)")
-
-
 _PASSED_OVER = re.compile(
     rf"(?:{_ATTRIBUTE})(?: (?:of|on|in)\b.*)?|(?:image|picture|photo|photograph|scene|left|right|top|bottom|front|back)\b.*"
 )
@@ -134,19 +109,13 @@ def read_out(text: str) -> str | None:
 
 
 _YES_NO = re.compile(r"(yes|yeah|yep|no|nope)\b[\s,.;:!-]*(.*)", re.IGNORECASE | re.DOTALL)
-
-
 _DENIES = re.compile(r"\b(?:not|no|none|never|neither|nor|nothing|nobody|cannot|without)\b|n't\b", re.IGNORECASE)
-
-
 _HEDGES = re.compile(
     r"\b(?:yes|yeah|yep|nope|but|or|if|unless|although|though|however|maybe|perhaps|possibly|probably|might|may|could|would|should|sure"
     r"|unsure|unclear|certain|know|tell|see|say|think|guess|believe|determine|depends|sometimes|partly|partially|either|wrong|false|true"
     r"|correct|incorrect|can't|cannot|hard|difficult|impossible|opposite|contrary|answer)\b|\?",
     re.IGNORECASE,
 )
-
-
 _ECHO = (
     "a an the it he she they there this that these those you we i is are was were be been am do does did has have had can will "
     "isn't aren't wasn't weren't doesn't don't didn't hasn't haven't won't not no any one some of in on at and"
@@ -173,17 +142,9 @@ def yes_or_no(text: str, question: str = "") -> str | None:
 _UNITS_BELOW_TWENTY = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 )
-
-
 _WORDS = {word: value for value, word in enumerate(_UNITS_BELOW_TWENTY.split())}
-
-
 _TENS = dict(twenty=20, thirty=30, forty=40, fifty=50, sixty=60, seventy=70, eighty=80, ninety=90)
-
-
 _CHINESE = {"\u96f6": 0, "\u4e24": 2, **{digit: value for value, digit in enumerate("一二三四五六七八九十", start=1)}}
-
-
 # A unit's other spellings. Symbols as they are cased, since 5 M is no length; words in any case.
 _UNITS = {
     "%": ["percent", "per cent"],
@@ -217,26 +178,12 @@ _UNITS = {
     "\u20ac": ["euro", "euros", "EUR"],
     "\u00a3": ["GBP"],
 }
-
-
 _SYMBOLS = {unit: unit for unit in _UNITS} | {other: unit for unit, others in _UNITS.items() for other in others}
-
-
 _QUANTITY = re.compile(r"([$\u20ac\u00a3])?\s?([-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?)\s?(\D*)", re.ASCII)
-
-
 _MONTHS = "january february march april may june july august september october november december"
-
-
 _MONTH = {name: number for number, name in enumerate(_MONTHS.split(), start=1)}
-
-
 _MONTH |= {name[:3]: number for name, number in _MONTH.items()} | {"sept": 9}
-
-
 _DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
-
-
 _DATES = (
     (re.compile(rf"(?:the )?{_DAY}(?: of)? ([a-z]+)\.?(?:,? (\d{{4}}))?"), "dmy"),
     (re.compile(rf"([a-z]+)\.? (?:the )?{_DAY}(?:,? (\d{{4}}))?"), "mdy"),
@@ -245,8 +192,6 @@ _DATES = (
     (re.compile(r"(\d{4}) ?\u5e74 ?(\d{1,2}) ?\u6708 ?(\d{1,2}) ?[\u65e5\u53f7]"), "ymd"),
     (re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})"), "d-my"),
 )
-
-
 _CLOCK = re.compile(r"(\d{1,2})(?:[:.](\d{2}))? ?([ap])\.? ?m\.?|(\d{1,2}):(\d{2})")
 
 
@@ -328,8 +273,6 @@ def _days(text: str) -> Iterator[str]:
 
 
 _SPELLINGS = {"gray": "grey", "color": "colour", "center": "centre", "theater": "theatre", "meter": "metre", "ok": "okay"}
-
-
 _JOINED = re.compile(r"(?<=[^\W\d])-(?=[^\W\d])")
 
 

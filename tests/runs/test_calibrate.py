@@ -24,7 +24,7 @@ from focus.grading.answers import canonical
 from focus.rollout.engine import Completion, Sampling
 from focus.rollout.kv import KVEngine
 from focus.runs import calibrate
-from focus.runtime import distributed
+from focus.runtime import files
 from tests.support.policies import random_qwen3_vl
 
 PROPERTY = settings(deadline=None, database=None)
@@ -496,7 +496,7 @@ def test_a_line_that_a_full_disk_has_cut_is_asked_again(tmp_path, random_policy,
 
 def test_a_second_calibration_in_one_folder_is_refused(tmp_path, random_policy, answers, monkeypatch):
     answers("aabbb")
-    monkeypatch.setattr(distributed.fcntl, "lockf", lambda *_: (_ for _ in ()).throw(BlockingIOError()))
+    monkeypatch.setattr(files.fcntl, "lockf", lambda *_: (_ for _ in ()).throw(BlockingIOError()))
     with pytest.raises(ValueError, match=f"another job is working in {tmp_path / 'busy'}"):
         run(tmp_path / "busy", random_policy)
     assert not list((tmp_path / "busy").glob("levels*"))
