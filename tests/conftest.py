@@ -1,10 +1,9 @@
-"""What several tests share: random tiny policies of both families, made once."""
+"""Fixtures of all rooms: random tiny policies of both families, made once."""
 
 import os
 from pathlib import Path
 
-from tests.support.policies import FAMILIES
-
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
@@ -16,7 +15,7 @@ import pytest
 import torch
 
 from focus.model.policy_model import PolicyModel
-from tests.support.policies import random_qwen2_5_vl, random_qwen3_vl
+from tests.support.policies import FAMILIES, random_qwen2_5_vl, random_qwen3_vl
 
 torch.set_num_threads(1)
 

@@ -33,7 +33,8 @@ from focus.training.probe_callback import ProbeCallback
 from tests.support import protocol
 from tests.support.policies import random_qwen3_vl
 from tests.support.protocol import Server, candidate, knowing, reset, saying, status
-from tests.support.runs import in_processes, settings
+from tests.support.ranks import in_ranks
+from tests.support.runs import settings
 from tests.support.trajectories import SAMPLE, says, stage1, trajectory, zooms
 from tests.support.updates import Rows, policy_of, trainer
 
@@ -445,7 +446,7 @@ def test_two_ranks_share_a_cache_and_end_together_where_the_judge_fails_for_one(
         return "no", "stop", 1
 
     with Server(respond) as server:
-        done = in_processes([str(script), server.url, str(tmp_path)])
+        done = in_ranks(2, str(script), server.url, str(tmp_path))
     said = re.findall(r"rank (\d): (\d) of 8 answers of update (\d) have no verdict", done.stdout + done.stderr)
     assert {(ungraded, update) for _, ungraded, update in said} == {("4", "2")}, done.stderr[-3000:]
     assert done.returncode != 0

@@ -24,11 +24,11 @@ from focus.runtime import distributed, files, strategies
 from focus.runtime.strategies import FullyShardedStrategy
 from focus.training.policy import FocusPolicy
 from focus.training.probe_callback import ProbeCallback
-from tests.support.policies import random_qwen2_5_vl, random_qwen3_vl
+from tests.support.policies import FAMILIES
+from tests.support.ranks import in_ranks
 from tests.support.runs import SMALL, in_processes, settings
 from tests.support.updates import Rows, assert_close, policy_of, questions, trainer
 
-FAMILIES = {"qwen3_vl": random_qwen3_vl, "qwen2_5_vl": random_qwen2_5_vl}
 HELD_OUT = Scenes(replace(DIFFICULTY[1], side_px=224), "eval", 3)
 
 
@@ -88,7 +88,7 @@ def played_by(ranks_: int, folder: Path, worker: str = WORKER, **job) -> tuple[d
     job = {"family": "qwen3_vl", "updates": 2, "devices": ranks_, "strategy": "ddp", "out": str(folder / f"out{ranks_}.pt"), **job}
     script = folder / "worker.py"
     script.write_text(worker)
-    done = in_processes([str(script), json.dumps(job)])
+    done = in_ranks(ranks_, str(script), json.dumps(job))
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(job["out"])
 
@@ -168,7 +168,7 @@ def test_ranks_that_read_other_questions_all_say_so(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     job = {"family": "qwen3_vl", "updates": 1, "devices": 2, "strategy": "ddp", "other_data": True, "out": str(tmp_path / "out.pt")}
-    done = in_processes([str(script), json.dumps(job)])
+    done = in_ranks(2, str(script), json.dumps(job))
     assert done.returncode != 0
     assert "the ranks disagree on the training questions: rank 0 reads 12 questions" in done.stderr and "rank 1 reads 11" in done.stderr
 
@@ -183,7 +183,8 @@ def test_a_whole_run_on_two_processes_leaves_what_one_leaves(strategy, tmp_path,
         "fsdp": ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.strategy.arithmetic=float32"],
     }[strategy]
     run = [*SMALL, f"output={tmp_path / 'two'}", f"policy.checkpoint={random_policy}", *more, *how, "trainer.devices=2"]
-    done = in_processes(["-m", "focus.train", *run])
+    # Lightning starts the second rank once, and finds both started once
+    done = in_processes(["-m", "focus.train", *run]) if strategy == "ddp" else in_ranks(2, "-m", "focus.train", *run)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("base against trained") == 1
     assert {path.name for path in (tmp_path / "one").iterdir()} <= {path.name for path in (tmp_path / "two").iterdir()}
@@ -221,13 +222,13 @@ CPU_DEEPSPEED = """
 import json, os, sys, torch
 os.environ["DS_ACCELERATOR"] = "cpu"
 import pytorch_lightning.strategies.deepspeed as lightning
-from focus import ranks
+from focus.runtime import strategies
 from tests.training import test_ranks
 
 lightning._validate_device_index_selection = lambda devices: None
 
 
-class OnCPU(ranks.ZeroStrategy):  # Lightning wants CUDA; DeepSpeed does not
+class OnCPU(strategies.ZeroStrategy):  # Lightning wants CUDA; DeepSpeed does not
     root_device = torch.device("cpu", 0)
 
     def setup_environment(self):

@@ -1,8 +1,5 @@
 """The update: what must not change it, on both families, in one process and in two."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from focus.training.logprobs import logprobs_and_entropy, micro_batches, sampled
 from focus.training.metrics import update_metrics
 from focus.training.objective import group_advantage, policy_loss
 from tests.support.policies import FAMILIES, random_qwen2_5_vl, random_qwen3_vl
+from tests.support.ranks import in_ranks
 from tests.support.reference import plain_logprobs, towers
 from tests.support.scripted import Scripted, boxes_of, call, playing, steer
 from tests.support.updates import BLUE, assert_close, policy_of, questions, trainer, weights
@@ -243,10 +241,7 @@ def test_two_processes_make_the_step_of_one(family, tmp_path):
     trainer().fit(one, questions(2))
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(script), family, str(tmp_path / "two.pt"), "1"], env=environment, capture_output=True, text=True, timeout=600
-    )
+    done = in_ranks(2, str(script), family, str(tmp_path / "two.pt"), "1")
     assert done.returncode == 0, done.stderr[-2000:]
     # AdamW turns rounding of a near-zero gradient into a visible step, hence the tolerance of a tenth of one step
     assert_close(weights(one), torch.load(tmp_path / "two.pt"), 1e-4)
