@@ -46,7 +46,7 @@ def load_policy(cfg: DictConfig) -> PolicyModel:
     """
     loaded = loading.load_model(loading.checkpoint_path(cfg.checkpoint), cfg.dialect, cfg.dtype, cfg.attention)
     if not cfg.train_vision:
-        loaded.core.visual.requires_grad_(False)
+        loaded.backbone.visual.requires_grad_(False)
     if cfg.activation_checkpointing:
         loaded.recompute_activations()
     if cfg.lora_rank:

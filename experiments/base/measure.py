@@ -23,7 +23,7 @@ from focus.grading.answers import grade
 from focus.model import loading
 from focus.model.policy_model import PolicyModel
 from focus.model.prompts import call_text
-from focus.rollout.engine import Completion, Conversation, Sampling
+from focus.rollout.engine import Completion, Request, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, begin, play
 
@@ -38,7 +38,7 @@ class Handed(KVEngine):
         super().__init__(checkpoint)
         self.calls = [tuple(checkpoint.tokenizer.encode(text, add_special_tokens=False)) for text in calls]
 
-    def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Completion]:
+    def generate(self, conversations: Sequence[Request], sampling: Sampling) -> list[Completion]:
         if conversations[0].id.endswith("turn 0"):
             return [Completion(ids, (0.0,) * len(ids), True) for ids in self.calls]
         return super().generate(conversations, sampling)

@@ -23,7 +23,7 @@ from focus.grading.answers import grade
 from focus.grading.extraction import MODES, extract, read_answer
 from focus.model.prompts import DIALECTS, Answer, Call, Dialect, Malformed, parse
 from focus.rewards import Accuracy, Format, Tool, score
-from focus.rollout.engine import Completion, Conversation, Sampling
+from focus.rollout.engine import Completion, Request, Sampling
 from focus.rollout.loop import RolloutLimits, begin, play
 from focus.rollout.served import Served
 from focus.rollout.trajectory import Crop, Status, Trajectory
@@ -186,13 +186,13 @@ class Hostile:
     def __init__(self, dialect: Dialect) -> None:
         self.dialect = dialect
 
-    def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def generate(self, conversations: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         for i, conversation in enumerate(conversations):
             draw = random.Random(conversation.seed)
             text = text_of(draw.randrange(2**40)) if draw.random() < 0.4 else sound_call(draw, self.dialect)
             yield i, Completion((), (), draw.random() < 0.9, text)
 
-    def logprobs(self, conversations: Sequence[Conversation], tails: Sequence[int]) -> list[list[float]]:
+    def logprobs(self, conversations: Sequence[Request], tails: Sequence[int]) -> list[list[float]]:
         raise AssertionError("no term here weighs answers")
 
     def clear_cache(self) -> None:
@@ -211,7 +211,7 @@ def conversations_of(seed: int, count: int) -> list[Trajectory]:
     draw = random.Random(seed)
     size, dialect = draw.choice(SIZES), DIALECTS[draw.choice(sorted(DIALECTS))]
     crop_tokens = draw.choice((1, 2, 3, 4, 5, 16, 64))
-    rules = RolloutLimits(
+    limits = RolloutLimits(
         draw.randrange(4), crop_tokens, Sampling(1.0, 100), fixed_crops=draw.random() < 0.3, crop_min_tokens=draw.randint(1, crop_tokens)
     )
     scorer = draw.choice(sorted(ACCEPTED))
@@ -219,7 +219,7 @@ def conversations_of(seed: int, count: int) -> list[Trajectory]:
     sample = Sample(f"hostile/{seed}", "hostile", "test", None, *size, "What?", ACCEPTED[scorer], scorer, options)  # type: ignore[arg-type]
     model = Served(None, dialect)  # type: ignore[arg-type]  # nobody is asked: `Hostile` speaks
     view, source = Gap(Mode.FIXED, 256, model.token_px).view_of(sample, Decoded(Image.new("RGB", size)))
-    return play(model, Hostile(dialect), begin(model, sample, view, source, [seed * 1000 + i for i in range(count)]), rules)
+    return play(model, Hostile(dialect), begin(model, sample, view, source, [seed * 1000 + i for i in range(count)]), limits)
 
 
 def check_conversations(played: Sequence[Trajectory]) -> None:

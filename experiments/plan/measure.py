@@ -76,7 +76,7 @@ def settings(checkpoint: str, dialect: str, overrides: Sequence[str]) -> DictCon
 def rollout(loaded: PolicyModel, cfg: DictConfig, engine: KVEngine) -> list[Trajectory]:
     """Siblings of the first training questions."""
     gap = Gap(Mode.FIXED, cfg.gap.view_tokens, loaded.token_px)
-    rules = RolloutLimits(cfg.rollout.max_crops, cfg.rollout.crop_tokens, Sampling(1.0, cfg.rollout.tokens_per_turn))
+    limits = RolloutLimits(cfg.rollout.max_crops, cfg.rollout.crop_tokens, Sampling(1.0, cfg.rollout.tokens_per_turn))
     scenes = Scenes(scene_spec(cfg.data.difficulty, cfg.data.letter_px, cfg.data.side_px), "train", QUESTIONS, build.FIRST_TRAINING_SCENE)
     opened: list[Trajectory] = []
     for question in range(QUESTIONS):
@@ -84,7 +84,7 @@ def rollout(loaded: PolicyModel, cfg: DictConfig, engine: KVEngine) -> list[Traj
         view, source = gap.view_of(sample, sample.open())
         opening = CALL_OPEN if cfg.rollout.force_first_crop else ""
         opened += begin(loaded, sample, view, source, [seed_of(SEED, question, k) for k in range(ROLLOUTS)], opening)
-    return play(loaded, engine, opened, rules)
+    return play(loaded, engine, opened, limits)
 
 
 def observed(done: Sequence[Trajectory]) -> estimate.Lengths:

@@ -41,7 +41,7 @@ from focus.pretraining.architecture import build_model
 from focus.pretraining.tokenizer import build_tokenizer
 from focus.rewards import RewardCallback
 from focus.rollout import loop
-from focus.rollout.engine import Completion, Conversation, Sampling
+from focus.rollout.engine import Completion, Request, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.trajectory import Trajectory
 from focus.training.policy import FocusPolicy
@@ -79,7 +79,7 @@ class Forced(KVEngine):
 
     first_turn = True
 
-    def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def generate(self, conversations: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         self.first_turn = len(conversations[0].images) == 1
         return super().generate(conversations, sampling)
 
@@ -218,7 +218,7 @@ def measure(visual: int, group: int, python: Path, threads: int, tick: Callable[
             weight_decay=ours.settings.weight_decay,
             grad_clip=ours.settings.grad_clip,
             clip=ours.settings.clip,
-            temperature=ours.rules.sampling.temperature,
+            temperature=ours.limits.sampling.temperature,
             threads=threads,
             steps=1 + REPEATS,
             splits=[split for split in SPLITS if len(asked) * group % split == 0],

@@ -33,7 +33,7 @@ def tokens_of(policy: FocusPolicy, work: Callable[[], object]) -> int:
 def row(policy: FocusPolicy, questions: Sequence, placebos: int) -> dict[str, object]:
     """One number of placebos: tokens of rollout and gain, and seconds of the gain over seconds of the rollout."""
     term = InformationGain(1.0, placebos=placebos)
-    term.attach(policy.policy, policy.engine, policy.rules)
+    term.attach(policy.policy, policy.engine, policy.limits)
     played: list[Trajectory] = []
     with policy.policy.image_cache():
         rollout = tokens_of(policy, lambda: played.extend(roll(policy, questions, 0)))

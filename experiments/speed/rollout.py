@@ -23,7 +23,7 @@ from experiments.speed.vllm_peer import Job
 from focus.data.questions import Question
 from focus.model.prompts import CROP_CONTENT, encode, observation_text
 from focus.rollout import loop
-from focus.rollout.engine import Completion, Conversation, Sampling
+from focus.rollout.engine import Completion, Request, Sampling
 from focus.rollout.trajectory import Trajectory
 from focus.training.policy import FocusPolicy
 
@@ -34,7 +34,7 @@ class Generate(Forced):
     """transformers' `generate` behind our engine interface: nothing is kept between turns or shared between siblings."""
 
     @torch.no_grad()
-    def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def generate(self, conversations: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         self.first_turn = len(conversations[0].images) == 1
         c = self.policy
         longest = max(len(conversation.ids) for conversation in conversations)
@@ -95,7 +95,7 @@ def job(ours: FocusPolicy, asked: Sequence[Question], sample: Sequence[Trajector
         turn_tokens=TURN_TOKENS,
         banned_ids=c.banned_ids,
         vocabulary=c.model.config.get_text_config().vocab_size,
-        temperature=ours.rules.sampling.temperature,
+        temperature=ours.limits.sampling.temperature,
         threads=THREADS,
     )
 

@@ -43,7 +43,7 @@ def roll(policy: FocusPolicy, questions: Sequence[Question], seed: int) -> list[
         view, source = policy.gap.view_of(question.sample, question.original)
         seeds = [seed_of(seed, question.draw, k) for k in range(policy.settings.rollouts_per_question)]
         opened += begin(policy.policy, question.sample, view, source, seeds, "<tool_call>")
-    return play(policy.policy, policy.engine, opened, policy.rules)
+    return play(policy.policy, policy.engine, opened, policy.limits)
 
 
 def learn(policy: FocusPolicy, trajectories: Sequence[Trajectory]) -> None:
@@ -75,7 +75,7 @@ def shipped(threads: int) -> dict[str, object]:
 
 def compiled(policy: FocusPolicy) -> None:
     """The part of every text layer whose shape is the same from step to step."""
-    for layer in policy.policy.core.language_model.layers:
+    for layer in policy.policy.backbone.language_model.layers:
         layer.mlp.compile(dynamic=True)
 
 

@@ -70,8 +70,8 @@ def _padded_logprobs(c: PolicyModel, trajectories: Sequence[Trajectory]) -> list
         ids[row, :n], mask[row, :n], sampled[row, :n] = torch.tensor(t.ids), 1, torch.tensor(t.sampled_mask)
     pixels = c.pack([image for t in trajectories for image in t.images])
     kinds = (ids == c.image_pad_id).int()
-    places, _ = c.core.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=pixels.grids, attention_mask=mask)
-    hidden = c.core(
+    places, _ = c.backbone.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=pixels.grids, attention_mask=mask)
+    hidden = c.backbone(
         input_ids=ids,
         attention_mask=mask,
         position_ids=places,

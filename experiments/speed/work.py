@@ -28,7 +28,7 @@ class Work:
 
 def update_work(checkpoint: PolicyModel, trajectories: Sequence[Trajectory], shared: bool) -> Work:
     """The least that an update on these trajectories takes, all weights learning: the prompt once per group, or once per rollout."""
-    text = checkpoint.core.language_model
+    text = checkpoint.backbone.language_model
     prompts = {t.group: t for t in trajectories}.values() if shared else trajectories
     suffixes = [len(t.suffix_ids) for t in trajectories]
     tokens = sum(len(t.prompt_ids) for t in prompts) + sum(suffixes)
@@ -56,7 +56,7 @@ def _weights(module: torch.nn.Module) -> int:
 
 
 def _vision(checkpoint: PolicyModel, patches: Sequence[int]) -> float:
-    tower = checkpoint.core.visual
+    tower = checkpoint.backbone.visual
     merged = sum(_weights(m) for name, m in tower.named_children() if "merger" in name)
     per_patch = tower.patch_embed.proj.weight[0].numel() * tower.patch_embed.proj.weight.shape[0] + _weights(tower.blocks)
     width = tower.patch_embed.proj.weight.shape[0]

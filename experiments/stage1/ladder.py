@@ -26,9 +26,9 @@ def main() -> None:
         checkpoint = loading.load_model(Path("outputs") / name / "policy", "tiny")
         record[name] = {}
         for tokens in ladder((448, 448), checkpoint.token_px):
-            gap, rules = Gap(Mode.FIXED, tokens, checkpoint.token_px), RolloutLimits(1, 64, Sampling(1.0, 40))
+            gap, limits = Gap(Mode.FIXED, tokens, checkpoint.token_px), RolloutLimits(1, 64, Sampling(1.0, 40))
             samples = Scenes(DIFFICULTY[1], "eval", SCENES)
-            evaluator = Evaluator(checkpoint, KVEngine(checkpoint), gap, rules, 0, ("own", "noise", "tool_free"), 50)
+            evaluator = Evaluator(checkpoint, KVEngine(checkpoint), gap, limits, 0, ("own", "noise", "tool_free"), 50)
             outcome, _ = measure(evaluator, samples, f"{name} {tokens}")
             shown = {metric: outcome.of(metric) for metric in ("own", "noise", "tool_free", "called", "D_noise")}
             record[name][str(tokens)] = {m: [round(100 * v, 1) for v in bootstrap(each, outcome.groups)] for m, each in shown.items()}

@@ -80,14 +80,14 @@ def trajectory(path: Path) -> None:
     cfg.policy.checkpoint = "outputs/stage1/policy"
     policy = build_policy(cfg, load_policy(cfg.policy))  # type: ignore[arg-type]
     checkpoint = policy.policy
-    gap, rules = Gap(Mode.FIXED, cfg.gap.view_tokens, checkpoint.token_px), RolloutLimits(1, cfg.rollout.crop_tokens, Sampling(0.0, 40))
+    gap, limits = Gap(Mode.FIXED, cfg.gap.view_tokens, checkpoint.token_px), RolloutLimits(1, cfg.rollout.crop_tokens, Sampling(0.0, 40))
     for index in range(500):
         scene = Scene(DIFFICULTY[cfg.data.difficulty], "eval", index)
         if scene.on_photograph:
             continue
         sample = scene.sample()
         view, source = gap.view_of(sample, scene.open())
-        played = play(checkpoint, KVEngine(checkpoint), begin(checkpoint, sample, view, source, [0]), rules)
+        played = play(checkpoint, KVEngine(checkpoint), begin(checkpoint, sample, view, source, [0]), limits)
         [example] = examples(played, score(policy.rewards, played))
         if example.terms["accuracy"] == 1 and played[0].crops:
             draw_trajectory(example).save(path)

@@ -196,7 +196,7 @@ def conversation_json(t: Trajectory) -> dict[str, Any]:
     return {
         "status": t.status,
         "answer": t.answer,
-        "opening": t.opening,
+        "opening": t.prefill,
         "turns": [
             {"text": turn.text, "tokens": len(turn.ids)}
             | ({"box_view": turn.action.box_view, "box_px": turn.action.box_px} if isinstance(turn.action, Crop) else {})
@@ -213,7 +213,7 @@ def replay_conversation(row: Mapping[str, Any], sample: Sample, evaluator: Evalu
     Token ids are not in the row: every turn has as many ids of -1 as it had tokens.
     """
     view, source = evaluator.gap.view_of(sample, sample.open())
-    t = Trajectory(sample, source, view, (), evaluator.seed, opening=row["opening"])
+    t = Trajectory(sample=sample, source=source, view=view, prompt_ids=(), seed=evaluator.seed, prefill=row["opening"])
     for number, turn in enumerate(row["turns"]):
         ids = (-1,) * turn["tokens"]
         action: Action
@@ -227,6 +227,6 @@ def replay_conversation(row: Mapping[str, Any], sample: Sample, evaluator: Evalu
             last = number + 1 == len(row["turns"])
             action = Malformed(Fault.NO_CROPS_LEFT if last else Fault.OUTSIDE) if isinstance(parsed, Call) else parsed
             observation = Observation((), None, error_content(action.fault)) if isinstance(action, Malformed) and not last else None
-        t = t.then(Turn(ids, (), turn["text"], action, observation), Status.OPEN)
+        t = t.with_turn(Turn(ids, (), turn["text"], action, observation), Status.OPEN)
     source.release()  # the page is drawn from the view and the crops
     return replace(t, status=Status(row["status"]))

@@ -118,10 +118,10 @@ class PolicyModel:
     _given_back: float = field(default=-math.inf, init=False, repr=False)  # on the monotonic clock
 
     def __post_init__(self) -> None:
-        share_prompts(self.bare)
-        embedding = self.core.visual.patch_embed.proj
+        share_prompts(self.unwrapped)
+        embedding = self.backbone.visual.patch_embed.proj
         embedding.forward = functools.partial(_embed_patches, embedding)  # bound methods could not be pickled
-        self.bare.lm_head.forward = functools.partial(_head, self.bare.lm_head)
+        self.unwrapped.lm_head.forward = functools.partial(_head, self.unwrapped.lm_head)
 
     @property
     def merge(self) -> int:
@@ -161,13 +161,13 @@ class PolicyModel:
         return self.ids_of(STOP_TOKENS)
 
     @property
-    def core(self) -> Any:
+    def backbone(self) -> Any:
         """The model without its head: the vision tower (`visual`) and the text layers (`language_model`)."""
-        return self.bare.model
+        return self.unwrapped.model
 
     def head(self, hidden: Float[Tensor, "*place width"]) -> Float[Tensor, "*place word"]:
         """Logits of hidden states; called only where a token is sampled."""
-        return self.bare.lm_head(hidden)
+        return self.unwrapped.lm_head(hidden)
 
     def token_logprobs(
         self, hidden: Float[Tensor, "token width"], target: Int[Tensor, " token"], temperature: float
@@ -178,18 +178,18 @@ class PolicyModel:
         `LOGITS_BYTES` of logits exist at a time; where there are more, the backward computes them again, chunk by chunk.
         """
         banned = torch.tensor(self.banned_ids, device=hidden.device)
-        return self.bare.lm_head(hidden, target.to(hidden.device), banned, temperature or 1.0)
+        return self.unwrapped.lm_head(hidden, target.to(hidden.device), banned, temperature or 1.0)
 
     @property
     def adapted(self) -> str:
         """How many layers of text and tower have adapters, and how many weights learn, in one sentence."""
-        layers = [name for name, module in self.bare.named_modules() if isinstance(module, LoraLayer)]
+        layers = [name for name, module in self.unwrapped.named_modules() if isinstance(module, LoraLayer)]
         tower = sum(".visual." in name for name in layers)
         learn = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         return f"adapters: on {len(layers) - tower} layers of the text model and {tower} of the vision tower, {learn:,} weights"
 
     @property
-    def bare(self) -> PreTrainedModel:
+    def unwrapped(self) -> PreTrainedModel:
         model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         assert isinstance(model, PreTrainedModel)
         return model
@@ -234,7 +234,7 @@ class PolicyModel:
 
     def encode_images(self, images: Sequence[Image.Image]) -> list[Features]:
         """Features of each image; one that stands there several times passes through the tower once."""
-        tower = self.core.visual
+        tower = self.backbone.visual
         learns = torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())
         known: dict[int, Features] = {} if learns or self._memory is None else self._memory.features
         new = [image for key, image in {id(image): image for image in images}.items() if key not in known]
@@ -263,7 +263,7 @@ class PolicyModel:
         features = sum(len(each.tokens) for each in seen)
         if int(visual.sum()) != features:
             raise ValueError(f"{int(visual.sum())} image placeholders stand for {features} visual tokens; they must agree")
-        text = self.core.language_model
+        text = self.backbone.language_model
         embedded = text.get_input_embeddings()(ids.to(device))
         deep = {}
         if seen:
@@ -284,16 +284,16 @@ class PolicyModel:
 
     def recompute_activations(self) -> None:
         """Keep no activations within a layer; the backward computes them again. Less memory, about a third more arithmetic."""
-        self.bare.gradient_checkpointing_enable({"use_reentrant": False})
-        for layer in self.bare.modules():
+        self.unwrapped.gradient_checkpointing_enable({"use_reentrant": False})
+        for layer in self.unwrapped.modules():
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.training = True  # transformers asks this flag of the layer itself; whatever is inside stays in eval mode
 
     @torch.no_grad()
     def plain_state(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight under its name in a plain transformers model: whole, adapters merged into it. All ranks go through it together."""
-        adapted: dict[str, Any] = {name: module for name, module in self.bare.named_modules() if isinstance(module, LoraLayer)}
-        for name, value in self.bare.state_dict().items():
+        adapted: dict[str, Any] = {name: module for name, module in self.unwrapped.named_modules() if isinstance(module, LoraLayer)}
+        for name, value in self.unwrapped.state_dict().items():
             if ".lora_" in name:
                 continue
             value = full_tensor(value)
@@ -325,7 +325,7 @@ class PolicyModel:
         all_gather(None)
 
     def _write(self, partial: Path, state: dict[str, Tensor], adapters: dict[str, Tensor], dtype: str) -> None:
-        self.bare.save_pretrained(partial, state_dict=state)
+        self.unwrapped.save_pretrained(partial, state_dict=state)
         config = json.loads((partial / "config.json").read_text())
         for part in (config, *(config[key] for key in ("text_config", "vision_config"))):
             part["dtype"] = dtype
@@ -338,7 +338,7 @@ class PolicyModel:
             _write_json(partial / "tokenizer_config.json", words | {"tokenizer_class": "PreTrainedTokenizerFast"})
         self.image_processor.save_pretrained(partial)
         processor = partial / "preprocessor_config.json"
-        _write_json(processor, json.loads(processor.read_text()) | {"processor_class": FAMILIES[self.bare.config.model_type]})
+        _write_json(processor, json.loads(processor.read_text()) | {"processor_class": FAMILIES[self.unwrapped.config.model_type]})
         if self.video_processor is not None:
             _write_json(partial / VIDEO_PROCESSOR, self.video_processor)
         if adapters:

@@ -161,7 +161,7 @@ def _example(example: Example) -> dict[str, Any]:
         "summary": f"{sample.question} Answer: {trajectory.answer}. Accepted: {' | '.join(sample.answers)}.",
         "question": sample.question,
         "options": sample.options,
-        "turns": [_turn(turn, trajectory.opening if number == 0 else "") for number, turn in enumerate(trajectory.turns)],
+        "turns": [_turn(turn, trajectory.prefill if number == 0 else "") for number, turn in enumerate(trajectory.turns)],
         **_terms(example),
         "total": _graded(example.total),
         "facts": f"{sample.id}: {trajectory.status}, {sampled} sampled tokens, {trajectory.visual_tokens} visual tokens, "

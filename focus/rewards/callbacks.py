@@ -39,7 +39,7 @@ class RewardCallback(Callback):
     def __init__(self, weight: float, gate: str | None = None) -> None:
         self.weight, self.gate = weight, gate
 
-    def attach(self, policy: PolicyModel, engine: Engine, rules: RolloutLimits) -> None:
+    def attach(self, policy: PolicyModel, engine: Engine, limits: RolloutLimits) -> None:
         """Get to know the policy that is trained and the engine that rolled it out; for terms that ask the model."""
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[float]:

@@ -16,7 +16,7 @@ from focus.model.policy_model import PolicyModel
 from focus.model.prompts import ANSWER_OPEN, encode
 from focus.rewards import terms
 from focus.rewards.callbacks import RewardCallback
-from focus.rollout.engine import Conversation, Engine
+from focus.rollout.engine import Engine, Request
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, reopen, request_for
 from focus.rollout.substitutes import elsewhere
@@ -47,11 +47,11 @@ class InformationGain(RewardCallback):
         self.form, self.placebos, self.every, self.reader = form, placebos, every, reader
         self._due = weight != 0 or every > 0
 
-    def attach(self, policy: PolicyModel, engine: Engine, rules: RolloutLimits) -> None:
-        self._policy, self._policy_engine, self._rules = policy, engine, rules
+    def attach(self, policy: PolicyModel, engine: Engine, limits: RolloutLimits) -> None:
+        self._policy, self._policy_engine, self._limits = policy, engine, limits
         self._reader, self._engine = policy, engine
         if isinstance(engine, KVEngine):
-            engine.keeps_turns = self.weight != 0 and self.reader is None  # paid for in memory where it is asked in every update
+            engine.keep_all_turns = self.weight != 0 and self.reader is None  # paid for in memory where it is asked in every update
         if self.reader is not None:
             dtype = str(policy.model.dtype).removeprefix("torch.")
             self._reader = loading.load_model(loading.checkpoint_path(self.reader), policy.dialect.name, dtype)
@@ -79,27 +79,27 @@ class InformationGain(RewardCallback):
     def _counterfactuals(self, asked: Sequence[Trajectory]) -> list[list[float]]:
         """For each trajectory the mean log-probability of its label with every placebo, or before any crop."""
         if not self.placebos:
-            firsts = {t.group: replace(t, opening="", opening_ids=(), turns=()) for t in asked}
+            firsts = {t.group: replace(t, prefill="", prefill_ids=(), turns=()) for t in asked}
             before = self._weigh([self._words(t, -1) for t in firsts.values()])
             found = dict(zip(firsts, before, strict=True))
             return [[found[t.group]] for t in asked]
-        alters = [elsewhere(self._rules, self._policy.token_px, draw) for draw in range(self.placebos)]
+        alters = [elsewhere(self._limits, self._policy.token_px, draw) for draw in range(self.placebos)]
         return [list(each) for each in zip(*(self._weigh([self._placebo(t, alter) for t in asked]) for alter in alters), strict=True)]
 
-    def _own(self, t: Trajectory) -> tuple[Conversation, int]:
+    def _own(self, t: Trajectory) -> tuple[Request, int]:
         history = reopen(self._policy, t, lambda crop, asked, before: crop)
         return self._words(history, len(history.turns) - 1)
 
-    def _placebo(self, t: Trajectory, alter: Alter) -> tuple[Conversation, int]:
+    def _placebo(self, t: Trajectory, alter: Alter) -> tuple[Request, int]:
         first = next(i for i, turn in enumerate(t.turns) if isinstance(turn.action, Crop))
         return self._words(reopen(self._policy, t, alter), first)
 
-    def _words(self, history: Trajectory, kept_turn: int) -> tuple[Conversation, int]:
+    def _words(self, history: Trajectory, kept_turn: int) -> tuple[Request, int]:
         """The conversation that ends in the label, and the label's number of tokens."""
         label = encode(self._policy.tokenizer, history.sample.answers[0])
         return request_for(history, kept_turn, [*encode(self._policy.tokenizer, ANSWER_OPEN), *label]), len(label)
 
-    def _weigh(self, asked: Sequence[tuple[Conversation, int]]) -> list[float]:
+    def _weigh(self, asked: Sequence[tuple[Request, int]]) -> list[float]:
         with self._reader.image_cache():
             each = self._engine.logprobs([conversation for conversation, _ in asked], [words for _, words in asked])
         return [sum(values) / len(values) for values in each]

@@ -18,7 +18,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Conversation:
+class Request:
     """A sequence to continue.
 
     `id` is unique; `parent` names the earlier conversation that this one continues, if any. `prompt` names the prompt that siblings
@@ -54,11 +54,11 @@ class Completion:
 class Engine(Protocol):
     """Anything that samples turns."""
 
-    def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def generate(self, conversations: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         """The completion of every conversation beside its index, each as soon as it is known, in any order."""
         ...
 
-    def logprobs(self, conversations: Sequence[Conversation], tails: Sequence[int]) -> list[list[float]]:
+    def logprobs(self, conversations: Sequence[Request], tails: Sequence[int]) -> list[list[float]]:
         """Log-probability, at temperature 1, of the last `tails[i]` tokens of every conversation, given all before them."""
         ...
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from focus.model.attention import Append, Prompts, Rows, Step
 from focus.model.policy_model import PolicyModel
 from focus.model.positions import mrope_positions
-from focus.rollout.engine import Completion, Conversation, Sampling
+from focus.rollout.engine import Completion, Request, Sampling
 
 LEAVE_AT = 0.5  # finished rows leave the batch once the living are fewer than this share of it
 
@@ -37,11 +37,11 @@ class _Kept:
 class KVEngine:
     """Implements `Engine`. Of every prompt all but the last token is held in common: each row feeds at least that one itself.
 
-    Of a conversation only its latest turn is held, unless `keeps_turns`: then `weigh` goes on from any turn and reads less again.
+    Of a conversation only its latest turn is held, unless `keep_all_turns`: then `weigh` goes on from any turn and reads less again.
     """
 
     def __init__(self, policy: PolicyModel) -> None:
-        self.policy, self.keeps_turns = policy, False
+        self.policy, self.keep_all_turns = policy, False
         self.clear_cache()
 
     def clear_cache(self) -> None:
@@ -52,19 +52,19 @@ class KVEngine:
     sync_weights = clear_cache  # the weights are the trainer's own
 
     @torch.no_grad()
-    def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def generate(self, conversations: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         if not conversations:
             return
         order = self._by_prompt(conversations)
         rows, hidden, lengths = self._append([conversations[i] for i in order], sampling.tokens_per_turn)
-        if not self.keeps_turns:
+        if not self.keep_all_turns:
             self._kept.clear()  # who goes on has been gathered
         last = hidden[torch.tensor(lengths, device=hidden.device).cumsum(0) - 1]
         for row, completion in self._decode([conversations[i] for i in order], rows, last, sampling):
             yield order[row], completion
 
     @torch.no_grad()
-    def logprobs(self, conversations: Sequence[Conversation], tails: Sequence[int]) -> list[list[float]]:
+    def logprobs(self, conversations: Sequence[Request], tails: Sequence[int]) -> list[list[float]]:
         if not conversations:
             return []
         order = self._by_prompt(conversations)
@@ -76,13 +76,13 @@ class KVEngine:
         each = weighed.split([tails[i] for i in order])
         return [value.tolist() for _, value in sorted(zip(order, each, strict=True), key=lambda pair: pair[0])]
 
-    def _by_prompt(self, conversations: Sequence[Conversation]) -> list[int]:
+    def _by_prompt(self, conversations: Sequence[Request]) -> list[int]:
         """Their order by prompt; prompts are read first where one of them is not held yet."""
         if any(c.prompt not in self._order for c in conversations):
             self._read_prompts({c.prompt: c for c in conversations})
         return sorted(range(len(conversations)), key=lambda i: self._order[conversations[i].prompt])
 
-    def _read_prompts(self, prompts: dict[str, Conversation]) -> None:
+    def _read_prompts(self, prompts: dict[str, Request]) -> None:
         self.clear_cache()
         chunks = {name: c.ids[: c.prompt_tokens - 1] for name, c in prompts.items()}
         self._order = {name: i for i, name in enumerate(chunks)}
@@ -94,7 +94,7 @@ class KVEngine:
             self._prompts,
         )
 
-    def _append(self, conversations: Sequence[Conversation], slots: int) -> tuple[Rows, Float[Tensor, "token width"], list[int]]:
+    def _append(self, conversations: Sequence[Request], slots: int) -> tuple[Rows, Float[Tensor, "token width"], list[int]]:
         """Feed to every row what it has not seen yet; returns the rows, the hidden states of what was fed, and its length in each row."""
         assert self._prompts is not None
         kept = [self._kept.get(c.parent) if c.parent else None for c in conversations]
@@ -117,14 +117,14 @@ class KVEngine:
         rows.lengths += torch.tensor(lengths, device=rows.lengths.device)
         return rows, hidden, lengths
 
-    def _positions(self, conversation: Conversation) -> np.ndarray:
+    def _positions(self, conversation: Request) -> np.ndarray:
         c = self.policy
         patch_px = c.token_px // c.merge
         grids = [(1, image.height // patch_px, image.width // patch_px) for image in conversation.images]
         return mrope_positions(conversation.ids, grids, c.image_pad_id, c.merge)
 
     def _decode(
-        self, conversations: Sequence[Conversation], rows: Rows, hidden: Float[Tensor, "row width"], sampling: Sampling
+        self, conversations: Sequence[Request], rows: Rows, hidden: Float[Tensor, "row width"], sampling: Sampling
     ) -> Iterator[tuple[int, Completion]]:
         c, device = self.policy, hidden.device
         limit = sampling.tokens_per_turn

@@ -30,7 +30,7 @@ from focus.model.prompts import (
     parse,
     question_text,
 )
-from focus.rollout.engine import Completion, Conversation, Engine, Sampling
+from focus.rollout.engine import Completion, Engine, Request, Sampling
 from focus.rollout.trajectory import Action, Alter, Crop, Observation, Status, Trajectory, Turn
 
 WORKERS = min(8, os.cpu_count() or 1)  # threads that cut crops
@@ -71,7 +71,7 @@ def begin(
     """Sibling conversations before their first turn, one for each seed; they share one prompt and are one group. `tool`: is it offered?"""
     dialect = policy.dialect if tool else policy.dialect.without_tool()
     prompt = tuple(encode(policy.tokenizer, question_text(dialect, sample.question, sample.options), [view.tokens]))
-    first = with_prefill(policy, Trajectory(sample, source, view, prompt, seed=0, tool_offered=tool), opening)
+    first = with_prefill(policy, Trajectory(sample=sample, source=source, view=view, prompt_ids=prompt, seed=0, tool_offered=tool), opening)
     return [replace(first, seed=seed) for seed in seeds]
 
 
@@ -81,15 +81,15 @@ def blank(policy: Model) -> Trajectory:
     sample = Sample("blank", "", "", ImageFile(Path()), *image.size, question="", answers=())
     [asked] = begin(policy, sample, View(image, 1, image.size), Decoded(image), [0])
     [token] = encode(policy.tokenizer, "<|im_end|>")
-    return asked.then(Turn((token,), (0.0,), "", Malformed(Fault.NO_ACTION)), Status.MALFORMED)
+    return asked.with_turn(Turn((token,), (0.0,), "", Malformed(Fault.NO_ACTION)), Status.MALFORMED)
 
 
-def with_prefill(policy: Model, trajectory: Trajectory, opening: str) -> Trajectory:
+def with_prefill(policy: Model, trajectory: Trajectory, prefill: str) -> Trajectory:
     """A sibling into whose mouth `opening` is put: `<tool_call>` forces a crop, `<answer>` an answer without one."""
-    return replace(trajectory, opening=opening, opening_ids=tuple(encode(policy.tokenizer, opening)))
+    return replace(trajectory, prefill=prefill, prefill_ids=tuple(encode(policy.tokenizer, prefill)))
 
 
-def play(policy: Model, engine: Engine, trajectories: Sequence[Trajectory], rules: RolloutLimits) -> list[Trajectory]:
+def play(policy: Model, engine: Engine, trajectories: Sequence[Trajectory], limits: RolloutLimits) -> list[Trajectory]:
     """Continue every open trajectory until it ends; the order is kept.
 
     Trajectories of one group share the encoding of their prompt. Crops are cut by worker threads: while others still speak, where
@@ -104,14 +104,14 @@ def play(policy: Model, engine: Engine, trajectories: Sequence[Trajectory], rule
             asked = [request_for(done[i], len(done[i].turns) - 1) for i in live]
             spoken: dict[int, _ParsedTurn] = {}
             crops: dict[int, Future[View | None] | None] = {}
-            for place, completion in engine.generate(asked, rules.sampling):
+            for place, completion in engine.generate(asked, limits.sampling):
                 i = live[place]
-                spoken[i] = _parse_turn(policy, done[i], completion, rules)
+                spoken[i] = _parse_turn(policy, done[i], completion, limits)
                 if ahead:
-                    crops[i] = _submit_crop(workers, policy, done[i], spoken[i].action, rules)
+                    crops[i] = _submit_crop(workers, policy, done[i], spoken[i].action, limits)
             for i in live:
                 if i not in crops:
-                    crops[i] = _submit_crop(workers, policy, done[i], spoken[i].action, rules)
+                    crops[i] = _submit_crop(workers, policy, done[i], spoken[i].action, limits)
             for i, conversation in zip(live, asked, strict=True):
                 crop = crops[i]
                 done[i] = _append_turn(policy, done[i], spoken[i], crop.result() if crop else None, conversation.id)
@@ -121,14 +121,14 @@ def play(policy: Model, engine: Engine, trajectories: Sequence[Trajectory], rule
 _numbers = count()  # no two conversations of a process have one name, so an engine never takes one for another
 
 
-def request_for(t: Trajectory, kept_turn: int, words: Sequence[int] = ()) -> Conversation:
+def request_for(t: Trajectory, kept_turn: int, words: Sequence[int] = ()) -> Request:
     """What an engine is asked to continue, or to weigh with `words` at its end.
 
     Up to `kept_turn` (-1: none) it is what the engine has read already, observation of that turn excluded.
     """
-    return Conversation(
+    return Request(
         f"{next(_numbers)} turn {len(t.turns)}",
-        t.turns[kept_turn].conversation if kept_turn >= 0 else None,
+        t.turns[kept_turn].request_id if kept_turn >= 0 else None,
         f"prompt {t.group}",
         len(t.prompt_ids),
         (*t.ids, *words),
@@ -149,7 +149,7 @@ def reopen(policy: Model, trajectory: Trajectory, alter: Alter) -> Trajectory:
             break
         if turn.observation.crop and isinstance(turn.action, Crop):
             turn = replace(turn, observation=_tool_observation(policy, again, turn.text, alter(turn.observation.crop, turn.action, again)))
-        again = again.then(turn, Status.OPEN)
+        again = again.with_turn(turn, Status.OPEN)
     return again
 
 
@@ -176,14 +176,14 @@ def _append_turn(policy: Model, trajectory: Trajectory, spoken: _ParsedTurn, cro
     called = isinstance(spoken.action, Crop) or spoken.error is not None
     observation = _tool_observation(policy, trajectory, spoken.text, crop, spoken.error) if called else None
     turn = Turn(spoken.completion.ids, spoken.completion.logprobs, spoken.text, spoken.action, observation, conversation)
-    return trajectory.then(turn, spoken.status)
+    return trajectory.with_turn(turn, spoken.status)
 
 
-def _parse_turn(policy: Model, trajectory: Trajectory, completion: Completion, rules: RolloutLimits) -> _ParsedTurn:
+def _parse_turn(policy: Model, trajectory: Trajectory, completion: Completion, limits: RolloutLimits) -> _ParsedTurn:
     """Understand a turn. A box that does not touch the image is an invalid call and gets an error text, no crop."""
-    opening = trajectory.opening if not trajectory.turns else ""
+    opening = trajectory.prefill if not trajectory.turns else ""
     text = opening + (policy.tokenizer.decode(completion.ids) if completion.text is None else completion.text)
-    last = len(trajectory.turns) + 1 >= rules.max_turns
+    last = len(trajectory.turns) + 1 >= limits.max_turns
     spoken = parse(text, policy.dialect)
     if completion.refused:
         return _ParsedTurn(completion, text, Malformed(Fault.NO_ACTION), Status.REFUSED)
@@ -213,13 +213,13 @@ def _resolve_box(policy: Model, t: Trajectory, call: Call) -> Box | None:
 
 
 def _submit_crop(
-    workers: ThreadPoolExecutor, policy: Model, t: Trajectory, action: Action, rules: RolloutLimits
+    workers: ThreadPoolExecutor, policy: Model, t: Trajectory, action: Action, limits: RolloutLimits
 ) -> Future[View | None] | None:
-    return workers.submit(_make_crop, policy, t, action, rules) if isinstance(action, Crop) else None
+    return workers.submit(_make_crop, policy, t, action, limits) if isinstance(action, Crop) else None
 
 
-def _make_crop(policy: Model, trajectory: Trajectory, asked: Crop, rules: RolloutLimits) -> View | None:
-    crop: View | None = rules.cut(trajectory, asked.box_px, policy.token_px)
+def _make_crop(policy: Model, trajectory: Trajectory, asked: Crop, limits: RolloutLimits) -> View | None:
+    crop: View | None = limits.cut(trajectory, asked.box_px, policy.token_px)
     if crop and trajectory.alter:
         crop = trajectory.alter(crop, asked, trajectory)
     if crop:

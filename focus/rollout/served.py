@@ -23,7 +23,7 @@ from PIL import Image
 from focus.data.sample import Sample
 from focus.gap import Gap
 from focus.model.prompts import ANSWER_CLOSE, ANSWER_OPEN, CROP_CONTENT, Dialect, reply_text, user_text
-from focus.rollout.engine import Completion, Conversation, Sampling
+from focus.rollout.engine import Completion, Request, Sampling
 from focus.rollout.loop import begin
 from focus.rollout.trajectory import Trajectory
 from focus.runtime.endpoint import Endpoint, Outage, Refused, Reply
@@ -127,7 +127,7 @@ class OpenAIEngine:
             return Seen(t.view.tokens, None)
         return Seen(t.view.tokens, whole - words)
 
-    def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def generate(self, conversations: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         refused: Refused | None = None
         anew, unclosed, opened = "", 0, 0
         for i, reply in self.endpoint.ask_all(self._request(c, sampling) for c in conversations):
@@ -139,16 +139,16 @@ class OpenAIEngine:
                 yield i, Completion((), (), True, "", refused=True)
                 continue
             self._heard = True
-            text = self._turn(reply, "" if t.turns else t.opening)
+            text = self._turn(reply, "" if t.turns else t.prefill)
             ids = (UNKNOWN,) * reply.tokens
-            if t.opening and not t.turns:
+            if t.prefill and not t.turns:
                 opened += 1
-                if self._begins_anew(t.opening, text):
+                if self._begins_anew(t.prefill, text):
                     anew = text
                     self._tell("%s: the server begins a turn anew where words were put into the model's mouth", t.sample.id)
                     yield i, Completion((), (), True, "", refused=True)
                     continue
-                closing = ANSWER_CLOSE if t.opening == ANSWER_OPEN else self.dialect.call[1]
+                closing = ANSWER_CLOSE if t.prefill == ANSWER_OPEN else self.dialect.call[1]
                 unclosed += reply.stopped and closing not in text
                 self._went_on |= closing in text
             yield i, Completion(ids, (math.nan,) * len(ids), reply.stopped, text)
@@ -190,10 +190,10 @@ class OpenAIEngine:
             self._told.add(message)
             log.warning(message, what)
 
-    def logprobs(self, conversations: Sequence[Conversation], tails: Sequence[int]) -> list[list[float]]:
+    def logprobs(self, conversations: Sequence[Request], tails: Sequence[int]) -> list[list[float]]:
         raise AssertionError("config.check lets no term that weighs answers meet rollout=openai")
 
-    def _request(self, conversation: Conversation, sampling: Sampling) -> dict[str, Any]:
+    def _request(self, conversation: Request, sampling: Sampling) -> dict[str, Any]:
         t = conversation.trajectory
         assert t is not None
         return {
@@ -202,7 +202,7 @@ class OpenAIEngine:
             "max_tokens": sampling.tokens_per_turn,
             "seed": conversation.seed,
             "stop": [self.dialect.call[1]],
-            "extra": PREFILL if t.opening and not t.turns else {},
+            "extra": PREFILL if t.prefill and not t.turns else {},
         }
 
     def _messages(self, t: Trajectory) -> list[dict[str, Any]]:
@@ -229,8 +229,8 @@ class OpenAIEngine:
             messages.append({"role": "assistant", "content": turn.text.removesuffix("<|im_end|>")})
             messages.append(user(reply_text(self.dialect, turn.observation.content, crops)))
             crops += turn.observation.crop is not None
-        if t.opening and not t.turns:
-            messages.append({"role": "assistant", "content": t.opening})
+        if t.prefill and not t.turns:
+            messages.append({"role": "assistant", "content": t.prefill})
         return messages
 
     def _url(self, image: Image.Image) -> str:

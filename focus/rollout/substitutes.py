@@ -52,26 +52,26 @@ def additive(sigma: float) -> Alter:
     return noisy
 
 
-def annotated(rules: RolloutLimits, token_px: int) -> Alter:
+def annotated(limits: RolloutLimits, token_px: int) -> Alter:
     """The crop of B1, cut and sized like any other; with several targets the n-th crop shows the n-th one, then the first again."""
 
     def evidence(crop: View, asked: Crop, before: Trajectory) -> View:
         targets = before.sample.boxes
         box_px = settle(targets[len(before.crops) % len(targets)][0], before.sample.size, token_px)
         assert box_px is not None, before.sample.id  # annotated boxes lie inside the image
-        return rules.cut(before, box_px, token_px)
+        return limits.cut(before, box_px, token_px)
 
     return evidence
 
 
-def elsewhere(rules: RolloutLimits, token_px: int, draw: int = 0) -> Alter:
+def elsewhere(limits: RolloutLimits, token_px: int, draw: int = 0) -> Alter:
     """A crop of the asked size from another place: of some random ones, the one that shows least of the asked box and of every B1.
 
     A box as large as the image has no elsewhere and stays what it is. `draw` tells several of them apart.
     """
 
     def other(crop: View, asked: Crop, before: Trajectory) -> View:
-        return rules.cut(before, _away(asked.box_px, before, draw), token_px)
+        return limits.cut(before, _away(asked.box_px, before, draw), token_px)
 
     return other
 
@@ -94,11 +94,11 @@ def nothing(crop: View, asked: Crop, before: Trajectory) -> None:
 
 
 SUBSTITUTES: dict[str, Callable[[RolloutLimits, int, float], Alter]] = {
-    "gt": lambda rules, token_px, sigma: annotated(rules, token_px),
-    "noise": lambda rules, token_px, sigma: noise,
-    "blank": lambda rules, token_px, sigma: blank,
-    "mean_colour": lambda rules, token_px, sigma: mean_colour,
-    "elsewhere": lambda rules, token_px, sigma: elsewhere(rules, token_px),
-    "additive": lambda rules, token_px, sigma: additive(sigma),
-    "format_only": lambda rules, token_px, sigma: nothing,
+    "gt": lambda limits, token_px, sigma: annotated(limits, token_px),
+    "noise": lambda limits, token_px, sigma: noise,
+    "blank": lambda limits, token_px, sigma: blank,
+    "mean_colour": lambda limits, token_px, sigma: mean_colour,
+    "elsewhere": lambda limits, token_px, sigma: elsewhere(limits, token_px),
+    "additive": lambda limits, token_px, sigma: additive(sigma),
+    "format_only": lambda limits, token_px, sigma: nothing,
 }

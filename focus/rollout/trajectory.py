@@ -57,13 +57,13 @@ class Turn:
     text: str
     action: Action
     observation: Observation | None = None
-    conversation: str = field(default="", repr=False, compare=False)  # under which the engine may still hold what it computed
+    request_id: str = field(default="", repr=False, compare=False)  # under which the engine may still hold what it computed
 
 
 _groups = count()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trajectory:
     """A question, the view of its image, and the turns that followed."""
 
@@ -72,8 +72,8 @@ class Trajectory:
     view: View = field(repr=False)
     prompt_ids: tuple[int, ...] = field(repr=False)
     seed: int  # of its sampling noise; a pure function of run, question and rollout
-    opening: str = ""  # words put into the model's mouth before its first turn (a forced crop, a forced answer)
-    opening_ids: tuple[int, ...] = ()
+    prefill: str = ""  # text that the first turn starts with and that was not sampled (a forced crop, a forced answer)
+    prefill_ids: tuple[int, ...] = ()
     alter: "Alter | None" = field(default=None, repr=False)
     tool_offered: bool = True
     turns: tuple[Turn, ...] = ()
@@ -81,7 +81,7 @@ class Trajectory:
     # Siblings, which have one prompt and one view, have one number. No two groups of a process have the same; copies keep it
     group: int = field(default_factory=lambda: next(_groups), compare=False)
 
-    def then(self, turn: Turn, status: Status) -> "Trajectory":
+    def with_turn(self, turn: Turn, status: Status) -> "Trajectory":
         return replace(self, turns=(*self.turns, turn), status=status)
 
     @property
@@ -92,7 +92,7 @@ class Trajectory:
     @property
     def suffix_ids(self) -> list[int]:
         """What follows the prompt that siblings share."""
-        ids = list(self.opening_ids)
+        ids = list(self.prefill_ids)
         for turn in self.turns:
             ids += turn.ids
             ids += turn.observation.ids if turn.observation else ()
@@ -101,7 +101,7 @@ class Trajectory:
     @property
     def sampled_mask(self) -> list[bool]:
         """True exactly where `ids` holds a sampled token: the only places that carry loss."""
-        mask = [False] * (len(self.prompt_ids) + len(self.opening_ids))
+        mask = [False] * (len(self.prompt_ids) + len(self.prefill_ids))
         for turn in self.turns:
             mask += [True] * len(turn.ids)
             mask += [False] * (len(turn.observation.ids) if turn.observation else 0)

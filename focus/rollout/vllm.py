@@ -27,7 +27,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from focus.model.policy_model import PolicyModel
-from focus.rollout.engine import Completion, Conversation, Sampling
+from focus.rollout.engine import Completion, Request, Sampling
 from focus.rollout.kv import KVEngine
 from focus.runtime.distributed import all_gather, full_tensor
 from focus.runtime.endpoint import Endpoint, Refused
@@ -266,7 +266,7 @@ class VLLMEngine:
                 "set policy.train_vision=false, or use rollout=kv"
             )
 
-    def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def generate(self, conversations: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         assert self.renewed, "nobody has told which weights to sample from: call renew()"
         c = self.policy
         settings = {
@@ -293,7 +293,7 @@ class VLLMEngine:
         pad = self.policy.image_pad_id
         return [token for before, token in zip((None, *ids), ids, strict=False) if token != pad or before != pad]
 
-    def logprobs(self, conversations: Sequence[Conversation], tails: Sequence[int]) -> list[list[float]]:
+    def logprobs(self, conversations: Sequence[Request], tails: Sequence[int]) -> list[list[float]]:
         return self.kv.logprobs(conversations, tails)
 
     def clear_cache(self) -> None:

@@ -86,8 +86,8 @@ def _write(batch: Batch, partial: Path) -> None:
                 "advantage": advantage,
                 "status": t.status,
                 "prompt_ids": t.prompt_ids,
-                "opening": t.opening,
-                "opening_ids": t.opening_ids,
+                "opening": t.prefill,
+                "opening_ids": t.prefill_ids,
                 "view_tokens": t.view.tokens,
                 "turns": turns,
             }
@@ -132,13 +132,13 @@ def _rollout(folder: Path, number: int, row: dict) -> Trajectory:
         action = Crop(tuple(turn["box_px"]), tuple(turn["box_px"])) if turn["box_px"] else Malformed(Fault.NO_ACTION)
         turns.append(Turn(tuple(turn["ids"]), tuple(_numbers(turn["sampler_logprobs"])), turn["text"], action, heard))
     return Trajectory(
-        sample,
-        Decoded(view.image),
-        view,
-        tuple(row["prompt_ids"]),
-        row["seed"],
-        row["opening"],
-        tuple(row["opening_ids"]),
+        sample=sample,
+        source=Decoded(view.image),
+        view=view,
+        prompt_ids=tuple(row["prompt_ids"]),
+        seed=row["seed"],
+        prefill=row["opening"],
+        prefill_ids=tuple(row["opening_ids"]),
         turns=tuple(turns),
         status=Status(row["status"]),
         group=row["group"],

@@ -45,7 +45,7 @@ def logprobs_and_entropy(
         [len(suffix) for suffix in suffixes],
         [g for g, group in enumerate(members.values()) for _ in group],
         device,
-        flash=c.core.language_model.config._attn_implementation == PREFIX + "flash_attention_2",
+        flash=c.backbone.language_model.config._attn_implementation == PREFIX + "flash_attention_2",
     )
     ids = torch.tensor([i for ids in (*(t.prompt_ids for t in firsts), *suffixes) for i in ids])
     places = [placed[group[0]][:, :n] for group, n in zip(members.values(), prompt_lengths, strict=True)]

@@ -62,21 +62,21 @@ class FocusPolicy(SavesTrainableState):
         policy: PolicyModel,
         engine: Engine,
         gap: Gap,
-        rules: RolloutLimits,
+        limits: RolloutLimits,
         rewards: Sequence[RewardCallback],
         settings: UpdateSettings,
         seed: int,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # rollout, reward and update alternate within one step
-        self.policy, self.engine, self.gap, self.rules, self.rewards = policy, engine, gap, rules, list(rewards)
+        self.policy, self.engine, self.gap, self.limits, self.rewards = policy, engine, gap, limits, list(rewards)
         self.settings, self.seed = settings, seed
         self.model = policy.model
         self.updates_done = 0
         self.unreadable_updates = 0  # in a row, until now
         self.last_examples: list[Example] = []
         for reward in self.rewards:
-            reward.attach(policy, engine, rules)
+            reward.attach(policy, engine, limits)
         self._seconds = dict.fromkeys(PHASES, 0.0)
 
     def training_step(self, questions: list[Question | Broken], index: int) -> None:
@@ -116,7 +116,7 @@ class FocusPolicy(SavesTrainableState):
         for question, view in zip(questions, seen, strict=True):
             if isinstance(question, Question) and not isinstance(view, str):
                 seeds = [seed_of(self.seed, question.draw, k) for k in range(self.settings.rollouts_per_question)]
-                opened += begin(self.policy, question.sample, *view, seeds, CALL_OPEN if self.rules.force_first_crop else "")
+                opened += begin(self.policy, question.sample, *view, seeds, CALL_OPEN if self.limits.force_first_crop else "")
         self.unreadable_updates = 0 if distributed.all_reduce_sum(self.trainer.strategy, len(opened)) else self.unreadable_updates + 1
         if self.unreadable_updates >= UNREADABLE_UPDATES:
             reasons = [reason for reason in seen if isinstance(reason, str)]
@@ -127,7 +127,7 @@ class FocusPolicy(SavesTrainableState):
         at_once = (self.settings.questions_per_forward or len(questions)) * self.settings.rollouts_per_question
         for start in range(0, len(opened), at_once):
             with self._timed("rollout"):
-                played = play(self.policy, self.engine, opened[start : start + at_once], self.rules)
+                played = play(self.policy, self.engine, opened[start : start + at_once], self.limits)
             yield played
 
     def _prepare_view(self, question: Question | Broken) -> tuple[View, Original] | str:
@@ -170,7 +170,7 @@ class FocusPolicy(SavesTrainableState):
                 rows = [teaching[m] for m in micro[min(number, len(micro) - 1)]]
                 counts = float(number < len(micro))  # a rank that is done passes its last rows again, without weight
                 with nullcontext() if number + 1 == rounds else strategies.no_gradient_sync(strategy):
-                    logprobs, entropies = logprobs_and_entropy(self.policy, [passed[i] for i in rows], self.rules.sampling.temperature)
+                    logprobs, entropies = logprobs_and_entropy(self.policy, [passed[i] for i in rows], self.limits.sampling.temperature)
                     if not all(i in old for i in rows):  # the first update is strictly on-policy: old = new
                         old |= {i: lp.detach() for i, lp in zip(rows, logprobs, strict=True)}
                         sampler = {i: torch.tensor(passed[i].sampler_logprobs, device=self.device) for i in rows}
@@ -209,7 +209,7 @@ class FocusPolicy(SavesTrainableState):
 
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, strategies.FullyShardedStrategy):
-            self.trainer.strategy.shard(self.policy.bare)
+            self.trainer.strategy.shard(self.policy.unwrapped)
 
     def on_train_start(self) -> None:
         """By now the weights of a run that resumes are in place."""

@@ -20,7 +20,7 @@ from focus.training.policy import FocusPolicy
 class ProbeCallback(pl.Callback):
     """The probe inside training: every `every` updates, on the same held-out questions; the curves are `probe/...`.
 
-    `samples` are divided among the ranks. They are played by `rules`, as held-out questions are when the training is over. Between two
+    `samples` are divided among the ranks. They are played by `limits`, as held-out questions are when the training is over. Between two
     probes the values are NaN, and so are those of a probe during an outage of the judge, which does not end the training. 0 switches it
     off.
     """
@@ -32,12 +32,12 @@ class ProbeCallback(pl.Callback):
         self,
         samples: Sequence[Sample],
         gap: Gap,
-        rules: RolloutLimits,
+        limits: RolloutLimits,
         every: int,
         questions_per_forward: int,
         grader: Grader | None = None,
     ) -> None:
-        self.samples, self.gap, self.rules, self.every, self.questions_per_forward = samples, gap, rules, every, questions_per_forward
+        self.samples, self.gap, self.limits, self.every, self.questions_per_forward = samples, gap, limits, every, questions_per_forward
         self.grader = grader or Grader()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: object) -> None:
@@ -48,7 +48,7 @@ class ProbeCallback(pl.Callback):
         if pl_module.updates_done % self.every == 0:
             m = pl_module
             evaluator = Evaluator(
-                m.policy, m.engine, self.gap, self.rules, m.seed, self.ARMS, self.questions_per_forward, grader=self.grader
+                m.policy, m.engine, self.gap, self.limits, m.seed, self.ARMS, self.questions_per_forward, grader=self.grader
             )
             try:
                 with distributed.unsharded(m.model):

@@ -174,8 +174,8 @@ def test_the_policy_section_says_what_learns_and_what_is_recomputed():
     loaded = load_policy(cfg.policy)
     learns = {name for name, p in loaded.model.named_parameters() if p.requires_grad}
     assert learns and all("lora_" in name for name in learns)
-    assert loaded.core.language_model.gradient_checkpointing
-    assert not load_policy(composed("experiment=smoke").policy).core.language_model.gradient_checkpointing
+    assert loaded.backbone.language_model.gradient_checkpointing
+    assert not load_policy(composed("experiment=smoke").policy).backbone.language_model.gradient_checkpointing
 
 
 def test_a_reward_term_that_refuses_its_settings_is_named_before_anything_is_trained(tmp_path):

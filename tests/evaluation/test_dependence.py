@@ -56,7 +56,7 @@ NAN = math.nan
 TOKEN_PX = 28
 BLUE = "<answer>blue</answer><|im_end|>"
 OUTSIDE = call(1100, 1100, 1200, 1200)
-RULES = RolloutLimits(1, 64, Sampling(1.0, 60))
+LIMITS = RolloutLimits(1, 64, Sampling(1.0, 60))
 SIDE = 224  # of hand-made images: 28 px are 125 per mille, so a box of whole tokens can be spoken exactly
 RED, BLUE_INK, GROUND = (200, 40, 60), (50, 60, 210), (90, 90, 90)  # no value at an end, where noise is clipped
 B1: Box = (28.0, 28.0, 56.0, 56.0)  # left half red, right half blue
@@ -99,7 +99,7 @@ def asked_about(number: int, boxes: tuple[tuple[Box, ...], ...] = ((B1,),), imag
 def before(sample: Sample, seed: int = 0, source: Image.Image | None = None) -> Trajectory:
     """A conversation of which nothing has been spoken yet."""
     view = View(Image.new("RGB", (112, 112)), 16, sample.size)
-    return Trajectory(sample, Decoded(source or Image.new("RGB", sample.size)), view, (1, 2, 3), seed)
+    return Trajectory(sample=sample, source=Decoded(source or Image.new("RGB", sample.size)), view=view, prompt_ids=(1, 2, 3), seed=seed)
 
 
 def view_of(values: np.ndarray, tokens: int = 6) -> View:
@@ -205,7 +205,7 @@ def test_the_annotated_crop_shows_b1_grown_to_the_least_side_whatever_was_asked(
     t = before(sample, source=image)
     asked = Crop(box_px, box_px)
     delivered = cut(t.source, box_px, sample.size, 64, TOKEN_PX)
-    shown = annotated(RULES, TOKEN_PX)(delivered, asked, t)
+    shown = annotated(LIMITS, TOKEN_PX)(delivered, asked, t)
     assert settle(small, sample.size, TOKEN_PX) == (91, 89, 119, 117)
     assert same(shown.image, image.crop((91, 89, 119, 117))) and shown.tokens == 1
 
@@ -214,9 +214,9 @@ def test_a_large_annotated_box_is_cut_and_sized_like_any_other_crop():
     image, target = coloured(), (10.0, 20.0, 310.0, 380.0)
     sample = asked_about(1, boxes=((target,),), side=448)
     t = before(sample, source=image)
-    for rules in (RULES, replace(RULES, crop_tokens=16), replace(RULES, fixed_crops=True)):
-        expected = cut(t.source, target, sample.size, rules.crop_tokens, TOKEN_PX, rules.fixed_crops)
-        shown = annotated(rules, TOKEN_PX)(random_crop(), ASKED, t)
+    for limits in (LIMITS, replace(LIMITS, crop_tokens=16), replace(LIMITS, fixed_crops=True)):
+        expected = cut(t.source, target, sample.size, limits.crop_tokens, TOKEN_PX, limits.fixed_crops)
+        shown = annotated(limits, TOKEN_PX)(random_crop(), ASKED, t)
         assert same(shown.image, expected.image) and shown.tokens == expected.tokens
 
 
@@ -224,7 +224,7 @@ def test_the_nth_crop_shows_the_nth_target_and_then_the_first_again(qwen3_vl: Po
     targets = ((0.0, 0.0, 56.0, 28.0), (112.0, 112.0, 140.0, 168.0))
     t = playing(qwen3_vl, call(0, 0, 500, 500), OUTSIDE, call(0, 0, 600, 600), call(0, 0, 700, 700), BLUE, max_crops=4)
     t = replace(t, sample=replace(t.sample, boxes=tuple((box,) for box in targets)))
-    shown = [crop for turn in reopen(qwen3_vl, t, annotated(RULES, TOKEN_PX)).turns if (crop := turn.observation.crop)]
+    shown = [crop for turn in reopen(qwen3_vl, t, annotated(LIMITS, TOKEN_PX)).turns if (crop := turn.observation.crop)]
     expected = [t.source.region(targets[i]) for i in (0, 1, 0)]  # the call that got an error counts for none
     assert all(same(view.image, region) for view, region in zip(shown, expected, strict=True))
 
@@ -232,14 +232,14 @@ def test_the_nth_crop_shows_the_nth_target_and_then_the_first_again(qwen3_vl: Po
 def test_with_the_gap_off_the_annotated_crop_is_cut_from_the_view(qwen3_vl: PolicyModel):
     t = playing(qwen3_vl, call(0, 0, 500, 500), BLUE, gap=Mode.OFF)  # the view: 112 of 448 px
     t = replace(t, sample=replace(t.sample, boxes=(((112.0, 112.0, 224.0, 336.0),),)))
-    [turn] = reopen(qwen3_vl, t, annotated(RULES, TOKEN_PX)).turns
+    [turn] = reopen(qwen3_vl, t, annotated(LIMITS, TOKEN_PX)).turns
     assert same(turn.observation.crop.image, t.view.image.crop((28, 28, 56, 84)))
 
 
 def test_an_annotated_crop_of_another_size_is_replayed_with_as_many_placeholders_as_features(policy: PolicyModel):
     small = policy.dialect.frame is Frame.VIEW_PIXELS
     t = playing(policy, call(0, 0, 100, 100) if small else call(0, 0, 900, 900), BLUE)
-    alter = annotated(RULES, policy.token_px)
+    alter = annotated(LIMITS, policy.token_px)
     again = reopen(policy, t, alter)
     own, other = t.turns[0].observation.crop, again.turns[0].observation.crop
     assert own.tokens > other.tokens > 0  # 64 against those of a sign's text
@@ -267,9 +267,9 @@ class Noted(RolloutLimits):
 
 def moved(box_px: Box, sample: Sample, seed: int = 0, draw: int = 0) -> Box:
     """Where `elsewhere` cuts for this box."""
-    rules = Noted(1, 64, Sampling(1.0, 10))
-    elsewhere(rules, TOKEN_PX, draw)(random_crop(), Crop(box_px, box_px), before(sample, seed))
-    return rules.cuts[0]
+    limits = Noted(1, 64, Sampling(1.0, 10))
+    elsewhere(limits, TOKEN_PX, draw)(random_crop(), Crop(box_px, box_px), before(sample, seed))
+    return limits.cuts[0]
 
 
 def box_within(side: int, least: int, most: int) -> st.SearchStrategy[Box]:
@@ -320,7 +320,7 @@ def test_a_crop_from_elsewhere_is_cut_from_the_original_and_sized_like_the_one_t
     image = coloured()
     box_px, sample = (28.0, 56.0, 140.0, 112.0), asked_about(1, side=448)
     place = moved(box_px, sample, seed=5)
-    shown = elsewhere(RULES, TOKEN_PX)(random_crop(), Crop(box_px, box_px), before(sample, 5, image))
+    shown = elsewhere(LIMITS, TOKEN_PX)(random_crop(), Crop(box_px, box_px), before(sample, 5, image))
     assert same(shown.image, image.crop(tuple(map(int, place)))) and shown.size == (112, 56) and shown.tokens == 8
 
 
@@ -339,7 +339,7 @@ class Spelled(Scripted):
 
 def test_the_policys_words_stay_id_for_id_and_only_the_crop_changes(policy: PolicyModel):
     plain = replace(playing(policy, call(0, 0, 50, 50), BLUE), turns=(), status=Status.OPEN)
-    [t] = play(policy, Spelled(policy, call(0, 0, 50, 50), BLUE), [plain], RULES)
+    [t] = play(policy, Spelled(policy, call(0, 0, 50, 50), BLUE), [plain], LIMITS)
     assert len(t.crops) == 1 and list(t.turns[0].ids) != policy.tokenizer.encode(t.turns[0].text, add_special_tokens=False)
     again = reopen(policy, t, noise)
     assert again.status is Status.OPEN and len(again.turns) == 1  # the answer is to be given anew
@@ -352,15 +352,15 @@ def test_the_policys_words_stay_id_for_id_and_only_the_crop_changes(policy: Poli
 def test_crops_that_a_replayed_policy_still_asks_for_are_replaced_too(policy: PolicyModel):
     """It answered after one crop; shown noise, it asks for a second one."""
     t = playing(policy, call(0, 0, 50, 50), BLUE, max_crops=2)
-    rules = replace(RULES, max_crops=2)
+    limits = replace(LIMITS, max_crops=2)
     for alter, grey in ((blank, True), (noise, False)):
-        [again] = play(policy, Scripted(policy, "", call(10, 10, 80, 80), BLUE), [reopen(policy, t, alter)], rules)
+        [again] = play(policy, Scripted(policy, "", call(10, 10, 80, 80), BLUE), [reopen(policy, t, alter)], limits)
         assert len(again.crops) == 2 and again.answer == "blue"
         assert again.turns[0].ids == t.turns[0].ids
         assert [set(image.getdata()) == {(128, 128, 128)} for image in again.images] == [False, grey, grey]
         unaltered = again.source.region(again.crops[1].box_px)
         assert not same(again.images[2], unaltered.resize(again.images[2].size))
-    [told] = play(policy, Scripted(policy, "", call(10, 10, 80, 80), BLUE), [reopen(policy, t, nothing)], rules)
+    [told] = play(policy, Scripted(policy, "", call(10, 10, 80, 80), BLUE), [reopen(policy, t, nothing)], limits)
     assert told.images == [t.view.image]
     assert [UNAVAILABLE in policy.tokenizer.decode(turn.observation.ids) for turn in told.turns[:2]] == [True, True]
 
@@ -386,8 +386,8 @@ def test_a_last_turn_that_got_no_observation_is_spoken_anew_with_the_noise_it_ha
             heard.extend(conversation.seed for conversation in conversations)
             return super().generate(conversations, sampling)
 
-    play(policy, Listening(policy, call(0, 0, 50, 50), BLUE), [replace(t, turns=(), status=Status.OPEN)], RULES)
-    play(policy, Listening(policy, "", BLUE), [again], RULES)
+    play(policy, Listening(policy, call(0, 0, 50, 50), BLUE), [replace(t, turns=(), status=Status.OPEN)], LIMITS)
+    play(policy, Listening(policy, "", BLUE), [again], LIMITS)
     assert heard[2] == heard[1] != heard[0]  # the second turn of both
 
 
@@ -441,13 +441,11 @@ def measured(
     samples: Sequence[Sample],
     arms: Sequence[str] = ARMS,
     per_forward: int = 50,
-    rules: RolloutLimits = RULES,
+    limits: RolloutLimits = LIMITS,
     sigma: float = 64.0,
 ) -> tuple[Outcome, list[Trajectory]]:
     gap = Gap(Mode.FIXED, 16, checkpoint.token_px)
-    return measure(Evaluator(checkpoint, engine, gap, rules, 0, arms, per_forward, sigma), samples, None)
-
-
+    return measure(Evaluator(checkpoint, engine, gap, limits, 0, arms, per_forward, sigma), samples, None)
 
 
 # Seven questions by hand, all with the answer 42
@@ -575,9 +573,9 @@ def test_every_arm_draws_with_the_noise_of_its_question_and_turn(qwen3_vl: Polic
 
 
 def test_what_a_sampling_policy_says_does_not_depend_on_the_questions_beside_it(policy: PolicyModel):
-    rules = RolloutLimits(1, 64, Sampling(1.0, 8))
+    limits = RolloutLimits(1, 64, Sampling(1.0, 8))
     samples = Scenes(replace(DIFFICULTY[1], side_px=SIDE), "eval", 2)
-    together, alone = (measured(policy, KVEngine(policy), samples, ("noise", "forced"), per, rules)[1] for per in (2, 1))
+    together, alone = (measured(policy, KVEngine(policy), samples, ("noise", "forced"), per, limits)[1] for per in (2, 1))
     assert [t.ids for t in together] == [t.ids for t in alone]
     assert len({t.seed for t in together}) == 2
 
@@ -610,7 +608,7 @@ def test_coverage_iou_and_distance_to_several_targets_are_means_over_the_targets
     targets = (((0.0, 0.0, 28.0, 28.0),), ((28.0, 0.0, 84.0, 28.0), (28.0, 0.0, 112.0, 28.0)))
     script = (call(500, 500, 1000, 1000), call(0, 0, 250, 125), BLUE)
     sample = asked_about(1, boxes=targets)
-    outcome, _ = measured(qwen3_vl, Scripted(qwen3_vl, *script), [sample], arms=(), rules=replace(RULES, max_crops=2))
+    outcome, _ = measured(qwen3_vl, Scripted(qwen3_vl, *script), [sample], arms=(), limits=replace(LIMITS, max_crops=2))
     assert outcome.of("coverage") == pytest.approx([(1 + 1 / 2) / 2])
     assert outcome.of("iou") == pytest.approx([(1 / 2 + 1 / 3) / 2])
     assert outcome.of("l1") == pytest.approx([(31 / 32 + 15 / 16) / 2])
@@ -768,7 +766,7 @@ def training(checkpoint: PolicyModel, every: int, updates: int = 3) -> list[dict
     policy.engine = Minded(checkpoint, MINDS)
     policy.roll_out = lambda _: [[playing(checkpoint, call(0, 0, 50, 50), BLUE) for _ in range(4)]]
     logged = Logged()
-    callbacks = [ProbeCallback(MADE, Gap(Mode.FIXED, 16, checkpoint.token_px), policy.rules, every, 3), logged]
+    callbacks = [ProbeCallback(MADE, Gap(Mode.FIXED, 16, checkpoint.token_px), policy.limits, every, 3), logged]
     trainer(callbacks=callbacks).fit(policy, questions(updates, per_update=1))
     return logged.rows
 
@@ -787,11 +785,11 @@ def test_the_probe_plays_by_its_own_rules_and_not_by_those_of_the_rollouts(qwen3
     policy.engine = Minded(qwen3_vl, MINDS)
     generate = policy.engine.generate
     policy.engine.generate = lambda asked, sampling: heard.append(sampling) or generate(asked, sampling)
-    greedy = replace(policy.rules, sampling=replace(policy.rules.sampling, temperature=0.0))
+    greedy = replace(policy.limits, sampling=replace(policy.limits.sampling, temperature=0.0))
     probe_ = ProbeCallback(MADE, Gap(Mode.FIXED, 16, qwen3_vl.token_px), greedy, 1, 3)
     policy.log_dict = lambda values: None
     probe_.on_train_batch_end(None, policy)
-    assert heard and {sampling.temperature for sampling in heard} == {0.0} != {policy.rules.sampling.temperature}
+    assert heard and {sampling.temperature for sampling in heard} == {0.0} != {policy.limits.sampling.temperature}
 
 
 def test_a_probe_of_every_0_updates_is_off(qwen3_vl: PolicyModel):

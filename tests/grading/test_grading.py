@@ -145,7 +145,7 @@ class Speaking:
         self.playing(self.batches)
         said = self.answers(self.updates)
         for i in range(len(conversations)):
-            opening = "" if conversations[i].trajectory.opening else "<answer>"
+            opening = "" if conversations[i].trajectory.prefill else "<answer>"
             text = f"{opening}{said[i % len(said)]}</answer><|im_end|>"
             ids = tuple(self.policy.tokenizer.encode(text, add_special_tokens=False))
             yield i, Completion(ids, (-0.5,) * len(ids), stopped=True)
@@ -169,7 +169,7 @@ def training(graded: Grader, answers, questions: int = 2, updates: int = 1, max_
     policy = policy_of(checkpoint, questions_per_forward=1)
     graded.max_ungraded = max_ungraded
     policy.engine, policy.rewards = Speaking(checkpoint, answers, playing), with_judge(graded)
-    policy.rules = replace(policy.rules, sampling=Sampling(1.0, 40))
+    policy.limits = replace(policy.limits, sampling=Sampling(1.0, 40))
     rows = Rows()
     data = Questions(ships(questions), updates, questions, workers=0, seed=5)
     made = trainer(callbacks=[*policy.rewards, rows], log_every_n_steps=1)
@@ -276,7 +276,7 @@ def test_a_probe_inside_training_that_meets_an_outage_is_left_out_and_the_traini
     with Server(saying("yes"), [status(401)] * 50) as server:
         graded = grader(server, tmp_path, concurrency=1)
         policy, _, _ = training(graded, lambda update: ["harbour"] * 4)
-        probe = ProbeCallback(ships(1), Gap(Mode.FIXED, 16, policy.policy.token_px), policy.rules, 1, 1, graded)
+        probe = ProbeCallback(ships(1), Gap(Mode.FIXED, 16, policy.policy.token_px), policy.limits, 1, 1, graded)
         policy.engine.answers = lambda update: ["in the port"] if policy.updates_done else ["harbour"] * 4
         made = trainer(callbacks=[*policy.rewards, probe, found := Rows()], log_every_n_steps=1)
         made.fit(policy, Questions(ships(2), 1, 2, workers=0, seed=5))
@@ -286,10 +286,10 @@ def test_a_probe_inside_training_that_meets_an_outage_is_left_out_and_the_traini
 
 def test_a_probe_grades_by_the_ladder(qwen3_vl, tmp_path):
     engine = Speaking(qwen3_vl, lambda update: ["in the port"])
-    rules = RolloutLimits(1, 64, Sampling(0.0, 40))
+    limits = RolloutLimits(1, 64, Sampling(0.0, 40))
     with Server(knowing("in the port")) as server:
         for graded, expected in ((Grader(), 0.0), (grader(server, tmp_path), 1.0)):
-            evaluator = Evaluator(qwen3_vl, engine, Gap(Mode.FIXED, 16, qwen3_vl.token_px), rules, 0, ("tool_free",), 2, grader=graded)
+            evaluator = Evaluator(qwen3_vl, engine, Gap(Mode.FIXED, 16, qwen3_vl.token_px), limits, 0, ("tool_free",), 2, grader=graded)
             outcome, _ = measure(evaluator, ships(2), None)
             assert outcome.values["own"] == outcome.values["tool_free"] == [expected] * 2
         assert len(server.chats) == 2  # one for each question: both arms say the same

@@ -33,7 +33,7 @@ def test_both_families_train_export_reload_probe_and_evaluate(family, folders, t
         assert torch.equal(a, b), name
     ids = torch.tensor([ours.tokenizer.encode("what is on the sign")])
     packed = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    assert torch.allclose(plain(**packed).logits, ours.bare(**packed).logits, atol=1e-5)
+    assert torch.allclose(plain(**packed).logits, ours.unwrapped(**packed).logits, atol=1e-5)
     asked = [f"policy.checkpoint={trained}", "data.side_px=224", "threads=1", "evaluation.samples=2", "rollout.tokens_per_turn=8"]
     probe.run(settings(tmp_path / "probe", trained, *asked, f"policy.dialect={family}", "views=[16]", name="probe"))
     assert "own" in (tmp_path / "probe/probe.json").read_text()
@@ -72,14 +72,14 @@ def test_recomputing_activations_really_computes_them_again_and_changes_no_gradi
     found = []
     for recompute in (False, True):
         loaded = build.load_policy(configured(folders, family, Path("x"), f"policy.activation_checkpointing={recompute}".lower()).policy)
-        loaded.core.language_model.layers[0].self_attn.register_forward_hook(lambda *_, r=recompute: passed.append(("text", r)))
-        loaded.core.visual.blocks[0].attn.register_forward_hook(lambda *_, r=recompute: passed.append(("vision", r)))
+        loaded.backbone.language_model.layers[0].self_attn.register_forward_hook(lambda *_, r=recompute: passed.append(("text", r)))
+        loaded.backbone.visual.blocks[0].attn.register_forward_hook(lambda *_, r=recompute: passed.append(("vision", r)))
         played = [playing(loaded, call(0, 0, 40, 40), BLUE, index=1), playing(loaded, BLUE, index=2)]
         passed.clear()
         found.append(loss_and_gradients(loaded, sampled_logprobs(loaded, played, 1.0), advantage)[1])
         times = 2 if recompute else 1
         assert passed.count(("text", recompute)) == times and passed.count(("vision", recompute)) == times
-        assert not any(module.training for module in loaded.bare.modules() if isinstance(module, torch.nn.Dropout))
+        assert not any(module.training for module in loaded.unwrapped.modules() if isinstance(module, torch.nn.Dropout))
     straight, again = found
     assert straight.keys() == again.keys()
     assert all(torch.allclose(straight[name], again[name], atol=1e-6) for name in straight)
@@ -111,7 +111,7 @@ def test_a_tower_that_learns_has_adapters_on_all_its_linear_layers_and_a_frozen_
     adapted = {name.split(".lora_")[0].split(".model.", 1)[1] for name, _ in loaded.model.named_parameters() if "lora_" in name}
     linear = {
         name.removesuffix(".base_layer").removeprefix("model.")
-        for name, module in loaded.bare.named_modules()
+        for name, module in loaded.unwrapped.named_modules()
         if type(module) is torch.nn.Linear and "lora_" not in name and name != "lm_head"
     }
     tower, text = {n for n in linear if n.startswith("visual.")}, {n for n in linear if n.startswith("language_model.")}

@@ -226,10 +226,10 @@ def test_what_is_decoded_is_understood(text, real):
 def test_a_random_policy_of_the_real_vocabulary_plays_and_samples_no_vision(real):
     """config.json says 151,936 words, the tokenizer knows fewer: the rest are rows of padding, which decode to nothing."""
     torch.manual_seed(0)
-    width = real.bare.config.get_text_config().hidden_size
-    for part in (real.core.language_model.embed_tokens, real.bare.lm_head):
+    width = real.unwrapped.config.get_text_config().hidden_size
+    for part in (real.backbone.language_model.embed_tokens, real.unwrapped.lm_head):
         part.weight = torch.nn.Parameter(torch.randn(151936, width) * 0.1)
-    real.bare.config.get_text_config().vocab_size, real.bare.config.image_token_id = 151936, 151655
+    real.unwrapped.config.get_text_config().vocab_size, real.unwrapped.config.image_token_id = 151936, 151655
     scene = Scene(DIFFICULTY[1], "train", 0)
     sample = scene.sample()
     view, source = Gap(Mode.FIXED, 16, real.token_px).view_of(sample, scene.open())

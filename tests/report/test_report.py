@@ -37,11 +37,11 @@ TOKEN_PX = 28
 def opened(index: int = 3) -> Trajectory:
     sample = Scene(DIFFICULTY[4], "train", index).sample()
     original = sample.open()
-    return Trajectory(sample, original, resize_to_budget(original, 16, TOKEN_PX), tuple(range(30)), 1)
+    return Trajectory(sample=sample, source=original, view=resize_to_budget(original, 16, TOKEN_PX), prompt_ids=tuple(range(30)), seed=1)
 
 
 def said(trajectory: Trajectory, text: str, action: Action, status: Status, observation: Observation | None = None) -> Trajectory:
-    return trajectory.then(Turn((1, 2, 3), (-0.1, -0.2, -0.3), text, action, observation), status)
+    return trajectory.with_turn(Turn((1, 2, 3), (-0.1, -0.2, -0.3), text, action, observation), status)
 
 
 def zoomed(trajectory: Trajectory, box_px: Box) -> Trajectory:
@@ -139,7 +139,7 @@ def test_text_of_models_data_and_settings_is_escaped(tmp_path):
 
 
 def test_sampled_text_stands_apart_from_what_the_tool_and_the_opening_put_there(tmp_path):
-    forced = replace(opened(), opening="<tool_call>")
+    forced = replace(opened(), prefill="<tool_call>")
     trajectory = said(
         forced, "<tool_call>{}", Malformed(Fault.NOT_JSON), Status.OPEN, Observation((1,), None, error_content(Fault.NOT_JSON))
     )

@@ -78,6 +78,7 @@ def test_a_box_pays_the_same_wherever_the_scene_is_scaled():
 
 # ---------------------------------------------------------------------------------------------------------- the callback
 
+
 def paid(*boxes, sample=ANNOTATED, **settings) -> float:
     turns = [zooms(box) for box in boxes]
     [value] = Grounding(1.0, **settings).score([trajectory(*turns, says("42"), sample=sample)])

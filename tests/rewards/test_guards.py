@@ -103,7 +103,7 @@ def test_an_update_whose_rollouts_were_all_truncated_is_no_step_and_breaks_nothi
 
 def rolled(force: bool) -> tuple[list[Trajectory], list[int]]:
     policy = policy_of(random_qwen3_vl(seed=1))
-    policy.rules = replace(policy.rules, force_first_crop=force)
+    policy.limits = replace(policy.limits, force_first_crop=force)
     policy.trainer = trainer()
     [found] = policy.roll_out(next(iter(questions(per_update=2).train_dataloader())))
     assert len(found) == 8
@@ -124,14 +124,14 @@ def test_without_it_every_token_after_the_prompt_is_the_policys_own():
     found, _ = rolled(force=False)
     for t in found:
         start, spoken = len(t.prompt_ids), len(t.turns[0].ids)
-        assert t.opening == "" and not t.turns[0].text.startswith(CALL_OPEN)
+        assert t.prefill == "" and not t.turns[0].text.startswith(CALL_OPEN)
         assert t.ids[start : start + spoken] == list(t.turns[0].ids)
         assert t.sampled_mask[: start + spoken] == [False] * start + [True] * spoken
 
 
 def test_an_update_on_forced_rollouts_has_a_gradient_for_their_sampled_tokens_alone():
     policy = policy_of(random_qwen3_vl(seed=1))
-    policy.rules = replace(policy.rules, force_first_crop=True)
+    policy.limits = replace(policy.limits, force_first_crop=True)
     seen = {}
     policy._watch = lambda found, _scores, _reward, update, **_: seen.update(update, sampled=[t.turns for t in found])
     trainer().fit(policy, questions(1, per_update=2))
@@ -164,8 +164,8 @@ def test_without_them_tokens_grow_with_the_area_up_to_the_budget():
 
 
 def test_rules_have_no_fixed_crops_and_no_forced_one_unless_they_are_asked_for():
-    rules = RolloutLimits(1, BUDGET, Sampling(1.0, 1))
-    assert not rules.fixed_crops and not rules.force_first_crop
+    limits = RolloutLimits(1, BUDGET, Sampling(1.0, 1))
+    assert not limits.fixed_crops and not limits.force_first_crop
 
 
 @st.composite
@@ -199,7 +199,7 @@ def test_a_fixed_crop_shows_the_pixels_of_its_box_enlarged():
     assert view.image.getcolors() == [(112 * 224, (200, 30, 30))]
 
 
-# -------------------------------------------------------------------------------------------------- settings reach the rules
+# -------------------------------------------------------------------------------------------------- settings reach the limits
 
 
 def test_the_settings_of_a_run_reach_the_rules_and_the_update(tmp_path):

@@ -18,7 +18,7 @@ from focus.model.policy_model import PolicyModel
 from focus.model.prompts import ANSWER_OPEN, Answer, Fault, encode
 from focus.rewards import InformationGain
 from focus.rewards.terms import information_gain, total
-from focus.rollout.engine import Conversation, Sampling
+from focus.rollout.engine import Request, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, play, reopen, request_for
 from focus.rollout.substitutes import elsewhere
@@ -31,7 +31,7 @@ from tests.support.updates import Parity, policy_of, questions, trainer, weights
 LN = {p: math.log(p) for p in (0.1, 0.2, 0.4, 0.8, 0.9)}
 BLUE = "<answer>blue</answer><|im_end|>"
 ZOOM = call(100, 100, 400, 400)
-RULES = RolloutLimits(2, 16, Sampling(1.0, 60))
+LIMITS = RolloutLimits(2, 16, Sampling(1.0, 60))
 DIGITS = list("0123456789")
 
 
@@ -76,8 +76,8 @@ def ending(t: Trajectory, policy: PolicyModel, label: str) -> Trajectory:
         told = replace(last.observation, ids=(*last.observation.ids, *words))
         t = replace(t, turns=(*t.turns[:-1], replace(last, observation=told)))
     else:
-        t = replace(t, opening_ids=(*t.opening_ids, *words))
-    return t.then(Turn(ids, (0.0,) * len(ids), label, Answer(label)), Status.ANSWERED)
+        t = replace(t, prefill_ids=(*t.prefill_ids, *words))
+    return t.with_turn(Turn(ids, (0.0,) * len(ids), label, Answer(label)), Status.ANSWERED)
 
 
 def naive(policy: PolicyModel, t: Trajectory, label: str) -> list[float]:
@@ -91,16 +91,16 @@ def after(t: Trajectory, turns: int) -> Trajectory:
     return replace(t, turns=t.turns[:turns], status=Status.OPEN)
 
 
-def asked_of(policy: PolicyModel, t: Trajectory, turns: int, label: str) -> tuple[Conversation, int]:
+def asked_of(policy: PolicyModel, t: Trajectory, turns: int, label: str) -> tuple[Request, int]:
     ids = encode(policy.tokenizer, label)
     return request_for(after(t, turns), turns - 1, [*encode(policy.tokenizer, ANSWER_OPEN), *ids]), len(ids)
 
 
-def rolled(policy: PolicyModel, crops: int, siblings: int = 2, keeps_turns: bool = True) -> tuple[KVEngine, list[Trajectory]]:
+def rolled(policy: PolicyModel, crops: int, siblings: int = 2, keep_all_turns: bool = True) -> tuple[KVEngine, list[Trajectory]]:
     """A real rollout of two questions, and the engine that still holds it."""
     engine = steer(policy, boxes_of(policy), crops)
-    engine.keeps_turns = keeps_turns
-    played = play(policy, engine, opened(policy, siblings=siblings), replace(RULES, max_crops=crops))
+    engine.keep_all_turns = keep_all_turns
+    played = play(policy, engine, opened(policy, siblings=siblings), replace(LIMITS, max_crops=crops))
     assert [len(t.crops) for t in played] == [crops] * len(played)
     return engine, played
 
@@ -140,8 +140,8 @@ def test_without_earlier_turns_in_memory_a_label_weighs_the_same(policy):
     """Only the last turn of what was played is held then: earlier ones are read again."""
     weighed = []
     for keeps in (True, False):
-        engine, played = rolled(policy, 2, keeps_turns=keeps)
-        kept = [sum(turn.conversation in engine._kept for turn in t.turns) for t in played]
+        engine, played = rolled(policy, 2, keep_all_turns=keeps)
+        kept = [sum(turn.request_id in engine._kept for turn in t.turns) for t in played]
         assert kept == [3 if keeps else 1] * len(played)
         asked = [asked_of(policy, t, turns, "42") for t in played for turns in (0, 1, 2)]
         weighed.append(engine.logprobs([conversation for conversation, _ in asked], [tail for _, tail in asked]))
@@ -152,8 +152,8 @@ def test_without_earlier_turns_in_memory_a_label_weighs_the_same(policy):
 @pytest.mark.parametrize(("weight", "keeps"), [(0.5, True), (0.0, False)])
 def test_only_a_gain_that_is_paid_keeps_all_turns_in_memory(qwen3_vl, weight, keeps):
     engine = KVEngine(qwen3_vl)
-    InformationGain(weight).attach(qwen3_vl, engine, RULES)
-    assert engine.keeps_turns is keeps
+    InformationGain(weight).attach(qwen3_vl, engine, LIMITS)
+    assert engine.keep_all_turns is keeps
 
 
 def test_what_must_not_be_sampled_is_never_likely_and_takes_no_probability_from_a_label():
@@ -191,20 +191,20 @@ def heeding(request) -> PolicyModel:
         made.model.lm_head.weight[ids] *= 2
         made.model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(made.tokenizer)))
         made.model.lm_head.bias[ids] = 8.0
-        for parameter in made.core.visual.parameters():
+        for parameter in made.backbone.visual.parameters():
             parameter *= 4
     return made
 
 
-def term(policy: PolicyModel, engine, weight: float = 1.0, rules: RolloutLimits = RULES, **settings) -> InformationGain:
+def term(policy: PolicyModel, engine, weight: float = 1.0, limits: RolloutLimits = LIMITS, **settings) -> InformationGain:
     made = InformationGain(weight, **settings)
-    made.attach(policy, engine, rules)
+    made.attach(policy, engine, limits)
     return made
 
 
 def said(policy: PolicyModel, *script: str, max_crops: int = 1) -> Trajectory:
-    """A scripted conversation under the rules by which placebos are cut."""
-    return playing(policy, *script, max_crops=max_crops, crop_tokens=RULES.crop_tokens)
+    """A scripted conversation under the limits by which placebos are cut."""
+    return playing(policy, *script, max_crops=max_crops, crop_tokens=LIMITS.crop_tokens)
 
 
 def by_hand(policy: PolicyModel, t: Trajectory, placebos: int, reader: PolicyModel | None = None) -> float:
@@ -215,8 +215,8 @@ def by_hand(policy: PolicyModel, t: Trajectory, placebos: int, reader: PolicyMod
         return max(-5.0, sum(values) / len(values))
 
     own = weighed(after(t, max(n for n, turn in enumerate(t.turns, start=1) if turn.observation)))
-    alters = [elsewhere(RULES, policy.token_px, draw) for draw in range(placebos)]
-    others = [weighed(reopen(policy, t, alter)) for alter in alters] or [weighed(replace(t, opening="", opening_ids=(), turns=()))]
+    alters = [elsewhere(LIMITS, policy.token_px, draw) for draw in range(placebos)]
+    others = [weighed(reopen(policy, t, alter)) for alter in alters] or [weighed(replace(t, prefill="", prefill_ids=(), turns=()))]
     return max(0.0, own - sum(others) / len(others))
 
 
@@ -243,7 +243,7 @@ def test_as_probabilities_the_gain_is_the_difference_of_the_exponentials(heeding
     def likely(history: Trajectory, t: Trajectory) -> float:
         return math.exp(np.mean(naive(heeding, history, t.sample.answers[0])))
 
-    alter = elsewhere(RULES, heeding.token_px)
+    alter = elsewhere(LIMITS, heeding.token_px)
     expected = [max(0.0, likely(after(t, 1), t) - likely(reopen(heeding, t, alter), t)) for t in played]
     assert max(expected) > 1e-3
     assert term(heeding, engine).score(played) == pytest.approx(expected, abs=5e-6)
@@ -261,7 +261,7 @@ def test_a_call_that_failed_before_the_crop_stays_part_of_both_conversations(hee
 class Told:
     """An engine that weighs as it is told: `value` gives the log-probability of every token of a conversation's end."""
 
-    def __init__(self, value: Callable[[Conversation], float | Sequence[float]]) -> None:
+    def __init__(self, value: Callable[[Request], float | Sequence[float]]) -> None:
         self.value, self.asked = value, []
 
     def logprobs(self, conversations, tails):
@@ -284,7 +284,7 @@ def sees(t: Trajectory, own: float, *others: float) -> Told:
     """`own` for a conversation that shows this trajectory's very pixels, for all others the next of `others`, over and over."""
     turn = 0
 
-    def value(conversation: Conversation) -> float:
+    def value(conversation: Request) -> float:
         nonlocal turn
         if pixels(conversation.images) == pixels(t.images):
             return own
@@ -380,7 +380,7 @@ def test_a_term_that_only_looks_may_be_no_number_and_one_that_pays_may_not():
 def test_in_training_a_term_that_only_looks_follows_its_schedule_and_leaves_the_reward_alone():
     policy = policy_of(random_qwen3_vl(seed=1))
     policy.engine = steer(policy.policy, boxes_of(policy.policy), 1)
-    policy.rules = replace(RULES, max_crops=1)
+    policy.limits = replace(LIMITS, max_crops=1)
     gain = term(policy.policy, policy.engine, weight=0.0, every=2)
     policy.rewards, seen = [Parity(1.0), gain], []
     policy._watch = lambda trajectories, scores, *_, **__: seen.append(scores)
@@ -423,7 +423,7 @@ def test_a_reader_is_asked_in_place_of_the_policy_and_does_not_move_with_it(fold
 def test_a_reader_learns_nothing_while_the_policy_does(folder):
     policy = policy_of(random_qwen3_vl(seed=1))
     policy.engine = steer(policy.policy, boxes_of(policy.policy), 1)
-    policy.rules = replace(RULES, max_crops=1)
+    policy.limits = replace(LIMITS, max_crops=1)
     gain = term(policy.policy, policy.engine, reader=str(folder))
     policy.rewards = [Parity(1.0), gain]
     policy._watch = lambda *_, **__: None
@@ -440,7 +440,7 @@ def test_a_reader_with_other_tokens_is_refused(tmp_path):
     other = random_qwen3_vl(seed=9)
     other.tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
     other.tokenizer.add_tokens(["zebra"])
-    other.bare.resize_token_embeddings(len(other.tokenizer))
+    other.unwrapped.resize_token_embeddings(len(other.tokenizer))
     other.save(folder)
     with pytest.raises(ValueError, match=r"the reader .*reader has other tokens or another patch size than the policy; choose one of its"):
         term(random_qwen3_vl(seed=1), Silent(), reader=str(folder))
@@ -449,9 +449,9 @@ def test_a_reader_with_other_tokens_is_refused(tmp_path):
 def test_a_reader_with_another_patch_size_is_refused(tmp_path):
     folder = tmp_path / "reader"
     other = random_qwen3_vl(seed=9)
-    projection = other.core.visual.patch_embed.proj
-    other.core.visual.patch_embed.proj = torch.nn.Conv3d(3, projection.out_channels, (2, 16, 16), (2, 16, 16))
-    other.bare.config.vision_config.patch_size = other.image_processor.patch_size = 16
+    projection = other.backbone.visual.patch_embed.proj
+    other.backbone.visual.patch_embed.proj = torch.nn.Conv3d(3, projection.out_channels, (2, 16, 16), (2, 16, 16))
+    other.unwrapped.config.vision_config.patch_size = other.image_processor.patch_size = 16
     other.save(folder)
     with pytest.raises(ValueError, match="has other tokens or another patch size"):
         term(random_qwen3_vl(seed=1), Silent(), reader=str(folder))
@@ -548,7 +548,7 @@ def test_a_reader_never_takes_a_question_for_an_earlier_one(folder):
     policy = random_qwen3_vl(seed=1)
     gain = term(policy, KVEngine(policy), form="logp", reader=str(folder))
     for index in range(8):
-        t = playing(policy, ZOOM, BLUE, index=index, crop_tokens=RULES.crop_tokens)
+        t = playing(policy, ZOOM, BLUE, index=index, crop_tokens=LIMITS.crop_tokens)
         found = gain._weigh([gain._own(t)])
         gain.score([t])
         assert found == pytest.approx([np.mean(naive(gain._reader, after(t, 1), t.sample.answers[0]))], abs=2e-5)

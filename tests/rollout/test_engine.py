@@ -19,8 +19,8 @@ from tests.support.scripted import boxes_of, forwards, opened, steer
 @pytest.mark.parametrize("crops", [0, 1, 3])
 def test_the_cached_rollout_equals_a_full_forward_at_every_sampled_position(policy, crops):
     engine = steer(policy, boxes_of(policy), crops)
-    rules = RolloutLimits(crops, 64, Sampling(1.0, 120 if crops == 0 else 60))
-    played = play(policy, engine, opened(policy), rules)
+    limits = RolloutLimits(crops, 64, Sampling(1.0, 120 if crops == 0 else 60))
+    played = play(policy, engine, opened(policy), limits)
     assert [len(t.crops) for t in played] == [crops] * len(played)
     for t in played:
         with torch.no_grad():
@@ -30,9 +30,9 @@ def test_the_cached_rollout_equals_a_full_forward_at_every_sampled_position(poli
 
 
 def test_a_draw_depends_neither_on_its_neighbours_nor_on_their_number(policy):
-    rules = RolloutLimits(1, 64, Sampling(1.0, 30))
-    together = play(policy, KVEngine(policy), opened(policy), rules)
-    alone = [play(policy, KVEngine(policy), [t], rules)[0] for t in opened(policy)]
+    limits = RolloutLimits(1, 64, Sampling(1.0, 30))
+    together = play(policy, KVEngine(policy), opened(policy), limits)
+    alone = [play(policy, KVEngine(policy), [t], limits)[0] for t in opened(policy)]
     assert [t.ids for t in together] == [t.ids for t in alone]
 
 
@@ -50,9 +50,9 @@ def test_siblings_with_different_openings_still_share_their_prompt(policy, monke
     alone = play(policy, KVEngine(policy), [forced], RolloutLimits(0, 64, Sampling(1.0, 4)))[0]
     tokens = forwards(policy, monkeypatch)
     _, beside = play(policy, KVEngine(policy), [plain, forced], RolloutLimits(0, 64, Sampling(1.0, 4)))
-    assert tokens[:2] == [len(plain.prompt_ids) - 1, 2 + len(forced.opening_ids)]
+    assert tokens[:2] == [len(plain.prompt_ids) - 1, 2 + len(forced.prefill_ids)]
     assert beside.ids == alone.ids
-    assert not any(beside.sampled_mask[: len(plain.prompt_ids) + len(forced.opening_ids)])
+    assert not any(beside.sampled_mask[: len(plain.prompt_ids) + len(forced.prefill_ids)])
 
 
 def test_a_later_turn_feeds_only_its_new_tokens(policy, monkeypatch):
@@ -85,16 +85,16 @@ def test_frozen_pixels_pass_through_the_tower_once_however_many_arms_ask(policy,
 
 def test_replayed_turns_keep_the_words_and_change_only_pixels(policy):
     engine = steer(policy, boxes_of(policy), 1)
-    rules = RolloutLimits(1, 64, Sampling(1.0, 60))
-    played = play(policy, engine, opened(policy, questions=1), rules)
+    limits = RolloutLimits(1, 64, Sampling(1.0, 60))
+    played = play(policy, engine, opened(policy, questions=1), limits)
     blank = [reopen(policy, t, lambda crop, *_: replace(crop, image=crop.image.point(lambda _: 128))) for t in played]
-    again = play(policy, KVEngine(policy), blank, rules)
+    again = play(policy, KVEngine(policy), blank, limits)
     for before, after in zip(played, again, strict=True):
         assert after.turns[0].ids == before.turns[0].ids
         assert after.turns[0].observation.ids == before.turns[0].observation.ids
         assert after.images[0] is before.images[0]
         assert set(after.images[1].getdata()) == {(128, 128, 128)}
-    same = play(policy, KVEngine(policy), [reopen(policy, t, lambda crop, *_: crop) for t in played], rules)
+    same = play(policy, KVEngine(policy), [reopen(policy, t, lambda crop, *_: crop) for t in played], limits)
     assert [t.ids for t in same] == [t.ids for t in played]
 
 
@@ -127,7 +127,7 @@ def test_positions_equal_those_of_transformers_for_both_families(policy):
     for t in played:
         pixels = policy.pack(t.images)
         ids = torch.tensor([t.ids])
-        theirs, _ = policy.core.get_rope_index(ids, mm_token_type_ids=(ids == policy.image_pad_id).int(), image_grid_thw=pixels.grids)
+        theirs, _ = policy.backbone.get_rope_index(ids, mm_token_type_ids=(ids == policy.image_pad_id).int(), image_grid_thw=pixels.grids)
         grids = [tuple(grid) for grid in pixels.grids.tolist()]
         assert torch.equal(theirs[:, 0], torch.from_numpy(mrope_positions(t.ids, grids, policy.image_pad_id, policy.merge)))
 

@@ -22,7 +22,7 @@ from focus.gap import Gap, Mode
 from focus.model.loading import EMBEDDED, load_model
 from focus.model.policy_model import PolicyModel
 from focus.model.prompts import CROP_CONTENT, DIALECTS, Fault, Malformed, encode
-from focus.rollout.engine import Completion, Conversation, Sampling
+from focus.rollout.engine import Completion, Request, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, begin, play
 from focus.rollout.served import OpenAIEngine, Served
@@ -33,7 +33,7 @@ from tests.support.protocol import Server, half_json, half_sent, reset, slow, st
 from tests.support.reference import equal
 
 SCENES = [Scene(DIFFICULTY[1], "eval", i).sample() for i in range(10)]
-RULES = RolloutLimits(1, 64, Sampling(1.0, 40))
+LIMITS = RolloutLimits(1, 64, Sampling(1.0, 40))
 
 
 class Speaking:
@@ -64,7 +64,7 @@ class Speaking:
         prompt, assistant, _ = text.partition("<|im_start|>assistant\n")
         shared = len(encode(self.policy.tokenizer, prompt + assistant, tokens[:1]))  # with one image; the others follow it
         ids = tuple(encode(self.policy.tokenizer, text, tokens))
-        asked = Conversation("a", None, "p", shared, ids, tuple(images), request["seed"])
+        asked = Request("a", None, "p", shared, ids, tuple(images), request["seed"])
         self.engine.clear_cache()
         ((_, said),) = self.engine.generate([asked], Sampling(request["temperature"], request["max_tokens"]))
         words = self.policy.tokenizer.decode(said.ids)
@@ -80,7 +80,7 @@ def pixels(part: dict) -> Image.Image:
 class Narrow(KVEngine):
     """Draws with as many bits of the seed as the protocol carries."""
 
-    def generate(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def generate(self, conversations: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         yield from super().generate([replace(c, seed=c.seed % 2**SEED_BITS) for c in conversations], sampling)
 
 
@@ -96,7 +96,7 @@ def direct(embedded) -> Outcome:
 
 def examined(model, engine, samples: Sequence[Sample] = SCENES, arms: Sequence[str] = ARMS) -> Outcome:
     gap = Gap(Mode.FIXED, 64, 28)
-    return measure(Evaluator(model, engine, gap, RULES, 0, arms, len(samples)), samples, None)[0]
+    return measure(Evaluator(model, engine, gap, LIMITS, 0, arms, len(samples)), samples, None)[0]
 
 
 def served(server: Server, dialect: str = "tiny", timeout_s: float = 20.0, retries: int = 6, concurrency: int = 4):

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from focus.config import learned_settings, problems_of
 from focus.model import loading
 from focus.model.policy_model import PolicyModel
-from focus.rollout.engine import Conversation, Sampling
+from focus.rollout.engine import Request, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, play, request_for
 from focus.rollout.vllm import BAN, Prompt, VLLMEngine, VLLMOutput
@@ -48,13 +48,13 @@ class StandIn:
         for i, said in KVEngine(self.copy).generate(asked, Sampling(settings["temperature"], settings["max_tokens"])):
             yield i, VLLMOutput(said.ids, said.logprobs, said.stopped, len(asked[i].ids) + self.extra)
 
-    def _expanded(self, number: int, prompt: Prompt) -> Conversation:
+    def _expanded(self, number: int, prompt: Prompt) -> Request:
         pad, images, ids = self.of.image_pad_id, iter(prompt.images), []
         for token in prompt.ids:
             image = next(images) if token == pad else None
             ids += [token] * (image.width * image.height // self.of.token_px**2 if image else 1)
         first = ids.index(pad) + prompt.images[0].width * prompt.images[0].height // self.of.token_px**2 + 1
-        return Conversation(f"{number}", None, f"{number}", first, tuple(ids), tuple(prompt.images), prompt.seed)
+        return Request(f"{number}", None, f"{number}", first, tuple(ids), tuple(prompt.images), prompt.seed)
 
     def load(self, folder: Path) -> None:
         self.copy = loading.load_model(folder, self.of.dialect.name)
@@ -62,7 +62,7 @@ class StandIn:
 
     def adapt(self, folder: Path) -> None:
         assert self.copy is not None
-        self.copy.model = PeftModel.from_pretrained(self.copy.bare if hasattr(self.copy, "bare") else self.copy._bare, folder)
+        self.copy.model = PeftModel.from_pretrained(self.copy.unwrapped, folder)
         self.published.append("adapter")
 
 
@@ -138,7 +138,7 @@ def test_of_an_adapted_policy_only_the_adapter_is_published(policy, tmp_path):
     def apart() -> float:
         said = dict(engine.generate(asked, Sampling(1.0, 8)))
         kv = KVEngine(plain)
-        words = [Conversation(**{**vars(c), "ids": (*c.ids, *said[i].ids)}) for i, c in enumerate(asked)]
+        words = [Request(**{**vars(c), "ids": (*c.ids, *said[i].ids)}) for i, c in enumerate(asked)]
         ours = kv.logprobs(words, [len(said[i].ids) for i in range(len(asked))])
         return max(abs(a - b) for i, row in enumerate(ours) for a, b in zip(row, said[i].logprobs, strict=True))
 

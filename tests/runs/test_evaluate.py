@@ -169,8 +169,6 @@ def test_every_target_and_every_crop_finds_its_best_partner():
 # ---------------------------------------------------------------------------------------------------------------- averages
 
 
-
-
 SETTINGS = {
     "policy": "p", "weights": "w", "data": "hrbench4k", "view_tokens": [1, 1024], "crop_tokens": [1, 256], "max_crops": 5,
     "temperature": 0.0, "options": "shuffled", "seed": 0, "samples": None, "side_by_side": 16, "derived_boxes": 0, "tokens_per_turn": 40,

@@ -28,7 +28,7 @@ def test_an_export_names_its_rotary_positions_as_transformers_4_and_as_transform
     assert text["rope_scaling"]["mrope_section"] == text["rope_parameters"]["mrope_section"] == sections
     assert "rope_theta" not in text["rope_scaling"] and text["rope_scaling"].get("mrope_interleaved", False) is (family == "qwen3_vl")
     again = loading.load_model(tmp_path / "policy", family if family == "qwen2_5_vl" else "tiny")
-    assert again.bare.config.text_config.rope_parameters["rope_theta"] == theta
+    assert again.unwrapped.config.text_config.rope_parameters["rope_theta"] == theta
     again.save(tmp_path / "again")  # stage 2 starts from such a folder
     first, second = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("policy", "again"))
     assert first == second
@@ -69,7 +69,7 @@ def test_adapters_lie_beside_the_merged_weights_as_peft_loads_them(folders, tmp_
     adapted = PeftModel.from_pretrained(base, str(tmp_path / "policy/adapter"))
     ids = torch.tensor([loaded.tokenizer.encode("what is on the sign")])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    assert torch.allclose(adapted(**inputs).logits, loaded.bare(**inputs).logits, atol=1e-5)
+    assert torch.allclose(adapted(**inputs).logits, loaded.unwrapped(**inputs).logits, atol=1e-5)
     assert not [name for name in load_file(tmp_path / "policy/model.safetensors") if "lora" in name]
 
 
@@ -123,7 +123,7 @@ def test_a_checkpoint_holds_what_learns_and_nothing_that_is_frozen(words, stored
 
 
 def test_a_checkpoint_without_a_weight_that_learns_is_refused_and_one_that_holds_frozen_ones_is_taken(qwen3_vl: PolicyModel):
-    for p in qwen3_vl.core.visual.parameters():
+    for p in qwen3_vl.backbone.visual.parameters():
         p.requires_grad_(False)
     try:
         policy = policy_of(qwen3_vl)

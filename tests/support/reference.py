@@ -23,8 +23,8 @@ def plain_logprobs(checkpoint: PolicyModel, t: Trajectory, temperature: float = 
     ids = torch.tensor([t.ids])
     pixels = checkpoint.pack(t.images)
     kinds = (ids == checkpoint.image_pad_id).int()
-    if hasattr(checkpoint.core, "rope_deltas"):
-        checkpoint.core.rope_deltas = None
+    if hasattr(checkpoint.backbone, "rope_deltas"):
+        checkpoint.backbone.rope_deltas = None
     out = checkpoint.model(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
@@ -41,7 +41,7 @@ def plain_logprobs(checkpoint: PolicyModel, t: Trajectory, temperature: float = 
 def towers(checkpoint: PolicyModel, monkeypatch) -> list[int]:
     """Images of every pass through the vision tower from here on."""
     images: list[int] = []
-    tower = checkpoint.core.visual
+    tower = checkpoint.backbone.visual
     forward = tower.forward
 
     def counting(values, grid_thw, **rest):
@@ -85,7 +85,9 @@ def made(
     trajectories = []
     for size, words_of_prompt, siblings in groups:
         view = seen(size)
-        asked = Trajectory(sample, view.image, view, (*text(3), *placed(view), *text(words_of_prompt)), 0)
+        asked = Trajectory(
+            sample=sample, source=view.image, view=view, prompt_ids=(*text(3), *placed(view), *text(words_of_prompt)), seed=0
+        )
         for turns in siblings:
             spoken = []
             for turn in turns:

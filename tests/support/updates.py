@@ -51,12 +51,12 @@ class Parity(RewardCallback):
 
 
 def policy_of(checkpoint: PolicyModel, **changes) -> FocusPolicy:
-    rules = RolloutLimits(1, 64, Sampling(1.0, 6))
+    limits = RolloutLimits(1, 64, Sampling(1.0, 6))
     return FocusPolicy(
         checkpoint,
         KVEngine(checkpoint),
         Gap(Mode.FIXED, 16, checkpoint.token_px),
-        rules,
+        limits,
         [Parity(1.0)],
         replace(SETTINGS, **changes),
         seed=3,

@@ -47,13 +47,13 @@ def fitted(job: dict) -> tuple[FocusPolicy, list[dict[str, float]]]:
     torch.set_num_threads(1)
     checkpoint = FAMILIES[job["family"]](seed=4)
     if job.get("tied"):
-        checkpoint.bare.lm_head.weight = checkpoint.core.language_model.get_input_embeddings().weight
-    checkpoint.core.visual.requires_grad_(not job.get("frozen"))
+        checkpoint.unwrapped.lm_head.weight = checkpoint.backbone.language_model.get_input_embeddings().weight
+    checkpoint.backbone.visual.requires_grad_(not job.get("frozen"))
     policy = policy_of(checkpoint, tokens_per_forward=job.get("tokens_per_forward", 600), grad_clip=job.get("grad_clip", 1e9))
     if job.get("uneven"):
-        policy.rules = replace(policy.rules, sampling=Sampling(1.0, 3 + 20 * int(os.environ.get("LOCAL_RANK", 0))))
+        policy.limits = replace(policy.limits, sampling=Sampling(1.0, 3 + 20 * int(os.environ.get("LOCAL_RANK", 0))))
     rows = Rows()
-    callbacks = [ProbeCallback(HELD_OUT, Gap(Mode.FIXED, 16, checkpoint.token_px), policy.rules, 1, 2), rows]
+    callbacks = [ProbeCallback(HELD_OUT, Gap(Mode.FIXED, 16, checkpoint.token_px), policy.limits, 1, 2), rows]
     if job.get("keep"):
         save = pl.callbacks.ModelCheckpoint(
             job["keep"], filename="at-{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False

@@ -70,7 +70,7 @@ def test_any_ragged_lot_of_groups_has_the_naive_gradients(family, request, group
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_frozen_tower_changes_nothing_else(family):
     checkpoint = FAMILIES[family]()
-    checkpoint.core.visual.requires_grad_(False)
+    checkpoint.backbone.visual.requires_grad_(False)
     with checkpoint.image_cache():
         assert_equal_updates(checkpoint, made(checkpoint, RAGGED))
 
@@ -95,7 +95,7 @@ def test_activation_checkpointing_changes_nothing(family):
     checkpoint.model.train()
     checkpoint.model.gradient_checkpointing_enable()
     passes = []
-    layer = checkpoint.core.language_model.layers[0].self_attn
+    layer = checkpoint.backbone.language_model.layers[0].self_attn
     layer.register_forward_hook(lambda *_: passes.append(1))
     _, again = loss_and_gradients(checkpoint, sampled_logprobs(checkpoint, trajectories, 1.0), advantage)
     assert len(passes) == 2  # forward, and once more in the backward
@@ -122,7 +122,7 @@ def test_the_call_to_flash_attention_asks_for_the_same_attention(family, monkeyp
     checkpoint = FAMILIES[family]()
     trajectories = made(checkpoint, RAGGED)
     plain = sampled_logprobs(checkpoint, trajectories, 1.0)
-    checkpoint.core.language_model.config._attn_implementation = PREFIX + "flash_attention_2"
+    checkpoint.backbone.language_model.config._attn_implementation = PREFIX + "flash_attention_2"
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(plain, sampled_logprobs(checkpoint, trajectories, 1.0), strict=True))
 
 
@@ -209,7 +209,7 @@ def test_logits_in_chunks_have_the_loss_and_gradients_of_whole_ones(policy, rows
 def test_the_entropy_is_that_of_the_distribution_that_tokens_are_drawn_from(policy, temperature, monkeypatch):
     """Minus the sum of p ln p by a plain forward; a token without probability adds nothing."""
     trajectories = made(policy, RAGGED)
-    head, rows = policy.bare.lm_head, []
+    head, rows = policy.unwrapped.lm_head, []
     hook = head.register_forward_pre_hook(lambda _, given: rows.append(given[0].detach()))
     try:
         _, entropies = logprobs_and_entropy(policy, trajectories, temperature)

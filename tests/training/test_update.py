@@ -149,10 +149,10 @@ def test_an_image_that_no_view_can_hold_costs_one_question_and_not_the_run(monke
 def test_a_frozen_tower_sees_every_image_once_in_a_whole_step(frozen, monkeypatch):
     """Views once per question, crops once per rollout; a tower that learns passes them once more, with gradients."""
     checkpoint = random_qwen3_vl(seed=1)
-    checkpoint.core.visual.requires_grad_(not frozen)
+    checkpoint.backbone.visual.requires_grad_(not frozen)
     policy = policy_of(checkpoint)
     policy.engine = steer(checkpoint, boxes_of(checkpoint), 1)
-    policy.rules = RolloutLimits(1, 64, Sampling(1.0, 60))
+    policy.limits = RolloutLimits(1, 64, Sampling(1.0, 60))
 
     class First(RewardCallback):
         name = "first"
@@ -202,7 +202,7 @@ def test_in_mixed_precision_rollouts_and_updates_compute_in_bfloat16_and_agree(f
     """Crops are asked for, so that a second turn goes on from caches of the first."""
     checkpoint = {"qwen3_vl": random_qwen3_vl, "qwen2_5_vl": random_qwen2_5_vl}[family](seed=4)
     policy = policy_of(checkpoint)
-    policy.engine, policy.rules = steer(checkpoint, boxes_of(checkpoint), 1), RolloutLimits(1, 64, Sampling(1.0, 60))
+    policy.engine, policy.limits = steer(checkpoint, boxes_of(checkpoint), 1), RolloutLimits(1, 64, Sampling(1.0, 60))
     held: set[torch.dtype] = set()
     forget = policy.engine.clear_cache
 

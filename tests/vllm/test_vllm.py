@@ -134,7 +134,7 @@ def test_every_part_of_the_weights_is_renewed(family, sampler, tmp_path, part):
 def test_a_training_step_renews_the_weights_once_and_the_next_rollout_samples_from_them(family, sampler, tmp_path):
     checkpoint = policy(family, 2)
     policy_ = policy_of(checkpoint, sampler_ratio_cap=2.0, learning_rate=3e-3)
-    policy_.rules = RolloutLimits(
+    policy_.limits = RolloutLimits(
         1, 64, Sampling(0.7, 6)
     )  # log-probabilities are those of the distribution drawn from, temperature included
     policy_.engine = made = VLLMEngine(checkpoint, sampler, tmp_path / "weights", "float32")
