@@ -1,7 +1,7 @@
-"""Many processes as one: what the ranks of a run decide together, and weights that are divided among them.
+"""Collectives over the ranks of a run: sharding questions, gathering weights, reducing numbers.
 
-Every rank plays and trains on its own questions. What all ranks must do equally often, or they wait for each other for ever, is here:
-gathering weights, reducing gradients, exchanging figures. In one process all of this is nothing.
+Each rank plays and trains on its own questions. All ranks must call a collective equally often;
+otherwise they wait for each other forever. In a single process these functions do nothing.
 """
 
 import math
@@ -20,13 +20,13 @@ Item = TypeVar("Item")
 
 
 def shard(items: Sequence[Item]) -> list[Item]:
-    """This rank's part of some items: every n-th, so that the ranks' parts differ by one at most."""
+    """The items of this rank: every n-th one. Ranks get equally many, give or take one."""
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     return [items[i] for i in range(rank, len(items), ranks)]
 
 
 def all_gather(part: Item) -> list[Item]:
-    """What every rank gives, in their order; all ranks get the whole."""
+    """The objects of all ranks, in rank order, on every rank."""
     if not dist.is_initialized():
         return [part]
     parts: list[Any] = [None] * dist.get_world_size()
@@ -35,12 +35,15 @@ def all_gather(part: Item) -> list[Item]:
 
 
 def all_reduce_sum(strategy: Strategy, count: int) -> int:
-    """A count summed over ranks."""
+    """The sum of a count over ranks."""
     return int(strategy.reduce(torch.tensor(float(count), device=strategy.root_device), reduce_op="sum"))
 
 
 def mean_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
-    """The mean of each figure over the ranks that have it (NaN, or no such name: not measured); of a name in `_max` the largest."""
+    """The mean of each value over the ranks that measured it; the maximum for names that end in `_max`.
+
+    A rank did not measure a value that is NaN or missing.
+    """
     parts = all_gather(dict(values))
     names = list(dict.fromkeys(name for part in parts for name in part))
     each = torch.tensor([[part.get(name, math.nan) for name in names] for part in parts], dtype=torch.float64)
@@ -51,16 +54,16 @@ def mean_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def full_tensor(value: Tensor) -> Tensor:
-    """A tensor that may be divided among ranks, in one piece. All ranks ask together."""
+    """The whole tensor of one that may be sharded over ranks. A collective."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 @contextmanager
 def unsharded(model: nn.Module) -> Iterator[None]:
-    """Within the block every rank holds all weights, in the dtype of the arithmetic, and no forward waits for another rank.
+    """Hold all weights on every rank within the block, in the dtype of the arithmetic (FSDP2).
 
-    For rollouts: ranks end them at different lengths, and gathering each layer again for every token would cost more than the token.
-    Nothing may be learned inside.
+    Rollouts need this: ranks generate different numbers of tokens, and gathering each layer for
+    each token would cost more than the token. Nothing may be trained inside.
     """
     parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for part in parts:
@@ -72,4 +75,4 @@ def unsharded(model: nn.Module) -> Iterator[None]:
         for part in parts:
             part.set_reshard_after_forward(True, recurse=False)
         if parts:
-            parts[0].reset_iter_state()  # the root: gives the gathered weights back, and forgets the order of the rollouts' forwards
+            parts[0].reset_iter_state()  # the root: frees the gathered weights and resets the recorded order of forwards

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the lock of an output folder."""
+"""Files and folders that appear whole or not at all, and the lock of an output folder."""
 
 import fcntl
 import json
@@ -97,10 +97,10 @@ def _without_nan(content: Any) -> Any:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Within the block no other job works in this folder, on whatever node. The first rank asks for all.
+    """Hold a folder within the block, against other jobs on any node. The first rank holds it for all ranks.
 
-    The lock belongs to the process, not to its children, and ends with it, however it ends; its file is removed at the end of the
-    block. Raises ValueError where another job holds it.
+    The lock belongs to the process, not to its children, and ends with the process. Its file is
+    removed when the block ends. Raises ValueError if another job holds the lock.
     """
     if not is_first_rank():
         yield
@@ -112,10 +112,10 @@ def folder_lock(folder: Path) -> Iterator[None]:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError) as error:
                 raise ValueError(
-                    f"another job is working in {folder} (it holds {file.name}); let it go on, or end it before this one is started. "
-                    "On Slurm: squeue --me, scancel"
+                    f"another job is working in {folder} (it holds {file.name}); wait for it, or end it first "
+                    "(on Slurm: squeue --me, scancel)"
                 ) from error
-            except OSError:  # a file system without locks: as if there were none
+            except OSError:  # this file system has no locks: run without one
                 pass
             if _is_at(file, path):
                 try:
@@ -123,7 +123,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
                 finally:
                     path.unlink(missing_ok=True)
                 return
-            # The job that held this file has just ended and removed it: another one gets its name
+            # The job that held this file has just ended and removed it: open the new file of this name
 
 
 def _is_at(file: TextIO, path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""How a run is divided over ranks: DDP, FSDP2, DeepSpeed ZeRO-2, and what an update asks of each."""
+"""Strategies that divide a run over ranks (DDP, FSDP2, DeepSpeed ZeRO-2), and what an update needs of each."""
 
 import importlib.util
 import shutil
@@ -17,9 +17,10 @@ from focus.runtime.files import partial_path, replace_atomically
 
 
 def backward_count(strategy: Strategy, count: int) -> int:
-    """How often a rank with `count` micro-batches passes through the network.
+    """Number of backward passes of a rank that has `count` micro-batches.
 
-    Where weights or gradients are divided, every pass needs all ranks: as many as the one with the most. Else as many as it has.
+    Where weights or gradients are sharded, each pass is a collective: all ranks make as many as the
+    rank with the most micro-batches. Otherwise it is `count`.
     """
     if not isinstance(strategy, FullyShardedStrategy | ZeroStrategy):
         return count
@@ -28,7 +29,7 @@ def backward_count(strategy: Strategy, count: int) -> int:
 
 @contextmanager
 def no_gradient_sync(strategy: Strategy) -> Iterator[None]:
-    """Within it a backward adds to the gradients, and no step follows; they stay on this rank where the strategy can do that."""
+    """Accumulate gradients within the block without reducing them, where the strategy supports that."""
     if isinstance(strategy, ZeroStrategy):
         strategy.deepspeed_engine.set_gradient_accumulation_boundary(False)
         yield
@@ -41,17 +42,17 @@ def no_gradient_sync(strategy: Strategy) -> Iterator[None]:
 
 
 def clip_gradients(strategy: Strategy, parameters: Sequence[nn.Parameter], largest: float) -> float:
-    """Bring the norm of the gradients down to `largest`; returns what it was. DeepSpeed clips by itself when it steps."""
+    """Clip the gradient norm to `largest` and return the norm before. DeepSpeed clips in its own step."""
     if isinstance(strategy, ZeroStrategy):
         return float(strategy.deepspeed_engine.optimizer.scaled_global_norm())
     return float(full_tensor(torch.nn.utils.clip_grad_norm_(parameters, largest)))
 
 
 def skip_step(strategy: Strategy, optimizer: Any) -> None:
-    """Let the next step leave every weight as it is, after gradients that are all zero.
+    """Make the next optimiser step change no weight, where all gradients are zero.
 
-    AdamW passes over a weight without a gradient: no decay, no momentum. DeepSpeed has its own gradients, so its rate is 0 for this step;
-    its moments decay by one step.
+    AdamW skips a weight without a gradient: no weight decay, no momentum. DeepSpeed keeps its own
+    gradients, so its learning rate is 0 for this step; its moments decay by one step.
     """
     optimizer.zero_grad()
     if isinstance(strategy, ZeroStrategy):
@@ -60,13 +61,13 @@ def skip_step(strategy: Strategy, optimizer: Any) -> None:
 
 
 class AtomicCheckpointFolders(Strategy):
-    """Checkpoints that are folders with a file for each rank: they appear whole or not at all."""
+    """Checkpoints that are folders with one file per rank. They appear whole or not at all."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         final = Path(self.broadcast(filepath))
         partial = partial_path(final)
         if self.is_global_zero:
-            shutil.rmtree(partial, ignore_errors=True)  # another number of ranks may have left it
+            shutil.rmtree(partial, ignore_errors=True)  # a run with another number of ranks may have left it
         self.barrier()
         super().save_checkpoint(checkpoint, partial, storage_options)
         self.barrier()
@@ -76,27 +77,28 @@ class AtomicCheckpointFolders(Strategy):
 
 
 def strategy_of_checkpoint(checkpoint: Path) -> str:
-    """The kind of trainer that a checkpoint is from: `fsdp`, `deepspeed`, or `whole` for those that keep whole weights."""
+    """The strategy that wrote a checkpoint: `fsdp`, `deepspeed`, or `whole` for one file with all weights."""
     return "whole" if checkpoint.is_file() else "fsdp" if (checkpoint / ".metadata").is_file() else "deepspeed"
 
 
 def strategy_kind(strategy: Strategy) -> str:
-    """In the words of `written_by`."""
+    """The name of a strategy as `strategy_of_checkpoint` gives it."""
     return "fsdp" if isinstance(strategy, FullyShardedStrategy) else "deepspeed" if isinstance(strategy, ZeroStrategy) else "whole"
 
 
 class ZeroStrategy(AtomicCheckpointFolders, DeepSpeedStrategy):
-    """DeepSpeed's ZeRO-2: gradients and moments are divided over all ranks, weights stay whole, so rollouts ask nobody.
+    """DeepSpeed ZeRO-2: gradients and optimiser moments are sharded, weights are not, so rollouts need no collective.
 
-    ZeRO-3 would divide the weights too: that is fsdp's business here. Raises ValueError without the package deepspeed.
+    ZeRO-3 would shard the weights too; `trainer=fsdp` does that here. Raises ValueError if the
+    package deepspeed is not installed.
     """
 
-    def __init__(self, grad_clip: float, **skip_step: Any) -> None:
+    def __init__(self, grad_clip: float, **options: Any) -> None:
         if importlib.util.find_spec("deepspeed") is None:
             raise ValueError(
                 "trainer=deepspeed needs the package deepspeed (requirements-gpu.txt); trainer=fsdp needs nothing beside PyTorch"
             )
-        super().__init__(stage=2, logging_batch_size_per_gpu=1, **skip_step)
+        super().__init__(stage=2, logging_batch_size_per_gpu=1, **options)
         assert isinstance(self.config, dict)
         self.config["gradient_clipping"] = grad_clip
 
@@ -106,40 +108,42 @@ class ZeroStrategy(AtomicCheckpointFolders, DeepSpeedStrategy):
 
 
 class FullyShardedStrategy(AtomicCheckpointFolders, ModelParallelStrategy):
-    """FSDP2: weights, gradients and the optimiser's moments are divided over all ranks.
+    """FSDP2: weights, gradients and optimiser moments are sharded over all ranks.
 
-    `arithmetic` is the dtype in which gathered weights and activations compute, float32 or bfloat16; weights are stored and gradients
-    are reduced in their own (policy.dtype, float32 for full training). Works on CPU with gloo. Raises ValueError for another dtype.
+    `arithmetic` is the dtype of gathered weights and activations, float32 or bfloat16. Weights are
+    stored and gradients are reduced in float32 (full training) or in policy.dtype. Works on CPU with
+    gloo. Raises ValueError for another dtype.
     """
 
-    def __init__(self, arithmetic: str = "bfloat16", **skip_step: Any) -> None:
-        super().__init__(data_parallel_size=1, tensor_parallel_size=1, **skip_step)
+    def __init__(self, arithmetic: str = "bfloat16", **options: Any) -> None:
+        super().__init__(data_parallel_size=1, tensor_parallel_size=1, **options)
         if arithmetic not in ("float32", "bfloat16"):
             raise ValueError(f"trainer.strategy.arithmetic is {arithmetic!r}; choose float32 or bfloat16")
         self.arithmetic = getattr(torch, arithmetic)
 
     def setup_environment(self) -> None:
-        self._data_parallel_size = self.num_nodes * self.num_processes  # Lightning's own "auto" divides over nodes alone
+        self._data_parallel_size = self.num_nodes * self.num_processes  # Lightning's own "auto" shards over nodes only
         super().setup_environment()
 
     def shard(self, bare: Any) -> None:
-        """Divide a transformers model, layer by layer. Idempotent.
+        """Shard a transformers model, layer by layer. Idempotent.
 
-        A frozen vision tower stays whole on every rank: it has neither gradients nor moments, and ranks ask it at different times, as
-        each remembers what it has seen. The embedding and the head are one part where they are one tensor.
+        A frozen vision tower is not sharded: it has neither gradients nor moments, and ranks call it
+        at different times, since each keeps the features of its own images. Tied embedding and head
+        are one part.
         """
         if isinstance(bare, FSDPModule):
             return
         text, tower, head = bare.model.language_model, bare.model.visual, bare.lm_head
         embedding = text.get_input_embeddings()
         if not (learns := any(p.requires_grad for p in tower.parameters())):
-            tower.to(self.arithmetic)  # as the others are when they are gathered
+            tower.to(self.arithmetic)  # the dtype that the other parts have when they are gathered
         parts: list[Any] = [*text.layers, *([*tower.blocks, tower] if learns else [])]
         parts += [[embedding, head]] if head.weight is embedding.weight else [embedding, head]
-        # inputs are not cast: that would hand every layer a copy of the layout, and what it writes into the copy would be lost
+        # Inputs are not cast: each layer would get a copy of the layout, and what it writes there would be lost
         policy = MixedPrecisionPolicy(self.arithmetic, reduce_dtype=torch.float32, cast_forward_inputs=False)
         mesh = self.device_mesh["data_parallel"]
         for part in [*parts, text, bare]:
             ignored = None if learns else set(tower.parameters())
             fully_shard(part, mesh=mesh, reshard_after_forward=True, mp_policy=policy, ignored_params=ignored)
-        bare._get_fsdp_state()._lazy_init()  # its own forward is never called; else each part would become a root of its own
+        bare._get_fsdp_state()._lazy_init()  # its own forward is never called; without this each part would become a root

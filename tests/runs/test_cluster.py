@@ -122,7 +122,7 @@ def test_a_second_job_for_a_point_that_is_running_is_refused_and_leaves_no_row(t
     cfg = settings(run, random_policy, f"results={results}")
     monkeypatch.setattr(train, "_run", lambda *_: (run / "went on").touch())
     with another_job(run) as other:
-        with pytest.raises(ValueError, match=r"another job is working in .*run \(it holds .*running.lock\); let it go on, or end it"):
+        with pytest.raises(ValueError, match=r"another job is working in .*run \(it holds .*running.lock\); wait for it, or end it first"):
             train.run(cfg)
         assert results.read_text() == "" and not (run / "went on").exists()
         other.kill()
