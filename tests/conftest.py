@@ -20,6 +20,12 @@ from tests.support.policies import FAMILIES, random_qwen2_5_vl, random_qwen3_vl
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with tests that start processes come first: they take longest, and two workers then end together."""
+    long = {item.path for item in items if item.get_closest_marker("processes")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session")
 def qwen2_5_vl() -> PolicyModel:
     return random_qwen2_5_vl()

@@ -135,3 +135,18 @@ def test_every_make_target_is_explained():
     assert sorted(targets) == sorted(explained)
     said = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert all(f"make {target}" in said for target in targets)
+
+
+def test_what_tests_share_stands_in_support_and_no_test_module_imports_another():
+    """Names in strings count too: workers are started from them."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        own = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        named = set(re.findall(r"\btests(?:\.\w+)*\.test_\w+", path.read_text()))
+        named |= {f"{folder}.{name}" for folder, name in re.findall(r"from (tests[\w.]*) import (test_\w+)", path.read_text())}
+        assert named <= {own}, f"{path.relative_to(ROOT)} names {sorted(named - {own})}"
+
+
+def test_a_test_module_stands_in_the_room_of_its_subject():
+    rooms = {path.stem for path in (ROOT / "focus").iterdir()} - {"commands"}
+    folders = {path.parent.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
+    assert folders - {".", "vllm"} <= rooms

@@ -525,6 +525,7 @@ print((peak_kib() - before) // 1024)
 """
 
 
+@pytest.mark.processes
 def test_a_view_and_a_crop_of_200_megapixels_take_little_memory(tmp_path):
     pytest.importorskip("pyvips")
     command = [sys.executable, "-c", STREAM_200_MPX, str(tmp_path / "black.png")]

@@ -431,6 +431,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.processes
 def test_two_ranks_share_a_cache_and_end_together_where_the_judge_fails_for_one(tmp_path):
     """Each rank has one question of each update. The server refuses whoever asks about ship 1 from the second time on."""
     script = tmp_path / "worker.py"

@@ -150,6 +150,7 @@ def test_every_piece_of_advice_lowers_the_peak_and_is_true_when_followed():
         assert estimate.make_plan(changed).peak == each.peak
 
 
+@pytest.mark.processes
 def test_a_plan_that_does_not_fit_ends_with_the_changes_and_status_1(tmp_path):
     command = [sys.executable, "-m", "focus.plan", "experiment=stage1", *SEVEN_B, f"output={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

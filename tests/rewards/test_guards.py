@@ -434,6 +434,7 @@ def test_letters_that_can_be_drawn_pass(composed, letters):
     assert problems_of(changed(composed, data=letters, evaluation=letters)) == []
 
 
+@pytest.mark.processes
 def test_a_point_that_fails_leaves_the_rest_of_a_sweep_to_run(tmp_path, random_policy):
     results = tmp_path / "results.csv"
     sweep = (*SMALL, "evaluation.samples=0", "objective.updates=1", f"results={results}", f"hydra.sweep.dir={tmp_path / 'sweep'}")

@@ -62,6 +62,7 @@ def preempt(folder: Path, point: str, running: subprocess.Popen) -> None:
     os.kill(task, signal.SIGUSR2)
 
 
+@pytest.mark.processes
 def test_a_preempted_job_is_requeued_by_submitit_and_ends_as_if_nothing_had_happened(tmp_path, random_policy):
     more = "objective.updates=6"
     for seed in (0, 1):
@@ -198,6 +199,7 @@ def slurm(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.processes
 def test_slurm_gets_one_job_per_point_with_its_limits_and_a_task_for_every_device(slurm, tmp_path, random_policy):
     """The script is what sbatch got; its tasks run two ranks of each point, which Lightning finds by Slurm's variables."""
     devices = ["trainer.strategy=ddp", "trainer.devices=2", "rollout.questions_per_update=2"]
@@ -287,6 +289,7 @@ def test_lightning_does_not_requeue_where_slurm_runs_the_job(monkeypatch, tmp_pa
             assert given["plugins"] is None
 
 
+@pytest.mark.processes
 def test_slurm_without_its_commands_is_refused_before_anything_is_queued():
     done = subprocess.run(
         [sys.executable, "-m", "focus.train", "--multirun", "experiment=gap_sweep", "hydra/launcher=slurm"],

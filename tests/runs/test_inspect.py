@@ -329,6 +329,7 @@ def test_a_broken_image_costs_its_own_place(tmp_path, look):
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 
+@pytest.mark.processes
 def test_the_entry_point_starts_beside_pythons_own_inspect_and_says_in_one_message_what_is_wrong(tmp_path):
     command = [sys.executable, "-m", "focus.inspect", "data=vstar", f"data.root={tmp_path}/nowhere", "pictures=0", f"output={tmp_path}/x"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600)

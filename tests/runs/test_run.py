@@ -102,6 +102,7 @@ def test_a_finished_point_of_a_sweep_is_skipped(tmp_path, random_policy, monkeyp
     assert "stands in" in capsys.readouterr().out
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_is_stopped_resumes_and_ends_like_one_that_was_not(tmp_path, random_policy, stop):
     more = ("objective.updates=6", "evaluation.samples=0")

@@ -571,6 +571,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.processes
 def test_ctrl_c_ends_the_process_without_waiting_for_answers():
     with Server(hello, [protocol.slow(60)] * 9) as server:
         child = subprocess.Popen([sys.executable, "-c", INTERRUPTED, server.url], cwd=ROOT, stdout=subprocess.PIPE, text=True)

@@ -111,6 +111,7 @@ WHOLE = (
 )
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "job", [{}, {"family": "qwen2_5_vl", "tied": True, "logits": 20_000}, {"frozen": True}], ids=["deepstack", "tied, in chunks", "frozen"]
 )
@@ -124,6 +125,7 @@ def test_two_processes_that_divide_the_weights_make_the_steps_of_one(job, tmp_pa
         assert {name: theirs[name] for name in WHOLE} == pytest.approx({name: mine[name] for name in WHOLE}, rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_rank_without_a_readable_question_waits_for_nobody_and_adds_nothing(strategy, tmp_path):
     """Of two ranks the second reads no question in update 1, neither does in update 2, the first has none in update 3."""
@@ -138,6 +140,7 @@ def test_a_rank_without_a_readable_question_waits_for_nobody_and_adds_nothing(st
         assert {name: theirs[name] for name in WHOLE} == pytest.approx({name: mine[name] for name in WHOLE}, rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.processes
 def test_ranks_that_speak_at_different_lengths_wait_for_each_other_only_in_the_update(tmp_path):
     """Rank 0 stops every turn after 3 tokens, rank 1 after 23. In bfloat16 arithmetic what learns stays float32, and both agree."""
     weights, logged, updates = played_by(2, tmp_path, strategy="fsdp", uneven=True, arithmetic="bfloat16", frozen=True)
@@ -146,6 +149,7 @@ def test_ranks_that_speak_at_different_lengths_wait_for_each_other_only_in_the_u
     assert all(math.isfinite(row["objective/loss"]) and row["objective/mismatch_mean"] < 0.02 for row in logged)
 
 
+@pytest.mark.processes
 def test_divided_weights_resume_on_any_number_of_processes(tmp_path):
     weights, _, _ = played_by(2, tmp_path, strategy="fsdp", updates=3, keep=str(tmp_path / "kept"))
     for number in (2, 1):
@@ -154,6 +158,7 @@ def test_divided_weights_resume_on_any_number_of_processes(tmp_path):
         assert_close(weights, again, 1e-4)
 
 
+@pytest.mark.processes
 def test_whole_weights_resume_on_any_number_of_processes(tmp_path):
     weights, _, _ = alone(updates=3, keep=str(tmp_path / "kept"))
     again, _, updates = played_by(2, tmp_path, updates=3, resume=str(tmp_path / "kept/at-step=1.ckpt"), keep=str(tmp_path / "later"))
@@ -164,6 +169,7 @@ def test_whole_weights_resume_on_any_number_of_processes(tmp_path):
     assert_close(weights, back, 1e-4)
 
 
+@pytest.mark.processes
 def test_ranks_that_read_other_questions_all_say_so(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
@@ -173,6 +179,7 @@ def test_ranks_that_read_other_questions_all_say_so(tmp_path):
     assert "the ranks disagree on the training questions: rank 0 reads 12 questions" in done.stderr and "rank 1 reads 11" in done.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_whole_run_on_two_processes_leaves_what_one_leaves(strategy, tmp_path, random_policy):
     """Settings, history, evaluation of both policies, page, export: written once, measured by both."""
@@ -243,6 +250,7 @@ if policy.global_rank == 0:
 """
 
 
+@pytest.mark.processes
 def test_deepspeed_makes_the_steps_of_one_process_and_resumes(tmp_path):
     """Where the package is (requirements-gpu.txt): here on the CPU, which it can do but Lightning does not expect."""
     pytest.importorskip("deepspeed")

@@ -184,6 +184,7 @@ except (OSError, KeyboardInterrupt) as error:
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("how", "said"), [("full", f"OSError {errno.EFBIG}"), ("interrupted", "KeyboardInterrupt")])
 def test_a_disk_that_fills_or_a_signal_within_a_write_is_an_error_and_no_abort(how, said, tmp_path):
     """In a process of its own: PyTorch's writer would end the process with SIGABRT after either."""
@@ -307,6 +308,7 @@ def test_a_job_of_submitit_keeps_the_handlers_that_requeue_it(signals, monkeypat
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
 
 
+@pytest.mark.processes
 def test_a_process_that_waits_where_python_can_not_interrupt_it_ends_on_sigterm_too():
     """Like a rank in a rendezvous or a collective, whose other rank is gone. Here a lock of the C library is taken twice."""
     stuck = (
@@ -324,6 +326,7 @@ def test_a_process_that_waits_where_python_can_not_interrupt_it_ends_on_sigterm_
     assert running.wait(60) == 143
 
 
+@pytest.mark.processes
 def test_what_belongs_to_a_killed_process_ends_too():
     """Like a rank that Lightning started (LOCAL_RANK), whose first rank is killed alone."""
     child = "import time; from focus.config import end_with_parent; end_with_parent(); print('works', flush=True); time.sleep(600)"

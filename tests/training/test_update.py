@@ -233,6 +233,7 @@ if policy.global_rank == 0:
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
 def test_two_processes_make_the_step_of_one(family, tmp_path):
     """Ranks have unequal numbers of micro-batches (one row per forward), and rollouts with and without a crop."""
