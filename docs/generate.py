@@ -15,11 +15,11 @@ CONF = ROOT / "conf"
 PAGE = ROOT / "docs/settings.md"
 GOES_ON = re.compile(r"(^|[.:,;(]|\b(a|and|by|for|in|of|on|or|than|the|to|with))$")  # ends a line whose sentence is not over, or closed
 KEY = re.compile(r"( *)([A-Za-z_][\w@/.-]*):(?: |$)")
-COMMANDS = ("train", "plan", "probe", "evaluate", "inspect", "calibrate", "export", "sweep", "base")
+COMMANDS = ("run", "train", "plan", "probe", "evaluate", "inspect", "calibrate", "export", "sweep", "base")
 # The file of a group that holds all its keys; the other files of the group change some of them
 WHOLE = {
-    "policy": "tiny", "data": "scenes", "gap": "fixed", "rollout": "kv", "reward": "stage1", "objective": "grpo",
-    "evaluation": "scenes", "alarms": "watch", "endpoint": "chat", "report": "page", "trainer": "cpu", "logger": "csv",
+    "policy": "tiny", "data": "scenes", "gap": "fixed", "rollout": "kv", "reward": "stage1",
+    "evaluation": "scenes", "endpoint": "chat", "trainer": "cpu", "logger": "csv",
 }  # fmt: skip
 HEAD = """# Settings
 
@@ -51,7 +51,7 @@ def page() -> str:
     files += [(CONF / group / f"{name}.yaml", f"{group}.") for group, name in WHOLE.items()]
     meanings = {f"{prefix}{key.name}": key.meaning for path, prefix in files[::-1] for key in read(path)[1] if key.meaning}
     parts = [HEAD, "## Commands\n"]
-    parts += [f"### `python -m focus.{path.stem}`\n\n{_table(path, '', meanings)}" for path, prefix in files if not prefix]
+    parts += [f"### {_title(path.stem)}\n\n{_table(path, '', meanings)}" for path, prefix in files if not prefix]
     parts.append("## Groups\n")
     for path, prefix in files:
         if prefix:
@@ -63,6 +63,11 @@ def page() -> str:
     parts.append(f"## Launchers of sweeps\n\n{_choices('hydra/launcher', sorted(launchers.glob('*.yaml')))}")
     parts.append(f"### slurm\n\n{_table(launchers / 'slurm.yaml', 'hydra.launcher.', {})}")
     return "\n".join(parts)
+
+
+def _title(command: str) -> str:
+    """A heading; run.yaml holds what two commands share."""
+    return "`python -m focus.train` and `focus.plan`" if command == "run" else f"`python -m focus.{command}`"
 
 
 def _table(path: Path, prefix: str, meanings: dict[str, str]) -> str:

@@ -9,12 +9,21 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
 from peft import PeftModel, get_peft_model
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 
-from focus import config
+from focus.config.identity import arithmetic_of, settings_hash
+from focus.config.schema import (
+    DataConfig,
+    EndpointConfig,
+    EvaluateConfig,
+    GapConfig,
+    PolicyConfig,
+    ProbeConfig,
+    Target,
+    TrainConfig,
+)
 from focus.data import leaks
 from focus.data.sample import Limits, Records, Sample
 from focus.data.scenes import Scenes, scene_spec
@@ -25,6 +34,7 @@ from focus.grading.judge import Judge
 from focus.model import loading
 from focus.model.policy_model import PolicyModel
 from focus.model.prompts import DIALECTS, Model
+from focus.report.run import RunFacts
 from focus.rewards import Accuracy, RewardCallback
 from focus.rollout.engine import Engine, Sampling
 from focus.rollout.kv import KVEngine
@@ -38,9 +48,11 @@ from focus.training.policy import FocusPolicy, UpdateSettings
 FIRST_TRAINING_SCENE = 100_000_000
 SCENES = 500  # held-out ones, where the settings ask for all
 
+PlayConfig = TrainConfig | ProbeConfig | EvaluateConfig  # of a command that plays held-out questions
 
-def load_policy(cfg: DictConfig) -> PolicyModel:
-    """The policy that `cfg.policy` names, ready to train: adapters added, frozen parts frozen.
+
+def load_policy(cfg: PolicyConfig) -> PolicyModel:
+    """The policy that this section names, ready to train: adapters added, frozen parts frozen.
 
     Raises ValueError where a LoRA target is no layer that learns.
     """
@@ -54,7 +66,7 @@ def load_policy(cfg: DictConfig) -> PolicyModel:
     return loaded
 
 
-def _with_adapters(model: Any, cfg: DictConfig) -> PeftModel:
+def _with_adapters(model: Any, cfg: PolicyConfig) -> PeftModel:
     """The model with LoRA adapters; a frozen tower gets none. They begin the same in every process and after every restart."""
     settings = loading.lora_config(model, cfg.lora_rank, cfg.lora_alpha, cfg.lora_targets, cfg.train_vision)
     with torch.random.fork_rng():
@@ -62,7 +74,7 @@ def _with_adapters(model: Any, cfg: DictConfig) -> PeftModel:
         return get_peft_model(model, settings)  # in float32, whatever the dtype of what they are added to
 
 
-def load_evaluated(cfg: DictConfig) -> tuple[Model, Engine]:
+def load_evaluated(cfg: ProbeConfig | EvaluateConfig) -> tuple[Model, Engine]:
     """The policy that is only asked, not trained, and what speaks for it: its own weights, or the server that `cfg.rollout` names.
 
     Raises ValueError if the server can't be reached or does not serve it.
@@ -72,11 +84,12 @@ def load_evaluated(cfg: DictConfig) -> tuple[Model, Engine]:
         engine = build_engine(cfg, loaded)
         engine.sync_weights()
         return loaded, engine
+    assert cfg.rollout.endpoint is not None  # checked with rollout.engine
     endpoint, dialect = connect(cfg.rollout.endpoint), DIALECTS[cfg.policy.dialect]
     return Served(endpoint, dialect), OpenAIEngine(endpoint, dialect)
 
 
-def connect(cfg: DictConfig) -> Endpoint:
+def connect(cfg: EndpointConfig) -> Endpoint:
     """A model on a server that answers. Raises ValueError if it can't be reached or does not serve that model.
 
     A model that the server does not list is asked one question, which decides.
@@ -87,33 +100,39 @@ def connect(cfg: DictConfig) -> Endpoint:
     return endpoint
 
 
-def endpoint_from(cfg: DictConfig) -> Endpoint:
-    """A model on a server that was not asked yet. A section may hold settings beside those of the endpoint."""
-    settings = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(settings, dict)
-    own: dict[str, Any] = {str(key): value for key, value in settings.items() if key in config.EndpointConfig.__dataclass_fields__}
-    return Endpoint(**own)
+def endpoint_from(cfg: EndpointConfig) -> Endpoint:
+    """A model on a server that was not asked yet."""
+    assert cfg.url and cfg.model  # checked where a server is needed
+    return Endpoint(
+        url=cfg.url,
+        model=cfg.model,
+        key_env=cfg.key_env,
+        timeout_s=cfg.timeout_s,
+        retries=cfg.retries,
+        concurrency=cfg.concurrency,
+        extra=cfg.extra,
+    )
 
 
-def build_judge(cfg: DictConfig, log: Path | None = None, reach: bool = True) -> Judge | None:
-    """The model that `cfg.judge` names, with the verdicts that any run got from it; None where it names none.
+def build_judge(cfg: EndpointConfig, log: Path | None = None, reach: bool = True) -> Judge | None:
+    """The model that this section names, with the verdicts that any run got from it; None where it names none.
 
     `reach`: raise ValueError if it can't be reached now. Without it verdicts that are known still count.
     """
-    if cfg.judge.url is None:
+    if cfg.url is None:
         return None
-    endpoint = connect(cfg.judge) if reach else endpoint_from(cfg.judge)
+    endpoint = connect(cfg) if reach else endpoint_from(cfg)
     return Judge(endpoint, Path("outputs/judge") / f"{Path(endpoint.model).name}.jsonl", log)
 
 
-def training_samples(cfg: DictConfig) -> Sequence[Sample]:
-    """The questions that `cfg.data` names, of the split that is trained on; what is dropped is said."""
+def training_samples(cfg: DataConfig) -> Sequence[Sample]:
+    """The questions that this section names, of the split that is trained on; what is dropped is said."""
     if cfg.source == "scenes":
         return Scenes(scene_spec(cfg.difficulty, cfg.letter_px, cfg.side_px), "train", cfg.scenes, FIRST_TRAINING_SCENE)
     return _open_source(cfg)
 
 
-def held_out_samples(cfg: DictConfig) -> Sequence[Sample]:
+def held_out_samples(cfg: PlayConfig) -> Sequence[Sample]:
     """The questions that `cfg.evaluation` and `cfg.data` name: never trained on."""
     e = cfg.evaluation
     if e.records:
@@ -125,7 +144,7 @@ def held_out_samples(cfg: DictConfig) -> Sequence[Sample]:
     return Scenes(spec, "eval", SCENES if e.samples is None else e.samples)
 
 
-def leak_report(cfg: DictConfig, samples: Sequence[Sample]) -> list[str]:
+def leak_report(cfg: PlayConfig, samples: Sequence[Sample]) -> list[str]:
     """What these questions share with every set that was read before and with `evaluation.records`, one sentence each."""
     if not isinstance(samples, Records):
         return []
@@ -135,12 +154,21 @@ def leak_report(cfg: DictConfig, samples: Sequence[Sample]) -> list[str]:
     return leaks.report(cfg.data.source, samples.path, known)
 
 
-def _open_source(data: DictConfig) -> Sequence[Sample]:
-    drawn = data.annotations, data.repair_annotations, data.derive_boxes
-    return open_source(data.source, data.records, data.root, Path(data.kept), *drawn, data.mix, _limits(data))
+def _open_source(data: DataConfig) -> Sequence[Sample]:
+    return open_source(
+        data.source,
+        data.records,
+        data.root,
+        kept=Path(data.kept),
+        annotations=data.annotations,
+        repair=data.repair_annotations,
+        derive_px=data.derive_boxes,
+        mix=data.mix,
+        limits=_limits(data),
+    )
 
 
-def _limits(data: DictConfig) -> Limits:
+def _limits(data: DataConfig) -> Limits:
     return Limits(data.max_question_chars, data.max_options)
 
 
@@ -163,7 +191,7 @@ def gradable_samples(samples: Sequence[Sample], rewards: Sequence[RewardCallback
     return [sample for sample in samples if sample.boxes] if bare else samples
 
 
-def build_rewards(cfg: DictConfig) -> list[RewardCallback]:
+def build_rewards(cfg: TrainConfig) -> list[RewardCallback]:
     """The terms of `cfg.reward`, in config order. Raises ValueError for one that refuses its settings."""
     rewards: list[RewardCallback] = []
     for name, term in cfg.reward.terms.items():
@@ -178,47 +206,90 @@ def build_rewards(cfg: DictConfig) -> list[RewardCallback]:
     return rewards
 
 
-def build_engine(cfg: DictConfig, loaded: PolicyModel) -> Engine:
+def build_engine(cfg: PlayConfig, loaded: PolicyModel) -> Engine:
     """What samples from these weights, as `cfg.rollout` says; `renew` has to be called before it does.
 
     Raises ValueError if a server can't be reached or does not serve the policy.
     """
     if cfg.rollout.engine == "kv":
         return KVEngine(loaded)
-    v, r = cfg.rollout.vllm, cfg.rollout
-    run = seed_of(str(Path.cwd()), OmegaConf.to_yaml(cfg))  # the same on all ranks, and another for every run of this machine
+    vllm, rollout = cfg.rollout.vllm, cfg.rollout
+    assert vllm is not None  # checked with rollout.engine
+    run = seed_of(str(Path.cwd()), repr(cfg))  # the same on all ranks, and another for every run of this machine
     sampler: Sampler
-    if v.mode == "served":
-        sampler = Remote(connect(r.endpoint))
+    if vllm.mode == "served":
+        assert rollout.endpoint is not None  # checked with rollout.vllm.mode
+        sampler = Remote(connect(rollout.endpoint))
     else:
-        room = {key: v[key] for key in ("dtype", "memory_share", "cache_gib", "max_model_len", "block_size", "enforce_eager")}
-        room |= {"device": loaded.model.device.index, "images": r.max_crops + 1, "lora_rank": cfg.policy.lora_rank}
-        sampler = colocated(str(loading.checkpoint_path(cfg.policy.checkpoint)), VLLMOptions(**room))
-    return VLLMEngine(loaded, sampler, Path(v.weights) / f"focus-{run:x}", v.dtype)
+        options = VLLMOptions(
+            device=loaded.model.device.index,
+            dtype=vllm.dtype,
+            memory_share=vllm.memory_share,
+            cache_gib=vllm.cache_gib,
+            max_model_len=vllm.max_model_len,
+            block_size=vllm.block_size,
+            enforce_eager=vllm.enforce_eager,
+            images=rollout.max_crops + 1,
+            lora_rank=cfg.policy.lora_rank,
+        )
+        sampler = colocated(str(loading.checkpoint_path(cfg.policy.checkpoint)), options)
+    return VLLMEngine(loaded, sampler, Path(vllm.weights) / f"focus-{run:x}", vllm.dtype)
 
 
-def build_policy(cfg: DictConfig, loaded: PolicyModel, grader: Grader | None = None) -> FocusPolicy:
+def selected_levels(gap: GapConfig) -> dict[str, int]:
+    """The view of each question that was calibrated, in visual tokens by its id; nothing without `gap=calibrated`."""
+    return read_levels(Path(gap.table)) if gap.mode == Mode.CALIBRATED and gap.table else {}
+
+
+def build_policy(cfg: TrainConfig, loaded: PolicyModel, grader: Grader | None = None) -> FocusPolicy:
     """Put the LightningModule together from its typed sections. Answers are graded by `grader`; None: by the rules alone."""
-    objective = {key: cfg.objective[key] for key in UpdateSettings.__dataclass_fields__ if key in cfg.objective}
-    rollout = {key: cfg.rollout[key] for key in ("rollouts_per_question", "questions_per_forward", "sampler_ratio_cap")}
-    settings = UpdateSettings(**rollout, **objective)
-    selected = read_levels(Path(cfg.gap.table)) if cfg.gap.mode == Mode.CALIBRATED else {}
-    gap = Gap(Mode(cfg.gap.mode), cfg.gap.view_tokens, loaded.token_px, selected)
+    objective, rollout = cfg.objective, cfg.rollout
+    settings = UpdateSettings(
+        rollouts_per_question=rollout.rollouts_per_question,
+        questions_per_forward=rollout.questions_per_forward,
+        sampler_ratio_cap=rollout.sampler_ratio_cap,
+        tokens_per_forward=objective.tokens_per_forward,
+        learning_rate=objective.learning_rate,
+        weight_decay=objective.weight_decay,
+        warmup_updates=objective.warmup_updates,
+        grad_clip=objective.grad_clip,
+        clip=objective.clip,
+        dual_clip=objective.dual_clip,
+        advantage_epsilon=objective.advantage_epsilon,
+        updates_per_rollout=objective.updates_per_rollout,
+        mask_overturn=objective.mask_overturn,
+        teach_groups=objective.teach_groups,
+    )
+    gap = Gap(Mode(cfg.gap.mode), cfg.gap.view_tokens, loaded.token_px, selected_levels(cfg.gap))
     rewards = build_rewards(cfg)
     for reward in rewards:
         if grader and isinstance(reward, Accuracy):
             reward.grader = grader
-    return FocusPolicy(loaded, build_engine(cfg, loaded), gap, rollout_limits(cfg, cfg.rollout.temperature), rewards, settings, cfg.seed)
+    return FocusPolicy(
+        loaded,
+        build_engine(cfg, loaded),
+        gap,
+        rollout_limits(cfg, rollout.temperature),
+        rewards,
+        settings,
+        cfg.seed,
+    )
 
 
-def rollout_limits(cfg: DictConfig, temperature: float) -> RolloutLimits:
-    """The limits of a conversation, from `cfg.rollout`, at a sampling temperature."""
-    r = cfg.rollout
-    sampling = Sampling(temperature, r.tokens_per_turn)
-    return RolloutLimits(r.max_crops, r.crop_tokens, sampling, r.fixed_crops, r.force_first_crop, r.crop_min_tokens)
+def rollout_limits(cfg: PlayConfig, temperature: float) -> RolloutLimits:
+    """What a conversation may cost, sampled at this temperature."""
+    rollout = cfg.rollout
+    return RolloutLimits(
+        max_crops=rollout.max_crops,
+        crop_tokens=rollout.crop_tokens,
+        sampling=Sampling(temperature, rollout.tokens_per_turn),
+        fixed_crops=rollout.fixed_crops,
+        force_first_crop=rollout.force_first_crop,
+        crop_min_tokens=rollout.crop_min_tokens,
+    )
 
 
-def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback], **rest: Any) -> Trainer:
+def build_trainer(cfg: Target, callbacks: Sequence[Callback], **rest: Any) -> Trainer:
     """Lightning's trainer with these callbacks, and those of the settings after them.
 
     Raises ValueError where it, or its strategy, refuses its settings.
@@ -229,7 +300,24 @@ def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback], **rest: Any) -
         raise ValueError(f"trainer can't be constructed: {error.__cause__ or error}") from error
 
 
-def autocast_like_trainer(cfg: DictConfig) -> AbstractContextManager:
+def autocast_like_trainer(trainer: Target) -> AbstractContextManager:
     """A policy is measured in the arithmetic that it was trained in, though the trainer is not there to see to it."""
-    enabled = config.arithmetic_of(cfg.trainer) == "bfloat16"
+    enabled = arithmetic_of(trainer) == "bfloat16"
     return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16, enabled=enabled)
+
+
+def run_facts(cfg: TrainConfig) -> RunFacts:
+    """What tables and results files say about this run beside its numbers."""
+    return RunFacts(
+        name=cfg.name,
+        folder=Path(cfg.output).name,
+        point=settings_hash(cfg.model_dump()),
+        gap=cfg.gap.mode,
+        view_tokens=cfg.gap.view_tokens,
+        common_view_tokens=cfg.evaluation.common_view_tokens,
+        temperature=cfg.evaluation.temperature,
+        seed=cfg.seed,
+        updates=cfg.objective.updates,
+        samples=cfg.evaluation.samples,
+        resamples=cfg.evaluation.resamples,
+    )

@@ -15,7 +15,8 @@ from pathlib import Path
 import matplotlib
 from omegaconf import OmegaConf
 
-from focus.build import build_policy, load_policy
+from focus.build import build_policy, load_policy, run_facts
+from focus.config.schema import TrainConfig
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.evaluation.outcome import load_outcomes
 from focus.gap import Gap, Mode
@@ -35,7 +36,7 @@ ARMS = ("stage1", "stage1_no_gap")
 def arm(name: str) -> dict[str, object]:
     """Settings that matter, intervals of every metric at both temperatures, and the mean seconds of an update."""
     folder = Path("outputs") / name
-    cfg = OmegaConf.load(folder / "settings.yaml")
+    cfg = TrainConfig.model_validate(OmegaConf.to_container(OmegaConf.load(folder / "settings.yaml")))
     history = read_history(folder / "history.jsonl")
     seconds = [row["seconds/rollout"] + row["seconds/update"] + row["seconds/reward"] for row in history]
     rows: dict[str, dict[str, object]] = {}
@@ -47,7 +48,7 @@ def arm(name: str) -> dict[str, object]:
             for label in ("base", "trained")
             for view, outcome in load_outcomes(folder / f"evaluation_{label}_t{temperature}.json").items()
         }
-        for row in result_table(cfg, measured).rows:  # type: ignore[arg-type]
+        for row in result_table(run_facts(cfg), measured).rows:
             rows[f"t{temperature} {row.metric}"] = {
                 column: None if cell is None or cell.mean != cell.mean else [round(value, 3) for value in (cell.mean, cell.low, cell.high)]
                 for column, cell in zip(("base", "trained", "change"), row.cells, strict=True)

@@ -11,9 +11,7 @@ tokens that selection spends.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
-
-from omegaconf import DictConfig
+from typing import NamedTuple, Protocol
 
 from focus.data.original import Original
 from focus.data.sample import Sample
@@ -57,12 +55,37 @@ class Choice:
         return str(self.view_tokens or self.outcome)
 
 
+class SelectionSettings(Protocol):
+    """What `choose` reads of the section `calibration` (conf/calibrate.yaml says what each means)."""
+
+    @property
+    def floor_tokens(self) -> int: ...
+
+    @property
+    def decoding(self) -> str: ...
+
+    @property
+    def votes(self) -> int: ...
+
+    @property
+    def vote_temperature(self) -> float: ...
+
+    @property
+    def agree_below(self) -> float: ...
+
+    @property
+    def require_correct_at_native(self) -> bool: ...
+
+    @property
+    def never_diverges(self) -> str: ...
+
+
 def choose(
     policy: PolicyModel,
     engine: Engine,
     samples: Sequence[Sample],
     search: Search,
-    settings: DictConfig,
+    settings: SelectionSettings,
     tokens_per_turn: int,
     seed: int,
     reader: AnswerReader = read_by_rule,

@@ -62,7 +62,7 @@ class Dialect:
 
     def without_tool(self) -> "Dialect":
         """The same question where no tool is offered."""
-        assert self.plain is not None, self.name  # config.check lets no other dialect meet the arm no_tool
+        assert self.plain is not None, self.name  # config.checks lets no other dialect meet the arm no_tool
         after = self.after.replace(", call **image_zoom_in_tool** if needed", "").replace(_IF_NEEDED, "")
         return replace(self, system=self.plain, after=after)
 

@@ -3,8 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from omegaconf import DictConfig, OmegaConf
+import yaml
 
+from focus.config.schema import PlanConfig
 from focus.planning.estimate import Plan, make_plan
 
 
@@ -17,7 +18,7 @@ class Advice:
     fits: bool
 
 
-def advice(cfg: DictConfig, plan: Plan) -> list[Advice]:
+def advice(cfg: PlanConfig, plan: Plan) -> list[Advice]:
     """Changes that lower the peak, each on top of those before, until the run fits or nothing is left to try.
 
     In order of their price: none, time, another way of training, other rollouts, more devices.
@@ -57,16 +58,17 @@ def advice(cfg: DictConfig, plan: Plan) -> list[Advice]:
     return found
 
 
-def changed_by(cfg: DictConfig, override: str) -> DictConfig:
+def changed_by(cfg: PlanConfig, override: str) -> PlanConfig:
     """These settings with one `key=value` more, as the command line would have it."""
-    changed = cfg.copy()
-    OmegaConf.set_struct(changed, False)
     key, _, value = override.partition("=")
-    if key.startswith("trainer.strategy"):
-        changed.trainer.strategy = {"_target_": "focus.runtime.strategies.FullyShardedStrategy", "arithmetic": "bfloat16"}
-        changed.trainer.precision = "32-true"
+    settings = cfg.model_dump()
+    if key == "trainer.strategy":
+        settings["trainer"]["strategy"] = {"_target_": "focus.runtime.strategies.FullyShardedStrategy", "arithmetic": "bfloat16"}
+        settings["trainer"]["precision"] = "32-true"
     else:
-        OmegaConf.update(changed, key, OmegaConf.create({"value": value}).value if not value.isdigit() else int(value), force_add=True)
-        if value in ("true", "false"):
-            OmegaConf.update(changed, key, value == "true")
-    return changed
+        *sections, name = key.split(".")
+        section = settings
+        for each in sections:
+            section = section[each]
+        section[name] = yaml.safe_load(value)
+    return PlanConfig.model_validate(settings)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 
+from focus.config.schema import PolicyConfig
 from focus.model.loading import checkpoint_path, lora_config
 from focus.model.policy_model import FAMILIES
 
@@ -93,7 +93,7 @@ def _parameters(checkpoint: str, train_vision: bool, rank: int, targets: tuple[s
     )  # fmt: skip
 
 
-def parameters_of(policy: DictConfig) -> Parameters:
+def parameters_of(policy: PolicyConfig) -> Parameters:
     """Parameters of the policy as it will be trained: adapters added, frozen parts frozen (what train.load_policy does)."""
     targets = None if policy.lora_targets is None else tuple(policy.lora_targets)
     return _parameters(policy.checkpoint, bool(policy.train_vision), int(policy.lora_rank), targets)

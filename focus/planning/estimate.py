@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
 from transformers import AutoTokenizer, PretrainedConfig
 
+from focus.config.schema import PlanConfig
 from focus.gap import read_levels
 from focus.model.loading import checkpoint_path
 from focus.model.policy_model import KEPT_BYTES, LOGITS_BYTES
@@ -59,7 +59,7 @@ class Lengths:
         return (turn - 1) * (self.turn + self.reply + self.crop)
 
 
-def lengths(cfg: DictConfig) -> tuple[Lengths, Lengths, bool]:
+def lengths(cfg: PlanConfig) -> tuple[Lengths, Lengths, bool]:
     """The longest rollout that the settings allow, the mean one, and whether texts were measured with the policy's tokenizer."""
     dialect, rollout, expected = DIALECTS[cfg.policy.dialect], cfg.rollout, cfg.lengths
     views = [cfg.gap.view_tokens]
@@ -103,9 +103,9 @@ class Sharding:
         return self.ranks if self.kind in kinds else 1
 
 
-def sharding(cfg: DictConfig) -> Sharding:
+def sharding(cfg: PlanConfig) -> Sharding:
     """From trainer, policy.dtype and devices. Raises ValueError where the number of devices is not known or can't share the questions."""
-    per_node, nodes = cfg.devices or cfg.trainer.devices, cfg.trainer.get("num_nodes", 1)
+    per_node, nodes = cfg.devices or cfg.trainer["devices"], cfg.trainer.get("num_nodes", 1)
     if not isinstance(per_node, int) or per_node < 1:
         raise ValueError(f"trainer.devices is {per_node}; a plan needs a number: devices=8 (of one node; nodes are trainer.num_nodes)")
     ranks, strategy = per_node * nodes, cfg.trainer.get("strategy", "auto")
@@ -276,7 +276,7 @@ def micro_batch(lengths: Lengths, rollouts: int, budget: int) -> tuple[float, fl
     return 1, max(1, (budget - lengths.prompt) // lengths.suffix)
 
 
-def make_plan(cfg: DictConfig, observed: Lengths | None = None) -> Plan:
+def make_plan(cfg: PlanConfig, observed: Lengths | None = None) -> Plan:
     """The plan of these settings, or of rollouts that were `observed`.
 
     Raises ValueError for an unknown device or architecture, or questions that can't be shared.

@@ -13,7 +13,6 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
@@ -51,24 +50,24 @@ class FolderWandbLogger(WandbLogger):
             super().log_metrics(metrics, step)
 
 
-def start_logger(cfg: DictConfig) -> Logger:
-    """The logger of a run with these settings, already started, with the settings sent to it.
+def start_logger(section: Mapping[str, Any], settings: Mapping[str, Any]) -> Logger:
+    """The logger that a section describes, already started, with all settings of the run sent to it.
 
     A run on W&B is called like its output folder, and points of a sweep share the sweep's name as their group. Raises ValueError if
     W&B can't be reached.
     """
-    section = cfg.logger.copy()
+    section = dict(section)
     if not section["_target_"].endswith("WandbLogger"):
         logger = instantiate(section)
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(shown_settings(cfg))
+            logger.log_hyperparams(shown_settings(settings))
         return logger
     import wandb
 
     if section.get("name") is None:
-        section.name = Path(cfg.output).name[:LONGEST_NAME]
+        section["name"] = Path(settings["output"]).name[:LONGEST_NAME]
     if section.get("group") is None and HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
-        section.group = cfg.name[:LONGEST_NAME]
+        section["group"] = settings["name"][:LONGEST_NAME]
     try:
         logger = instantiate(section)
         _ = logger.experiment
@@ -76,7 +75,7 @@ def start_logger(cfg: DictConfig) -> Logger:
         raise ValueError(
             f"wandb can't start ({error}); WANDB_MODE=offline needs neither account nor network, logger=csv needs no wandb"
         ) from error
-    logger.log_hyperparams(shown_settings(cfg))
+    logger.log_hyperparams(shown_settings(settings))
     return logger
 
 
@@ -92,7 +91,7 @@ def closing(logger: Logger) -> Iterator[None]:
             logger.experiment.finish(exit_code=failed)
 
 
-def shown_settings(cfg: DictConfig) -> dict[str, Any]:
+def shown_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """All settings as a dashboard may show them: without the logger's own, and of a server neither a password in its URL nor what it is
     told besides (`extra`), which may hold a key.
     """
@@ -108,8 +107,6 @@ def shown_settings(cfg: DictConfig) -> dict[str, Any]:
             kept["url"] = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
         return kept
 
-    settings = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(settings, dict)
     return shown({key: value for key, value in settings.items() if key != "logger"})
 
 

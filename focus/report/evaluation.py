@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from focus.config.identity import COMPARABLE
 from focus.data.sample import Sample
 from focus.evaluation.arms import Evaluator
 from focus.evaluation.bootstrap import bootstrap
@@ -212,7 +213,6 @@ def _said(interval: Sequence[float]) -> str:
 # ------------------------------------------------------------------------------------------------ the paper, arXiv 2603.27494
 
 # What two evaluations share that may stand in one row
-SAME = {"weights", "view_tokens", "crop_tokens", "max_crops", "tokens_per_turn", "temperature", "options", "extraction", "dialect"}
 SETS = ("hrbench8k", "hrbench4k", "vstar")  # the columns of its tables
 COLUMNS = ("HR-Bench 8K", "HR-Bench 4K", "V*")
 # Overall accuracy, %, under the paper's protocol. The rivals' rows are its re-runs; their own papers print other numbers
@@ -252,7 +252,7 @@ def beside_the_paper(found: Mapping[str, Any], folder: Path) -> list[Results]:
     """
     me = found["settings"]
     others = [json.loads(path.read_text()) for path in sorted(folder.glob("*/evaluation.json"))]
-    same = [e for e in others if e.get("settings", {}).keys() >= SAME and all(e["settings"][key] == me[key] for key in SAME)]
+    same = [e for e in others if {*e.get("settings", {})} >= {*COMPARABLE} and all(e["settings"][key] == me[key] for key in COMPARABLE)]
     ours = {e["settings"]["data"]: e for e in (*same, found) if e["settings"]["data"] in SETS}
 
     def row(label: str, unit: str, cells: Iterable[Cell | None]) -> Row:

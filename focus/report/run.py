@@ -2,21 +2,15 @@
 
 import csv
 import fcntl
-import hashlib
 import io
-import json
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
-from focus.config import arithmetic_of, learned_settings
-from focus.data.identity import questions_digest
-from focus.data.sample import Sample
 from focus.evaluation.bootstrap import bootstrap
 from focus.evaluation.outcome import Outcome
 from focus.report.page import write_page
@@ -59,11 +53,32 @@ AT_COMMON = ("own", "gt", "noise", "tool_free", "D_noise", "U_GT", "called")
 MAIN = ("own", "called", "D_noise", "coverage")  # on the terminal, with `own` at the common view
 
 
-def result_table(cfg: DictConfig, measured: Mapping[str, Outcome]) -> Results:
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What tables and results files say about a run beside its numbers.
+
+    `folder` is the name of its output folder, `point` the hash of its settings (`identity.settings_hash`).
+    `view_tokens` and `common_view_tokens` are the budgets of both views, in merged visual tokens.
+    """
+
+    name: str
+    folder: str
+    point: str
+    gap: str
+    view_tokens: int
+    common_view_tokens: int
+    temperature: float
+    seed: int
+    updates: int
+    samples: int | None
+    resamples: int
+
+
+def result_table(run: RunFacts, measured: Mapping[str, Outcome]) -> Results:
     """Base beside trained, at the run's own view and at the common one; the last column is paired by question."""
     rows: list[Row] = []
     asked = next(iter(measured.values()))
-    for view, prefix in (("own view", ""), ("common view", f"@{cfg.evaluation.common_view_tokens} ")):
+    for view, prefix in (("own view", ""), ("common view", f"@{run.common_view_tokens} ")):
         base, trained = measured.get(f"base {view}"), measured.get(f"trained {view}")
         for label, unit, metric, factor in ROWS:
             if (prefix and metric not in AT_COMMON) or not played(metric, base, trained):
@@ -71,7 +86,7 @@ def result_table(cfg: DictConfig, measured: Mapping[str, Outcome]) -> Results:
             before, after = (None if outcome is None else outcome.of(metric) for outcome in (base, trained))
             change = None if before is None or after is None else [b - a for a, b in zip(before, after, strict=True)]
             cells = [
-                None if values is None else cell(values, asked.groups, factor, cfg.evaluation.resamples)
+                None if values is None else cell(values, asked.groups, factor, run.resamples)
                 for values in (before, after, change)
             ]
             if cells[2] and unit == "%":
@@ -80,8 +95,8 @@ def result_table(cfg: DictConfig, measured: Mapping[str, Outcome]) -> Results:
         seconds = [Cell(o.seconds / len(o.groups), math.nan, math.nan) if o and o.groups else None for o in (base, trained)]
         rows.append(Row(prefix + "seconds/question", "s", (*seconds, Cell(math.nan, math.nan, math.nan))))
     notes = [
-        f"{len(asked.groups)} held-out questions, 95 % intervals from a bootstrap over images; temperature {cfg.evaluation.temperature}",
-        f"own view: gap={cfg.gap.mode}, at most {cfg.gap.view_tokens} tokens; @{cfg.evaluation.common_view_tokens}: the common view",
+        f"{len(asked.groups)} held-out questions, 95 % intervals from a bootstrap over images; temperature {run.temperature}",
+        f"own view: gap={run.gap}, at most {run.view_tokens} tokens; @{run.common_view_tokens}: the common view",
     ]
     if {"base own view", "trained own view"} <= measured.keys():
         notes.append("trained - base is paired by question; of boxes it is the mean over questions that both cropped")
@@ -89,8 +104,8 @@ def result_table(cfg: DictConfig, measured: Mapping[str, Outcome]) -> Results:
         notes.append(f"{len(asked.broken)} questions could not be read and count as wrong: {asked.broken[0]}")
     columns = ("base", "trained", "trained - base")
     own = measured.get("trained own view")
-    verdicts = (verdict_of(own, cfg.evaluation.resamples),) if own else ()
-    return Results(f"{cfg.name}: base against trained", columns, tuple(rows), tuple(notes), verdicts)
+    verdicts = (verdict_of(own, run.resamples),) if own else ()
+    return Results(f"{run.name}: base against trained", columns, tuple(rows), tuple(notes), verdicts)
 
 
 def played(metric: str, *outcomes: Outcome | None) -> bool:
@@ -104,55 +119,26 @@ def cell(values: Sequence[float], groups: Sequence[str], factor: float, resample
     return Cell(mean * factor, low * factor, high * factor)
 
 
-def report_run(cfg: DictConfig, output: Path, measured: Mapping[str, Outcome], examples: Sequence[Example]) -> tuple[Results | None, Path]:
-    """Write `report.html` into the output folder; returns the table (None without evaluation) and the page's path."""
-    results = result_table(cfg, measured) if measured else None
-    n, graded = cfg.report.trajectories, [example for example in examples if not math.isnan(example.total)]
+def report_run(
+    run: RunFacts,
+    output: Path,
+    measured: Mapping[str, Outcome],
+    examples: Sequence[Example],
+    shown: int,
+    settings: str,
+) -> tuple[Results | None, Path]:
+    """Write `report.html` into the output folder; returns the table (None without evaluation) and the page's path.
+
+    `shown` trajectories of each kind are drawn; `settings` is the text of settings.yaml.
+    """
+    results = result_table(run, measured) if measured else None
+    n, graded = shown, [example for example in examples if not math.isnan(example.total)]
     ranked = sorted(graded, key=lambda example: example.total)
-    drawn = random.Random(cfg.seed).sample(list(examples), min(n, len(examples)))
+    drawn = random.Random(run.seed).sample(list(examples), min(n, len(examples)))
     kinds = {"best": ranked[::-1][:n], "worst": ranked[:n], "random": drawn} if examples else {}
     page = output / "report.html"
-    write_page(page, cfg.name, read_history(output / "history.jsonl"), results, kinds, OmegaConf.to_yaml(cfg, resolve=True))
+    write_page(page, run.name, read_history(output / "history.jsonl"), results, kinds, settings)
     return results, page
-
-
-def settings_hash(cfg: DictConfig) -> str:
-    """What identifies a point of a sweep: all settings that move the trained weights or how they are measured."""
-    kept = {**learned_settings(cfg), "evaluation": OmegaConf.to_container(cfg.evaluation)}
-    return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=8).hexdigest()
-
-
-# What the measurement of given weights on given questions depends on; not how they were trained
-MEASURED = (
-    *("policy.dialect", "policy.dtype", "policy.attention"),
-    *("gap.mode", "gap.view_tokens", "view.min_tokens", "view.max_tokens"),
-    *("rollout.engine", "rollout.max_crops", "rollout.crop_tokens", "rollout.crop_min_tokens", "rollout.fixed_crops"),
-    "rollout.tokens_per_turn",
-    *("evaluation.arms", "evaluation.temperature", "evaluation.sigma", "evaluation.common_view_tokens"),
-    "seed",
-)
-
-
-def measurement(cfg: DictConfig, weights: str, samples: Sequence[Sample]) -> str:
-    """Names a measurement: hashes of the weights, of what it depends on in the settings, and of the questions by their content.
-
-    All entries that keep a measurement name it by this alone; `weights` is the policy's `weights_hash`.
-    """
-    kept = {key: str(OmegaConf.select(cfg, key)) for key in MEASURED}
-    if cfg.rollout.engine == "vllm":
-        kept["rollout.vllm.dtype"] = cfg.rollout.vllm.dtype
-    if "trainer" in cfg:
-        kept["arithmetic"] = arithmetic_of(cfg.trainer)
-    settings = hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=8).hexdigest()
-    return f"{weights} {settings} {questions_digest(samples)}"
-
-
-def graded_by(cfg: DictConfig) -> str:
-    """What the identity of graded outcomes says beside the settings: the judge's model and `extra`, nothing without a judge."""
-    if not cfg.judge.url:
-        return ""
-    extra = json.dumps(OmegaConf.to_container(cfg.judge.extra, resolve=True), sort_keys=True) if cfg.judge.extra else ""
-    return f" judge {cfg.judge.model}{extra}"
 
 
 def has_row(path: Path, settings: str, base: str) -> bool:
@@ -171,18 +157,17 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return [row for row in csv.DictReader(io.StringIO(whole, newline="")) if None not in row.values()]
 
 
-def last_status(path: Path, cfg: DictConfig) -> str:
+def last_status(path: Path, folder: str, point: str) -> str:
     """How this point ended last, in any start; empty if it never did."""
     if not path.is_file():
         return ""
-    point = (Path(cfg.output).name, settings_hash(cfg))
-    return next((row["status"] for row in _rows(path)[::-1] if (row["run"], row["settings"]) == point), "")
+    return next((row["status"] for row in _rows(path)[::-1] if (row["run"], row["settings"]) == (folder, point)), "")
 
 
 @rank_zero_only
-def write_row(path: Path, cfg: DictConfig, base: str, measured: Mapping[str, Outcome], status: str = FINISHED) -> None:
+def write_row(path: Path, run: RunFacts, base: str, measured: Mapping[str, Outcome], status: str = FINISHED) -> None:
     """Append one point of a sweep, a crashed one too (its numbers are empty). Processes side by side take turns."""
-    row = _row(cfg, base, measured, status)
+    row = _row(run, base, measured, status)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -197,7 +182,7 @@ def write_row(path: Path, cfg: DictConfig, base: str, measured: Mapping[str, Out
         file.write(lines.getvalue().encode())
 
 
-def check_results(path: Path, cfg: DictConfig) -> None:
+def check_results(path: Path, run: RunFacts) -> None:
     """Raises ValueError for a results file that rows can't be added to: of another version, or where files can't be written or locked."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -210,26 +195,26 @@ def check_results(path: Path, cfg: DictConfig) -> None:
             f"results file {path} can't be written and locked ({error}), so processes could not take turns; name one on another file "
             "system with results=FILE"
         ) from error
-    if columns not in (None, list(_row(cfg, "", {}, ""))):
+    if columns not in (None, list(_row(run, "", {}, ""))):
         raise ValueError(f"results file {path} has other columns than this version writes; name another with results=FILE")
 
 
-def _row(cfg: DictConfig, base: str, measured: Mapping[str, Outcome], status: str) -> dict[str, object]:
+def _row(run: RunFacts, base: str, measured: Mapping[str, Outcome], status: str) -> dict[str, object]:
     row: dict[str, object] = {
-        "run": Path(cfg.output).name,
-        "settings": settings_hash(cfg),
+        "run": run.folder,
+        "settings": run.point,
         "base": base,
         "status": " ".join(status.split()),  # a row is one line
-        "gap": cfg.gap.mode,
-        "view_tokens": cfg.gap.view_tokens,
-        "seed": cfg.seed,
-        "updates": cfg.objective.updates,
-        "samples": cfg.evaluation.samples,
+        "gap": run.gap,
+        "view_tokens": run.view_tokens,
+        "seed": run.seed,
+        "updates": run.updates,
+        "samples": run.samples,
     }
     for view in ("own view", "common view"):
         outcome = measured.get(f"trained {view}")
         for _, _, metric, factor in ROWS:
-            found = cell(outcome.of(metric), outcome.groups, factor, cfg.evaluation.resamples) if outcome else None
+            found = cell(outcome.of(metric), outcome.groups, factor, run.resamples) if outcome else None
             known = found is not None and found.mean == found.mean
             name = f"{view.split()[0]} {metric} "
             row |= {name + part: round(getattr(found, part), 4) if known else "" for part in ("mean", "low", "high")}

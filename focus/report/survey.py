@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -109,11 +108,11 @@ def _kinds(found: Contents) -> list[tuple[str, Counter[str]]]:
     return [(name, counter) for name, counter in found.meta.items() if len(counter) <= min(VALUES, max(2 * TOP, counter.total() // 2))]
 
 
-def _print(found: Contents, cfg: DictConfig, shared: Mapping[str, list[str]], console: Console) -> None:
-    table = Table(title=Text(cfg.data.source, style="bold"), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+def _print(found: Contents, source: str, shared: Mapping[str, list[str]], console: Console) -> None:
+    table = Table(title=Text(source, style="bold"), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(min_width=12, style="dim")
     table.add_column(overflow="fold")
-    published = SETS.get(cfg.data.source)
+    published = SETS.get(source)
     counts = f"{found.questions}" + (f"; published: {published.counts}" if published else "")
     table.add_row("questions", Text(counts))
     table.add_row("grading", Text(grader.decidable_sentence(found.decidable, found.questions, None)))

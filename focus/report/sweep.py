@@ -18,7 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
-from focus import config
+from focus.config.command_line import point_name, swept_values
+from focus.config.identity import settings_hash
+from focus.config.validate import plain
 from focus.evaluation.bootstrap import bootstrap
 from focus.evaluation.outcome import Outcome, load_outcomes
 from focus.report.html import write_html
@@ -57,14 +59,14 @@ def launched(folder: Path) -> list[tuple[dict[str, str], str]]:
         raise ValueError(f"{folder} holds no sweep (no multirun.yaml); sweeps of {folder.parent}: {others}")
     hydra_cfg = OmegaConf.load(record).hydra
     unnamed = hydra_cfg.job.config.override_dirname.exclude_keys
-    given = config.values_of(hydra_cfg.sweeper.params or {}, hydra_cfg.overrides.task)
+    given = swept_values(hydra_cfg.sweeper.params or {}, hydra_cfg.overrides.task)
     shown = [key for key, values in given.items() if len(values) > 1]
     if not shown:
         raise ValueError(f"{folder} holds one point and no sweep; its page is {folder / 'report.html'}")
     found = []
     for values in itertools.product(*given.values()):
         point = dict(zip(given, values, strict=True))
-        found.append(({key: point[key] for key in shown}, config.name_of(point, unnamed)))
+        found.append(({key: point[key] for key in shown}, point_name(point, unnamed)))
     return found
 
 
@@ -85,7 +87,7 @@ def _state(folder: Path) -> tuple[str, dict[str, Outcome]]:
         if outcomes:
             outcomes.setdefault("common", outcomes["own"])  # measured once, where both are the same
         return run_status(history, length), outcomes
-    crash = last_status(Path(settings.results), settings) if settings.results else ""
+    crash = last_status(Path(settings.results), Path(settings.output).name, settings_hash(plain(settings))) if settings.results else ""
     done = int(max((row["update"] for row in history), default=0))
     return f"{done} of {length} updates" + (f", {crash.splitlines()[0]:.120}" if crash.startswith("crashed") else ""), {}
 

@@ -191,7 +191,7 @@ class OpenAIEngine:
             log.warning(message, what)
 
     def logprobs(self, conversations: Sequence[Request], tails: Sequence[int]) -> list[list[float]]:
-        raise AssertionError("config.check lets no term that weighs answers meet rollout=openai")
+        raise AssertionError("config.checks lets no term that weighs answers meet rollout=openai")
 
     def _request(self, conversation: Request, sampling: Sampling) -> dict[str, Any]:
         t = conversation.trajectory

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from focus import config
+from focus.config.schema import BaseConfig
 from focus.data.scenes import DIFFICULTY
 from focus.model.policy_model import PolicyModel
 from focus.pretraining.architecture import build_model
@@ -27,7 +28,7 @@ from focus.pretraining.transcripts import NAMES, Phase, Transcripts
 from focus.runtime.files import atomic_write
 
 
-def train(cfg: DictConfig, output: Path) -> PolicyModel:
+def train(cfg: BaseConfig, output: Path) -> PolicyModel:
     """Train the base from nothing, or from `output/base.pt` where an interruption left it; the record goes to `record.csv`."""
     phases = tuple(Phase(**phase) for phase in cfg.phases)
     policy = build_model(build_tokenizer(), cfg.seed)
@@ -103,9 +104,9 @@ def _record(path: Path, samples: int, seconds: float, seen: dict[str, list[dict[
             out.write(f"{samples},{seconds:.0f},{kind},{len(rows)},{numbers}\n")
 
 
-def run(cfg: DictConfig) -> None:
+def run(composed: DictConfig) -> None:
     """Train the base and write it in the Hugging Face layout."""
-    config.check(cfg, "base")
+    cfg = config.validated(composed, BaseConfig)
     torch.set_num_threads(cfg.threads)
     output = Path(cfg.output)
     with config.alone(cfg.output):

@@ -10,12 +10,14 @@ from typing import Any
 
 import matplotlib
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from focus import config
 from focus.build import build_judge, load_policy, training_samples
+from focus.config.identity import calibration_identity, graded_by
+from focus.config.schema import CalibrateConfig
 from focus.data.identity import questions_digest
 from focus.data.sample import Sample
 from focus.evaluation.answer_reading import JudgeReader, read_by_rule
@@ -25,17 +27,16 @@ from focus.evaluation.selection_record import read_choices, summary, to_json_lin
 from focus.gap import Search, levels_identity, write_levels
 from focus.grading.grader import Grader, count_decidable, decidable_sentence
 from focus.model.policy_model import PolicyModel
-from focus.report.run import graded_by
 from focus.rollout.kv import KVEngine
 
 
-def identity(cfg: DictConfig, policy: PolicyModel, samples: Sequence[Sample]) -> str:
+def identity(cfg: CalibrateConfig, policy: PolicyModel, samples: Sequence[Sample]) -> str:
     """A hash of everything that the choice depends on: weights and how they are asked, questions, ladder, decoding, and judge."""
     digest = hashlib.blake2b(policy.weights_hash().encode(), digest_size=12)
     digest.update(questions_digest(samples).encode())
-    asked = [cfg.policy.dialect, cfg.policy.dtype, cfg.policy.attention]
-    digest.update(json.dumps([OmegaConf.to_container(cfg.calibration), cfg.tokens_per_turn, cfg.seed, *asked]).encode())
-    digest.update(graded_by(cfg).encode())
+    settings = cfg.model_dump()
+    digest.update(calibration_identity(settings).encode())
+    digest.update(graded_by(settings).encode())
     return digest.hexdigest()
 
 
@@ -65,10 +66,10 @@ def show(record: dict[str, Any], console: Console) -> None:
             console.print(f"  {each['sample']}: bisection {each['bisection']}, exact {each['exact']}")
 
 
-def run(cfg: DictConfig) -> None:
+def run(composed: DictConfig) -> None:
     """Calibrate, or say that this table stands already; write the table, what it cost, the curve and the histogram."""
     console = Console(markup=False)  # what is printed holds names and texts of others
-    config.check(cfg, "calibrate")
+    cfg = config.validated(composed, CalibrateConfig)
     torch.set_num_threads(cfg.threads)
     output, search = Path(cfg.output), Search(cfg.calibration.search)
     samples = training_samples(cfg.data)
@@ -85,7 +86,7 @@ def run(cfg: DictConfig) -> None:
         names = [s.id for s in samples] if search is Search.BISECTION else []
         audited = set(random.Random(cfg.seed).sample(names, min(cfg.calibration.audit, len(names))))
         engine = KVEngine(policy)
-        judge = build_judge(cfg)
+        judge = build_judge(cfg.judge)
         reader = JudgeReader(Grader(judge)) if judge else read_by_rule
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console) as progress, kept.open("a") as out:

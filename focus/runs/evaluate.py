@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from focus import config
 from focus.build import build_judge, held_out_samples, leak_report, load_evaluated, rollout_limits
+from focus.config.identity import measurement
+from focus.config.schema import EvaluateConfig
+from focus.config.validate import as_yaml
+from focus.data.identity import questions_digest
 from focus.data.sample import Sample
 from focus.evaluation.arms import Evaluator
 from focus.evaluation.predictions import (
@@ -32,16 +36,15 @@ from focus.grading.grader import Grader
 from focus.grading.judge import COUNTS
 from focus.report.evaluation import beside_the_paper, evaluation_table, summary, worst
 from focus.report.page import write_page
-from focus.report.run import measurement
 from focus.report.table import markdown_table, print_table
 from focus.rollout.served import OpenAIEngine, Served, view_seen
 from focus.runtime.files import atomic_write
 
 
-def run(cfg: DictConfig) -> None:
+def run(composed: DictConfig) -> None:
     """Play every question in every arm, then grade; write predictions, numbers, tables and the page."""
     console = Console(markup=False)  # what is printed holds names and texts of others
-    config.check(cfg, "evaluate")
+    cfg = config.validated(composed, EvaluateConfig)
     torch.set_num_threads(cfg.threads)
     samples: Sequence[Sample] = held_out_samples(cfg)
     for sentence in leak_report(cfg, samples):
@@ -58,7 +61,8 @@ def run(cfg: DictConfig) -> None:
     if isinstance(model, Served) and isinstance(engine, OpenAIEngine):
         seen = {"view_seen": view_seen(model, engine, gap, samples, cfg.served.view_deviation)}
     with config.alone(output):
-        played = Predictions(output / "played.jsonl", f"{measurement(cfg, model.weights_hash(), published)} {cfg.options}")
+        identity = measurement(cfg.model_dump(), model.weights_hash(), questions_digest(published))
+        played = Predictions(output / "played.jsonl", f"{identity} {cfg.options}")
         ids: set[str] = set()
         for chunk in chunks(Repeated(samples, cfg.repeats), e.questions_per_forward, cfg.data.source):
             ids |= {sample.id for sample, _ in chunk}
@@ -68,7 +72,7 @@ def run(cfg: DictConfig) -> None:
                     played.add(play_lines(evaluator, left, repeat))
         lines = [line for line in played.lines() if line["repeat"] < cfg.repeats and line["id"] in ids]
         rows = [row for line in lines for row in graded_rows(line, cfg.extraction)]
-        judge = build_judge(cfg, output / "judge_disagreements.jsonl")
+        judge = build_judge(cfg.judge, output / "judge_disagreements.jsonl")
         grade_open(Grader(judge), rows)
         refused = refusals(rows, cfg.served.refused)
         arms = [arm for arm in e.arms if arm not in refused]
@@ -80,7 +84,7 @@ def run(cfg: DictConfig) -> None:
         table, paper = evaluation_table(found), beside_the_paper(found, output.parent)
         _write(output / "evaluation.md", markdown_table(table) + "\n" + "\n".join(map(markdown_table, paper)))
         examples = worst(rows, samples, evaluator, cfg.pictures)
-        write_page(output / "report.html", table.title, None, table, examples, OmegaConf.to_yaml(cfg, resolve=True))
+        write_page(output / "report.html", table.title, None, table, examples, as_yaml(cfg))
     print_table(table, console)
     console.print(f"table, beside the paper's: {output / 'evaluation.md'}   page: {output / 'report.html'}")
     console.print(f"numbers: {output / 'evaluation.json'}\npredictions: {output / 'predictions.jsonl'}")
@@ -98,9 +102,10 @@ def _write(path: Path, text: str) -> None:
         partial.write_text(text)
 
 
-def _settings(cfg: DictConfig, weights: str, most: int) -> dict[str, Any]:
+def _settings(cfg: EvaluateConfig, weights: str, most: int) -> dict[str, Any]:
     """What a number means: everything without which it can't be compared with another."""
     e, r = cfg.evaluation, cfg.rollout
+    served = r.endpoint if r.engine == "openai" else None
     return {
         "policy": cfg.policy.checkpoint,
         "weights": weights,
@@ -113,7 +118,7 @@ def _settings(cfg: DictConfig, weights: str, most: int) -> dict[str, Any]:
         "tokens_per_turn": r.tokens_per_turn,
         "temperature": e.temperature,
         "samples": e.samples,
-        "side_by_side": min(e.questions_per_forward, r.endpoint.concurrency) if r.engine == "openai" else e.questions_per_forward,
+        "side_by_side": min(e.questions_per_forward, served.concurrency) if served else e.questions_per_forward,
         "derived_boxes": cfg.data.derive_boxes,
         "options": cfg.options,
         "extraction": cfg.extraction,

@@ -6,13 +6,14 @@ from omegaconf import DictConfig
 from rich.progress import track
 
 from focus import config
+from focus.config.schema import ExportConfig
 from focus.data.sample import write_records
 from focus.data.scenes import Scenes, scene_spec
 
 
-def run(cfg: DictConfig) -> None:
+def run(composed: DictConfig) -> None:
     """Write the scenes that the settings name, and say how to train on them."""
-    config.check(cfg, "export")
+    cfg = config.validated(composed, ExportConfig)
     scenes = Scenes(scene_spec(cfg.difficulty, cfg.letter_px, cfg.side_px), cfg.split, cfg.scenes, cfg.first)
     with config.alone(cfg.output):
         records = write_records(track(scenes, description="scenes"), Path(cfg.output))

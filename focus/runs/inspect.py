@@ -11,23 +11,22 @@ from rich.text import Text
 
 from focus import config
 from focus.build import training_samples
+from focus.config.schema import InspectConfig
 from focus.data.leaks import known_sets, report
 from focus.data.readers import SETS, TESTS
 from focus.data.sample import Records, Sample
-from focus.report.sheet import MOST, draw_sheet
+from focus.report.sheet import draw_sheet
 from focus.report.survey import Contents, _kinds, _print, _three, spread, survey
 
 
-def run(cfg: DictConfig) -> None:
+def run(composed: DictConfig) -> None:
     """Write `inspect.json` and `sheet.png`, and print what they say."""
-    config.check(cfg, "inspect")
-    if cfg.pictures > MOST:
-        raise ValueError(f"pictures is {cfg.pictures}; a contact sheet holds at most {MOST}. Another seed shows other questions")
+    cfg = config.validated(composed, InspectConfig)
     with config.alone(cfg.output):  # refused now, not after the reading
         _inspect(cfg)
 
 
-def _inspect(cfg: DictConfig) -> None:
+def _inspect(cfg: InspectConfig) -> None:
     # What is printed holds names and texts of others
     console, output, source = Console(markup=False), Path(cfg.output), cfg.data.source
     with config.writable(cfg.output):
@@ -35,7 +34,7 @@ def _inspect(cfg: DictConfig) -> None:
         (output / "inspect.json").write_text("{}\n")
     samples = training_samples(cfg.data)
     contents, shared = survey(samples), _shared(cfg, samples)
-    _print(contents, cfg, shared, console)
+    _print(contents, source, shared, console)
     shown = [samples[index] for index in spread(len(samples), cfg.pictures, cfg.seed)]
     sheet = draw_sheet(shown, f"{source}: {len(shown)} of {len(samples)} questions")
     pictures = [{"id": sample.id, "question": sample.question, "answers": sample.answers} for sample in shown]
@@ -53,7 +52,7 @@ def _inspect(cfg: DictConfig) -> None:
     console.print(f"sheet: {output / 'sheet.png'}\ninspect: {output / 'inspect.json'}")
 
 
-def _shared(cfg: DictConfig, samples: Sequence[Sample]) -> dict[str, list[str]]:
+def _shared(cfg: InspectConfig, samples: Sequence[Sample]) -> dict[str, list[str]]:
     """The sets that this one was compared with, what the leak guard says about them, and the test sets that nobody read here.
 
     Scenes have no files to compare.
@@ -65,7 +64,7 @@ def _shared(cfg: DictConfig, samples: Sequence[Sample]) -> dict[str, list[str]]:
     return {"compared": list(known), "found": report(cfg.data.source, samples.path, known), "unread": unread}
 
 
-def _record(found: Contents, cfg: DictConfig, samples: Sequence[Sample]) -> dict[str, object]:
+def _record(found: Contents, cfg: InspectConfig, samples: Sequence[Sample]) -> dict[str, object]:
     """Everything that was counted, for `inspect.json`; counts are ordered from the largest."""
     published = SETS.get(cfg.data.source)
     told = json.loads((Path(cfg.data.kept) / "reading.json").read_text()) if published else {}

@@ -9,15 +9,16 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from focus import config
+from focus.config.schema import PlanConfig
 from focus.planning.advice import advice
 from focus.planning.estimate import make_plan, verdict
 from focus.planning.hardware import GIB
 from focus.planning.tables import tables
 
 
-def run(cfg: DictConfig) -> None:
+def run(composed: DictConfig) -> None:
     """Print the plan, write it, and raise ValueError if it does not fit."""
-    config.check(cfg, "plan")
+    cfg = config.validated(composed, PlanConfig)
     plan, console = make_plan(cfg), Console()
     for table in tables(plan):
         console.print(table)

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from focus import config
 from focus.build import build_judge, held_out_samples, load_evaluated, rollout_limits
+from focus.config.identity import graded_by, measurement
+from focus.config.schema import ProbeConfig
+from focus.config.validate import as_yaml
+from focus.data.identity import questions_digest
 from focus.data.sample import Sample
 from focus.evaluation import arms
 from focus.evaluation.arms import Evaluator
@@ -25,16 +29,15 @@ from focus.gap import Gap, Mode
 from focus.grading.grader import Grader
 from focus.report.page import write_page
 from focus.report.probe import draw_probe, probe_table, telling
-from focus.report.run import graded_by, measurement
 from focus.report.table import markdown_table, print_table
 from focus.rewards import Example
 from focus.rollout.served import OpenAIEngine, Served, view_seen
 from focus.runtime.files import atomic_write
 
 
-def run(cfg: DictConfig) -> None:
+def run(composed: DictConfig) -> None:
     """Play every arm at every view; write numbers, table, figure and page. Raises ValueError where another job does so."""
-    config.check(cfg, "probe")
+    cfg = config.validated(composed, ProbeConfig)
     arms.check_arms(cfg.evaluation.arms)
     samples, e = held_out_samples(cfg), cfg.evaluation
     if "gt" in e.arms and not any(sample.boxes for sample in samples):
@@ -47,14 +50,15 @@ def run(cfg: DictConfig) -> None:
         _run(cfg, output, samples)
 
 
-def _run(cfg: DictConfig, output: Path, samples: Sequence[Sample]) -> None:
+def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
     torch.set_num_threads(cfg.threads)
     console = Console(markup=False)  # what is printed holds names and texts of others
     e = cfg.evaluation
     model, engine = load_evaluated(cfg)
     kept = output / "outcomes.json"
-    identity = measurement(cfg, model.weights_hash(), samples) + graded_by(cfg)
-    grader = Grader(build_judge(cfg))
+    settings = cfg.model_dump()
+    identity = measurement(settings, model.weights_hash(), questions_digest(samples)) + graded_by(settings)
+    grader = Grader(build_judge(cfg.judge))
     with config.writable(str(output)):
         refuse_other_probe(kept, identity)
         known = load_outcomes(kept, identity)
@@ -89,7 +93,7 @@ def _run(cfg: DictConfig, output: Path, samples: Sequence[Sample]) -> None:
     (output / "probe.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     (output / "probe.md").write_text(markdown_table(table))
     draw_probe(outcomes, output / "probe.png", e.resamples)
-    write_page(output / "report.html", table.title, None, table, shown.examples(samples, evaluators), OmegaConf.to_yaml(cfg, resolve=True))
+    write_page(output / "report.html", table.title, None, table, shown.examples(samples, evaluators), as_yaml(cfg))
     print_table(table, console)
     bare = outcomes[str(cfg.views[0])].unannotated
     if bare and "gt" in e.arms:
@@ -134,7 +138,7 @@ class Shown:
         return examples
 
 
-def _record(cfg: DictConfig, weights: str, outcomes: dict[str, Outcome]) -> dict[str, object]:
+def _record(cfg: ProbeConfig, weights: str, outcomes: dict[str, Outcome]) -> dict[str, object]:
     """Every metric with its interval, and MED's decomposition, per view."""
     views = {}
     for view, outcome in outcomes.items():

@@ -36,7 +36,7 @@ def run(folder: Path, weights: str | None = None) -> bool:
     for lot in micro_batches(kept.rollouts, o.tokens_per_forward):
         policy.model.zero_grad()
         rollouts = [kept.rollouts[i] for i in lot]
-        with autocast_like_trainer(cfg):
+        with autocast_like_trainer(cfg.trainer):
             logprobs, _ = logprobs_and_entropy(policy, rollouts, cfg.rollout.temperature)
             old = [each.detach() for each in logprobs]
             sampler = [torch.tensor(t.sampler_logprobs, device=each.device) for t, each in zip(rollouts, old, strict=True)]

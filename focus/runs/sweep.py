@@ -8,12 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from focus import config
+from focus.config.schema import SweepConfig
 from focus.report.sweep import FACTORS, _kind, _shown, draw, points_of, write_sweep_page, write_table
 
 
-def run(cfg: DictConfig) -> None:
+def run(composed: DictConfig) -> None:
     """Write `sweep.csv`, `sweep.png` and `sweep.html` into the sweep's folder, and print the points that are not finished."""
-    config.check(cfg, "sweep")
+    cfg = config.validated(composed, SweepConfig)
     if unknown := [metric for metric in cfg.metrics if metric not in FACTORS]:
         raise ValueError(f"metrics names {', '.join(unknown)}; there are {', '.join(FACTORS)}")
     folder, metrics = Path(cfg.sweep), list(cfg.metrics)

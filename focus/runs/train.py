@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import Logger
@@ -32,8 +32,13 @@ from focus.build import (
     leak_report,
     load_policy,
     rollout_limits,
+    run_facts,
+    selected_levels,
     training_samples,
 )
+from focus.config.identity import export_dtype, graded_by, measurement, refuse_other_run
+from focus.config.schema import TrainConfig
+from focus.config.validate import as_yaml
 from focus.data.identity import questions_digest
 from focus.data.questions import Questions
 from focus.data.sample import Sample
@@ -42,12 +47,12 @@ from focus.evaluation import arms, outcome
 from focus.evaluation.arms import Evaluator
 from focus.evaluation.measure import measure, measure_on_all_ranks
 from focus.evaluation.outcome import Outcome
-from focus.gap import Gap, Mode, read_levels
+from focus.gap import Gap, Mode
 from focus.grading.grader import Grader, check_decidable, count_decidable, decidable_sentence
 from focus.model import loading
 from focus.report.card import Card, card_text, remember_start, starts, stated_licence
 from focus.report.dashboard import Replay, TrajectoryTable, closing, start_logger
-from focus.report.run import check_results, graded_by, has_row, measurement, report_run, settings_hash, write_row
+from focus.report.run import RunFacts, check_results, has_row, report_run, write_row
 from focus.report.table import Results, print_table
 from focus.rewards import Example, RewardCallback, examples, score
 from focus.rollout.loop import seed_of
@@ -78,7 +83,7 @@ logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
 
 class RestoreSignalHandlers(Callback):
-    """Signals stay with whoever had them: submitit, which requeues, or our own (config.end_on_sigterm).
+    """Signals stay with whoever had them: submitit, which requeues, or our own (runtime.processes.end_on_sigterm).
 
     Lightning's handler of SIGTERM waits for the other ranks, which may be waiting elsewhere, and ends with status 0.
     """
@@ -93,7 +98,7 @@ class RestoreSignalHandlers(Callback):
 
 
 def fit(
-    cfg: DictConfig,
+    cfg: TrainConfig,
     module: FocusPolicy,
     samples: Sequence[Sample],
     alarms: CollapseAlarms,
@@ -160,7 +165,7 @@ def fit(
         raise Unfinished(_unfinished(cfg, module.updates_done))
 
 
-def _unfinished(cfg: DictConfig, done: int) -> str:
+def _unfinished(cfg: TrainConfig, done: int) -> str:
     wanted = cfg.objective.updates
     if done > wanted:
         return f"not exported: {done} updates are made already, but objective.updates is {wanted}; raise it to {done} at least"
@@ -177,31 +182,32 @@ class Unfinished(ValueError):
     """The trainer returned before the last update."""
 
 
-def run(cfg: DictConfig) -> None:
+def run(composed: DictConfig) -> None:
     """One run from settings to page. In a sweep a run that crashes leaves its row too."""
-    config.check(cfg, "train")
+    cfg = config.validated(composed, TrainConfig)
+    facts = run_facts(cfg)
     if cfg.results:
-        check_results(Path(cfg.results), cfg)
+        check_results(Path(cfg.results), facts)
     output, trained = Path(cfg.output), Path(cfg.output) / "policy"
     if (output / "checkpoints").exists() or trained.exists():
-        config.refuse_other_run(cfg, output / "settings.yaml", finished=trained.exists())
+        refuse_other_run(cfg.model_dump(), output / "settings.yaml", finished=trained.exists())
     with config.alone(output):
         try:
-            _run(cfg, output, trained)
+            _run(cfg, facts, output, trained)
         except Exception as error:
             if cfg.results:
                 status = str(error) if isinstance(error, Unfinished) else f"crashed: {type(error).__name__}: {error}"
-                write_row(Path(cfg.results), cfg, "", {}, status=status)
+                write_row(Path(cfg.results), facts, "", {}, status=status)
             raise
 
 
-def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
+def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None:
     console = Console(quiet=not files.is_first_rank(), markup=False)  # what is printed holds names and texts of others
     with config.writable(cfg.output):
-        files.write_on_first_rank(output / "settings.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        files.write_on_first_rank(output / "settings.yaml", as_yaml(cfg))
     torch.set_num_threads(cfg.threads)
     arms.check_arms(cfg.evaluation.arms)
-    alarms = CollapseAlarms(**cfg.alarms)
+    alarms = CollapseAlarms(**cfg.alarms.model_dump())
     samples = training_samples(cfg.data)
     for sentence in [*config.cautions(cfg), *leak_report(cfg, samples)]:
         console.print(sentence)
@@ -211,7 +217,7 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
         check_decidable(decidable, len(samples), cfg.judge.min_decidable)
     console.print(decidable_sentence(decidable, len(samples), cfg.judge.model))
     is_trained = (trained / "config.json").is_file()
-    grader = Grader(build_judge(cfg, reach=not is_trained), cfg.judge.max_ungraded)
+    grader = Grader(build_judge(cfg.judge, reach=not is_trained), cfg.judge.max_ungraded)
     loaded = load_policy(cfg.policy)
     base, origin = loaded.weights_hash(), output / "started_from.txt"
     if origin.is_file() and origin.read_text() != base:
@@ -222,7 +228,7 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
     asked, trained_on = questions_digest(samples), output / "trained_on.txt"
     calibrated = cfg.gap.mode == Mode.CALIBRATED
     if calibrated:  # the table says which questions are trained on, and how they are seen
-        asked += f" {seed_of(sorted(read_levels(Path(cfg.gap.table)).items())):x}"
+        asked += f" {seed_of(sorted(selected_levels(cfg.gap).items())):x}"
     if trained_on.is_file() and trained_on.read_text() != asked:
         raise ValueError(
             f"{output} holds a run on other training questions: a record, a box, an image file or gap.table has changed since. Put the old "
@@ -234,17 +240,18 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
     start = base if named else f"{base} {asked}"
     if cfg.results and cfg.evaluation.records:
         start += f" {questions_digest(held_out_samples(cfg))}"
-    if cfg.results and has_row(Path(cfg.results), settings_hash(cfg), start):
+    if cfg.results and has_row(Path(cfg.results), facts.point, start):
         console.print(f"{cfg.name}: this point stands in {cfg.results} already")
         return
-    logger = None if is_trained else start_logger(cfg)  # before anything slow: it may have no account or no network
+    # Before anything slow: a logger may have no account or no network
+    logger = None if is_trained else start_logger(cfg.logger, cfg.model_dump())
     if logger is not None:
         remember_start(output / STARTS)
         if cfg.policy.lora_rank:
             console.print(loaded.adapted)
         with closing(logger):
             fit(cfg, build_policy(cfg, loaded, grader), samples, alarms, output, logger, grader)
-        loaded.save(trained, config.export_dtype(cfg))
+        loaded.save(trained, export_dtype(cfg.model_dump()))
     del loaded  # its memory is for the two that are measured
     measured: dict[str, Outcome] = {}
     known = {"base": loading.checkpoint_path(cfg.policy.checkpoint)} if cfg.evaluation.samples and cfg.evaluation.base else {}
@@ -254,17 +261,20 @@ def _run(cfg: DictConfig, output: Path, trained: Path) -> None:
         measured |= _measure(cfg, module, grader, label, output) if cfg.evaluation.samples else {}
     if not files.is_first_rank():
         return
-    results, page = report_run(cfg, output, measured, _examples(cfg, module))
+    results, page = report_run(
+        facts, output, measured, _examples(cfg, module), shown=cfg.report.trajectories, settings=as_yaml(cfg)
+    )
     if results:
         print_table(results, console)
     files.write_on_first_rank(trained / "README.md", card_text(_card(cfg, output, module.rewards, base, (len(samples), asked), results)))
     if cfg.results:
-        write_row(Path(cfg.results), cfg, start, measured, run_status(read_history(output / "history.jsonl"), cfg.objective.updates))
+        status = run_status(read_history(output / "history.jsonl"), cfg.objective.updates)
+        write_row(Path(cfg.results), facts, start, measured, status)
     console.print(f"page: {page}\npolicy: {trained}")
 
 
 def _card(
-    cfg: DictConfig, output: Path, rewards: Sequence[RewardCallback], base: str, trained_on: tuple[int, str], results: Results | None
+    cfg: TrainConfig, output: Path, rewards: Sequence[RewardCallback], base: str, trained_on: tuple[int, str], results: Results | None
 ) -> Card:
     """The card of a finished run; `base` is the hash of its weights, `trained_on` the number of the training questions and their digest."""
     history, wanted = read_history(output / "history.jsonl"), cfg.objective.updates
@@ -287,7 +297,7 @@ def _card(
     )
 
 
-def _examples(cfg: DictConfig, module: FocusPolicy) -> list[Example]:
+def _examples(cfg: TrainConfig, module: FocusPolicy) -> list[Example]:
     """Held-out trajectories for the page, scored by the run's own reward."""
     held_out = held_out_samples(cfg)
     gap, shown = _view_of_held_out(module.gap), [held_out[i] for i in range(min(len(held_out), 8 * cfg.report.trajectories))]
@@ -300,7 +310,7 @@ def _examples(cfg: DictConfig, module: FocusPolicy) -> list[Example]:
         ("own",),
         cfg.evaluation.questions_per_forward,
     )
-    with autocast_like_trainer(cfg):
+    with autocast_like_trainer(cfg.trainer):
         _, trajectories = measure(evaluator, shown, "page")
     return examples(trajectories, score(module.rewards, trajectories))
 
@@ -310,11 +320,12 @@ def _view_of_held_out(gap: Gap) -> Gap:
     return replace(gap, mode=Mode.FIXED) if gap.mode is Mode.CALIBRATED else gap
 
 
-def _measure(cfg: DictConfig, module: FocusPolicy, grader: Grader, label: str, output: Path) -> dict[str, Outcome]:
+def _measure(cfg: TrainConfig, module: FocusPolicy, grader: Grader, label: str, output: Path) -> dict[str, Outcome]:
     """Outcomes of a policy at its own view and at the common one; kept, so that a second start does not repeat them."""
     kept = output / f"evaluation_{label}_t{cfg.evaluation.temperature:g}.json"
     held_out, e = held_out_samples(cfg), cfg.evaluation
-    identity = measurement(cfg, module.policy.weights_hash(), held_out) + graded_by(cfg)
+    settings = cfg.model_dump()
+    identity = measurement(settings, module.policy.weights_hash(), questions_digest(held_out)) + graded_by(settings)
     if outcomes := outcome.load_outcomes(kept, identity):
         return {f"{label} {name}": outcome for name, outcome in outcomes.items()}
     own = _view_of_held_out(module.gap)
@@ -333,7 +344,7 @@ def _measure(cfg: DictConfig, module: FocusPolicy, grader: Grader, label: str, o
             e.sigma,
             grader,
         )
-        with autocast_like_trainer(cfg):
+        with autocast_like_trainer(cfg.trainer):
             outcomes[name] = measure_on_all_ranks(evaluator, held_out, f"{label}, {name}")
     if files.is_first_rank():
         outcome.save_outcomes(outcomes, kept, identity)

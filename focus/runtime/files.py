@@ -19,7 +19,7 @@ def is_first_rank() -> bool:
     Lightning reads the rank from the launcher's environment, so it is known before a process
     group exists.
     """
-    from pytorch_lightning.utilities import rank_zero_only
+    from pytorch_lightning.utilities import rank_zero_only  # slow to import, and not needed to refuse a setting
 
     return not getattr(rank_zero_only, "rank", 0)
 

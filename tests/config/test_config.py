@@ -14,7 +14,11 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from focus.build import build_rewards, load_policy
-from focus.config import CONF, ConfigError, cautions, check, problems_of, readable, refuse_other_run, start
+from focus.config import CONF, ConfigError, cautions, problems_of, start, validated
+from focus.config.command_line import readable
+from focus.config.identity import refuse_other_run
+from focus.config.schema import CalibrateConfig, ProbeConfig, TrainConfig
+from focus.config.validate import plain
 from focus.report.sweep import launched as points_of_sweep
 from tests.support.runs import PAPER, composed
 
@@ -28,7 +32,7 @@ def test_every_experiment_composes_and_passes_the_cross_key_checks(experiment, t
     expected = ["where no policy lies yet; make stage1"] if cfg.policy.checkpoint == "outputs/stage1/policy" else []
     expected += ["where no policy lies yet"] if cfg.policy.checkpoint.startswith("outputs/claims") else []
     expected += ["gap.mode is calibrated"] if experiment.endswith("_calibrated") else []  # its table is made first
-    found = problems_of(cfg)
+    found = problems_of(cfg, TrainConfig)
     assert len(found) == len(expected) and all(text in problem for text, problem in zip(expected, found, strict=True))
 
 
@@ -39,11 +43,11 @@ def test_every_value_that_a_sweep_goes_through_is_one_that_settings_take(experim
     for key, values in swept.items():
         for value in ["0", "4"] if "range" in str(values) else str(values).split(","):
             cfg = composed(f"experiment={experiment}", f"{key}={value}")
-            assert len(problems_of(cfg)) == len(problems_of(composed(f"experiment={experiment}"))), (key, value)
+            assert len(problems_of(cfg, TrainConfig)) == len(problems_of(composed(f"experiment={experiment}"), TrainConfig)), (key, value)
 
 
 @pytest.mark.parametrize(
-    "group", ["policy", "data", "gap", "rollout", "reward", "objective", "evaluation", "alarms", "report", "trainer", "logger"]
+    "group", ["policy", "data", "gap", "rollout", "reward", "evaluation", "trainer", "logger"]
 )
 def test_every_choice_of_every_group_composes(group):
     for choice in (CONF / group).glob("*.yaml"):
@@ -84,7 +88,7 @@ def test_added_typos_and_all_other_problems_are_reported_together():
         "policy.dialect=klingon",
     )
     with pytest.raises(ConfigError) as error:
-        check(cfg, "train")
+        validated(cfg, TrainConfig)
     for part in (
         "gap.foo is no setting. There are: mode",
         "Accuracy takes weight, gate",
@@ -97,7 +101,7 @@ def test_added_typos_and_all_other_problems_are_reported_together():
 
 
 def test_every_bad_value_of_a_calibration_is_reported_with_what_exists():
-    assert problems_of(composed(name="calibrate")) == []
+    assert problems_of(composed(name="calibrate"), CalibrateConfig) == []
     cfg = composed(
         "calibration.search=bisektion",
         "calibration.decoding=greed",
@@ -112,29 +116,29 @@ def test_every_bad_value_of_a_calibration_is_reported_with_what_exists():
         name="calibrate",
     )
     with pytest.raises(ConfigError) as error:
-        check(cfg, "calibrate")
+        validated(cfg, CalibrateConfig)
     for part in (
-        "calibration.search is 'bisektion'. Did you mean bisection? There are: ladder, exhaustive, bisection",
-        "calibration.decoding is 'greed'. Did you mean greedy? There are: greedy, vote",
-        "calibration.never_diverges is 'keep'. There are: drop, floor",
+        "calibration.search is 'bisektion'; choose ladder, exhaustive or bisection. Did you mean bisection?",
+        "calibration.decoding is 'greed'; choose greedy or vote. Did you mean greedy?",
+        "calibration.never_diverges is 'keep'; choose drop or floor",
         "calibration.audit is -1; use at least 0",
         "calibration.votes is 0; use at least 1",
         "calibration.floor_tokens is 0; use at least 1",
-        "calibration.agree_below is 0.0, a share in (0, 1]",
+        "calibration.agree_below is 0; it is a share in (0, 1]",
         "questions_per_forward is 0; use at least 1",
         "tokens_per_turn is 0; use at least 1",
-        "difficulty is 9",
+        "data.difficulty is 9; choose 1 to 5",
     ):
         assert part in str(error.value), part
     cold = composed("calibration.decoding=vote", "calibration.vote_temperature=0", name="calibrate")
-    assert "calibration.vote_temperature is 0.0; votes drawn at 0 are all equal" in problems_of(cold)[0]
+    assert "calibration.vote_temperature is 0.0; votes drawn at 0 are all equal" in problems_of(cold, CalibrateConfig)[0]
 
 
 def test_a_reward_term_of_ones_own_joins_by_its_target():
     cfg = composed("experiment=smoke", "+reward.terms.mine={_target_: tests.support.updates.Parity, weight: 0.5}")
-    assert problems_of(cfg) == []
+    assert problems_of(cfg, TrainConfig) == []
     bad = composed("experiment=smoke", "+reward.terms.mine={_target_: tests.support.updates.Pairity, weight: 0.5}")
-    assert "tests.support.updates.Pairity, which can't be imported" in problems_of(bad)[0]
+    assert "tests.support.updates.Pairity, which can't be imported" in problems_of(bad, TrainConfig)[0]
 
 
 def test_no_key_speaks_of_batches():
@@ -153,7 +157,7 @@ def test_every_file_opens_with_what_it_is_and_every_key_of_a_group_is_explained(
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# ")
     yaml.safe_load(path.read_text())
-    if path.parent.name not in ("policy", "rollout", "objective", "evaluation", "data", "report"):
+    if path.parent.name not in ("policy", "rollout", "evaluation", "data") and path.name != "run.yaml":
         return
     for before, line in pairwise(lines):
         if line and not line.startswith(("#", " ", "defaults")):
@@ -192,36 +196,37 @@ def test_a_reward_weight_that_is_no_number_is_refused_by_its_name(weight):
 
 @pytest.mark.parametrize("key", ["data.records", "data.annotations", "evaluation.records"])
 def test_a_folder_in_place_of_a_file_is_called_a_folder(key, tmp_path):
-    assert f"{key} is {tmp_path}, which is a folder; " in "".join(problems_of(composed("experiment=smoke", f"{key}={tmp_path}")))
+    problems = problems_of(composed("experiment=smoke", f"{key}={tmp_path}"), TrainConfig)
+    assert f"{key} is {tmp_path}, which is a folder; " in "".join(problems)
 
 
 def test_a_seed_below_zero_is_refused_before_anything_loads():
-    assert problems_of(composed("experiment=smoke", "seed=-1")) == ["seed is -1; use a whole number from 0 on"]
+    assert problems_of(composed("experiment=smoke", "seed=-1"), TrainConfig) == ["seed is -1; use a whole number from 0 on"]
 
 
 def test_weights_that_learn_in_sixteen_bits_are_warned_of_with_the_remedy():
-    [caution] = cautions(composed("experiment=stage1", "policy.dtype=bfloat16"))
+    [caution] = cautions(validated(composed("experiment=stage1", "policy.dtype=bfloat16"), TrainConfig))
     assert "policy.dtype is bfloat16 and all weights learn" in caution
     assert "policy.dtype=float32" in caution and "trainer.precision=bf16-mixed, or trainer=fsdp" in caution
     for change in ("policy.dtype=float32", "trainer.precision=bf16-mixed", "policy.dtype=bfloat16 policy.lora_rank=8"):
-        assert cautions(composed("experiment=stage1", *change.split())) == []
+        assert cautions(validated(composed("experiment=stage1", *change.split()), TrainConfig)) == []
 
 
 @pytest.mark.parametrize("key", ["objective.learning_rate", "rollout.temperature", "reward.terms.accuracy.weight"])
 def test_a_setting_that_is_not_a_number_is_refused_by_its_name(key):
-    assert f"{key} is nan; write a number" in problems_of(composed("experiment=stage1", f"{key}=nan"))
+    assert f"{key} is nan; write a number" in problems_of(composed("experiment=stage1", f"{key}=nan"), TrainConfig)
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true", "16-mixed", "64-true", "transformer-engine"])
 def test_a_precision_that_an_update_can_not_be_made_in_is_refused_before_anything_loads(precision):
-    [said] = problems_of(composed("experiment=stage1", f"trainer.precision={precision}"))
+    [said] = problems_of(composed("experiment=stage1", f"trainer.precision={precision}"), TrainConfig)
     assert said.startswith(f"trainer.precision is {precision}; choose 32-true, or bf16-mixed")
 
 
 def test_only_accuracy_can_teach_where_it_is_a_term():
-    assert "choose all or accuracy" in problems_of(composed("experiment=stage1", "objective.teach_groups=acuracy"))[0]
+    assert "choose all or accuracy" in problems_of(composed("experiment=stage1", "objective.teach_groups=acuracy"), TrainConfig)[0]
     without = ("~reward.terms.accuracy", "~reward.terms.tool")  # the second one has the first for its gate
-    [problem] = problems_of(composed("experiment=stage1", "objective.teach_groups=accuracy", *without))
+    [problem] = problems_of(composed("experiment=stage1", "objective.teach_groups=accuracy", *without), TrainConfig)
     assert "reward.terms has no term of that name" in problem
 
 
@@ -266,7 +271,7 @@ def test_a_folder_of_somebody_else_is_compared_without_looking_anything_up(tmp_p
     kept = (tmp_path / "settings.yaml").read_text()
     (tmp_path / "settings.yaml").write_text(kept.replace("seed: 0", "seed: ${oc.env:SOME_KEY}"))
     with pytest.raises(ConfigError, match="seed") as error:
-        refuse_other_run(cfg, tmp_path / "settings.yaml", finished=True)
+        refuse_other_run(plain(cfg), tmp_path / "settings.yaml", finished=True)
     assert "sk-secret" not in str(error.value)
 
 
@@ -291,7 +296,7 @@ def test_a_folder_of_somebody_else_is_compared_without_looking_anything_up(tmp_p
     ],
 )
 def test_a_trainer_setting_that_would_be_dropped_or_can_not_work_is_refused_in_one_sentence(setting, said):
-    problems = problems_of(composed("experiment=smoke", setting))
+    problems = problems_of(composed("experiment=smoke", setting), TrainConfig)
     assert len(problems) == 1 and problems[0].startswith(said), problems
 
 
@@ -300,7 +305,7 @@ def test_a_trainer_setting_that_would_be_dropped_or_can_not_work_is_refused_in_o
                 "+trainer.max_time='01:00:00:00'", "+trainer.limit_train_batches=2", "trainer.strategy=ddp", "+trainer.deterministic=true"]
 )  # fmt: skip
 def test_a_trainer_setting_that_is_honoured_is_taken(setting):
-    assert problems_of(composed("experiment=smoke", setting)) == []
+    assert problems_of(composed("experiment=smoke", setting), TrainConfig) == []
 
 
 SLURM = {"SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
@@ -328,17 +333,17 @@ def test_a_launcher_that_started_another_number_of_processes_is_refused_before_a
         monkeypatch.setenv(key, value)
     cfg = composed("experiment=smoke", f"trainer.devices={devices}", f"trainer.num_nodes={nodes}")
     if said is None:
-        check(cfg, "train")
+        validated(cfg, TrainConfig)
     else:
         with pytest.raises(ConfigError, match=said):
-            check(cfg, "train")
+            validated(cfg, TrainConfig)
 
 
 def test_entries_of_one_process_are_refused_where_several_were_started(monkeypatch):
     for key, value in (SLURM | {"SLURM_NTASKS": "2"}).items():
         monkeypatch.setenv(key, value)
     with pytest.raises(ConfigError, match=r"Slurm started 2 processes, but probe is one; start it once \(srun --ntasks=1\)"):
-        check(composed(name="probe"), "probe")
+        validated(composed(name="probe"), ProbeConfig)
 
 
 # ------------------------------------------------------------------------------------------------------- names of a sweep's folders

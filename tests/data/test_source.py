@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from focus import build
-from focus.config import CONF, ConfigError, check, problems_of
+from focus.config import CONF, SCHEMAS, ConfigError, problems_of, validated
+from focus.config.schema import InspectConfig, ProbeConfig, TrainConfig
 from focus.data.readers import SETS, TESTS
 from focus.data.sample import Records
 from focus.data.source import open_source
@@ -61,7 +62,7 @@ def test_every_set_is_chosen_by_its_name_wherever_questions_are_read(tmp_path, e
     cfg = composed(entry, f"data={name}", f"data.root={tmp_path}")
     assert (cfg.data.source, cfg.data.kept) == (name, f"outputs/data/{name}")
     refused = [f"data.source is {name}, which policies are tested on; train on another set"] if entry == "train" and name in TESTS else []
-    assert problems_of(cfg) == refused
+    assert problems_of(cfg, SCHEMAS[entry]) == refused
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -76,7 +77,7 @@ def test_the_file_of_every_set_says_what_it_reads_and_expects_it_in_one_place(na
 @pytest.mark.parametrize("name", SETS)
 def test_every_set_is_opened_through_the_settings(tmp_path, published, name):
     cfg = composed("inspect", f"data={name}", f"data.root={published(name)}", f"data.kept={tmp_path}/data")
-    check(cfg, "inspect")
+    validated(cfg, InspectConfig)
     samples = build.training_samples(cfg.data)
     assert len(samples) > 0 and all(sample.source == name and sample.open().size == sample.size for sample in samples)
 
@@ -84,7 +85,7 @@ def test_every_set_is_opened_through_the_settings(tmp_path, published, name):
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_a_folder_that_is_not_there_is_one_message_that_names_the_setting_and_what_is_expected(tmp_path, entry):
     with pytest.raises(ConfigError) as error:
-        check(composed(entry, "data=deepeyes4k", f"data.root={tmp_path}/nowhere"), entry)
+        validated(composed(entry, "data=deepeyes4k", f"data.root={tmp_path}/nowhere"), SCHEMAS[entry])
     [line] = [line for line in str(error.value).splitlines() if line.startswith("  - ")]
     assert line.startswith(f"  - data.root is {tmp_path}/nowhere, where the files of deepeyes4k are expected (")
     assert SETS["deepeyes4k"].about in line and "data.root=FOLDER" in line
@@ -101,24 +102,24 @@ def test_a_folder_without_the_files_is_told_with_the_folder_and_the_files(tmp_pa
 
 @pytest.mark.parametrize("wrong, right", [("hrbench4", "hrbench4k"), ("treevgr", "treevgr_rl"), ("vstr", "vstar"), ("zoom", "zoombench")])
 def test_a_name_that_nearly_exists_gets_a_suggestion(wrong, right):
-    [problem] = problems_of(composed("inspect", f"data.source={wrong}"))
+    [problem] = problems_of(composed("inspect", f"data.source={wrong}"), InspectConfig)
     assert problem.startswith(f"data.source is '{wrong}'. Did you mean {right}? There are scenes (embedded), records")
     assert all(name in problem for name in SETS)
 
 
 def test_a_name_like_no_other_gets_the_list_alone():
-    [problem] = problems_of(composed("inspect", "data.source=imagenet"))
+    [problem] = problems_of(composed("inspect", "data.source=imagenet"), InspectConfig)
     assert "Did you mean" not in problem and all(name in problem for name in SETS)
 
 
 @pytest.mark.parametrize("name", TESTS)
 def test_nobody_trains_on_a_test_set(tmp_path, name):
     with pytest.raises(ConfigError, match=f"data.source is {name}, which policies are tested on; train on another set"):
-        check(composed("train", f"data={name}", f"data.root={tmp_path}"), "train")
+        validated(composed("train", f"data={name}", f"data.root={tmp_path}"), TrainConfig)
 
 
 def test_training_on_a_published_set_asks_for_questions_to_evaluate_on(tmp_path):
-    [problem] = problems_of(composed("train", "data=deepeyes4k", f"data.root={tmp_path}", "evaluation.samples=8"))
+    [problem] = problems_of(composed("train", "data=deepeyes4k", f"data.root={tmp_path}", "evaluation.samples=8"), TrainConfig)
     assert "set evaluation.records" in problem and "evaluation.samples=0" in problem
 
 
@@ -183,7 +184,7 @@ def test_such_records_are_questions_to_evaluate_on(tmp_path, published, opened):
     opened("vstar", published("vstar"))
     overrides = (f"evaluation.records={tmp_path}/data/vstar/records.jsonl", "evaluation.samples=2")
     cfg = composed("train", *overrides)
-    check(cfg, "train")
+    validated(cfg, TrainConfig)
     samples = build.held_out_samples(cfg)
     assert [sample.id for sample in samples] == ["vstar/test/0", "vstar/test/1"] and samples[0].open().size == (2000, 1500)
 
@@ -192,13 +193,13 @@ def test_they_are_so_too_beside_a_training_set_that_lies_in_another_folder(tmp_p
     opened("vstar", published("vstar"))
     overrides = (f"evaluation.records={tmp_path}/data/vstar/records.jsonl", "evaluation.samples=2")
     cfg = composed("train", "data=deepeyes4k", f"data.root={published('deepeyes4k')}", *overrides)
-    check(cfg, "train")
+    validated(cfg, TrainConfig)
     assert build.held_out_samples(cfg)[0].open().size == (2000, 1500)
 
 
 def test_a_probe_reads_the_set_itself(tmp_path, published):
     cfg = composed("probe", "data=vstar", f"data.root={published('vstar')}", f"data.kept={tmp_path}/data", "evaluation.samples=2")
-    check(cfg, "probe")
+    validated(cfg, ProbeConfig)
     assert [sample.id for sample in build.held_out_samples(cfg)] == ["vstar/test/0", "vstar/test/1"]
 
 
@@ -286,7 +287,7 @@ def test_drawn_boxes_are_the_road_to_stage_2(tmp_path, published):
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         overrides = ["experiment=stage2", *settings, "evaluation.samples=0", f"policy.checkpoint={tmp_path}/policy", "output=x"]
         bare, cfg = compose("train", overrides), compose("train", [*overrides, f"data.annotations={export}"])
-    check(cfg, "train")
+    validated(cfg, TrainConfig)
     samples = build.gradable_samples(build.training_samples(cfg.data), build.build_rewards(cfg))
     assert [len(chain) for sample in samples for chain in sample.boxes] == [3, 3]
     with pytest.raises(ValueError, match=r"reward term .* grades crops by annotated boxes, but none of the 2 training questions has one"):
@@ -335,7 +336,7 @@ def test_drawn_chains_are_not_derived_again(tmp_path, published, opened):
 
 
 def test_scenes_are_not_for_annotations_or_derived_boxes():
-    [problem] = problems_of(composed("inspect", "data.derive_boxes=28"))
+    [problem] = problems_of(composed("inspect", "data.derive_boxes=28"), InspectConfig)
     assert problem.startswith("data.source is scenes, whose boxes are exact")
-    [problem] = problems_of(composed("inspect", "data=records", f"data.records={CONF}/base.yaml", "data.derive_boxes=-1"))
+    [problem] = problems_of(composed("inspect", "data=records", f"data.records={CONF}/base.yaml", "data.derive_boxes=-1"), InspectConfig)
     assert problem.startswith("data.derive_boxes is -1; give the least side")

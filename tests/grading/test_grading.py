@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from focus import build
-from focus.config import check
+from focus.config import validated
+from focus.config.schema import TrainConfig
 from focus.data.questions import Questions
 from focus.data.sample import Sample, write_records
 from focus.data.scenes import DIFFICULTY, Scenes
@@ -403,7 +404,7 @@ def test_make_inspect_counts_the_questions_that_rules_decide(tmp_path):
 )
 def test_judges_that_can_not_work_are_refused_before_anything_starts(overrides, problem, tmp_path, random_policy):
     with pytest.raises(ValueError, match=problem):
-        check(settings(tmp_path, random_policy, *overrides), "train")
+        validated(settings(tmp_path, random_policy, *overrides), TrainConfig)
 
 
 # --------------------------------------------------------------------------------------------------------- two ranks

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from focus import build
-from focus.config import ConfigError, check
+from focus.config import ConfigError, validated
+from focus.config.schema import TrainConfig
 from focus.model import loading, policy_model
 from focus.runs import evaluate, probe, train
 from focus.training.logprobs import sampled_logprobs
@@ -264,7 +265,7 @@ def test_flash_attention_is_taken_where_it_imports_and_its_kernels_take_the_numb
     ],
 )
 def test_a_policy_is_measured_in_the_arithmetic_of_its_training(trainer, mixed, folders):
-    with build.autocast_like_trainer(configured(folders, "qwen3_vl", Path("x"), *trainer)):
+    with build.autocast_like_trainer(configured(folders, "qwen3_vl", Path("x"), *trainer).trainer):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype is (torch.bfloat16 if mixed else torch.float32)
 
@@ -273,4 +274,4 @@ def test_a_policy_is_measured_in_the_arithmetic_of_its_training(trainer, mixed, 
 def test_a_trainer_for_gpus_is_refused_where_there_is_none(trainer, folders, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"trainer\.accelerator is gpu, but PyTorch finds no GPU here .*; use trainer=cpu"):
-        check(configured(folders, "qwen3_vl", Path("x"), f"trainer={trainer}"), "train")
+        validated(configured(folders, "qwen3_vl", Path("x"), f"trainer={trainer}"), TrainConfig)

@@ -13,6 +13,7 @@ from experiments.plan import measure
 from experiments.scale import table as scale
 from focus import config
 from focus.config import ConfigError
+from focus.config.schema import PlanConfig
 from focus.planning import advice, architecture, estimate, hardware
 from focus.rollout.kv import KVEngine
 from focus.runs import plan
@@ -137,7 +138,7 @@ def test_gradients_travel_twice_under_ddp_and_once_for_each_forward_under_fsdp()
 
 
 def test_every_piece_of_advice_lowers_the_peak_and_is_true_when_followed():
-    cfg = settings(*SEVEN_B)
+    cfg = config.validated(settings(*SEVEN_B), PlanConfig)
     before = estimate.make_plan(cfg)
     found = advice.advice(cfg, before)
     peaks = [before.peak, *(each.peak for each in found)]
@@ -174,7 +175,7 @@ def test_what_can_not_be_planned_is_said_in_one_message(overrides, said, tmp_pat
 
 
 def test_a_plan_asks_for_no_data():
-    config.check(settings("data=pixelreasoner"), "plan")
+    config.validated(settings("data=pixelreasoner"), PlanConfig)
 
 
 def test_the_table_of_the_measurement_is_that_of_its_record_and_misses_are_those_it_names():

@@ -10,6 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from focus.config import CONF
+from focus.config.validate import plain
 from focus.report.dashboard import FolderWandbLogger, closing, shown_settings, start_logger
 from focus.runs import train
 from focus.training.policy import FocusPolicy
@@ -148,14 +149,15 @@ def test_no_key_and_no_password_of_a_server_reaches_a_dashboard(tmp_path):
                 "+logger.api_key=secret",
             ],
         )
-    shown = shown_settings(cfg)
+    shown = shown_settings(plain(cfg))
     assert "secret" not in json.dumps(shown) and shown["rollout"]["endpoint"]["url"] == "http://host:8000/v1"
     assert shown["rollout"]["endpoint"]["key_env"] and shown["objective"]["learning_rate"] == cfg.objective.learning_rate
 
 
 def test_tensorboard_keeps_one_folder_for_all_starts_of_a_run(tmp_path):
     for _ in range(2):
-        logger = start_logger(settings(tmp_path, tmp_path, "logger=tensorboard"))
+        run = plain(settings(tmp_path, tmp_path, "logger=tensorboard"))
+        logger = start_logger(run["logger"], run)
         logger.log_metrics({"update": 1.0}, step=0)
         logger.finalize("success")
     assert {path.parent.name for path in tmp_path.rglob("events.*")} == {"tensorboard"}

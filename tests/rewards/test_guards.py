@@ -20,12 +20,14 @@ from PIL import Image
 from focus import build
 from focus.build import gradable_samples
 from focus.config import CONF, problems_of
+from focus.config.schema import TrainConfig
+from focus.config.validate import plain
 from focus.data.boxes import settle
 from focus.data.original import Decoded
 from focus.data.scenes import DIFFICULTY, Scene, Scenes, scene_spec
 from focus.gap import View
 from focus.model.prompts import CALL_OPEN, encode
-from focus.report.run import has_row, settings_hash, write_row
+from focus.report.run import RunFacts, has_row, write_row
 from focus.rewards import Accuracy, Grounding
 from focus.rollout.engine import Sampling
 from focus.rollout.loop import RolloutLimits
@@ -335,28 +337,33 @@ def test_a_run_in_a_folder_that_started_from_another_policy_is_refused(tmp_path,
         random_qwen3_vl(seed=7).save(random_policy)
 
 
+def facts_of(output: Path, policy: Path, *overrides: str) -> RunFacts:
+    """What a results file says about the run with these settings."""
+    return build.run_facts(TrainConfig.model_validate(plain(settings(output, policy, *overrides))))
+
+
 def test_a_point_stands_in_the_results_only_if_it_finished_from_the_same_base(tmp_path):
-    results, cfg = tmp_path / "results.csv", settings(tmp_path / "a", tmp_path)
-    point = settings_hash(cfg)
+    results, run = tmp_path / "results.csv", facts_of(tmp_path / "a", tmp_path)
+    point = run.point
     assert not has_row(results, point, "base")
-    write_row(results, cfg, "base", {}, status="crashed: RuntimeError: boom")
+    write_row(results, run, "base", {}, status="crashed: RuntimeError: boom")
     assert not has_row(results, point, "base")
-    write_row(results, cfg, "base", {})
+    write_row(results, run, "base", {})
     assert has_row(results, point, "base")
     assert not has_row(results, point, "another base")
-    assert not has_row(results, settings_hash(settings(tmp_path / "a", tmp_path, "seed=1")), "base")
+    assert not has_row(results, facts_of(tmp_path / "a", tmp_path, "seed=1").point, "base")
 
 
 @pytest.mark.parametrize("cut", [1, 2, 40, 140])
 def test_a_row_that_a_kill_cut_is_no_finished_point_and_leaves_with_the_next_one(cut, tmp_path):
     """Also where the whole row is there but its end of line (`\\r\\n`): nobody can tell whether its last number is whole."""
-    results, cfg = tmp_path / "results.csv", settings(tmp_path / "a", tmp_path)
-    point = settings_hash(cfg)
-    write_row(results, cfg, "first", {})
-    write_row(results, cfg, "base", {})
+    results, run = tmp_path / "results.csv", facts_of(tmp_path / "a", tmp_path)
+    point = run.point
+    write_row(results, run, "first", {})
+    write_row(results, run, "base", {})
     results.write_bytes(results.read_bytes()[:-cut])
     assert not has_row(results, point, "base") and has_row(results, point, "first")
-    write_row(results, cfg, "again", {})
+    write_row(results, run, "again", {})
     assert [(row["base"], row["status"]) for row in rows(results)] == [("first", "finished"), ("again", "finished")]
 
 
@@ -425,13 +432,13 @@ def test_held_out_scenes_have_the_letters_of_the_training_unless_they_have_their
 @pytest.mark.parametrize("section", ["data", "evaluation"])
 @pytest.mark.parametrize("letters", [[13, 9], [9], [5, 9], [9, 11, 13]])
 def test_letters_that_can_not_be_drawn_are_refused_with_the_key_and_the_remedy(composed, section, letters):
-    found = problems_of(changed(composed, **{section: letters}))
+    found = problems_of(changed(composed, **{section: letters}), TrainConfig)
     assert found == [f"{section}.letter_px is {letters}; give [least, most] native pixels, from 6 up, or null"]
 
 
 @pytest.mark.parametrize("letters", [[6, 6], [9, 13], None])
 def test_letters_that_can_be_drawn_pass(composed, letters):
-    assert problems_of(changed(composed, data=letters, evaluation=letters)) == []
+    assert problems_of(changed(composed, data=letters, evaluation=letters), TrainConfig) == []
 
 
 @pytest.mark.processes

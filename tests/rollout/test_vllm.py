@@ -14,7 +14,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 
-from focus.config import learned_settings, problems_of
+from focus.config import problems_of
+from focus.config.identity import learned_settings
+from focus.config.schema import TrainConfig
+from focus.config.validate import plain
 from focus.model import loading
 from focus.model.policy_model import PolicyModel
 from focus.rollout.engine import Request, Sampling
@@ -191,14 +194,14 @@ def test_a_sampler_in_bfloat16_stays_ten_times_below_the_alarm_and_other_weights
 
 def test_what_can_not_work_with_vllm_is_said_before_a_model_is_loaded(monkeypatch):
     def problems(*overrides: str) -> str:
-        return "\n".join(problems_of(composed("experiment=smoke", "rollout=vllm", *overrides)))
+        return "\n".join(problems_of(composed("experiment=smoke", "rollout=vllm", *overrides), TrainConfig))
 
     monkeypatch.setattr("focus.config.find_spec", lambda name: None)
     assert "vllm, which is not installed here: requirements-vllm-gpu.txt says how" in problems()
     monkeypatch.setattr("focus.config.find_spec", lambda name: name)
     assert problems() == ""
     assert "rollout.vllm.mode is 'remote'; choose colocated" in problems("rollout.vllm.mode=remote")
-    assert "rollout.endpoint.url is None; write it in full" in problems("rollout.vllm.mode=served")
+    assert "rollout.endpoint.url is null; write it in full" in problems("rollout.vllm.mode=served")
     assert problems("rollout.vllm.mode=served", "rollout.endpoint.url=http://gpu1:8000/v1") == ""
     assert "rollout.vllm.weights is /nowhere, which is no folder that can be written" in problems("rollout.vllm.weights=/nowhere")
     assert "rollout.vllm.dtype is 'float8'; choose float32 or bfloat16" in problems("rollout.vllm.dtype=float8")
@@ -211,7 +214,7 @@ def test_what_can_not_work_with_vllm_is_said_before_a_model_is_loaded(monkeypatc
 
 def test_a_run_resumes_though_its_server_has_moved_but_not_with_other_arithmetic():
     def learned(*overrides: str) -> dict[str, Any]:
-        return learned_settings(composed("experiment=smoke", "rollout=vllm", *overrides))
+        return learned_settings(plain(composed("experiment=smoke", "rollout=vllm", *overrides)))
 
     moved = (
         "rollout.vllm.mode=served",

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 
 from experiments.speed.selection import certificate, least
-from focus import config
 from focus.build import load_policy, training_samples
-from focus.config import CONF
+from focus.config import CONF, validated
+from focus.config.schema import CalibrateConfig
 from focus.data.scenes import DIFFICULTY, Scenes
 from focus.evaluation import selection_record
 from focus.evaluation.answer_reading import ReadAnswer
@@ -25,6 +25,7 @@ from focus.rollout.engine import Completion, Sampling
 from focus.rollout.kv import KVEngine
 from focus.runs import calibrate
 from focus.runtime import files
+from focus.runtime.processes import outside_cause
 from tests.support.policies import random_qwen3_vl
 
 PROPERTY = settings(deadline=None, database=None)
@@ -485,7 +486,7 @@ def test_a_line_that_a_full_disk_has_cut_is_asked_again(tmp_path, random_policy,
     monkeypatch.setattr(calibrate, "choose", full)
     with pytest.raises(OSError) as met:
         run(tmp_path / "cut", random_policy)
-    assert "No space left on device). When that is mended, run the same command again" in config.what_befell(met.value)
+    assert "No space left on device). When that is mended, run the same command again" in outside_cause(met.value)
     [kept] = (tmp_path / "cut").glob("*.jsonl")
     assert kept.read_bytes().count(b"\n") == 4
     kept.write_bytes(kept.read_bytes()[:-40])
@@ -532,7 +533,7 @@ def test_another_search_is_another_calibration(tmp_path, random_policy, answers)
     assert identities[0] != identities[1]
     cfg = composed_for(tmp_path, random_policy)
     samples, policy = training_samples(cfg.data), load_policy(cfg.policy)
-    before = calibrate.identity(cfg, policy, samples)
-    cfg.policy.dialect = "qwen3_vl_zoom"  # the same weights, asked with another prompt
-    assert calibrate.identity(cfg, policy, samples) != before
+    asked = validated(cfg, CalibrateConfig)
+    other = asked.model_copy(update={"policy": asked.policy.model_copy(update={"dialect": "qwen3_vl_zoom"})})  # another prompt
+    assert calibrate.identity(other, policy, samples) != calibrate.identity(asked, policy, samples)
     assert set(read_levels(tmp_path / "run/levels.parquet").values()) == {32}

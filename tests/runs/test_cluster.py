@@ -19,7 +19,10 @@ from hydra import compose, initialize_config_dir
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from focus import config
+from focus.build import run_facts
 from focus.config import CONF
+from focus.config.schema import TrainConfig
+from focus.config.validate import plain
 from focus.data.questions import Questions
 from focus.data.scenes import DIFFICULTY, Scenes
 from focus.model import loading
@@ -95,7 +98,7 @@ def columns(results: Path) -> list[list[str]]:
 def test_two_points_that_end_together_leave_one_header_and_a_row_each(tmp_path, monkeypatch):
     """The second has opened the empty file when the first writes."""
     results, lock = tmp_path / "results.csv", run.fcntl.flock
-    first, second = (settings(tmp_path / name, tmp_path) for name in ("a", "b"))
+    first, second = (run_facts(TrainConfig.model_validate(plain(settings(tmp_path / name, tmp_path)))) for name in ("a", "b"))
 
     def taking_turns(file, how):
         monkeypatch.setattr(run.fcntl, "flock", lock)

@@ -487,8 +487,8 @@ def test_a_server_that_dies_in_the_middle_ends_the_run_and_another_goes_on(tmp_p
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("options=sorted", "options is 'sorted'; choose one of shuffled, published"),
-        ("extraction=lax", "extraction is 'lax'; choose one of strict, lmms, vlmevalkit, mme"),
+        ("options=sorted", "options is 'sorted'; choose shuffled or published"),
+        ("extraction=lax", "extraction is 'lax'; choose strict, lmms, vlmevalkit or mme"),
         ("view.min_tokens=64", "view.min_tokens is 64 and view.max_tokens 16"),
         ("repeats=0", "repeats is 0"),
         ("repeats=4", "all answers to a question would be equal"),

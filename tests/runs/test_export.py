@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from focus import build
-from focus.config import export_dtype
+from focus.config.identity import export_dtype
+from focus.config.validate import plain
 from focus.model import loading, policy_model
 from focus.model.policy_model import PolicyModel
 from focus.runs import train
@@ -86,7 +87,7 @@ def test_adapters_lie_beside_the_merged_weights_as_peft_loads_them(folders, tmp_
     ],
 )
 def test_an_export_has_the_dtype_that_the_policy_was_sampled_in(words, expected, tmp_path):
-    assert export_dtype(settings(tmp_path, tmp_path, *words)) == expected
+    assert export_dtype(plain(settings(tmp_path, tmp_path, *words))) == expected
 
 
 def test_steps_below_the_resolution_of_bfloat16_survive_the_export_of_a_run(tmp_path, random_policy):

@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from transformers import AutoModelForImageTextToText
 
 from focus.config import CONF, problems_of
+from focus.config.schema import TrainConfig
 from focus.data.sample import Sample
 from focus.data.source import open_source
 from focus.gap import write_levels
@@ -48,14 +49,14 @@ def test_a_recipe_composes_and_lacks_nothing_but_files_that_are_made_or_download
         "no policy lies yet",
         "judge.url is null; serve that model",
     )
-    found = problems_of(composed(experiment))
+    found = problems_of(composed(experiment), TrainConfig)
     assert found and all(any(text in problem for text in first) for problem in found), found
 
 
 @pytest.mark.parametrize("experiment", PAPER)
 def test_a_recipe_names_its_judge_and_asks_for_the_address_of_its_server(experiment, monkeypatch):
     monkeypatch.delenv("FOCUS_JUDGE_URL", raising=False)
-    asked = [problem for problem in problems_of(composed(experiment)) if problem.startswith("judge.")]
+    asked = [problem for problem in problems_of(composed(experiment), TrainConfig) if problem.startswith("judge.")]
     assert asked == [
         "judge.model is Qwen/Qwen2.5-72B-Instruct but judge.url is null; serve that model and give its judge.url (http://HOST:PORT/v1), or "
         "grade without a judge: judge.model=null"
@@ -63,7 +64,7 @@ def test_a_recipe_names_its_judge_and_asks_for_the_address_of_its_server(experim
     monkeypatch.setenv("FOCUS_JUDGE_URL", "http://judge:8000/v1")
     cfg = composed(experiment)
     assert cfg.judge.url == "http://judge:8000/v1"
-    assert not [problem for problem in problems_of(cfg) if problem.startswith("judge")]
+    assert not [problem for problem in problems_of(cfg, TrainConfig) if problem.startswith("judge")]
 
 
 def test_stage_1_is_what_the_paper_reports():
@@ -80,7 +81,7 @@ def test_stage_2_goes_on_from_stage_1_with_the_grounding_reward_and_annotated_qu
     cfg = composed("stage2_7b")
     assert cfg.policy.checkpoint == "outputs/stage1_7b/policy"
     assert (cfg.reward.terms.grounding.tau, cfg.data.source, cfg.rollout.questions_per_update) == (0.9, "visualprobe_train", 256)
-    assert "data.annotations is published/visualprobe_train/boxes.json, which does not exist" in str(problems_of(cfg))
+    assert "data.annotations is published/visualprobe_train/boxes.json, which does not exist" in str(problems_of(cfg, TrainConfig))
 
 
 @pytest.mark.parametrize("experiment", ["stage1_7b", "stage2_7b"])
@@ -150,7 +151,7 @@ def test_a_mix_is_inspected_like_a_set(downloads, tmp_path, capsys):
 )
 def test_a_wrong_mix_is_refused_before_anything_is_read(overrides, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert any(said in problem for problem in problems_of(composed("stage1_7b", *overrides)))
+    assert any(said in problem for problem in problems_of(composed("stage1_7b", *overrides), TrainConfig))
 
 
 SHRUNK = (

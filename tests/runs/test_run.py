@@ -12,8 +12,9 @@ import pytorch_lightning as pl
 import torch
 from transformers import AutoModelForImageTextToText
 
-from focus import build, config
+from focus import build
 from focus.config import CONF
+from focus.config.command_line import prepare
 from focus.data.sample import read_records
 from focus.gap import levels_identity, read_levels, write_levels
 from focus.model import loading
@@ -190,9 +191,10 @@ def test_an_output_folder_that_cannot_be_written_is_said_at_once(tmp_path, rando
 def test_where_hydra_could_not_make_the_folder_of_a_run_it_is_not_asked_to(entry, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     folder = f"{tmp_path}/file/run"
-    monkeypatch.setattr(sys, "argv", [entry, f"hydra.run.dir={folder}" if entry == "train" else f"output={folder}"])
+    words = ["experiment=smoke", f"hydra.run.dir={folder}"] if entry == "train" else [f"output={folder}"]
+    monkeypatch.setattr(sys, "argv", [entry, *words])
     with pytest.raises(SystemExit, match=r"^focus: the output folder .*/file/run can't be written .* choose another with output=FOLDER$"):
-        config._prepare(entry)
+        prepare(entry)
 
 
 def test_a_policy_folder_without_a_policy_is_said_at_once(tmp_path):

@@ -23,7 +23,7 @@ from focus.config import CONF
 from focus.model import loading, policy_model
 from focus.report.run import has_row
 from focus.runs import train
-from focus.runtime import files
+from focus.runtime import files, processes
 from focus.training import checkpoints
 from focus.training.history import History, read_history
 from focus.training.history import run_status as how_it_ended
@@ -304,7 +304,7 @@ def test_sigterm_ends_with_its_status_and_a_sentence_in_any_phase(signals, capsy
 def test_a_job_of_submitit_keeps_the_handlers_that_requeue_it(signals, monkeypatch):
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    config.end_on_sigterm()
+    processes.end_on_sigterm()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
 
 
@@ -312,7 +312,7 @@ def test_a_job_of_submitit_keeps_the_handlers_that_requeue_it(signals, monkeypat
 def test_a_process_that_waits_where_python_can_not_interrupt_it_ends_on_sigterm_too():
     """Like a rank in a rendezvous or a collective, whose other rank is gone. Here a lock of the C library is taken twice."""
     stuck = (
-        "import ctypes; from focus import config; config.ENDS_WITHIN_S = 0.1; config.end_on_sigterm(); "
+        "import ctypes; from focus.runtime import processes; processes.ENDS_WITHIN_S = 0.1; processes.end_on_sigterm(); "
         "lock = ctypes.create_string_buffer(64); "
         "take = ctypes.CDLL(None).pthread_mutex_lock; take(lock); print('waits', flush=True); take(lock)"
     )
@@ -329,7 +329,10 @@ def test_a_process_that_waits_where_python_can_not_interrupt_it_ends_on_sigterm_
 @pytest.mark.processes
 def test_what_belongs_to_a_killed_process_ends_too():
     """Like a rank that Lightning started (LOCAL_RANK), whose first rank is killed alone."""
-    child = "import time; from focus.config import end_with_parent; end_with_parent(); print('works', flush=True); time.sleep(600)"
+    child = (
+        "import time; from focus.runtime.processes import end_with_parent; "
+        "end_with_parent(); print('works', flush=True); time.sleep(600)"
+    )
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     running = subprocess.Popen(
         [sys.executable, "-c", parent], cwd=CONF.parent, env=os.environ | {"LOCAL_RANK": "1"}, stdout=subprocess.PIPE, text=True

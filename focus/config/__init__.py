@@ -1,0 +1,29 @@
+"""The settings of every command: composed by Hydra from conf/, typed by pydantic, checked before anything is loaded.
+
+`command_line.start` prepares a command line, `validated` gives a command its typed settings, `identity` says which
+keys matter for what. Importing this package loads neither PyTorch nor anything else that is slow.
+"""
+
+from focus.config.checks import EMBEDDED_VIEW, SECRET, cautions
+from focus.config.command_line import guarded, start
+from focus.config.messages import ConfigError, raise_all
+from focus.config.output import alone, writable
+from focus.config.paths import CONF
+from focus.config.schema import SCHEMAS
+from focus.config.validate import problems_of, validated
+
+__all__ = [
+    "CONF",
+    "EMBEDDED_VIEW",
+    "SCHEMAS",
+    "SECRET",
+    "ConfigError",
+    "alone",
+    "cautions",
+    "guarded",
+    "problems_of",
+    "raise_all",
+    "start",
+    "validated",
+    "writable",
+]

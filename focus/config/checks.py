@@ -1,0 +1,295 @@
+"""Checks of settings that depend on several keys, on files, or on what the code offers; one sentence for each problem.
+
+Limits of a single key stand beside its field (schema.py). What a machine lacks is in machine.py.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from focus.config.messages import did_you_mean, shown
+from focus.config.schema import (
+    CalibrateConfig,
+    DataConfig,
+    EndpointConfig,
+    EvaluateConfig,
+    EvaluationConfig,
+    InspectConfig,
+    PlanConfig,
+    PolicyConfig,
+    ProbeConfig,
+    RolloutConfig,
+    TrainConfig,
+)
+from focus.config.targets import target_problems, term_problems, trainer_problems
+
+MAX_VLLM_RANK = 512  # of a LoRA adapter
+EMBEDDED_VIEW = 16  # visual tokens of the view that an evaluation of the embedded policy shows: what its stage 1 trains at
+SECRET = re.compile(r"(api|access|secret)?[_-]?key|authorization|password|(access|api|bearer)[_-]?token", re.IGNORECASE)
+
+
+def policy_problems(policy: PolicyConfig, served: bool) -> list[str]:
+    """A dialect that does not exist, and a policy that no run has left yet. `served`: the policy lies on a server."""
+    from focus.model.prompts import DIALECTS
+
+    problems = []
+    if policy.dialect not in DIALECTS:
+        problems.append(f"policy.dialect is {policy.dialect!r}; choose one of {', '.join(DIALECTS)}")
+    if not served and policy.checkpoint.startswith("outputs/") and not Path(policy.checkpoint, "config.json").is_file():
+        maker = "make claim CLAIM=gap_and_bonus" if policy.checkpoint.startswith("outputs/claims/") else None
+        maker = maker or {"outputs/stage1/policy": "make stage1", "outputs/stage2/policy": "make stage2"}.get(
+            policy.checkpoint, "its run, when it is done,"
+        )
+        problems.append(f"policy.checkpoint is {policy.checkpoint}, where no policy lies yet; {maker} leaves it there. Or name another")
+    return problems
+
+
+def data_problems(data: DataConfig) -> list[str]:
+    """Sources that do not exist, files that are not there, and keys that exclude each other."""
+    from focus.data.readers import SETS
+
+    problems = []
+    known = ("scenes", "records", *SETS)
+    if not data.mix and data.source not in known:
+        problems.append(
+            f"data.source is {data.source!r}. {did_you_mean(data.source, list(SETS))}There are scenes (embedded), records "
+            f"(a records.jsonl), and the published sets {', '.join(SETS)}"
+        )
+    if data.source == "records" and not data.records:
+        problems.append("data.source is records but data.records names no file; `make scenes` writes one, or give your own")
+    if data.source in SETS and not (data.root and Path(data.root).is_dir()):
+        problems.append(
+            f"data.root is {data.root}, where the files of {data.source} are expected ({SETS[data.source].about}); "
+            "download them, then name their folder: data.root=FOLDER"
+        )
+    if data.mix and data.source in known:
+        problems.append(f"data.mix joins {', '.join(data.mix)}, but data.source is {data.source}; give the mix a name of its own")
+    if data.mix and Path(data.source).name != data.source:
+        problems.append(f"data.source is {data.source!r}, the name that the mix is given; it names a folder, so it holds no slash")
+    for name in data.mix:
+        if name not in SETS:
+            problems.append(f"data.mix names {name!r}; choose from {', '.join(sorted(SETS))}")
+        elif not (folder := Path(data.root or "", name)).is_dir():
+            problems.append(
+                f"data.mix names {name}, whose files are expected in {folder} ({SETS[name].about}); download them, then "
+                "name the folder that holds the sets: data.root=FOLDER"
+            )
+    if data.source == "scenes" and (data.annotations or data.derive_boxes):
+        problems.append("data.source is scenes, whose boxes are exact; data.annotations and data.derive_boxes are for other sets")
+    return (
+        problems
+        + file_problems("data.annotations", data.annotations, "give an export of Label Studio, CVAT or COCO")
+        + file_problems("data.records", data.records, "name a file of JSON lines")
+    )
+
+
+def file_problems(key: str, path: str | None, remedy: str) -> list[str]:
+    """A setting that names no file although it should."""
+    if not path or Path(path).is_file():
+        return []
+    found = "is a folder" if Path(path).is_dir() else "is no file" if Path(path).exists() else "does not exist"
+    return [f"{key} is {path}, which {found}; {remedy}"]
+
+
+def rollout_problems(rollout: RolloutConfig, policy: PolicyConfig, arms: list[str]) -> list[str]:
+    """What an engine lacks, and limits of a conversation that contradict each other."""
+    from focus.model.prompts import DIALECTS
+
+    problems = []
+    if rollout.engine == "vllm":
+        problems += _vllm_problems(rollout)
+        if policy.lora_rank > MAX_VLLM_RANK:
+            problems.append(f"policy.lora_rank is {policy.lora_rank}, but vLLM takes adapters up to {MAX_VLLM_RANK}; use rollout=kv")
+    if rollout.engine == "openai":
+        if rollout.endpoint is None:
+            problems.append("rollout.engine is openai but rollout.endpoint names no server; choose rollout=openai")
+        else:
+            problems += endpoint_problems("rollout.endpoint", rollout.endpoint)
+        if policy.dialect == "tiny" and policy.checkpoint != "embedded":
+            problems.append(
+                f"policy.dialect is tiny, which only the embedded policy speaks; {policy.checkpoint} needs one of "
+                + ", ".join(name for name in DIALECTS if name != "tiny")
+            )
+    if rollout.crop_min_tokens > rollout.crop_tokens:
+        problems.append(
+            f"rollout.crop_min_tokens is {rollout.crop_min_tokens}; it must be 1 up to rollout.crop_tokens, {rollout.crop_tokens}"
+        )
+    if rollout.force_first_crop and rollout.max_crops == 0:
+        problems.append(
+            "rollout.force_first_crop is true but rollout.max_crops is 0: every rollout would run out of turns. Raise max_crops"
+        )
+    if "no_tool" in arms and policy.dialect in DIALECTS and DIALECTS[policy.dialect].plain is None:
+        problems.append(f"evaluation.arms names no_tool, but policy.dialect={policy.dialect} has no prompt without the tool; leave it out")
+    return problems
+
+
+def _vllm_problems(rollout: RolloutConfig) -> list[str]:
+    vllm = rollout.vllm
+    if vllm is None:
+        return ["rollout.engine is vllm but rollout.vllm holds no settings; choose rollout=vllm"]
+    problems = []
+    if vllm.mode == "served":
+        if rollout.endpoint is None:
+            problems.append("rollout.vllm.mode is served but rollout.endpoint names no server; choose rollout=vllm")
+        else:
+            problems += endpoint_problems("rollout.endpoint", rollout.endpoint)
+    elif find_spec("vllm") is None:
+        problems.append(
+            "rollout.engine is vllm, which is not installed here: requirements-vllm-gpu.txt says how, without a GPU `make "
+            "test-vllm` makes an environment that has it (requirements-vllm-cpu.txt). rollout=kv needs none"
+        )
+    if not os.access(vllm.weights, os.W_OK | os.X_OK):
+        problems.append(f"rollout.vllm.weights is {vllm.weights}, which is no folder that can be written; name one in a memory file system")
+    return problems
+
+
+def endpoint_problems(key: str, endpoint: EndpointConfig) -> list[str]:
+    """A server without an address or a model, and keys that would be written into files."""
+    problems = []
+    url = endpoint.url or ""
+    if not url.startswith(("http://", "https://")):
+        problems.append(f"{key}.url is {shown(endpoint.url)}; write it in full, e.g. http://localhost:8000/v1")
+    elif "@" in url.partition("://")[2].partition("/")[0]:
+        problems.append(f"{key}.url holds a name or a password; put the key into an environment variable and name it: {key}.key_env")
+    if endpoint.key_env not in os.environ and not re.fullmatch("[A-Z_][A-Z0-9_]*", endpoint.key_env):
+        problems.append(
+            f"{key}.key_env names no environment variable (what it holds is not shown, it may be the key itself); put the "
+            "key into a variable such as OPENAI_API_KEY, and give its name"
+        )
+    if secret := [name for name in endpoint.extra if SECRET.fullmatch(name)]:
+        problems.append(f"{key}.extra holds {', '.join(secret)}, which would be written into files; name an environment variable: key_env")
+    if not endpoint.model:
+        problems.append(f"{key}.model names no model; give the name under which the server knows it")
+    return problems
+
+
+def judge_problems(judge: EndpointConfig) -> list[str]:
+    """A judge without an address."""
+    if judge.url is not None:
+        return endpoint_problems("judge", judge)
+    if judge.model:
+        return [
+            f"judge.model is {judge.model} but judge.url is null; serve that model and give its judge.url "
+            "(http://HOST:PORT/v1), or grade without a judge: judge.model=null"
+        ]
+    return []
+
+
+def evaluation_problems(evaluation: EvaluationConfig) -> list[str]:
+    """Held-out questions that are not there."""
+    return file_problems("evaluation.records", evaluation.records, "name a file of JSON lines")
+
+
+def _asked(cfg: TrainConfig | ProbeConfig | EvaluateConfig) -> list[str]:
+    """Problems of everything that plays questions: policy, data, judge, rollout and evaluation."""
+    return [
+        *policy_problems(cfg.policy, served=cfg.rollout.engine == "openai"),
+        *data_problems(cfg.data),
+        *judge_problems(cfg.judge),
+        *rollout_problems(cfg.rollout, cfg.policy, cfg.evaluation.arms),
+        *evaluation_problems(cfg.evaluation),
+    ]
+
+
+def train_problems(cfg: TrainConfig) -> list[str]:
+    """What keeps a policy from being trained."""
+    from focus.data.readers import TESTS
+
+    problems = _asked(cfg)
+    if cfg.rollout.engine == "openai":
+        problems.append("rollout.engine is openai: a served model can be evaluated and probed, not trained. Use rollout=kv")
+    if cfg.gap.mode == "calibrated" and not (cfg.gap.table and Path(cfg.gap.table).is_file()):
+        problems.append(f"gap.mode is calibrated but gap.table ({cfg.gap.table or 'null'}) does not exist; `make calibrate` writes it")
+    if cfg.objective.teach_groups == "accuracy" and "accuracy" not in cfg.reward.terms:
+        problems.append("objective.teach_groups is accuracy, but reward.terms has no term of that name; choose all, or add the term")
+    problems += term_problems(cfg.reward.terms)
+    problems += trainer_problems(cfg.trainer) + target_problems("logger", cfg.logger)
+    sources = {cfg.data.source: f"data.source is {cfg.data.source}"}
+    sources |= {name: f"data.mix names {name}" for name in cfg.data.mix}
+    for name, seen in sources.items():
+        if name in TESTS:
+            problems.append(f"{seen}, which policies are tested on; train on another set")
+    if cfg.evaluation.samples and cfg.data.source != "scenes" and not cfg.evaluation.records:
+        problems.append(
+            f"data.source is {cfg.data.source}, so evaluation needs records of its own: set evaluation.records (make inspect "
+            "DATA=... leaves some in outputs/data), or evaluation.samples=0"
+        )
+    return problems
+
+
+def plan_problems(cfg: PlanConfig) -> list[str]:
+    """A plan reads neither data nor weights and is made for another machine, so neither is asked for."""
+    return [
+        *policy_problems(cfg.policy, served=False),
+        *rollout_problems(cfg.rollout, cfg.policy, []),
+        *target_problems("trainer", cfg.trainer),
+    ]
+
+
+def probe_problems(cfg: ProbeConfig) -> list[str]:
+    """What keeps a policy from being probed."""
+    problems = _asked(cfg)
+    if not cfg.views or min(cfg.views) < 1:
+        problems.append(f"views is {cfg.views}; name at least one budget, each of at least 1 token, e.g. views=[16,256]")
+    if cfg.evaluation.samples == 0:
+        problems.append("evaluation.samples is 0; a probe needs at least one question (null = all of a data set)")
+    return problems
+
+
+def evaluate_problems(cfg: EvaluateConfig) -> list[str]:
+    """What keeps a policy from being evaluated."""
+    problems = _asked(cfg)
+    if cfg.view.max_tokens is None and cfg.policy.dialect != "tiny":
+        problems.append(
+            "view.max_tokens is null; name the most visual tokens of the view, which a number means little without: 1024, 16384"
+        )
+    if cfg.view.min_tokens > (cfg.view.max_tokens or EMBEDDED_VIEW):
+        problems.append(
+            f"view.min_tokens is {cfg.view.min_tokens} and view.max_tokens {shown(cfg.view.max_tokens)}; they must be 1 or "
+            "more, in this order"
+        )
+    if cfg.repeats > 1 and cfg.evaluation.temperature == 0:
+        problems.append(f"repeats is {cfg.repeats} but evaluation.temperature is 0: all answers to a question would be equal. Use 1.0")
+    if cfg.evaluation.samples == 0:
+        problems.append("evaluation.samples is 0; an evaluation needs at least one question (null = all)")
+    return problems
+
+
+def calibrate_problems(cfg: CalibrateConfig) -> list[str]:
+    """What keeps views from being chosen."""
+    problems = policy_problems(cfg.policy, served=False) + data_problems(cfg.data) + judge_problems(cfg.judge)
+    calibration = cfg.calibration
+    if calibration.decoding == "vote" and calibration.vote_temperature <= 0:
+        problems.append(
+            f"calibration.vote_temperature is {calibration.vote_temperature}; votes drawn at 0 are all equal. Use 1.0, or decoding=greedy"
+        )
+    return problems
+
+
+def inspect_problems(cfg: InspectConfig) -> list[str]:
+    """What keeps a set from being read."""
+    return data_problems(cfg.data)
+
+
+# By schema; the others have no such check
+CROSS_CHECKS: Mapping[type, Callable[[Any], list[str]]] = {
+    TrainConfig: train_problems,
+    PlanConfig: plan_problems,
+    ProbeConfig: probe_problems,
+    EvaluateConfig: evaluate_problems,
+    CalibrateConfig: calibrate_problems,
+    InspectConfig: inspect_problems,
+}
+
+
+def cautions(cfg: TrainConfig) -> list[str]:
+    """What works, but not as one may expect: sentences to print before a run."""
+    if cfg.policy.dtype == "bfloat16" and not cfg.policy.lora_rank:
+        return [
+            "policy.dtype is bfloat16 and all weights learn: steps below its resolution are lost, at 1e-6 nearly all. Keep "
+            "weights in float32 (policy.dtype=float32) and compute in bfloat16: trainer.precision=bf16-mixed, or trainer=fsdp"
+        ]
+    return []

@@ -1,0 +1,215 @@
+"""The command line of every command: checked before Hydra runs, so that each mistake gets one message that says what to do."""
+
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ValueType
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from focus.config.messages import ConfigError, did_you_mean, raise_all, unknown_key
+from focus.config.output import writable
+from focus.config.paths import CONF
+from focus.config.schema import SCHEMAS, Section
+from focus.config.validate import key_problems, validated
+from focus.runtime.processes import end_on_sigterm, end_with_parent, exit_interrupted, outside_cause
+
+LONGEST_NAME = 255  # bytes of a folder's name
+SWEEP_FLAGS = {"-m", "--multirun"}
+FREE_KEYS = re.compile(r"(judge|rollout\.endpoint)\.extra[.=]")  # sections whose keys no schema names
+
+# What conf/hydra/launcher/slurm.yaml asks Slurm for
+OmegaConf.register_new_resolver("gpus", lambda accelerator, devices: devices if accelerator in ("gpu", "cuda") else None, replace=True)
+
+
+def start(main: Callable[[], None], command: str) -> None:
+    """Run a command. What Hydra would refuse is refused before, in one message that lists what exists.
+
+    Of a sweep the first point is checked too, before any is started or queued.
+    """
+    end_on_sigterm()
+    try:
+        prepare(command)
+        main()
+    except KeyboardInterrupt as error:
+        exit_interrupted(error)
+
+
+def guarded(run: Callable[[DictConfig], None], cfg: DictConfig) -> None:
+    """Run with these settings; a ValueError is meant for people and becomes one message and exit status 1, and so does ctrl-C.
+
+    SIGTERM ends with 143. In a sweep errors are left to Hydra, which marks this point as failed and runs the others.
+    """
+    end_on_sigterm()
+    end_with_parent()
+    try:
+        run(cfg)
+    except KeyboardInterrupt as error:
+        exit_interrupted(error)
+    except Exception as error:
+        message = str(error) if isinstance(error, ValueError) else outside_cause(error)
+        if not message:
+            raise
+        if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise ValueError(message) from error
+        sys.exit(f"focus: {message}")
+
+
+def prepare(command: str) -> None:
+    """Check the words of the command line, and rewrite those that Hydra's grammar could not read. Exits with one message."""
+    words = sys.argv[1:]
+    sweep = bool(SWEEP_FLAGS.intersection(words))
+    launcher = next((word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")), None)
+    if launcher and not sweep:
+        sys.exit(f"focus: hydra/launcher={launcher} starts the points of a sweep; add --multirun (one run is a sweep of one point)")
+    if launcher == "slurm" and shutil.which("sbatch") is None:
+        sys.exit("focus: hydra/launcher=slurm needs sbatch, which is not here; start it on a login node, or use hydra/launcher=local")
+    if {word for word in words if word.startswith("-")} - SWEEP_FLAGS:
+        return  # a flag of Hydra's own, such as --help: Hydra answers it
+    _refuse_bare_words(words)
+    words = [readable(word, sweep) if "=" in word and not word.startswith(("-", "hydra")) else word for word in words]
+    sys.argv[1:] = words
+    overrides = [word for word in words if not word.startswith("-")]
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        try:
+            composed = compose(command, [_first_point(word) for word in overrides], return_hydra_config=True)
+            cfg = OmegaConf.masked_copy(composed, [key for key in map(str, composed) if key != "hydra"])
+            if "output" in cfg:
+                cfg.output = "outputs"  # that of a point, or of a run, is known when it begins
+            if sweep:
+                validated(cfg, SCHEMAS[command], here=False)
+                sys.argv += _shorter_names(composed.hydra, overrides)
+            else:
+                _check_keys(cfg, SCHEMAS[command])
+                _try_to_write(composed.hydra.run.dir)
+        except (ConfigCompositionException, MissingConfigException, OverrideParseException) as error:
+            sys.exit(f"focus: {_reason(error, SCHEMAS[command])}")
+        except ConfigError as error:
+            sys.exit(f"focus: the first point of this sweep: {error}" if sweep else f"focus: {error}")
+        except ValueError as error:  # Hydra's, for a group that is given a number
+            sys.exit(f"focus: {error}")
+    if launcher == "slurm" and "trainer" in cfg and cfg.trainer.devices == "auto":
+        sys.exit("focus: trainer.devices is auto, but Slurm is asked for a number of GPUs on each node: trainer.devices=8")
+
+
+def _refuse_bare_words(words: Sequence[str]) -> None:
+    """End with one message for a word that is no setting: most often the end of a value that has a space in it."""
+    for before, word in zip(("", *words), words, strict=False):
+        if "=" not in word and not word.startswith(("-", "~")):
+            key, _, value = before.partition("=")
+            hint = f". If it belongs to {key}, put the whole value into quotes: {key}='{value} {word}'" if value else ""
+            sys.exit(f"focus: {word} is no setting; settings are given as KEY=VALUE{hint}")
+
+
+def _check_keys(cfg: DictConfig, schema: type[Section]) -> None:
+    """Refuse keys and types that can't be right. A reference to what only Hydra's own start knows is left to the run."""
+    with suppress(OmegaConfBaseException):
+        raise_all(key_problems(cfg, schema))
+
+
+def _try_to_write(folder: str) -> None:
+    """End with one message where Hydra could not make the folder of a run, or write its own files into it."""
+    if folder == ".":
+        return
+    try:
+        with writable(folder):
+            trial = Path(folder, ".writable")
+            trial.write_bytes(bytes(2**16))
+            trial.unlink()
+    except ValueError as error:
+        sys.exit(f"focus: {error}")
+
+
+def swept_values(params: Mapping[str, str], overrides: Sequence[str]) -> dict[str, list[str]]:
+    """All values of every key of a sweep: those of its experiment (`params`), replaced by those of its command line."""
+    given: dict[str, list[str]] = {}
+    words = [*(f"{key}={value}" for key, value in params.items()), *overrides]
+    for override in OverridesParser.create().parse_overrides(words):
+        if override.is_sweep_override():
+            values = [str(value) for value in override.sweep_string_iterator()]
+        else:
+            values = [override.get_value_element_as_str()]
+        given[override.get_key_element()] = values
+    return given
+
+
+def point_name(point: Mapping[str, str], unnamed: Sequence[str]) -> str:
+    """The name that Hydra gives a point's folder: its overrides, except those of the keys `unnamed`."""
+    return ",".join(sorted(f"{key}={value}" for key, value in point.items() if key.lstrip("+~") not in unnamed))
+
+
+def _shorter_names(hydra: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """What to add to a sweep's command line where all its settings would make too long folder names: only swept keys then stay."""
+    if "override_dirname" not in str(OmegaConf.to_container(hydra.sweep)["subdir"]):  # type: ignore[call-overload,index]
+        return []
+    given = swept_values(hydra.sweeper.params or {}, [word for word in overrides if not word.startswith("hydra")])
+    longest = {key: max(values, key=len) for key, values in given.items()}
+    unnamed = list(hydra.job.config.override_dirname.exclude_keys)
+    if len(point_name(longest, unnamed).encode()) <= LONGEST_NAME:
+        return []
+    unnamed += sorted({key.lstrip("+~") for key, values in given.items() if len(values) == 1} - {*unnamed})
+    if (size := len(point_name(longest, unnamed).encode())) > LONGEST_NAME:
+        sys.exit(
+            f"focus: a point's folder would be named by what is swept, with {size} bytes; {LONGEST_NAME} are possible. Sweep "
+            "fewer keys, or put long values into files of conf/experiment and sweep over those (experiment=a,b)"
+        )
+    return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(unnamed)}]"]
+
+
+def readable(override: str, sweep: bool = False) -> str:
+    """An override as Hydra's grammar can read it: a value with letters or signs that the grammar lacks is put into quotes.
+
+    `~/` is the home folder. Without a sweep a comma in a path is a part of it. Exits for a list, a dict or a choice that
+    can't be read.
+    """
+    override = ("++" if FREE_KEYS.match(override) else "") + override
+    key, _, value = override.partition("=")
+    if value.startswith("~/"):
+        value = str(Path.home() / value[2:])
+        override = f"{key}={value}"
+    try:
+        [parsed] = OverridesParser.create().parse_overrides([override])
+        if sweep or parsed.value_type is not ValueType.SIMPLE_CHOICE_SWEEP or "/" not in value or value.startswith(("'", '"')):
+            return override
+    except (OverrideParseException, HydraException):
+        if value.startswith(("[", "{", "'", '"')) or (sweep and "," in value):
+            sys.exit(
+                f"focus: {key} is {value}, which Hydra can't read; put a text that has other letters or signs into quotes "
+                f"twice: \"{key}='...'\""
+            )
+    quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
+    return f"{key}='{quoted}'"
+
+
+def _first_point(override: str) -> str:
+    """An override as the first point of a sweep has it."""
+    [parsed] = OverridesParser.create().parse_overrides([override])
+    if not parsed.is_sweep_override():
+        return override
+    return f"{parsed.get_key_element()}={next(parsed.sweep_string_iterator())}"
+
+
+def _reason(error: BaseException, schema: type[Section]) -> str:
+    """Why Hydra refused, and the keys or files that exist beside the one that does not."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        existing = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        return f"{group}={name} names no file. {did_you_mean(name, existing)}There are: {', '.join(existing)}"
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
+        siblings = [str(key) for key in cause.parent_node if key != "hydra"]
+        return unknown_key(str(cause.full_key or cause.key), siblings, schema)
+    if isinstance(cause, OmegaConfBaseException):
+        return f"{error}: " + " ".join(line.strip() for line in str(cause).splitlines()[:2])
+    return str(error)

@@ -1,0 +1,64 @@
+"""Checks of this machine: its GPUs, and how many processes its launcher started."""
+
+import os
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from focus.config.schema import Section, TrainConfig
+
+
+def machine_problems(cfg: Section, command: str) -> list[str]:
+    """What this machine lacks for these settings. Settings alone may describe a run that another machine makes."""
+    launcher, started = launched()
+    if not isinstance(cfg, TrainConfig) or command != "train":
+        if started > 1:
+            return [f"{launcher} started {started} processes, but {command} is one; start it once (srun --ntasks=1)"]
+        return []
+    import torch
+
+    accelerator = cfg.trainer.get("accelerator")
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        return [f"trainer.accelerator is {accelerator}, but PyTorch finds no GPU here (torch.cuda.is_available()); use trainer=cpu"]
+    devices, nodes = _devices_per_node(cfg.trainer), int(cfg.trainer.get("num_nodes", 1))
+    if launcher == "mpirun" and find_spec("mpi4py") is None:
+        return [f"mpirun started {started} processes, which find each other by the package mpi4py alone; install it, or use torchrun"]
+    if not launcher or started == devices * nodes:
+        return []
+    remedy = {
+        "Slurm": f"ask for --nodes={nodes} --ntasks-per-node={devices}, or, to have one task start the others on its node, "
+        "name the job interactive (--job-name=interactive)",
+        "torchrun": f"use --nnodes={nodes} --nproc_per_node={devices}",
+        "mpirun": f"use -n {devices * nodes}",
+    }[launcher]
+    return [
+        f"{launcher} started {started} process{'es' if started > 1 else ''} for this run, but trainer.devices x "
+        f"trainer.num_nodes is {devices} x {nodes}; set them to what was started, or {remedy}"
+    ]
+
+
+def launched() -> tuple[str, int]:
+    """What started this process with others of its kind, and how many; ("", 1) for a lone process. In Lightning's order."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return "torchrun", int(os.environ["WORLD_SIZE"])
+    if any(name.startswith("SLURM_") for name in os.environ):
+        from pytorch_lightning.plugins.environments import SLURMEnvironment
+
+        if SLURMEnvironment.detect():
+            return "Slurm", int(os.environ.get("SLURM_NTASKS", 1))
+    sizes = [int(os.environ[name]) for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE") if name in os.environ]
+    return ("mpirun", sizes[0]) if sizes and sizes[0] > 1 else ("", 1)
+
+
+def _devices_per_node(trainer: Mapping[str, Any]) -> int:
+    """Devices of one node that Lightning will use."""
+    devices = trainer.get("devices", "auto")
+    if isinstance(devices, list):
+        return len(devices)
+    if "," in str(devices):
+        return len([each for each in str(devices).split(",") if each.strip()])
+    if str(devices) in ("auto", "-1"):
+        import torch
+
+        return torch.cuda.device_count() if trainer.get("accelerator") != "cpu" and torch.cuda.is_available() else 1
+    return int(devices)

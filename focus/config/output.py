@@ -1,0 +1,29 @@
+"""The output folder of a command: made, written to, and held by one job at a time."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from focus.runtime import files
+
+
+@contextmanager
+def writable(folder: str | Path) -> Iterator[None]:
+    """Make the folder, and turn what the file system refuses inside the block into a ValueError that names the setting."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise ValueError(f"the output folder {folder} can't be written ({error}); choose another with output=FOLDER") from error
+
+
+@contextmanager
+def alone(folder: str | Path) -> Iterator[None]:
+    """Make an output folder, and let no other job work in it within the block.
+
+    Raises ValueError where it can't be written, and where another job holds it.
+    """
+    with ExitStack() as held:
+        with writable(folder):
+            held.enter_context(files.folder_lock(Path(folder)))
+        yield

@@ -1,0 +1,395 @@
+"""The typed settings of every command: names, types and limits. Defaults and meanings stand in conf/, above each key.
+
+A limit stands beside its field (`Field(ge=1)`). `Hint` says what to do about a value outside of it; without one the
+sentence is made from the limit (focus/config/messages.py). What depends on several keys, on files or on installed
+packages is checked by functions: focus/config/checks.py.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+
+class Hint(str):
+    """What the message for a value outside a field's limits ends with, after `KEY is VALUE; `."""
+
+
+def _as_text(value: object) -> object:
+    """A text that YAML reads as a number or as true is still a text: `name=2024`."""
+    return str(value) if isinstance(value, bool | int | float) else value
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticCustomError("number_type", "a truth value is no number")
+    return value
+
+
+def _letter_sizes(value: list[int]) -> list[int]:
+    if value and not (len(value) == 2 and 6 <= value[0] <= value[1]):
+        raise ValueError
+    return value
+
+
+Text = Annotated[str, BeforeValidator(_as_text)]
+Whole = Annotated[int, BeforeValidator(_no_bool)]
+Number = Annotated[float, BeforeValidator(_no_bool)]
+Count = Annotated[Whole, Field(ge=1)]
+CountOrNone = Annotated[Whole, Field(ge=0)]  # where 0 means none
+Share = Annotated[Number, Field(ge=0, le=1)]
+Dtype = Literal["float32", "bfloat16"]
+Difficulty = Annotated[Whole, Field(ge=1, le=5)]
+LetterSizes = Annotated[
+    Annotated[list[Whole], AfterValidator(_letter_sizes)] | None, Hint("give [least, most] native pixels, from 6 up, or null")
+]
+Seed = Annotated[Whole, Field(ge=0), Hint("use a whole number from 0 on")]
+SceneSide = Annotated[Whole, Field(ge=112, le=8192), Hint("scenes are 112 to 8192 px wide")]
+# A class to construct with its arguments: `_target_` and what that class takes. Checked against its signature (checks.py)
+Target = dict[str, Any]
+
+
+class Section(BaseModel):
+    """A section of settings. It takes no key that it does not name, and no setting changes after it was checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PolicyConfig(Section):
+    checkpoint: Text
+    dialect: Text
+    dtype: Dtype
+    attention: Text
+    train_vision: bool
+    activation_checkpointing: bool
+    lora_rank: Annotated[Whole, Field(ge=0), Hint("0 trains all weights, 8 to 64 are usual")]
+    lora_alpha: Whole
+    lora_targets: list[Text] | None
+    export_dtype: Literal["auto", "float32", "bfloat16"]
+
+
+class DataConfig(Section):
+    source: Text
+    difficulty: Difficulty
+    side_px: SceneSide
+    letter_px: LetterSizes
+    scenes: Count
+    mix: list[Text]
+    records: Text | None
+    root: Text | None
+    kept: Text
+    annotations: Text | None
+    repair_annotations: bool
+    derive_boxes: Annotated[
+        Whole,
+        Field(ge=0),
+        Hint("give the least side of the smallest box in pixels (28 for Qwen2.5-VL, 32 for Qwen3-VL), or 0 to derive none"),
+    ]
+    max_question_chars: Annotated[Whole, Field(ge=1), Hint("give 1 or more: a question with more than that is left out and counted")]
+    max_options: Annotated[Whole, Field(ge=2), Hint("give 2 or more: a question with more than that is left out and counted")]
+    workers: CountOrNone
+
+
+class EndpointConfig(Section):
+    url: Text | None
+    model: Text | None
+    key_env: Text
+    timeout_s: Annotated[Number, Field(gt=0)]
+    retries: CountOrNone
+    concurrency: Count
+    extra: dict[str, Any]
+
+
+class JudgeConfig(EndpointConfig):
+    max_ungraded: Share
+    min_decidable: Share
+
+
+class GapConfig(Section):
+    mode: Literal["off", "fixed", "calibrated"]
+    view_tokens: Annotated[Whole, Field(ge=1), Hint("a view has at least 1 token. To switch the gap off write gap=off")]
+    table: Text | None
+
+
+_VLLM_DECIDES = Hint("it must be above 0, or null for vLLM's own choice")
+
+
+class VLLMConfig(Section):
+    mode: Annotated[
+        Literal["colocated", "served"],
+        Hint("choose colocated (on this process's device) or served (rollout.endpoint.url)"),
+    ]
+    weights: Text
+    dtype: Dtype
+    memory_share: Annotated[Number, Field(gt=0, le=1), Hint("it is a share in (0, 1] of the device, and training needs the rest")]
+    cache_gib: Annotated[Number | None, Field(gt=0), _VLLM_DECIDES]
+    max_model_len: Annotated[Whole | None, Field(gt=0), _VLLM_DECIDES]
+    block_size: Annotated[Whole | None, Field(gt=0), _VLLM_DECIDES]
+    enforce_eager: bool
+
+
+class RolloutConfig(Section):
+    engine: Annotated[
+        Literal["kv", "vllm", "openai"],
+        Hint("choose kv (the policy is here), vllm (vLLM samples from a copy of it) or openai (it is served)"),
+    ]
+    endpoint: EndpointConfig | None
+    vllm: VLLMConfig | None
+    sampler_ratio_cap: Annotated[
+        Number | None,
+        Field(ge=1),
+        Hint("below 1 it would weigh down tokens on which sampler and trainer agree. 2.0 is usual, null switches it off"),
+    ]
+    questions_per_update: Count
+    rollouts_per_question: Annotated[Whole, Field(ge=2)]
+    questions_per_forward: Annotated[Whole | None, Field(ge=1), Hint("use at least 1, or null for all side by side")]
+    max_crops: CountOrNone
+    crop_tokens: Count
+    crop_min_tokens: Count
+    fixed_crops: bool
+    force_first_crop: bool
+    tokens_per_turn: Count
+    temperature: Annotated[Number, Field(gt=0), Hint("siblings sampled at 0 are all equal and teach nothing. Use 1.0")]
+
+
+class RewardConfig(Section):
+    terms: dict[str, Target]
+
+
+class ObjectiveConfig(Section):
+    updates: Count
+    updates_per_rollout: Count
+    learning_rate: Annotated[Number, Field(gt=0)]
+    warmup_updates: CountOrNone
+    weight_decay: Annotated[Number, Field(ge=0)]
+    grad_clip: Annotated[Number, Field(gt=0)]
+    clip: Annotated[Number, Field(gt=0)]
+    dual_clip: Annotated[Number, Field(gt=1), Hint("it bounds the ratio of bad tokens and must be above 1 (3.0 is usual)")]
+    advantage_epsilon: Annotated[Number, Field(ge=0)]
+    tokens_per_forward: Count
+    mask_overturn: bool
+    teach_groups: Literal["all", "accuracy"]
+
+
+class EvaluationConfig(Section):
+    samples: Annotated[Whole | None, Field(ge=0), Hint("use 0 (no evaluation) or more, or null for all questions")]
+    records: Text | None
+    difficulty: Annotated[Difficulty | None, Hint("choose 1 to 5, or null")]
+    letter_px: LetterSizes
+    arms: list[Text]
+    base: bool
+    probe_every: Annotated[Whole, Field(ge=0), Hint("use 0 (no probe inside training) or more")]
+    probe_samples: Count
+    sigma: Annotated[Number, Field(ge=0), Hint("a standard deviation is 0 or more (of 255)")]
+    questions_per_forward: Count
+    temperature: Annotated[Number, Field(ge=0)]
+    common_view_tokens: Count
+    resamples: Annotated[Whole, Field(ge=1), Hint("an interval needs at least 1, 2000 is usual")]
+
+
+class AlarmsConfig(Section):
+    """Limits stand in `focus.alarms.CollapseAlarms`, which is constructed with these before a model loads."""
+
+    window: Whole
+    crop_rate: Number
+    zero_variance: Number
+    truncated: Number
+    area_drift: Number
+    mismatch: Number
+    equal_accuracy: Number
+    stop: bool
+
+
+class ReportConfig(Section):
+    checkpoint_every: Count
+    trajectories_every: Count
+    trajectories: CountOrNone
+
+
+class CalibrationConfig(Section):
+    search: Literal["ladder", "exhaustive", "bisection"]
+    audit: CountOrNone
+    floor_tokens: Count
+    decoding: Literal["greedy", "vote"]
+    votes: Count
+    vote_temperature: Number
+    agree_below: Annotated[
+        Number,
+        Field(gt=0, le=1),
+        Hint("it is a share in (0, 1]: at 0 no level diverges, above 1 every level does"),
+    ]
+    require_correct_at_native: bool
+    never_diverges: Literal["drop", "floor"]
+
+
+class ServedConfig(Section):
+    view_deviation: Annotated[Number | None, Field(ge=0), Hint("a share is 0 or more (0.1), null allows any")]
+    refused: Annotated[Share, Hint("it is a share of the questions, 0 to 1")]
+
+
+class ViewConfig(Section):
+    min_tokens: Count
+    max_tokens: Annotated[Whole | None, Field(ge=1), Hint("use at least 1")]
+
+
+class LengthsConfig(Section):
+    question: Annotated[Number, Field(ge=0)]
+    longest_question: CountOrNone
+    view: Annotated[Number | None, Field(ge=1)]
+    turn: Annotated[Number, Field(ge=1)]
+    crops: Annotated[Number, Field(ge=0)]
+    crop: Annotated[Number | None, Field(ge=1)]
+
+
+Pictures = Annotated[Whole, Field(ge=1), Hint("show at least 1")]
+
+
+class TrainConfig(Section):
+    """Everything that `train` reads."""
+
+    name: Text
+    output: Text
+    seed: Seed
+    threads: Count
+    policy: PolicyConfig
+    data: DataConfig
+    gap: GapConfig
+    rollout: RolloutConfig
+    reward: RewardConfig
+    objective: ObjectiveConfig
+    evaluation: EvaluationConfig
+    alarms: AlarmsConfig
+    judge: JudgeConfig
+    report: ReportConfig
+    trainer: Target
+    logger: Target
+    results: Text | None
+
+
+class PlanConfig(TrainConfig):
+    """Everything that `plan` reads: the settings of a run, and the machine that it is planned for."""
+
+    device: Text
+    devices: Annotated[Whole | None, Field(ge=1), Hint("a node has at least 1")]
+    lengths: LengthsConfig
+
+
+class ProbeConfig(Section):
+    """Everything that `probe` reads."""
+
+    output: Text | None
+    seed: Seed
+    threads: Count
+    policy: PolicyConfig
+    data: DataConfig
+    rollout: RolloutConfig
+    evaluation: EvaluationConfig
+    judge: EndpointConfig
+    views: list[Whole]
+    served: ServedConfig
+    pictures: Pictures
+
+
+class EvaluateConfig(Section):
+    """Everything that `evaluate` reads."""
+
+    output: Text | None
+    seed: Seed
+    threads: Count
+    policy: PolicyConfig
+    data: DataConfig
+    rollout: RolloutConfig
+    evaluation: EvaluationConfig
+    view: ViewConfig
+    options: Literal["shuffled", "published"]
+    extraction: Literal["strict", "lmms", "vlmevalkit", "mme"]
+    repeats: Annotated[Whole, Field(ge=1), Hint("a question is asked at least once")]
+    judge: EndpointConfig
+    served: ServedConfig
+    pictures: Pictures
+
+
+class CalibrateConfig(Section):
+    """Everything that `calibrate` reads."""
+
+    output: Text
+    seed: Seed
+    threads: Count
+    policy: PolicyConfig
+    data: DataConfig
+    calibration: CalibrationConfig
+    judge: EndpointConfig
+    questions_per_forward: Count
+    tokens_per_turn: Count
+
+
+class BaseConfig(Section):
+    """Everything that `base` reads."""
+
+    output: Text
+    seed: Seed
+    threads: Count
+    workers: CountOrNone
+    rows: Count
+    learning_rate: Annotated[Number, Field(gt=0)]
+    difficulties: list[Difficulty]
+    phases: list[dict[str, Any]]
+
+
+class ExportConfig(Section):
+    """Everything that `export` reads."""
+
+    output: Text
+    split: Literal["train", "eval"]
+    difficulty: Difficulty
+    side_px: SceneSide
+    letter_px: LetterSizes
+    scenes: Count
+    first: CountOrNone
+
+
+class InspectConfig(Section):
+    """Everything that `inspect` reads."""
+
+    output: Text
+    seed: Seed
+    data: DataConfig
+    pictures: Annotated[Whole, Field(ge=1, le=200), Hint("a contact sheet holds 1 to 200. Another seed shows other questions")]
+
+
+class SweepConfig(Section):
+    """Everything that `sweep` reads."""
+
+    sweep: Text
+    metrics: list[Text]
+    resamples: Count
+
+
+SCHEMAS: dict[str, type[Section]] = {
+    "train": TrainConfig,
+    "plan": PlanConfig,
+    "probe": ProbeConfig,
+    "calibrate": CalibrateConfig,
+    "base": BaseConfig,
+    "export": ExportConfig,
+    "evaluate": EvaluateConfig,
+    "inspect": InspectConfig,
+    "sweep": SweepConfig,
+}
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section that a field holds, `X` or `X | None`; None for a field that holds a value."""
+    for each in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(each, type) and issubclass(each, Section):
+            return each
+    return None
+
+
+def keys_of(schema: type[Section]) -> list[str]:
+    """The full keys of all values: `seed`, `rollout.endpoint.url`, ... . Sections of free keys (`trainer`) are one."""
+    found = []
+    for name, field in schema.model_fields.items():
+        section = section_of(field.annotation)
+        found += [f"{name}.{key}" for key in keys_of(section)] if section else [name]
+    return found

@@ -1,0 +1,104 @@
+"""From a composed configuration to a typed one, with every problem in one message."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+from focus.config.checks import CROSS_CHECKS
+from focus.config.machine import machine_problems
+from focus.config.messages import TYPES, ConfigError, not_a_number, raise_all, sentence
+from focus.config.schema import SCHEMAS, Section, section_of
+
+Schema = TypeVar("Schema", bound=Section)
+
+
+def validated(cfg: DictConfig, schema: type[Schema], here: bool = True) -> Schema:
+    """The settings of a command as typed sections. Raises ConfigError with every problem, before anything expensive starts.
+
+    `here`: the command will run on this machine, so what this machine lacks is a problem too.
+    """
+    typed, problems = _examined(cfg, schema)
+    if here and typed is not None:
+        command = next(name for name, known in SCHEMAS.items() if known is schema)
+        problems = problems + machine_problems(typed, command)
+    raise_all(problems)
+    assert typed is not None
+    return typed
+
+
+def problems_of(cfg: DictConfig, schema: type[Section]) -> list[str]:
+    """What is wrong with these settings on any machine: one sentence each, with its remedy."""
+    return _examined(cfg, schema)[1]
+
+
+def key_problems(cfg: DictConfig, schema: type[Section]) -> list[str]:
+    """Unknown keys, missing values and values of another type: what can be known without importing any other package."""
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        values = OmegaConf.to_container(cfg)
+        unknown = [sentence(each, schema) for each in _errors(values, schema) if each["type"] == "extra_forbidden"]
+        lacking = f"these keys have no value: {', '.join(missing)}."
+        return [*unknown, f"{lacking} Choose an experiment, e.g. experiment=stage1"]
+    return [sentence(each, schema) for each in _errors(plain(cfg), schema) if each["type"] in UNREADABLE]
+
+
+UNREADABLE = {*TYPES, "extra_forbidden", "missing"}
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """A configuration as plain dicts and lists, every reference resolved. Raises ConfigError for one that leads nowhere."""
+    try:
+        values = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _errors(values: Any, schema: type[Section]) -> list[Any]:
+    try:
+        schema.model_validate(values)
+    except ValidationError as error:
+        return error.errors(include_url=False)
+    return []
+
+
+def _examined(cfg: DictConfig, schema: type[Schema]) -> tuple[Schema | None, list[str]]:
+    """The typed settings, None where they can't be read, and all problems.
+
+    A value outside of its limits does not hide the problems that it has with other keys: those checks still run.
+    """
+    if OmegaConf.missing_keys(cfg):
+        return None, key_problems(cfg, schema)
+    values = plain(cfg)
+    problems = [f"{key} is nan; write a number" for key in not_a_number(values)]
+    errors = _errors(values, schema)
+    problems += [each for each in (sentence(error, schema) for error in errors) if " is nan; " not in each]
+    if any(each["type"] in TYPES or each["type"] == "missing" for each in errors):
+        return None, problems
+    typed = _beyond_limits(values, schema) if errors else schema.model_validate(values)
+    cross_check = CROSS_CHECKS.get(schema)
+    return typed, problems + (cross_check(typed) if cross_check else [])
+
+
+def _beyond_limits(values: Mapping[str, Any], schema: type[Schema]) -> Schema:
+    """Settings of the right types, some of them outside of their limits."""
+    fields: dict[str, Any] = {}
+    for name, field in schema.model_fields.items():
+        section, value = section_of(field.annotation), values[name]
+        if section and value is not None:
+            value = _beyond_limits(value, section)
+        elif not section:
+            kind: Any = field.annotation
+            with suppress(ValidationError):
+                value = TypeAdapter(kind).validate_python(value)
+        fields[name] = value
+    return schema.model_construct(**fields)
+
+
+def as_yaml(settings: Section) -> str:
+    """The text of `settings.yaml`: all settings of a run, every reference resolved."""
+    return OmegaConf.to_yaml(OmegaConf.create(settings.model_dump()))

@@ -1,0 +1,91 @@
+"""Mistakes on a command line: each gets one message that says what to do, before anything slow is imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from focus.config import CONF
+from focus.config.command_line import prepare, readable
+from focus.config.schema import SCHEMAS, CalibrationConfig, EvaluateConfig, ExportConfig, GapConfig
+
+SLOW = ("torch", "pytorch_lightning", "transformers", "peft", "pyarrow", "matplotlib", "skimage")
+
+MISSPELT = f"""
+import runpy, sys
+for command in {list(SCHEMAS)}:
+    sys.argv = [command, "otuput=x"]
+    try:
+        runpy.run_module(f"focus.{{command}}", run_name="__main__")
+    except SystemExit as refused:
+        assert str(refused).startswith("focus: otuput is no setting. "), (command, refused)
+    else:
+        raise AssertionError(f"{{command}} was started")
+print([name for name in {SLOW} if name in sys.modules])
+"""
+
+
+def test_a_misspelt_key_is_refused_by_every_command_before_anything_slow_is_imported():
+    done = subprocess.run([sys.executable, "-c", MISSPELT], capture_output=True, text=True, cwd=CONF.parent, timeout=600)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
+
+
+def refused(monkeypatch, *words: str, command: str = "train") -> str:
+    monkeypatch.setattr(sys, "argv", [command, *words])
+    with pytest.raises(SystemExit) as ended:
+        prepare(command)
+    return str(ended.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["gap.view_token=3"], "gap.view_token is no setting. Did you mean view_tokens? There are: mode, view_tokens, table"),
+        (["objective.lr=1"], "objective.lr is no setting. Did you mean learning_rate? There are: updates, "),
+        (["rollout.temp=1"], "rollout.temp is no setting. Did you mean temperature? There are: "),
+        (["learning_rate=1"], "learning_rate is no setting. Did you mean objective.learning_rate? There are: policy, "),
+        (["gap.mode.kind=1"], "gap.mode.kind is no setting: gap.mode is one value, not a section"),
+        (["+gap.foo=1", "gap.view_tokens=many"], "gap.view_tokens is 'many'; write a whole number\n  - gap.foo is no setting."),
+        (["gap=fixd"], "gap=fixd names no file. Did you mean fixed? There are: calibrated, fixed, off"),
+        (["name=my", "run"], "run is no setting; settings are given as KEY=VALUE. If it belongs to name, put the whole value "),
+        (["name=my", "run"], "into quotes: name='my run'"),
+        (["gap=5"], "Config group override must be a string or a list. Got int"),
+    ],
+)  # fmt: skip
+def test_a_mistake_on_the_command_line_is_answered_with_what_was_meant(words, message, monkeypatch):
+    said = refused(monkeypatch, "experiment=smoke", *words)
+    assert said.startswith("focus: ") and message in said
+
+
+def test_a_run_without_an_experiment_is_told_to_choose_one(monkeypatch):
+    said = refused(monkeypatch)
+    assert said.endswith("these keys have no value: name. Choose an experiment, e.g. experiment=stage1")
+
+
+def test_values_with_spaces_and_of_the_home_folder_are_read_as_a_shell_user_means_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train", "experiment=smoke", "name=my run", "data.records=~/questions.jsonl"])
+    prepare("train")
+    assert sys.argv[2:] == ["name=my run", f"data.records={tmp_path}/questions.jsonl"]
+    assert (tmp_path / "outputs/my run").is_dir()
+    assert readable("output=~/a b") == f"output={Path.home()}/a b"
+
+
+def choices(section, field: str) -> tuple[str, ...]:
+    return get_args(section.model_fields[field].annotation)
+
+
+def test_the_choices_of_the_schema_are_those_of_the_code():
+    from focus.data.scenes import DIFFICULTY, SPLITS
+    from focus.gap import Mode, Search
+    from focus.grading.extraction import MODES
+
+    assert choices(GapConfig, "mode") == tuple(Mode)
+    assert choices(CalibrationConfig, "search") == tuple(Search)
+    assert choices(EvaluateConfig, "extraction") == MODES
+    assert choices(ExportConfig, "split") == tuple(SPLITS)
+    limits = {type(limit).__name__: limit for limit in ExportConfig.model_fields["difficulty"].metadata}
+    assert (limits["Ge"].ge, limits["Le"].le) == (min(DIFFICULTY), max(DIFFICULTY))
