@@ -75,7 +75,7 @@ def test_every_logged_and_reported_number_is_explained():
     page = (ROOT / "docs/metrics.md").read_text()
     logged = {name for name in update_metrics([], Scores({}, []), torch.zeros(0, 2)) if not name.startswith("reward/")}
     logged |= {*TokenStatistics().metrics(None), *_of_a_grader(), *(f"judge/{name}" for name in COUNTS)}
-    logged |= {f"alarm/{name}" for name in ALARMS} | {f"probe/{name}" for name in ProbeCallback.SHOWN}
+    logged |= {f"alarm/{name}" for name in ALARMS} | {f"probe/{name}" for name in ProbeCallback.METRICS}
     reported = {*METRICS, *DIFFERENCES, *(metric for _, _, metric, _ in (*ROWS, *NO_TOOL)), *evaluation.METRICS}
     assert not [name for name in logged | reported if f"`{name}`" not in page]
     labels = [label for label, *_ in (*ROWS, *NO_TOOL)] + [label for label, *_ in evaluation.METRICS.values()]

@@ -1,7 +1,7 @@
-"""Alarms over a training run: crops are given up, groups teach nothing, conversations are cut off, crops change their
-size, the sampler draws from other weights.
+"""Alarms of a training run: the policy gives up its crops, groups teach nothing, conversations are cut off, crops change
+their size, the sampler's weights differ.
 
-They watch what is logged and touch no update; the one thing they may do is end the training early.
+They read logged metrics and change no update; they may end the training early.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import rich
 
-# alarm: the logged metrics that are added up, what it usually means, what helps
+# Alarm: the logged metrics whose sum it watches; the usual cause, and what helps
 ALARMS = {
     "crop_rate": (
         ("crop/rate",),
@@ -20,13 +20,13 @@ ALARMS = {
     ),
     "zero_variance": (
         ("group/zero_variance",),
-        "Siblings are all paid the same, so most questions teach nothing. Take harder questions if they are all right, easier ones if "
-        "they are all wrong, raise rollout.rollouts_per_question, or change gap.view_tokens.",
+        "In most groups all rollouts have the same reward, so they teach nothing. Take harder questions if all are right, easier ones if "
+        "all are wrong, raise rollout.rollouts_per_question, or change gap.view_tokens.",
     ),
     "equal_accuracy": (
         ("group/all_right", "group/all_wrong"),
-        "In most groups all rollouts are right or all are wrong, so only form and crops are learned from them. Take harder questions if "
-        "they are right, easier ones if they are wrong; objective.teach_groups=accuracy leaves such groups out.",
+        "In most groups all rollouts are right or all are wrong, so they teach only form and crops. Take harder questions if all are "
+        "right, easier ones if all are wrong; objective.teach_groups=accuracy leaves such groups out.",
     ),
     "truncated": (
         ("ending/out_of_tokens", "ending/out_of_turns"),
@@ -40,25 +40,30 @@ ALARMS = {
     ),
     "mismatch": (
         ("objective/mismatch_mean",),
-        "The sampler does not draw from the policy that learns: its weights are stale, or it was started from another checkpoint or in "
-        "another dtype. With rollout=vllm start the server anew, or set rollout.vllm.dtype=float32; rollout=kv has no copy to go stale.",
+        "The sampler's weights differ from those of the policy in training: they are stale, or from another checkpoint or in another "
+        "dtype. With rollout=vllm restart the server, or set rollout.vllm.dtype=float32; rollout=kv has no second copy of the weights.",
     ),
 }
 
 
 class CollapseAlarms(pl.Callback):
-    """Watch the mean of six figures over the last `window` updates, say once when one leaves its limits, and draw it as a curve.
+    """Watches the mean of six metrics over the last `window` updates. Prints a message when one leaves its limits.
 
-    Shares are in [0, 1]. `crop_rate` is the smallest share of rollouts with a crop (0: never an alarm), `zero_variance` the largest
-    share of groups paid alike, `equal_accuracy` of groups all right or all wrong, and `truncated` of rollouts out of tokens or turns
-    (1: never). `area_drift`, above 1 (infinity: never), is the largest factor, up or down, between the median crop area / image and its
-    mean over the run's first full window; a first window without any crop leaves that to the next one. `mismatch`, above 0 (infinity:
-    never), is the largest mean difference, in nats, between the sampler's log-probabilities and the trainer's. NaN is not measured and
-    left out; no alarm stands before the window is full, nor while nothing in it was measured. With `stop`, a standing alarm ends the
-    training as if its last update were done.
+    - `crop_rate`: the smallest share of rollouts with a crop, in [0, 1]; 0 switches the alarm off.
+    - `zero_variance`: the largest share of groups whose rewards are equal, in [0, 1]; 1 switches it off.
+    - `equal_accuracy`: the largest share of groups that are all right or all wrong, in [0, 1]; 1: off.
+    - `truncated`: the largest share of rollouts that ran out of tokens or turns, in [0, 1]; 1: off.
+    - `area_drift`: the largest factor, up or down, between the median crop area (share of the image) and
+      its mean over the first full window with a crop, above 1; infinity: off.
+    - `mismatch`: the largest mean difference between the log-probabilities of sampler and trainer, in
+      nats, above 0; infinity: off.
 
-    Every update logs `alarm/<name>`, 1.0 while it stands and 0.0 otherwise; `History` has them in the same row if it comes later.
-    One rank whose alarm stands ends all of them. Only rank zero prints. Raises ValueError for an argument outside its range.
+    NaN is left out of a mean. No alarm is raised before the window is full, or while it holds nothing but
+    NaN. With `stop`, a raised alarm on any rank ends the training on all ranks, as if its last update were
+    done.
+
+    Every update logs `alarm/<name>`: 1.0 while it is raised, else 0.0. `History` has it in the same row if
+    that callback comes later. Only rank zero prints. Raises ValueError for an argument outside its range.
     """
 
     def __init__(
@@ -87,9 +92,9 @@ class CollapseAlarms(pl.Callback):
             raise ValueError(f"stop of CollapseAlarms is {stop!r}; it must be true (an alarm ends the training) or false (it only says so)")
         self.window, self.area_drift, self.stop = window, area_drift, stop
         self._limits = {"crop_rate": (crop_rate, 1.0), **{name: (0.0, limit) for name, limit in (largest | {"mismatch": mismatch}).items()}}
-        self._seen = {name: deque[float](maxlen=window) for name in ALARMS}
+        self._windows = {name: deque[float](maxlen=window) for name in ALARMS}
         self._first_area = math.nan
-        self._standing: set[str] = set()
+        self._raised: set[str] = set()
         self.ended = False  # whether an alarm ended the training
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -97,37 +102,37 @@ class CollapseAlarms(pl.Callback):
         self._end(trainer)
 
     def _end(self, trainer: pl.Trainer) -> None:
-        if self.stop and trainer.strategy.reduce_boolean_decision(bool(self._standing), all=False):
+        if self.stop and trainer.strategy.reduce_boolean_decision(bool(self._raised), all=False):
             trainer.should_stop = self.ended = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int) -> None:
         for name, (metrics, _) in ALARMS.items():
-            self._seen[name].append(sum(float(trainer.logged_metrics[metric]) for metric in metrics))
-        means = {name: _mean(values) if len(values) == self.window else math.nan for name, values in self._seen.items()}
+            self._windows[name].append(sum(float(trainer.logged_metrics[metric]) for metric in metrics))
+        means = {name: _mean(values) if len(values) == self.window else math.nan for name, values in self._windows.items()}
         if math.isnan(self._first_area):
             self._first_area = means["area_drift"]
         limits = {**self._limits, "area_drift": (self._first_area / self.area_drift, self._first_area * self.area_drift)}
-        standing = {name for name, (low, high) in limits.items() if _is_outside(means[name], low, high)}
+        raised = {name for name, (low, high) in limits.items() if _is_outside(means[name], low, high)}
         if trainer.is_global_zero:
-            for name in sorted(standing - self._standing):
+            for name in sorted(raised - self._raised):
                 (metrics, advice), (low, high) = ALARMS[name], limits[name]
                 rich.print(
                     f"alarm/{name} at update {pl_module.updates_done}: the mean of {' + '.join(metrics)} over {self.window} updates is "
                     f"{means[name]:.4g}, outside {low:.4g} to {high:.4g}. {advice}{' The training ends here.' if self.stop else ''}"
                 )
-        self._standing = standing
-        pl_module.log_dict({f"alarm/{name}": float(name in standing) for name in ALARMS})
+        self._raised = raised
+        pl_module.log_dict({f"alarm/{name}": float(name in raised) for name in ALARMS})
         self._end(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to raise what an uninterrupted one does."""
-        seen = {name: list(values) for name, values in self._seen.items()}
-        return {"seen": seen, "first_area": self._first_area, "standing": sorted(self._standing)}
+        """The state with which a resumed run raises the same alarms as an uninterrupted one."""
+        windows = {name: list(values) for name, values in self._windows.items()}
+        return {"seen": windows, "first_area": self._first_area, "standing": sorted(self._raised)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave; of a longer window the latest updates are kept."""
-        self._seen |= {name: deque(values, maxlen=self.window) for name, values in state_dict["seen"].items()}
-        self._first_area, self._standing = state_dict["first_area"], set(state_dict["standing"])
+        """Restore `state_dict`. If the window was longer, the latest updates are kept."""
+        self._windows |= {name: deque(values, maxlen=self.window) for name, values in state_dict["seen"].items()}
+        self._first_area, self._raised = state_dict["first_area"], set(state_dict["standing"])
 
 
 def _mean(values: deque[float]) -> float:
@@ -136,5 +141,5 @@ def _mean(values: deque[float]) -> float:
 
 
 def _is_outside(mean: float, low: float, high: float) -> bool:
-    """Metrics are float32: a mean that equals its limit is not outside; neither is NaN."""
+    """Whether a mean is outside its limits. Metrics are float32, so a mean that equals its limit up to rounding is inside; so is NaN."""
     return mean < low * (1 - 1e-6) or mean > high * (1 + 1e-6)

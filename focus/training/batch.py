@@ -1,4 +1,4 @@
-"""Rollouts of an update on disk, with all that their pass through the network depends on: `focus.replay` reads them."""
+"""Rollouts of an update on disk, with everything that their pass through the network depends on. `focus.replay` reads them."""
 
 import json
 import math
@@ -20,32 +20,32 @@ FILE = "batch.json"
 
 @dataclass(frozen=True)
 class Batch:
-    """Rollouts, the advantage of each, the number of the update, and the sampled tokens of the whole of it, over all ranks."""
+    """Some rollouts of an update."""
 
-    update: int
-    tokens: int
-    advantages: list[float]
+    update: int  # its number, from 1
+    tokens: int  # sampled tokens of the whole update, over all ranks
+    advantages: list[float]  # one for each rollout
     rollouts: list[Trajectory]
 
 
-def not_finite(batch: Batch, what: str, grad_norm: float, folder: Path) -> str:
-    """Keep the rollouts that a loss or a gradient (`what`) came from that is no number, as far as they are known; returns what to say."""
+def not_finite_error(batch: Batch, quantity: str, grad_norm: float, folder: Path) -> ValueError:
+    """Save the rollouts whose loss or gradient (`quantity`) is not finite, and return the error to raise."""
     try:
         save(batch, folder)
-        replay = f"They are kept: python -m focus.replay {folder}"
+        saved = f"They are kept: python -m focus.replay {folder}"
     except OSError as error:
-        replay = f"They could not be kept in {folder} ({error})"
+        saved = f"They could not be kept in {folder} ({error})"
     names = list(dict.fromkeys(t.sample.id for t in batch.rollouts))
     some = ", ".join(names[:8]) + (f" and {len(names) - 8} more samples" if len(names) > 8 else "")
-    return (
-        f"the {what} of update {batch.update} is not finite (gradient norm {grad_norm}), in rollouts of {some}. Their rewards are finite, "
-        "so it is the network's numbers that overflow. If weights grew too fast, lower objective.learning_rate; if it is half precision, "
-        f"use trainer.precision=32-true or trainer.strategy.arithmetic=float32. The last checkpoint is from before this update. {replay}"
+    return ValueError(
+        f"the {quantity} of update {batch.update} is not finite (gradient norm {grad_norm}), in rollouts of {some}. Their rewards are "
+        "finite, so the network's numbers overflow. If weights grew too fast, lower objective.learning_rate; in half precision use "
+        f"trainer.precision=32-true or trainer.strategy.arithmetic=float32. The last checkpoint is from before this update. {saved}"
     )
 
 
 def save(batch: Batch, folder: Path) -> None:
-    """Write `batch.json` and every image that was shown, as PNG, into `folder`; what was there is removed. Raises OSError."""
+    """Write `batch.json`, and every view and crop as PNG, into `folder`. An older folder is replaced. Raises OSError."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with files.atomic_write(folder) as partial:
         partial.mkdir()
@@ -55,8 +55,8 @@ def save(batch: Batch, folder: Path) -> None:
 def _write(batch: Batch, partial: Path) -> None:
     rollouts = []
     for number, (t, advantage) in enumerate(zip(batch.rollouts, batch.advantages, strict=True)):
-        for place, image in enumerate(t.images):
-            image.save(partial / f"{number}-{place}.png")
+        for index, image in enumerate(t.images):
+            image.save(partial / f"{number}-{index}.png")
         turns = [
             {
                 "ids": turn.ids,
@@ -96,15 +96,15 @@ def _write(batch: Batch, partial: Path) -> None:
 
 
 def load(folder: Path) -> Batch:
-    """What `save` wrote; crops have no more of their original than what was shown. Raises ValueError where not all of it is there."""
+    """Read what `save` wrote. The original image is not in it, only the view and the crops. Raises ValueError for an incomplete folder."""
     if not (folder / FILE).is_file():
         raise ValueError(f"{folder} holds no {FILE}; give the folder that a run named when its loss or gradient was not finite")
     try:
-        kept = json.loads((folder / FILE).read_text())
+        content = json.loads((folder / FILE).read_text())
     except ValueError as error:
         raise ValueError(f"{folder / FILE} can't be read ({error}); copy the whole folder again") from error
-    rollouts = [_rollout(folder, number, row) for number, row in enumerate(kept["rollouts"])]
-    return Batch(kept["update"], kept["tokens"], _numbers(row["advantage"] for row in kept["rollouts"]), rollouts)
+    rollouts = [_rollout(folder, number, row) for number, row in enumerate(content["rollouts"])]
+    return Batch(content["update"], content["tokens"], _numbers(row["advantage"] for row in content["rollouts"]), rollouts)
 
 
 def _numbers(values: Iterable[float | None]) -> list[float]:
@@ -113,24 +113,24 @@ def _numbers(values: Iterable[float | None]) -> list[float]:
 
 
 def _rollout(folder: Path, number: int, row: dict) -> Trajectory:
-    place = 0
+    index = 0
 
-    def shown(tokens: int) -> View:
-        nonlocal place
-        with Image.open(folder / f"{number}-{place}.png") as image:
+    def next_image(tokens: int) -> View:
+        nonlocal index
+        with Image.open(folder / f"{number}-{index}.png") as image:
             image.load()
-        place += 1
+        index += 1
         return View(image, tokens, sample.size)
 
-    kept = row["sample"]
-    sample = Sample(**kept | {"image": ImageFile(Path(kept["image"] or "")), "answers": tuple(kept["answers"])})
-    view = shown(row["view_tokens"])
+    fields = row["sample"]
+    sample = Sample(**fields | {"image": ImageFile(Path(fields["image"] or "")), "answers": tuple(fields["answers"])})
+    view = next_image(row["view_tokens"])
     turns = []
     for turn in row["turns"]:
-        crop = shown(turn["crop_tokens"]) if turn["crop_tokens"] is not None else None
-        heard = Observation(tuple(turn["heard"]), crop, CROP_CONTENT if crop else "") if turn["heard"] is not None else None
+        crop = next_image(turn["crop_tokens"]) if turn["crop_tokens"] is not None else None
+        observation = Observation(tuple(turn["heard"]), crop, CROP_CONTENT if crop else "") if turn["heard"] is not None else None
         action = Crop(tuple(turn["box_px"]), tuple(turn["box_px"])) if turn["box_px"] else Malformed(Fault.NO_ACTION)
-        turns.append(Turn(tuple(turn["ids"]), tuple(_numbers(turn["sampler_logprobs"])), turn["text"], action, heard))
+        turns.append(Turn(tuple(turn["ids"]), tuple(_numbers(turn["sampler_logprobs"])), turn["text"], action, observation))
     return Trajectory(
         sample=sample,
         source=Decoded(view.image),

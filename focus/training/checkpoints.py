@@ -1,6 +1,7 @@
-"""What a run goes on from: checkpoints that appear whole, and the one before the last.
+"""Checkpoints that a run resumes from. They appear whole or not at all, and the last two are kept.
 
-A checkpoint is a file, or a folder with files of every rank where weights are divided (focus/runtime/strategies.py).
+A checkpoint is a file. Where weights are sharded it is a folder with files of every rank
+(focus/runtime/strategies.py).
 """
 
 import pickle
@@ -18,14 +19,15 @@ from torch.distributed.checkpoint import FileSystemReader
 
 from focus.runtime import files
 
-KEPT = 2  # checkpoints: the last one, and the one before it in case the last can't be read
+KEPT = 2  # checkpoints: the last, and the one before it in case the last can't be read
 UNREADABLE = (EOFError, OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
 class _Sink:
-    """What PyTorch writes a checkpoint to. A failure waits in `error`.
+    """The file object that PyTorch writes a checkpoint to. It keeps an error in `error` and does not raise it.
 
-    After an interruption its writer writes once more, when it is dropped; what fails there aborts the process.
+    PyTorch's writer writes once more when it is garbage-collected after an interruption. An exception
+    there would abort the process.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -41,14 +43,15 @@ class _Sink:
         return len(data)
 
     def flush(self) -> None:
-        """The file is flushed when it is closed."""
+        """Does nothing: the file is flushed when it is closed."""
 
 
 class AtomicFiles(TorchCheckpointIO):
     """Writes a checkpoint beside its final name, waits until it is on the disk, and renames it.
 
-    Lightning's own way holds a second copy in memory, writes to the system's temporary folder, and copies from there to outputs/ where
-    that is another file system: an interruption would leave half a file under the final name.
+    Lightning's own writer holds a second copy in memory and writes to the system's temporary folder. If
+    outputs/ is on another file system, it then copies the file there, and an interruption would leave half
+    a file under the final name.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -60,7 +63,7 @@ class AtomicFiles(TorchCheckpointIO):
             try:
                 torch.save(checkpoint, cast(BinaryIO, sink))
             except RuntimeError as error:
-                if isinstance(error.__context__, KeyboardInterrupt):  # it could not end what ctrl-C or SIGTERM interrupted
+                if isinstance(error.__context__, KeyboardInterrupt):  # the writer could not finish after ctrl-C or SIGTERM
                     raise error.__context__ from None
                 raise
         if sink.error is not None:
@@ -70,20 +73,20 @@ class AtomicFiles(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Callable | None = lambda storage, _: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Raises ValueError, with the name of the file, where it can't be read or holds more than tensors and plain values."""
+        """Raises ValueError, with the file's name, where it can't be read or holds more than tensors and plain values."""
         try:
             return super().load_checkpoint(path, map_location, weights_only)
         except UNREADABLE as error:
             raise ValueError(
-                f"checkpoint {path} can't be read ({_first_line(error)}). Remove it, and the run goes on from the one before, or "
+                f"checkpoint {path} can't be read ({_first_line(error)}). Remove it, and the run resumes from the one before, or "
                 "starts anew"
             ) from error
 
 
 class SaveCheckpoints(Checkpoint):
-    """Every so many updates a checkpoint; the last two stay. A training that ends early leaves one of its last update.
+    """Writes a checkpoint every `every` updates and keeps the last two. A training that ends early saves its last update too.
 
-    `every` and `updates`, the length of the whole run, are counted in updates. Files are named by optimiser steps.
+    `every` and `updates` (the length of the whole run) count updates. Files are named by optimiser steps.
     """
 
     def __init__(self, folder: Path, every: int, updates: int) -> None:
@@ -100,42 +103,42 @@ class SaveCheckpoints(Checkpoint):
                 files.remove(old)
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """What was the last update of another limit, or of a shorter run, need not be the last one now."""
+        """Clears the mark of the last batch: the run may have been given more updates since."""
         checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
 
 def all_checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints, that of the last update first. Not the newest by time: one that was being removed is newer."""
+    """All checkpoints, the last update first. Sorted by step, not by time: one that was being removed has a newer time."""
     return sorted(folder.glob("update-*.ckpt"), key=lambda path: int(re.findall(r"step=(\d+)", path.name)[0]), reverse=True)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the last update, whole or not; None where there is none yet."""
+    """The checkpoint of the last update, readable or not; None if there is none."""
     return next(iter(all_checkpoints(folder)), None)
 
 
 def latest_readable(folder: Path) -> Path | None:
-    """The last checkpoint that is whole, or None where there is none yet. Later ones that are cut are told and set aside as `*.cut`.
+    """The last readable checkpoint, or None if there is none. Later ones that are cut are reported and renamed to `*.cut`.
 
-    Raises ValueError where all are cut.
+    Raises ValueError where checkpoints exist and all are cut.
     """
-    cut: list[tuple[Path, str]] = []
+    unreadable: list[tuple[Path, str]] = []
     for path in all_checkpoints(folder):
         if not (reason := damage(path)):
-            for each, told in cut:
+            for cut, why in unreadable:
                 if files.is_first_rank():
-                    print(f"focus: {each} can't be read ({told}); the run goes on from {path.name}. The file is kept as {each.name}.cut")
-                    each.rename(each.with_name(each.name + ".cut"))
+                    print(f"focus: {cut} can't be read ({why}); the run resumes from {path.name}. The file is kept as {cut.name}.cut")
+                    cut.rename(cut.with_name(cut.name + ".cut"))
             return path
-        cut.append((path, reason))
-    if cut:
-        said = "; ".join(f"{path.name}: {reason}" for path, reason in cut)
-        raise ValueError(f"no checkpoint in {folder} can be read ({said}); copy one back, or remove that folder and the run starts anew")
+        unreadable.append((path, reason))
+    if unreadable:
+        reasons = "; ".join(f"{path.name}: {reason}" for path, reason in unreadable)
+        raise ValueError(f"no checkpoint in {folder} can be read ({reasons}); copy one back, or remove that folder and the run starts anew")
     return None
 
 
 def damage(checkpoint: Path) -> str:
-    """Why a checkpoint is not whole, from its size and its table of contents; empty if it is."""
+    """Why a checkpoint is incomplete, by its size and its table of contents; empty if it is complete."""
     try:
         if not checkpoint.is_dir():
             zipfile.ZipFile(checkpoint).close()

@@ -22,12 +22,12 @@ class History(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         done = int(pl_module.updates_done)
-        kept = {int(row["update"]): row for row in read_history(self.path) if row["update"] <= done}
-        if lost := [update for update in range(1, done + 1) if update not in kept]:
-            shown = ", ".join(map(str, lost[:10])) + (", ..." if len(lost) > 10 else "")
+        rows = {int(row["update"]): row for row in read_history(self.path) if row["update"] <= done}
+        if missing := [update for update in range(1, done + 1) if update not in rows]:
+            shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
             if trainer.is_global_zero:
-                print(f"focus: {self.path} lacks {len(lost)} of the {done} updates that are made ({shown}); curves lack them too")
-        files.write_on_first_rank(self.path, "".join(files.json_text(row) + "\n" for row in kept.values()))
+                print(f"focus: {self.path} lacks {len(missing)} of the {done} finished updates ({shown}); curves lack them too")
+        files.write_on_first_rank(self.path, "".join(files.json_text(row) + "\n" for row in rows.values()))
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         row = {name: float(value) for name, value in trainer.logged_metrics.items()}
@@ -37,7 +37,7 @@ class History(Callback):
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Rows that `History` wrote; lines that an interruption or a full disk cut are left out.
+    """The rows that `History` wrote. Lines that an interruption or a full disk has cut are left out.
 
     null is read as NaN. Files of earlier versions hold NaN itself.
     """
@@ -47,12 +47,12 @@ def read_history(path: Path) -> list[dict[str, float]]:
             rows.append(json.loads(line))
         except ValueError:
             continue
-    whole = [row for row in rows if isinstance(row, dict) and "update" in row]
-    return [{name: math.nan if value is None else value for name, value in row.items()} for row in whole]
+    complete = [row for row in rows if isinstance(row, dict) and "update" in row]
+    return [{name: math.nan if value is None else value for name, value in row.items()} for row in complete]
 
 
 def run_status(history: Sequence[Mapping[str, float]], updates: int) -> str:
-    """What became of a run that exported its policy, in the words of a results file. Without a history only finished runs do."""
+    """The status of a run that exported its policy, as a results file states it. A run without a history counts as finished."""
     last = max(history, key=lambda row: row["update"], default=None)
     if last is None or last["update"] >= updates:
         return FINISHED

@@ -1,7 +1,8 @@
-"""Log-probabilities of what was sampled, with gradients: every group's prompt passes through the network once.
+"""Log-probabilities of sampled tokens, with gradients: the prompt of each group passes through the network once.
 
-Siblings share their prompt, view included, so the naive forward, one row for each rollout, computes it once for each of them. Here it
-stands once in a packed row, and the suffixes (turns and crops) attend to it: same loss and gradients (tested), a fraction of the work.
+Siblings share their prompt, view included. A naive forward has one row per rollout and computes the prompt
+once for each. Here the packed row holds it once, and the suffixes (turns and crops) attend to it: same loss
+and gradients (tested), a fraction of the work.
 """
 
 from collections.abc import Sequence
@@ -25,11 +26,11 @@ def sampled_logprobs(policy: PolicyModel, trajectories: Sequence[Trajectory], te
 def logprobs_and_entropy(
     policy: PolicyModel, trajectories: Sequence[Trajectory], temperature: float
 ) -> tuple[list[Float[Tensor, " sampled"]], list[Float[Tensor, " sampled"]]]:
-    """Log-probability of every sampled token, per trajectory, with gradients; and the entropy of the distribution it was drawn from.
+    """Log-probability of every sampled token, per trajectory, with gradients, and the entropy of its distribution (nats).
 
-    Trajectories of one group share one pass of their prompt. The same ban and temperature as in sampling, so that trainer and sampler
-    speak of one distribution. Logits are computed only where a sampled token stands. Raises ValueError naming the sample where
-    pixels and placeholders disagree.
+    Trajectories of one group share one pass of their prompt. Banned tokens and temperature are those of
+    sampling, so that trainer and sampler use the same distribution. Logits are computed for sampled
+    tokens only. Raises ValueError, with the sample's id, where pixels and placeholders disagree.
     """
     c, device = policy, policy.model.device
     members: dict[int, list[int]] = {}
@@ -37,7 +38,7 @@ def logprobs_and_entropy(
         members.setdefault(t.group, []).append(i)
     firsts = [trajectories[group[0]] for group in members.values()]
     order = [i for group in members.values() for i in group]
-    placed = {i: _positions(c, trajectories[i]) for i in order}
+    position_ids = {i: _position_ids(c, trajectories[i]) for i in order}
     prompt_lengths = [len(t.prompt_ids) for t in firsts]
     suffixes = [trajectories[i].suffix_ids for i in order]
     layout = PackedGroups(
@@ -48,18 +49,18 @@ def logprobs_and_entropy(
         flash=c.backbone.language_model.config._attn_implementation == PREFIX + "flash_attention_2",
     )
     ids = torch.tensor([i for ids in (*(t.prompt_ids for t in firsts), *suffixes) for i in ids])
-    places = [placed[group[0]][:, :n] for group, n in zip(members.values(), prompt_lengths, strict=True)]
-    places += [placed[i][:, len(trajectories[i].prompt_ids) :] for i in order]
+    packed_positions = [position_ids[group[0]][:, :n] for group, n in zip(members.values(), prompt_lengths, strict=True)]
+    packed_positions += [position_ids[i][:, len(trajectories[i].prompt_ids) :] for i in order]
     images = [t.images[0] for t in firsts] + [image for i in order for image in trajectories[i].images[1:]]
-    hidden = c.hidden(ids, torch.from_numpy(np.concatenate(places, axis=1)), c.encode_images(images), layout)
-    before, target = _sampled(prompt_lengths, list(members.values()), trajectories, ids)
+    hidden = c.hidden(ids, torch.from_numpy(np.concatenate(packed_positions, axis=1)), c.encode_images(images), layout)
+    predecessors, targets = _sampled_targets(prompt_lengths, list(members.values()), trajectories, ids)
     counts = [sum(trajectories[i].sampled_mask) for i in order]
-    back = [place for _, place in sorted(zip(order, range(len(order)), strict=True))]
-    logprob, entropy = (each.split(counts) for each in c.token_logprobs(hidden[before.to(device)], target, temperature))
-    return [logprob[place] for place in back], [entropy[place] for place in back]
+    rows = [row for _, row in sorted(zip(order, range(len(order)), strict=True))]  # by trajectory, its row in `order`
+    logprob, entropy = (values.split(counts) for values in c.token_logprobs(hidden[predecessors.to(device)], targets, temperature))
+    return [logprob[row] for row in rows], [entropy[row] for row in rows]
 
 
-def _positions(c: PolicyModel, t: Trajectory) -> np.ndarray:
+def _position_ids(c: PolicyModel, t: Trajectory) -> np.ndarray:
     patch_px = c.token_px // c.merge
     grids = [(1, image.height // patch_px, image.width // patch_px) for image in t.images]
     try:
@@ -68,48 +69,49 @@ def _positions(c: PolicyModel, t: Trajectory) -> np.ndarray:
         raise ValueError(f"sample {t.sample.id}: {error}") from error
 
 
-def _sampled(
+def _sampled_targets(
     prompt_lengths: Sequence[int], members: Sequence[Sequence[int]], trajectories: Sequence[Trajectory], ids: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """For every sampled token: where in the packed row the token before it stands, and its id.
+    """Per sampled token: the packed index of its predecessor, whose hidden state predicts it, and the token's id.
 
-    Before the first token of a suffix stands the last one of its prompt.
+    The last token of the prompt predicts the first token of a suffix.
     """
-    before: list[Tensor] = []
-    target: list[Tensor] = []
-    at, prompt_end = sum(prompt_lengths), 0
+    predecessors: list[Tensor] = []
+    targets: list[Tensor] = []
+    start, prompt_end = sum(prompt_lengths), 0
     for length, group in zip(prompt_lengths, members, strict=True):
         prompt_end += length
         for i in group:
             mask = torch.tensor(trajectories[i].sampled_mask[length:])
-            here = at + mask.nonzero()[:, 0]
-            before.append(torch.where(here == at, prompt_end, here) - 1)
-            target.append(ids[here])
-            at += len(mask)
-    return torch.cat(before), torch.cat(target)
+            sampled = start + mask.nonzero()[:, 0]
+            predecessors.append(torch.where(sampled == start, prompt_end, sampled) - 1)
+            targets.append(ids[sampled])
+            start += len(mask)
+    return torch.cat(predecessors), torch.cat(targets)
 
 
 def micro_batches(trajectories: Sequence[Trajectory], tokens_per_forward: int) -> list[list[int]]:
-    """Indices of trajectories that pass together, each lot within the budget of packed tokens, siblings side by side.
+    """Indices of trajectories, divided into batches within the budget of packed tokens, siblings side by side.
 
-    A group larger than the budget is divided, and its prompt then passes once for each part; a longer single rollout stands alone.
+    A group larger than the budget is divided, and its prompt passes once for each part. A single rollout
+    longer than the budget is a batch of its own.
     """
     members: dict[int, list[int]] = {}
     for i, t in enumerate(trajectories):
         members.setdefault(t.group, []).append(i)
-    lots: list[list[int]] = [[]]
-    room = tokens_per_forward
+    batches: list[list[int]] = [[]]
+    left = tokens_per_forward
     for group in members.values():
         prompt = len(trajectories[group[0]].prompt_ids)
         suffixes = [len(trajectories[i].suffix_ids) for i in group]
-        if lots[-1] and prompt + sum(suffixes) > room:
-            lots.append([])
-            room = tokens_per_forward
-        room -= prompt
+        if batches[-1] and prompt + sum(suffixes) > left:
+            batches.append([])
+            left = tokens_per_forward
+        left -= prompt
         for i, suffix in zip(group, suffixes, strict=True):
-            if suffix > room and lots[-1]:
-                lots.append([])
-                room = tokens_per_forward - prompt
-            lots[-1].append(i)
-            room -= suffix
-    return lots
+            if suffix > left and batches[-1]:
+                batches.append([])
+                left = tokens_per_forward - prompt
+            batches[-1].append(i)
+            left -= suffix
+    return batches

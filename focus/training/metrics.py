@@ -1,4 +1,7 @@
-"""What is logged of an update: of its rollouts raw terms beside their sum, crops, groups, endings; of its tokens what the optimiser met."""
+"""The metrics of an update: rewards, crops, groups and endings of its rollouts; ratios, clips and entropy of its tokens.
+
+docs/metrics.md explains each.
+"""
 
 import math
 from collections import Counter
@@ -16,10 +19,10 @@ from focus.training.objective import clipped, zero_variance
 
 
 def update_metrics(trajectories: Sequence[Trajectory], scores: Scores, reward: Float[Tensor, "question rollout"]) -> dict[str, float]:
-    """By its name on the dashboard; NaN where nothing was there to measure. Boxes are those of the last crop.
+    """Metrics of rollouts and rewards, by logged name; NaN where there is nothing to measure. Boxes are those of the last crop.
 
-    A group is all right or all wrong by the term `accuracy`, and mixed otherwise; rollouts that could not be graded are left out, and so
-    is a group without any other.
+    A group is all right or all wrong by the term `accuracy`, and mixed otherwise. Rollouts without a
+    grade are left out, and so are groups without a graded rollout.
     """
     n = len(trajectories)
     lengths = [float(sum(t.sampled_mask)) for t in trajectories]
@@ -44,48 +47,48 @@ def update_metrics(trajectories: Sequence[Trajectory], scores: Scores, reward: F
 
 
 def _outcomes(scores: Scores, rollouts: int) -> dict[str, float]:
-    """Shares of groups whose rollouts are all right, all wrong, or some of each."""
+    """Shares of groups whose rollouts are all right, all wrong, or mixed."""
     names = ("group/all_right", "group/all_wrong", "group/mixed")
     if "accuracy" not in scores.raw:
         return dict.fromkeys(names, math.nan)
     accuracy = scores.grouped(rollouts, "accuracy")
     right, wrong = (accuracy > 0).any(1), (accuracy <= 0).any(1)  # neither holds for NaN
-    shares = [float(each[right | wrong].float().mean()) for each in (right & ~wrong, wrong & ~right, right & wrong)]
+    shares = [float(groups[right | wrong].float().mean()) for groups in (right & ~wrong, wrong & ~right, right & wrong)]
     return dict(zip(names, shares, strict=True))
 
 
 @dataclass
 class TokenStatistics:
-    """What an update saw of its sampled tokens: one value for each, in the order in which they passed."""
+    """Statistics of an update's sampled tokens: float [token] per micro-batch, in the order in which they passed, on the CPU."""
 
-    apart: list[Tensor] = field(default_factory=list)  # trainer's minus sampler's log-probability
-    entropy: list[Tensor] = field(default_factory=list)
+    mismatch: list[Tensor] = field(default_factory=list)  # log-probability of the trainer minus that of the sampler, in nats
+    entropy: list[Tensor] = field(default_factory=list)  # in nats
     log_ratio: list[Tensor] = field(default_factory=list)  # of the new policy to the old one, at every optimiser step
     clipped: list[Tensor] = field(default_factory=list)
     dual_clipped: list[Tensor] = field(default_factory=list)
 
-    def sampled(self, apart: Float[Tensor, " token"], entropy: Float[Tensor, " token"]) -> None:
-        """What the first pass tells of some tokens."""
-        self.apart.append(apart.cpu())
+    def add_sampled(self, mismatch: Float[Tensor, " token"], entropy: Float[Tensor, " token"]) -> None:
+        """Add tokens at their first pass, before any optimiser step."""
+        self.mismatch.append(mismatch.cpu())
         self.entropy.append(entropy.cpu())
 
-    def stepped(self, new: Tensor, old: Tensor, advantage: Float[Tensor, " token"], clip: float, dual_clip: float) -> None:
-        """What a pass before an optimiser step tells of them."""
+    def add_step(self, new: Tensor, old: Tensor, advantage: Float[Tensor, " token"], clip: float, dual_clip: float) -> None:
+        """Add tokens at the pass before an optimiser step; `new` and `old` are log-probabilities."""
         outside, dual = clipped(new, old, advantage, clip, dual_clip)
         self.log_ratio.append((new - old).cpu())
         self.clipped.append(outside.float().cpu())
         self.dual_clipped.append(dual.float().cpu())
 
     def metrics(self, sampler_ratio_cap: float | None) -> dict[str, float]:
-        """NaN where no token passed. Quantiles are those of the tokens' log ratios, in nats."""
-        apart, entropy, log_ratio, outside, dual = (
-            torch.cat([torch.zeros(0), *each]) for each in (self.apart, self.entropy, self.log_ratio, self.clipped, self.dual_clipped)
+        """By logged name; NaN where no token passed. Quantiles are those of the log ratios, in nats."""
+        mismatch, entropy, log_ratio, outside, dual = (
+            torch.cat([torch.zeros(0), *parts]) for parts in (self.mismatch, self.entropy, self.log_ratio, self.clipped, self.dual_clipped)
         )
         ordered = log_ratio.sort().values.tolist() or [math.nan]
         return {
-            "objective/mismatch_mean": float(apart.abs().mean()),
-            "objective/mismatch_max": max(apart.abs().tolist(), default=math.nan),
-            "objective/sampler_truncated": float((apart.exp() > (sampler_ratio_cap or math.inf)).float().mean()),
+            "objective/mismatch_mean": float(mismatch.abs().mean()),
+            "objective/mismatch_max": max(mismatch.abs().tolist(), default=math.nan),
+            "objective/sampler_truncated": float((mismatch.exp() > (sampler_ratio_cap or math.inf)).float().mean()),
             "objective/entropy": float(entropy.mean()),
             "objective/clipped": float(outside.mean()),
             "objective/dual_clipped": float(dual.mean()),

@@ -18,9 +18,10 @@ def group_advantage(
 ) -> Float[Tensor, "question rollout"]:
     """E4: the reward of each rollout relative to its siblings on the same question.
 
-    A group whose rewards are all equal gets exactly zero: it teaches nothing. Where `accuracy` is given, so does a group in which that
-    is equal, whatever else its rollouts were paid for. A rollout that could not be graded (NaN) gets zero and leaves the statistics of
-    its group. Raises ValueError for one rollout per question, which can teach nothing.
+    A group whose rewards are all equal gets exactly zero: it teaches nothing. Where `accuracy` is given, a
+    group with equal accuracy gets zero too, even if its rewards differ. A rollout without a grade (NaN)
+    gets zero and is left out of its group's mean and deviation. Raises ValueError for one rollout per
+    question, which can teach nothing.
     """
     if reward.shape[1] < 2:
         raise ValueError("rollout.rollouts_per_question is 1; every advantage would be zero. Use at least 2 (the paper uses 16)")
@@ -44,8 +45,9 @@ def sampler_weight(
 ) -> Float[Tensor, " token"]:
     """E13: the truncated importance weight min(pi_train / pi_sampler, cap) of each sampled token, in (0, cap]; a factor on its advantage.
 
-    For tokens that another engine drew, whose probabilities differ from the trainer's own at the time of the rollout (`old_logprob`).
-    No gradient passes through it. `cap` None: sampler and trainer are one, and every weight is 1.
+    It corrects for tokens that another engine sampled: that engine's probabilities differ from the
+    trainer's own at the time of the rollout (`old_logprob`). No gradient passes through it. `cap` None
+    means that sampler and trainer are the same network, and every weight is 1.
     """
     if cap is None:
         return torch.ones_like(old_logprob)
@@ -60,13 +62,13 @@ def policy_loss(
     clip: float = 0.2,
     dual_clip: float = 3.0,
 ) -> Float[Tensor, ""]:
-    """E12: the clipped surrogate, summed over these sampled tokens and divided by the number of them in the whole update.
+    """E12: the clipped surrogate, summed over these sampled tokens and divided by the sampled tokens of the whole update.
 
-    Micro-batches therefore add up to the same loss and gradients as one batch. Only sampled tokens may be passed: prompt and
-    observations have no place here.
+    So micro-batches add up to the loss and gradients of one batch. Pass sampled tokens only, never those
+    of prompts or observations.
     """
-    # exp overflows in float32 above 88, and the gradient of the branch that a clip did not take is then inf * 0 = NaN; at 20 every
-    # clip was met long ago.
+    # exp overflows in float32 above 88, and then the gradient of the branch that the clip did not take is
+    # inf * 0 = NaN. At 20 every clip is active already.
     ratio = (logprob - old_logprob).clamp(-20, 20).exp()
     surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
     surrogate = torch.where(advantage < 0, torch.maximum(surrogate, dual_clip * advantage), surrogate)
@@ -80,7 +82,7 @@ def clipped(
     clip: float = 0.2,
     dual_clip: float = 3.0,
 ) -> tuple[Bool[Tensor, " token"], Bool[Tensor, " token"]]:
-    """Tokens that E12's two clips keep from having a gradient: beyond the trust region, and beyond the bound for negative advantages."""
+    """Tokens whose gradient E12's clips set to zero: beyond the trust region, and beyond the bound for negative advantages."""
     log_ratio = logprob - old_logprob
     beyond = torch.where(advantage > 0, log_ratio > math.log1p(clip), log_ratio < math.log1p(-clip) if clip < 1 else False)
     return beyond & (advantage != 0), (advantage < 0) & (log_ratio > math.log(dual_clip))

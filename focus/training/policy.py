@@ -22,7 +22,7 @@ from focus.rollout.engine import Engine
 from focus.rollout.loop import WORKERS, RolloutLimits, begin, blank, play, seed_of
 from focus.rollout.trajectory import TRUNCATED, Trajectory
 from focus.runtime import distributed, strategies
-from focus.training.batch import Batch, not_finite
+from focus.training.batch import Batch, not_finite_error
 from focus.training.logprobs import logprobs_and_entropy, micro_batches
 from focus.training.metrics import TokenStatistics, update_metrics
 from focus.training.objective import group_advantage, policy_loss, sampler_weight
@@ -102,7 +102,7 @@ class FocusPolicy(SavesTrainableState):
         for trajectory in trajectories:
             trajectory.source.release()  # the examples that are kept for display hold on to it
         self.last_examples = examples(trajectories, scores)
-        self._watch(trajectories, scores, reward, update, broken=len(questions) - len(trajectories) // siblings)
+        self._log_update(trajectories, scores, reward, update, broken=len(questions) - len(trajectories) // siblings)
 
     def roll_out(self, questions: Sequence[Question | Broken]) -> Iterator[list[Trajectory]]:
         """The rollouts of every readable question, `questions_per_forward` questions at a time, siblings side by side.
@@ -176,7 +176,7 @@ class FocusPolicy(SavesTrainableState):
                         sampler = {i: torch.tensor(passed[i].sampler_logprobs, device=self.device) for i in rows}
                         weight |= {i: sampler_weight(old[i], sampler[i], s.sampler_ratio_cap) for i in rows}  # E13
                         if trajectories:  # and not the blank rollout
-                            watched.sampled(torch.cat([old[i] - sampler[i] for i in rows]), torch.cat(entropies))
+                            watched.add_sampled(torch.cat([old[i] - sampler[i] for i in rows]), torch.cat(entropies))
                     new, before = torch.cat(logprobs), torch.cat([old[i] for i in rows])
                     each = torch.cat([advantages[i] * weight[i] for i in rows])
                     loss = policy_loss(new, before, each, tokens, s.clip, s.dual_clip)
@@ -184,13 +184,13 @@ class FocusPolicy(SavesTrainableState):
                     loss_sum += float(loss.detach()) * counts
                     suspects += [] if math.isfinite(loss.detach()) else rows
                     if trajectories and counts:
-                        watched.stepped(new.detach(), before, each, s.clip, s.dual_clip)
+                        watched.add_step(new.detach(), before, each, s.clip, s.dual_clip)
             grad_norm = strategies.clip_gradients(strategy, self._trainable(), s.grad_clip)
             if suspects or not math.isfinite(grad_norm):
                 at_fault = suspects or teaching
                 kept = Batch(self.updates_done + 1, tokens, [advantages[i] for i in at_fault], [passed[i] for i in at_fault])
                 folder = Path(self.trainer.default_root_dir) / f"not_finite_{self.global_rank}"
-                raise ValueError(not_finite(kept, "loss" if suspects else "gradient", grad_norm, folder))
+                raise not_finite_error(kept, "loss" if suspects else "gradient", grad_norm, folder)
             self._warm_up(optimizer)
             if not moves:
                 strategies.skip_step(strategy, optimizer)
@@ -251,7 +251,9 @@ class FocusPolicy(SavesTrainableState):
         yield
         self._seconds[phase] += time.perf_counter() - start
 
-    def _watch(self, trajectories: Sequence[Trajectory], scores: Scores, reward: Tensor, update: dict[str, float], broken: int) -> None:
+    def _log_update(
+        self, trajectories: Sequence[Trajectory], scores: Scores, reward: Tensor, update: dict[str, float], broken: int
+    ) -> None:
         """Log one update: what was played and paid beside tokens, seconds and what the optimiser did."""
         values = update_metrics(trajectories, scores, reward) | {
             "data/broken": float(broken),

@@ -18,15 +18,15 @@ from focus.training.policy import FocusPolicy
 
 
 class ProbeCallback(pl.Callback):
-    """The probe inside training: every `every` updates, on the same held-out questions; the curves are `probe/...`.
+    """Probes the policy every `every` updates (0: never) on the same held-out questions; the curves are `probe/...`.
 
-    `samples` are divided among the ranks. They are played by `limits`, as held-out questions are when the training is over. Between two
-    probes the values are NaN, and so are those of a probe during an outage of the judge, which does not end the training. 0 switches it
-    off.
+    The samples are divided among the ranks and played with `limits`, those of the measurement after the
+    training. Between two probes the values are NaN. They are NaN too if the judge fails during a probe,
+    which does not end the training.
     """
 
     ARMS = ("own", "gt", "noise", "tool_free")
-    SHOWN = ("own", "D_noise", "U_GT", "tool_free", "called", "agrees")
+    METRICS = ("own", "D_noise", "U_GT", "tool_free", "called", "agrees")
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class ProbeCallback(pl.Callback):
         assert isinstance(pl_module, FocusPolicy)
         if not self.every:
             return
-        values = dict.fromkeys(self.SHOWN, math.nan)
+        values = dict.fromkeys(self.METRICS, math.nan)
         if pl_module.updates_done % self.every == 0:
             m = pl_module
             evaluator = Evaluator(
@@ -53,7 +53,7 @@ class ProbeCallback(pl.Callback):
             try:
                 with distributed.unsharded(m.model):
                     outcome = measure_on_all_ranks(evaluator, self.samples, None)
-                values = {metric: bootstrap(outcome.of(metric), outcome.groups, resamples=1)[0] for metric in self.SHOWN}
+                values = {metric: bootstrap(outcome.of(metric), outcome.groups, resamples=1)[0] for metric in self.METRICS}
             except NoVerdict as outage:
                 if files.is_first_rank():
                     print(f"no probe at update {m.updates_done}: {outage}")

@@ -52,14 +52,14 @@ class Stopped(Exception):
 
 
 def crash_after(monkeypatch, update: int) -> None:
-    watch = FocusPolicy._watch
+    watch = FocusPolicy._log_update
 
     def watching(self, *rest, **more):
         if self.updates_done > update:
             raise Stopped
         watch(self, *rest, **more)
 
-    monkeypatch.setattr(FocusPolicy, "_watch", watching)
+    monkeypatch.setattr(FocusPolicy, "_log_update", watching)
 
 
 @pytest.fixture

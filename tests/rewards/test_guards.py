@@ -59,7 +59,7 @@ def stepped(mask: bool, statuses: dict[int, Status], kept: list[int] | None = No
         return made["logged"]
 
     policy.update = by_hand
-    policy._watch = lambda *_, **__: None
+    policy._log_update = lambda *_, **__: None
     trainer().fit(policy, questions(1, per_update=2))
     return weights(policy), made["logged"], made["tokens"]
 
@@ -135,7 +135,7 @@ def test_an_update_on_forced_rollouts_has_a_gradient_for_their_sampled_tokens_al
     policy = policy_of(random_qwen3_vl(seed=1))
     policy.limits = replace(policy.limits, force_first_crop=True)
     seen = {}
-    policy._watch = lambda found, _scores, _reward, update, **_: seen.update(update, sampled=[t.turns for t in found])
+    policy._log_update = lambda found, _scores, _reward, update, **_: seen.update(update, sampled=[t.turns for t in found])
     trainer().fit(policy, questions(1, per_update=2))
     assert seen["tokens/sampled"] == sum(len(turn.ids) for turns in seen["sampled"] for turn in turns)
     assert seen["objective/mismatch_max"] < 2e-5  # the trainer weighs them after the same opening as the sampler

@@ -383,7 +383,7 @@ def test_in_training_a_term_that_only_looks_follows_its_schedule_and_leaves_the_
     policy.limits = replace(LIMITS, max_crops=1)
     gain = term(policy.policy, policy.engine, weight=0.0, every=2)
     policy.rewards, seen = [Parity(1.0), gain], []
-    policy._watch = lambda trajectories, scores, *_, **__: seen.append(scores)
+    policy._log_update = lambda trajectories, scores, *_, **__: seen.append(scores)
     trainer(callbacks=[gain]).fit(policy, questions(3, per_update=1))
     assert [any(map(math.isnan, scores.raw["information_gain"])) for scores in seen] == [False, True, False]
     assert all(scores.total == scores.raw["parity"] for scores in seen)
@@ -426,7 +426,7 @@ def test_a_reader_learns_nothing_while_the_policy_does(folder):
     policy.limits = replace(LIMITS, max_crops=1)
     gain = term(policy.policy, policy.engine, reader=str(folder))
     policy.rewards = [Parity(1.0), gain]
-    policy._watch = lambda *_, **__: None
+    policy._log_update = lambda *_, **__: None
     reader, hashed, before = gain._reader.model, gain._reader.weights_hash(), weights(policy)
     trainer(callbacks=[gain]).fit(policy, questions(1, per_update=1))
     assert any(not torch.equal(a, b) for a, b in zip(before.values(), weights(policy).values(), strict=True))

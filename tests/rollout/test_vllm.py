@@ -104,7 +104,7 @@ def test_weights_are_published_at_the_start_and_once_after_every_update(steps, t
     policy = policy_of(checkpoint, updates_per_rollout=steps, learning_rate=3e-3)
     policy.engine = over(checkpoint, tmp_path)
     seen = []
-    policy._watch = lambda *args, **_: seen.append((args[3]["objective/mismatch_max"], len(policy.engine.sampler.published)))
+    policy._log_update = lambda *args, **_: seen.append((args[3]["objective/mismatch_max"], len(policy.engine.sampler.published)))
     trainer().fit(policy, questions(updates=3))
     assert [published for _, published in seen] == [2, 3, 4]
     assert all(mismatch < CLOSE for mismatch, _ in seen)  # each rollout came from the weights of that moment
@@ -117,7 +117,7 @@ def test_a_resumed_run_samples_from_the_weights_that_it_stopped_with(tmp_path):
         policy = policy_of(checkpoint, learning_rate=3e-3)
         policy.engine = over(checkpoint, tmp_path)
         seen: list[float] = []
-        policy._watch = lambda *args, **_: seen.append(args[3]["objective/mismatch_max"])
+        policy._log_update = lambda *args, **_: seen.append(args[3]["objective/mismatch_max"])
         trainer(**more).fit(policy, questions(updates=3), ckpt_path=resume)
         return seen
 

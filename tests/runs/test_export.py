@@ -134,7 +134,7 @@ def test_a_checkpoint_without_a_weight_that_learns_is_refused_and_one_that_holds
         policy.load_state_dict(learned)
         policy.load_state_dict(whole)  # as earlier versions wrote it
         name = sorted(learned)[0]
-        with pytest.raises(RuntimeError, match="lacks 1 weights that learn .*" + name.replace(".", r"\.")):
+        with pytest.raises(RuntimeError, match="lacks 1 trainable weights .*" + name.replace(".", r"\.")):
             policy.load_state_dict({key: value for key, value in learned.items() if key != name})
         with pytest.raises(RuntimeError, match=r"holds 1 that this policy does not have .*other"):
             policy.load_state_dict(learned | {"model.other": torch.zeros(1)})

@@ -155,7 +155,7 @@ def test_a_cut_checkpoint_is_named_and_the_run_goes_on_from_the_one_before(share
     last.write_bytes(last.read_bytes()[: int(share * last.stat().st_size)])
     train.run(settings(run, random_policy, *SHORT, "objective.updates=4"))
     said = capsys.readouterr().out
-    assert f"focus: {last} can't be read" in said and "goes on from update-step=2.ckpt" in said
+    assert f"focus: {last} can't be read" in said and "resumes from update-step=2.ckpt" in said
     assert history(run) == [1, 2, 3, 4] and weights(run) == weights(straight)
 
 
@@ -219,7 +219,7 @@ def test_damage_inside_a_checkpoint_of_the_right_length_is_told_with_its_name(tm
     data = bytearray(path.read_bytes())
     data[600:700] = b"\xff" * 100
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"checkpoint .*update-step=1.ckpt can't be read .*the run goes on from the one before"):
+    with pytest.raises(ValueError, match=r"checkpoint .*update-step=1.ckpt can't be read .*the run resumes from the one before"):
         io.load_checkpoint(path, weights_only=True)
 
 
@@ -379,7 +379,7 @@ def test_what_a_history_lacks_is_told_on_resume_and_the_rest_is_kept(tmp_path, c
     path.write_text('{"update": 1.0}\n{"update": 2.\n{"update": 3.0}\n{"upda')
     History(path).on_train_start(SimpleNamespace(is_global_zero=True), SimpleNamespace(updates_done=3))
     assert path.read_text() == '{"update": 1.0}\n{"update": 3.0}\n'
-    assert capsys.readouterr().out == f"focus: {path} lacks 1 of the 3 updates that are made (2); curves lack them too\n"
+    assert capsys.readouterr().out == f"focus: {path} lacks 1 of the 3 finished updates (2); curves lack them too\n"
 
 
 ALARM = {"update": 2.0, "alarm/truncated": 1.0, "alarm/mismatch": 0.0}

@@ -63,7 +63,7 @@ def test_only_sampled_tokens_have_a_log_probability(policy):
 def test_the_sampler_and_the_trainer_agree_on_every_token(qwen3_vl):
     policy = policy_of(random_qwen3_vl(seed=1))
     seen = {}
-    policy._watch = lambda *args, **_: seen.update(args[3])
+    policy._log_update = lambda *args, **_: seen.update(args[3])
     trainer().fit(policy, questions())
     assert seen["objective/mismatch_max"] < 2e-5
 
@@ -172,7 +172,7 @@ def test_resuming_gives_the_same_next_steps_and_the_same_sampled_tokens(tmp_path
     def run(updates: int, resume: Path | None, keep: bool):
         policy = policy_of(random_qwen3_vl(seed=2))
         sampled = []
-        policy._watch = lambda trajectories, *_, **__: sampled.append([t.ids for t in trajectories])
+        policy._log_update = lambda trajectories, *_, **__: sampled.append([t.ids for t in trajectories])
         save = pl.callbacks.ModelCheckpoint(
             tmp_path, filename="at-{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False
         )
@@ -213,7 +213,9 @@ def test_in_mixed_precision_rollouts_and_updates_compute_in_bfloat16_and_agree(f
 
     policy.engine.clear_cache = looking
     seen = {}
-    policy._watch = lambda trajectories, scores, reward, update, broken: seen.update(update, crops=sum(bool(t.crops) for t in trajectories))
+    policy._log_update = lambda trajectories, scores, reward, update, broken: seen.update(
+        update, crops=sum(bool(t.crops) for t in trajectories)
+    )
     trainer(precision="bf16-mixed").fit(policy, questions())
     assert seen["crops"] == 16 and seen["objective/mismatch_mean"] < 0.02
     assert held == {torch.bfloat16}
@@ -226,7 +228,7 @@ from tests.support.policies import FAMILIES
 from tests.support.updates import policy_of, questions, trainer, weights
 torch.set_num_threads(1)
 policy = policy_of(FAMILIES[sys.argv[1]](seed=4), tokens_per_forward=int(sys.argv[3]))
-policy._watch = lambda *args, **_: None
+policy._log_update = lambda *args, **_: None
 trainer(devices=2, strategy="ddp", accelerator="cpu").fit(policy, questions(2))
 if policy.global_rank == 0:
     torch.save(weights(policy), sys.argv[2])
@@ -238,7 +240,7 @@ if policy.global_rank == 0:
 def test_two_processes_make_the_step_of_one(family, tmp_path):
     """Ranks have unequal numbers of micro-batches (one row per forward), and rollouts with and without a crop."""
     one = policy_of(FAMILIES[family](seed=4))
-    one._watch = lambda *args, **_: None
+    one._log_update = lambda *args, **_: None
     trainer().fit(one, questions(2))
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
@@ -284,7 +286,7 @@ def test_an_update_in_which_all_are_paid_alike_leaves_weights_and_moments_exactl
         moments = {f"{i} {name}": value.clone() for i, kept in state.items() for name, value in kept.items()}
         seen.append((weights(policy) | moments, update))
 
-    policy._watch = watch
+    policy._log_update = watch
     save = pl.callbacks.ModelCheckpoint(tmp_path, filename="at-{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False)
     run = trainer(enable_checkpointing=True, callbacks=[save])
     run.fit(policy, questions(4))
@@ -319,7 +321,7 @@ def test_what_the_update_does_is_logged():
 def test_a_second_step_on_the_same_rollouts_meets_the_clip():
     """At a learning rate of 0.1 a step leads far out of the trust region; the first step of the two has ratio 1."""
     policy, seen = policy_of(random_qwen3_vl(seed=1), updates_per_rollout=2, learning_rate=0.1), {}
-    policy._watch = lambda *args, **_: seen.update(args[3])
+    policy._log_update = lambda *args, **_: seen.update(args[3])
     trainer().fit(policy, questions())
     assert 0.05 < seen["objective/clipped"] <= 0.5
     assert seen["objective/log_ratio_p1"] < -0.2 and seen["objective/log_ratio_p99"] > 0.2

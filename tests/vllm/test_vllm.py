@@ -139,7 +139,7 @@ def test_a_training_step_renews_the_weights_once_and_the_next_rollout_samples_fr
     )  # log-probabilities are those of the distribution drawn from, temperature included
     policy_.engine = made = VLLMEngine(checkpoint, sampler, tmp_path / "weights", "float32")
     seen = []
-    policy_._watch = lambda *args, **_: seen.append(
+    policy_._log_update = lambda *args, **_: seen.append(
         (args[3]["objective/mismatch_max"], args[3]["objective/sampler_truncated"], made.renewed)
     )
     trainer().fit(policy_, questions(updates=3))
@@ -153,7 +153,7 @@ def test_a_resumed_run_samples_from_the_weights_that_it_stopped_with(family, sam
         policy_ = policy_of(checkpoint, learning_rate=3e-3)
         policy_.engine = VLLMEngine(checkpoint, sampler, tmp_path / "weights", "float32")
         seen: list[float] = []
-        policy_._watch = lambda *args, **_: seen.append(args[3]["objective/mismatch_max"])
+        policy_._log_update = lambda *args, **_: seen.append(args[3]["objective/mismatch_max"])
         trainer(**more).fit(policy_, questions(updates=3), ckpt_path=resume)
         return seen
 
