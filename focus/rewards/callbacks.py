@@ -1,7 +1,7 @@
-"""Reward terms as Lightning callbacks: a name, a weight, an optional gate. `training_step` asks them, in config order.
+"""Reward terms as Lightning callbacks: a name, a weight, an optional gate. `training_step` scores them in config order.
 
-A term of your own: subclass `RewardCallback`, give it a `name`, implement `score`, and put it under `reward.terms` by
-`_target_`. It is a callback, so it may keep the policy (`on_fit_start`) or log what it likes.
+To add a term: subclass `RewardCallback`, give it a `name`, implement `score`, and put it under
+`reward.terms` by `_target_`. It is a callback, so it may use any hook and log any metric.
 """
 
 import math
@@ -27,42 +27,45 @@ from focus.rollout.engine import Engine
 from focus.rollout.loop import RolloutLimits
 from focus.rollout.trajectory import Status, Trajectory
 
-LARGEST_REWARD = 1e6  # float32 has seven digits: beside a larger term the others are lost, and the squares of much larger ones overflow
+# float32 has seven digits: a larger term would swallow the others, and the squares of much larger ones overflow
+LARGEST_REWARD = 1e6
 
 
 class RewardCallback(Callback):
-    """One reward term. `gate` names a term that must be above 0 for this one to be paid."""
+    """One reward term. `gate` names a term that must be above 0; otherwise this one adds 0."""
 
     name: str
-    needs_boxes = False  # whether a sample without annotated boxes can't be graded
+    needs_boxes = False  # True: a sample without annotated boxes can't be graded
 
     def __init__(self, weight: float, gate: str | None = None) -> None:
         self.weight, self.gate = weight, gate
 
     def attach(self, policy: PolicyModel, engine: Engine, limits: RolloutLimits) -> None:
-        """Get to know the policy that is trained and the engine that rolled it out; for terms that ask the model."""
+        """Receive the policy in training and the engine that samples from it, for terms that run the model. Called once."""
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
         """The raw term of each trajectory; NaN where it could not be graded."""
         raise NotImplementedError(f"{type(self).__name__} must implement score")
 
     def begin(self, trajectories: Sequence[Trajectory]) -> Callable[[], list[float]]:
-        """Start to score trajectories that have just been played; what is returned gives their `score`, when all others are played too.
+        """Start to score trajectories right after they were played; returns a function that gives their `score`.
 
-        A term that waits for a server sends its requests here. The others score at once, while the engine still holds its caches.
+        A term that waits for a server sends its requests here, and the returned function, called after
+        all rollouts of the update, waits for the replies. All other terms score here, while the engine
+        still holds the caches of these trajectories.
         """
         values = self.score(trajectories)
         return lambda: values
 
     def metrics(self) -> dict[str, float]:
-        """What is logged of this update beside the mean of the raw term, by its name on the dashboard; the same names every time."""
+        """More metrics of this update, by logged name, beside the mean of the raw term. The names must not change between updates."""
         return {}
 
 
 class Accuracy(RewardCallback):
-    """Is the final answer right, by the ladder of `grading.py`? NaN where a judge was asked and gave no verdict.
+    """Is the final answer right, by the rules and then the judge (`grading.grader`)? NaN where the judge gave no verdict.
 
-    `grader` has no judge unless the run gives it one; `Grader.end_update` ends a training whose judge fails.
+    `grader` has no judge unless the run sets one. `Grader.end_update` ends a training whose judge fails.
     """
 
     name = "accuracy"
@@ -90,7 +93,7 @@ class Accuracy(RewardCallback):
 
 
 class Format(RewardCallback):
-    """Could every turn be read, and did the conversation end in an answer?"""
+    """Could every turn be parsed, and did the conversation end with an answer?"""
 
     name = "format"
 
@@ -102,7 +105,7 @@ class Format(RewardCallback):
 
 
 class Tool(RewardCallback):
-    """Was a crop delivered? Paid behind `gate: accuracy` in the paper."""
+    """Was a crop delivered? The paper gates it on a right answer (`gate: accuracy`)."""
 
     name = "tool"
 
@@ -120,12 +123,14 @@ class Crops(StrEnum):
 
 
 class Grounding(RewardCallback):
-    """Is the crop tight about what answers? E8, added to E3 by its weight (E11).
+    """How tightly does the last crop enclose the target? E8, added to E3 with its weight (E11).
 
-    The mean over a question's targets; 0 without a crop, NaN where nothing is annotated.
+    The mean over a question's targets; 0 without a crop, NaN without an annotation. The last crop is
+    graded, so a crop that the policy corrected counts as corrected.
 
-    `omega` weighs the conditional IoU against L1, `tau` is the coverage that opens the gate (None: always open). The paper does not
-    gate it on a right answer (`gate: accuracy` does): L1 is there for hard questions, which are answered wrongly.
+    `omega` is the weight of the conditional IoU, 1 - `omega` that of L1. `tau` is the coverage that a crop
+    must exceed to earn its IoU (None: no gate). The paper does not gate the term on a right answer (which
+    `gate: accuracy` would do): L1 is meant for hard questions, whose answers are wrong.
     """
 
     name = "grounding"
@@ -136,7 +141,7 @@ class Grounding(RewardCallback):
         if not 0 <= omega <= 1:
             raise ValueError(f"omega of the grounding reward is {omega}; it must be in [0, 1]")
         if tau is not None and not 0 <= tau < 1:
-            raise ValueError(f"tau of the grounding reward is {tau}; it must be in [0, 1), or null for no gate (coverage has to exceed it)")
+            raise ValueError(f"tau of the grounding reward is {tau}; it must be in [0, 1), or null for no gate (coverage must exceed it)")
         if crops not in list(Crops):
             raise ValueError(f"crops of the grounding reward is {crops!r}; choose one of {', '.join(Crops)}")
         self.omega, self.tau, self.crops = omega, tau, Crops(crops)
@@ -165,7 +170,7 @@ class Grounding(RewardCallback):
 
 @dataclass(frozen=True)
 class Scores:
-    """Raw terms beside their weighted sum, one value per trajectory, and the weight and gate of each term."""
+    """Raw terms and their weighted sum, one value per trajectory, and the weight and gate of each term."""
 
     raw: dict[str, list[float]]
     total: list[float]
@@ -183,8 +188,8 @@ class Scores:
 
     @property
     def ungraded(self) -> int:
-        """Trajectories that some term could not grade."""
-        return sum(value != value for value in self.total)
+        """The number of trajectories whose total is NaN, because a paid term could not grade them."""
+        return sum(map(math.isnan, self.total))
 
 
 class Payment(NamedTuple):
@@ -224,8 +229,8 @@ def _example(trajectory: Trajectory, raw: dict[str, float], total: float, scores
     return Example(trajectory, raw, total, payments=payments)
 
 
-def _number(value: Any, callback: RewardCallback, t: Trajectory) -> float:
-    """What a term gave, as a float. Raises ValueError for what is no number, or too large a one; NaN is one that could not be graded."""
+def _as_float(value: Any, callback: RewardCallback, t: Trajectory) -> float:
+    """The value of a term as a float; NaN means not graded. Raises ValueError for anything but a number, and for too large a one."""
     is_number = isinstance(value, Real) or (isinstance(value, Tensor) and value.ndim == 0)
     if is_number and not max(abs(float(value)), abs(float(value) * callback.weight)) > LARGEST_REWARD:
         return float(value)
@@ -236,37 +241,38 @@ def _number(value: Any, callback: RewardCallback, t: Trajectory) -> float:
 
 
 def score(callbacks: Sequence[RewardCallback], trajectories: Sequence[Trajectory]) -> Scores:
-    """Ask every term, in order, and sum them up (E3): see `begin_scoring`."""
+    """The raw terms and totals (E3) of these trajectories; see `begin_scoring` for what it raises."""
     return begin_scoring(callbacks, trajectories)()
 
 
 def begin_scoring(callbacks: Sequence[RewardCallback], trajectories: Sequence[Trajectory]) -> Callable[[], Scores]:
-    """Start every term on trajectories that have just been played, in order; what is returned gives their scores (E3).
+    """Start every term, in order, on trajectories that were just played; returns a function that gives their scores (E3).
 
-    Either raises ValueError for two terms of one name, a gate that names no term, and a term that does not give one number per trajectory
-    (NaN where it can't grade) that is at most `LARGEST_REWARD` in size, with and without its weight.
+    Raises ValueError if two terms have one name, or a gate names no term. The returned function raises
+    ValueError if a term does not give one number per trajectory (NaN where it can't grade), or one above
+    `LARGEST_REWARD` in size, with or without its weight.
     """
     names = [callback.name for callback in callbacks]
-    begun: dict[str, Callable[[], list[float]]] = {}
+    pending: dict[str, Callable[[], list[float]]] = {}
     for callback in callbacks:
-        if callback.name in begun:
+        if callback.name in pending:
             raise ValueError(f"two reward terms are named {callback.name!r}, and only one could be paid; give each a name of its own")
         if callback.gate is not None and callback.gate not in names:
             raise ValueError(f"the gate of reward term {callback.name!r} is {callback.gate!r}; choose one of {', '.join(names)}, or none")
-        begun[callback.name] = callback.begin(trajectories)
+        pending[callback.name] = callback.begin(trajectories)
     weights = {callback.name: callback.weight for callback in callbacks}
     gates = {callback.name: callback.gate for callback in callbacks}
 
     def finish() -> Scores:
         raw: dict[str, list[float]] = {}
         for callback in callbacks:
-            values = begun[callback.name]()
+            values = pending[callback.name]()
             if len(values) != len(trajectories):
                 raise ValueError(
                     f"reward term {callback.name!r} gave {len(values)} values for {len(trajectories)} trajectories; "
                     "its score must give one for each, NaN where it can't grade"
                 )
-            raw[callback.name] = [_number(value, callback, t) for value, t in zip(values, trajectories, strict=True)]
+            raw[callback.name] = [_as_float(value, callback, t) for value, t in zip(values, trajectories, strict=True)]
         totals = [terms.total({name: values[i] for name, values in raw.items()}, weights, gates) for i in range(len(trajectories))]
         return Scores(raw, totals, weights, gates)
 

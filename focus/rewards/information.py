@@ -1,8 +1,9 @@
-"""Information gain: what did the crop tell about the answer? E9, beyond the paper.
+"""Information gain: how much does the crop help to predict the answer? E9, beyond the paper.
 
-The label is put into the policy's mouth after its own words, once with its own crop and once with placebos of equal size; the gain is
-how much better it is predicted with its own. A reward of this kind can also be raised by predicting WORSE with a placebo, so a policy
-trained on it must be judged by a substitute that the reward never used (`noise`), beside its tool-free accuracy.
+The label is appended to the policy's own turns, once with its own crop and once with placebo crops of equal
+size. The gain is the rise of the label's probability with its own crop. A policy can also raise this reward
+by predicting WORSE with a placebo. So judge a policy trained on it by a substitute that the reward never
+used (`noise`), and by its tool-free accuracy.
 """
 
 import math
@@ -28,10 +29,14 @@ FORMS = ("p", "logp")
 class InformationGain(RewardCallback):
     """E9': the label's probability after the rollout's own crop minus its mean over `placebos` crops from elsewhere, not below 0.
 
-    `placebos` 0 compares with the answer before any crop instead: the same number for all siblings, which E4 cancels apart from where the
-    clip at 0 bites. `form` is `p` or `logp` (see `terms.information_gain`). `reader` names a frozen policy that is asked in place of the
-    one that trains (a folder, or `embedded`). At weight 0 it is computed every `every` updates for the log (0: never) and NaN between.
-    0 without a crop. What is weighed are the label's tokens, not the end of the answer.
+    0 without a crop. Only the label's tokens count, not the closing tag of the answer.
+
+    - `placebos` 0 compares with the label before any crop instead. That probability is the same for all
+      siblings, so E4 cancels it, except where the gain is clipped at 0.
+    - `form` is `p` or `logp` (see `terms.information_gain`).
+    - `reader` names a frozen policy (a folder, or `embedded`) that predicts in place of the policy in
+      training.
+    - With weight 0 the gain is computed every `every` updates for the log (0: never), and is NaN between.
     """
 
     name = "information_gain"
@@ -68,38 +73,39 @@ class InformationGain(RewardCallback):
         if not self._due:
             return [math.nan] * len(trajectories)
         self._reader.model.to(self._policy.model.device)  # type: ignore[arg-type]
-        asked = [t for t in trajectories if t.crops]
-        own, against = self._weigh([self._own(t) for t in asked]), self._counterfactuals(asked)
+        with_crop = [t for t in trajectories if t.crops]
+        own, against = self._mean_logprobs([self._own(t) for t in with_crop]), self._counterfactuals(with_crop)
         if self._engine is not self._policy_engine:
-            self._engine.clear_cache()  # the policy's own is told by who rolls out
+            self._engine.clear_cache()  # the training step clears the policy's own engine
         gains = [terms.information_gain(a, b, self.form == "logp") for a, b in zip(own, against, strict=True)]
-        found = dict(zip(map(id, asked), gains, strict=True))
-        return [found.get(id(t), 0.0) for t in trajectories]
+        gain_of = dict(zip(map(id, with_crop), gains, strict=True))
+        return [gain_of.get(id(t), 0.0) for t in trajectories]
 
-    def _counterfactuals(self, asked: Sequence[Trajectory]) -> list[list[float]]:
-        """For each trajectory the mean log-probability of its label with every placebo, or before any crop."""
+    def _counterfactuals(self, with_crop: Sequence[Trajectory]) -> list[list[float]]:
+        """Per trajectory, the mean log-probability of its label with every placebo, or before any crop."""
         if not self.placebos:
-            firsts = {t.group: replace(t, prefill="", prefill_ids=(), turns=()) for t in asked}
-            before = self._weigh([self._words(t, -1) for t in firsts.values()])
-            found = dict(zip(firsts, before, strict=True))
-            return [[found[t.group]] for t in asked]
+            firsts = {t.group: replace(t, prefill="", prefill_ids=(), turns=()) for t in with_crop}
+            before = self._mean_logprobs([self._with_label(t, -1) for t in firsts.values()])
+            before_of = dict(zip(firsts, before, strict=True))
+            return [[before_of[t.group]] for t in with_crop]
         alters = [elsewhere(self._limits, self._policy.token_px, draw) for draw in range(self.placebos)]
-        return [list(each) for each in zip(*(self._weigh([self._placebo(t, alter) for t in asked]) for alter in alters), strict=True)]
+        by_placebo = (self._mean_logprobs([self._placebo(t, alter) for t in with_crop]) for alter in alters)
+        return [list(values) for values in zip(*by_placebo, strict=True)]
 
     def _own(self, t: Trajectory) -> tuple[Request, int]:
-        history = reopen(self._policy, t, lambda crop, asked, before: crop)
-        return self._words(history, len(history.turns) - 1)
+        history = reopen(self._policy, t, lambda crop, *_: crop)
+        return self._with_label(history, len(history.turns) - 1)
 
     def _placebo(self, t: Trajectory, alter: Alter) -> tuple[Request, int]:
         first = next(i for i, turn in enumerate(t.turns) if isinstance(turn.action, Crop))
-        return self._words(reopen(self._policy, t, alter), first)
+        return self._with_label(reopen(self._policy, t, alter), first)
 
-    def _words(self, history: Trajectory, kept_turn: int) -> tuple[Request, int]:
-        """The conversation that ends in the label, and the label's number of tokens."""
+    def _with_label(self, history: Trajectory, kept_turn: int) -> tuple[Request, int]:
+        """The request that ends with the label, and the label's number of tokens."""
         label = encode(self._policy.tokenizer, history.sample.answers[0])
         return request_for(history, kept_turn, [*encode(self._policy.tokenizer, ANSWER_OPEN), *label]), len(label)
 
-    def _weigh(self, asked: Sequence[tuple[Request, int]]) -> list[float]:
+    def _mean_logprobs(self, requests: Sequence[tuple[Request, int]]) -> list[float]:
         with self._reader.image_cache():
-            each = self._engine.logprobs([conversation for conversation, _ in asked], [words for _, words in asked])
-        return [sum(values) / len(values) for values in each]
+            logprobs = self._engine.logprobs([request for request, _ in requests], [tokens for _, tokens in requests])
+        return [sum(values) / len(values) for values in logprobs]

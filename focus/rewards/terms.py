@@ -12,12 +12,12 @@ def accuracy(correct: bool) -> float:
 
 
 def format_penalty(malformed_turns: int, answered: bool) -> float:
-    """r_format of E3: 0 for a conversation in which every turn could be read and that ends in an answer, else -1."""
+    """r_format of E3: 0 if every turn could be parsed and the conversation ends with an answer, else -1."""
     return 0.0 if answered and malformed_turns == 0 else -1.0
 
 
 def tool_bonus(delivered_crops: int) -> float:
-    """r_tool of E3: 1 if at least one crop was DELIVERED, else 0. The text of a call earns nothing."""
+    """r_tool of E3: 1 if at least one crop was DELIVERED, else 0. A call without a crop earns nothing."""
     return float(delivered_crops > 0)
 
 

@@ -407,7 +407,7 @@ def test_a_reader_is_asked_in_place_of_the_policy_and_does_not_move_with_it(fold
     own = term(policy, engine)
     reader = loading.load_model(folder, "tiny")
     weighed = [naive(reader, after(t, 1), t.sample.answers[0]) for t in played]
-    values, before = (each._weigh([each._own(t) for t in played]) for each in (read, own))
+    values, before = (each._mean_logprobs([each._own(t) for t in played]) for each in (read, own))
     assert values == pytest.approx([sum(each) / len(each) for each in weighed], abs=2e-5)
     assert max(abs(a - b) for a, b in zip(values, before, strict=True)) > 0.1
     gains = read.score(played)
@@ -416,8 +416,8 @@ def test_a_reader_is_asked_in_place_of_the_policy_and_does_not_move_with_it(fold
             parameter *= 1.5
     engine.clear_cache()
     assert read.score(played) == gains
-    assert read._weigh([read._own(t) for t in played]) == values
-    assert max(abs(a - b) for a, b in zip(own._weigh([own._own(t) for t in played]), before, strict=True)) > 0.1
+    assert read._mean_logprobs([read._own(t) for t in played]) == values
+    assert max(abs(a - b) for a, b in zip(own._mean_logprobs([own._own(t) for t in played]), before, strict=True)) > 0.1
 
 
 def test_a_reader_learns_nothing_while_the_policy_does(folder):
@@ -549,7 +549,7 @@ def test_a_reader_never_takes_a_question_for_an_earlier_one(folder):
     gain = term(policy, KVEngine(policy), form="logp", reader=str(folder))
     for index in range(8):
         t = playing(policy, ZOOM, BLUE, index=index, crop_tokens=LIMITS.crop_tokens)
-        found = gain._weigh([gain._own(t)])
+        found = gain._mean_logprobs([gain._own(t)])
         gain.score([t])
         assert found == pytest.approx([np.mean(naive(gain._reader, after(t, 1), t.sample.answers[0]))], abs=2e-5)
         del t
