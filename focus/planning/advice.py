@@ -11,7 +11,7 @@ from focus.planning.estimate import Plan, make_plan
 
 @dataclass(frozen=True)
 class Advice:
-    """Settings to add, all of them together, and what a device then needs."""
+    """Settings to change together, and the peak memory of a device with them."""
 
     overrides: tuple[str, ...]
     peak: float
@@ -45,7 +45,7 @@ def advice(cfg: PlanConfig, plan: Plan) -> list[Advice]:
     overrides += [f"rollout.tokens_per_turn={cfg.rollout.tokens_per_turn // 2**k}" for k in (1, 2) if cfg.rollout.tokens_per_turn >= 2**k]
     taken: dict[str, str] = {}
     now, peak, before = cfg, plan.peak, math.inf
-    while peak < before and not (found and found[-1].fits):  # what did not help at first may once another phase is the peak
+    while peak < before and not (found and found[-1].fits):  # a change that did not help at first may help when another phase is the peak
         before = peak
         for override in overrides:
             changed = changed_by(now, override)
@@ -59,7 +59,7 @@ def advice(cfg: PlanConfig, plan: Plan) -> list[Advice]:
 
 
 def changed_by(cfg: PlanConfig, override: str) -> PlanConfig:
-    """These settings with one `key=value` more, as the command line would have it."""
+    """These settings with one more `key=value`, as on the command line."""
     key, _, value = override.partition("=")
     settings = cfg.model_dump()
     if key == "trainer.strategy":

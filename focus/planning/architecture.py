@@ -44,7 +44,7 @@ def published_config(name: str) -> PretrainedConfig | None:
 
 
 def architecture_of(checkpoint: str) -> PretrainedConfig:
-    """From the folder's config.json or the hub's cache, else from published facts. Raises ValueError where neither knows it."""
+    """The architecture from the folder's config.json, the hub's cache, or published facts. Raises ValueError if none has it."""
     folder = checkpoint_path(checkpoint)
     if not (Path(folder) / "config.json").is_file() and (known := published_config(checkpoint)):
         return known
@@ -62,7 +62,7 @@ def architecture_of(checkpoint: str) -> PretrainedConfig:
 
 @dataclass(frozen=True)
 class Parameters:
-    """How many there are, counted: in all, in the vision tower, in the input embedding, in one text layer, and in LoRA adapters."""
+    """Parameter counts: total, vision tower, input embedding, one text layer, LoRA adapters."""
 
     total: int
     trainable: int
@@ -94,6 +94,6 @@ def _parameters(checkpoint: str, train_vision: bool, rank: int, targets: tuple[s
 
 
 def parameters_of(policy: PolicyConfig) -> Parameters:
-    """Parameters of the policy as it will be trained: adapters added, frozen parts frozen (what train.load_policy does)."""
+    """Parameter counts of the policy as it is trained: with adapters, frozen parts frozen (see `build.load_policy`)."""
     targets = None if policy.lora_targets is None else tuple(policy.lora_targets)
     return _parameters(policy.checkpoint, bool(policy.train_vision), int(policy.lora_rank), targets)

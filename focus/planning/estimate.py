@@ -1,11 +1,11 @@
-"""What a training run will take, before a model is loaded: tokens, memory, arithmetic, network and time. `make plan EXPERIMENT=stage1`.
+"""Estimate of a training run before a model is loaded: tokens, memory, arithmetic, network, time.
 
-Nothing is read but settings and an architecture; parameters are counted exactly, on PyTorch's meta device, without weights. Memory is
-planned for the longest rollouts that the settings allow, work and time for mean ones (`lengths`). A run that does not fit ends with
-exit status 1 and the settings to change, each recomputed.
+It reads settings and an architecture only. Parameters are counted exactly on PyTorch's meta device,
+without weights. Memory is estimated for the longest rollouts that the settings allow, work and time
+for mean rollouts (`lengths`).
 
-Times are lower bounds: they leave out judges, tools, image decoding, kernel launches, ranks and rows that wait for the longest, the
-allocator's fragmentation, probes, evaluation and checkpoints.
+Times are lower bounds. They leave out judges, tools, image decoding, kernel launches, waiting for the
+longest row or rank, fragmentation, probes, evaluation and checkpoints.
 """
 
 import math
@@ -25,14 +25,14 @@ from focus.model.prompts import CROP_CONTENT, DIALECTS, encode, observation_text
 from focus.planning.architecture import Parameters, architecture_of, parameters_of
 from focus.planning.hardware import BANDWIDTH_SHARE, COMPUTE_SHARE, DEVICES, GIB, USABLE
 
-# Characters of a token, where no tokenizer is at hand: 3.8 to 4.1 for our prompts and DeepEyes' with Qwen's own
+# Characters per token where no tokenizer is available: 3.8 to 4.1 for prompts with Qwen's tokenizer
 CHARACTERS_PER_TOKEN = 3.9
 QUESTION = "What is the colour of the bag that the woman on the left side of the street is carrying?"  # 20 tokens of Qwen's
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of one rollout. `view` of the `prompt` are visual; every turn but the last is followed by `reply` tokens and a crop."""
+    """Tokens of one rollout. `view` of the `prompt` tokens are visual. `reply` tokens and a crop follow every turn but the last."""
 
     prompt: float
     view: float
@@ -89,7 +89,7 @@ def lengths(cfg: PlanConfig) -> tuple[Lengths, Lengths, bool]:
 
 @dataclass(frozen=True)
 class Sharding:
-    """How weights are held: `kind` is one, ddp, zero2 or fsdp; `stored` and `arithmetic` are bytes of one number."""
+    """How weights are stored: `kind` is one, ddp, zero2 or fsdp; `stored` and `arithmetic` are bytes per number."""
 
     kind: str
     ranks: int
@@ -99,12 +99,15 @@ class Sharding:
     mixed: bool  # autocast: stored float32, matrix products in bfloat16
 
     def share(self, kinds: Sequence[str]) -> int:
-        """Among how many ranks something is divided that these kinds divide."""
+        """Number of ranks over which something is sharded that these kinds shard."""
         return self.ranks if self.kind in kinds else 1
 
 
 def sharding(cfg: PlanConfig) -> Sharding:
-    """From trainer, policy.dtype and devices. Raises ValueError where the number of devices is not known or can't share the questions."""
+    """How trainer, policy.dtype and devices store the weights.
+
+    Raises ValueError if the number of devices is not known or does not divide the questions.
+    """
     per_node, nodes = cfg.devices or cfg.trainer["devices"], cfg.trainer.get("num_nodes", 1)
     if not isinstance(per_node, int) or per_node < 1:
         raise ValueError(f"trainer.devices is {per_node}; a plan needs a number: devices=8 (of one node; nodes are trainer.num_nodes)")
@@ -128,7 +131,7 @@ def sharding(cfg: PlanConfig) -> Sharding:
 
 @dataclass(frozen=True)
 class Cache:
-    """Bytes of the rollout's keys and values: prompts, rows of a finished turn, the turn that is being sampled, and one layer's copies."""
+    """Bytes of keys and values in a rollout: prompts, finished turns, the turn being sampled, and temporary copies of one layer."""
 
     prompts: float
     kept: float
@@ -141,7 +144,7 @@ class Cache:
 
 
 class Shape:
-    """Sizes of an architecture, and what one forward of it takes."""
+    """Sizes of an architecture, and the arithmetic and memory of one forward."""
 
     def __init__(self, config: PretrainedConfig, held: Sharding, adapted: bool = False) -> None:
         text, self.vision = config.get_text_config(), config.vision_config
@@ -156,19 +159,19 @@ class Shape:
     # -- arithmetic, in FLOP; a multiply-add counts two
 
     def linear(self, tokens: float) -> float:
-        """All text layers, without attention's products."""
+        """FLOP of all text layers, without the attention products."""
         return 2 * tokens * self.layers * (2 * self.width * (self.queries + self.keys) + 3 * self.width * self.inner)
 
     def attention(self, pairs: float) -> float:
-        """Scores and values of so many (query, key) pairs, in all text layers."""
+        """FLOP of the attention products of `pairs` (query, key) pairs, in all text layers."""
         return 4 * pairs * self.layers * self.queries
 
     def logits(self, tokens: float) -> float:
-        """The head."""
+        """FLOP of the head."""
         return 2 * tokens * self.width * self.words
 
     def tower(self, tokens: float) -> float:
-        """The vision tower on one image of so many merged tokens."""
+        """FLOP of the vision tower on one image of `tokens` merged tokens."""
         v = self.vision
         merge = v.spatial_merge_size**2
         patches, merged = tokens * merge, v.hidden_size * merge
@@ -186,10 +189,10 @@ class Shape:
     # -- memory, in bytes
 
     def cache(self, lengths: Lengths, questions: float, rollouts: int, limit: int) -> Cache:
-        """What KVEngine holds at most: rows of the turn before, or of this one as they finish, and `limit` free slots in every row."""
+        """Largest cache of KVEngine: rows of the turn before or finished rows of this turn, and `limit` free slots per row."""
         one = self.layers * self.keys
         rows, turns, both = questions * rollouts, math.ceil(lengths.turns), 2 * self.held.arithmetic
-        # a mean of 1.3 turns: all rows have a first one, 0.3 of them a second. A finished turn is copied out of its slots
+        # a mean of 1.3 turns: all rows have a first turn, 0.3 of them a second. A finished turn is copied out of its slots
         kept = max(min(1.0, lengths.turns - turn + 1) * (lengths.before(turn) + lengths.turn) for turn in range(1, turns + 1))
         last = lengths.before(turns) + 1 + limit
         passing = rows * (2 * lengths.prompt + lengths.suffix) * self.keys * both
@@ -199,19 +202,19 @@ class Shape:
         return 4 if self.held.mixed else self.held.arithmetic
 
     def layer_activations(self, prompt: float, suffix: float, groups: float, rows: float, weights: bool) -> float:
-        """What one text layer keeps for the backward of `rows` suffixes that continue `groups` prompts.
+        """Bytes that one text layer keeps for the backward, for `rows` suffixes of `groups` prompts.
 
         `weights`: attention has no kernel for grouped queries under a mask, so the weights of all pairs are kept.
         """
         b, mixed = self.held.arithmetic, self.held.mixed
         tokens = groups * prompt + rows * suffix
-        # a norm in float32 keeps its input and its normalised input; what follows keeps its own cast of the output
+        # a norm in float32 keeps its input and its normalised input; the next layer keeps its own cast of the output
         normed = 4 if b == 4 or mixed else 2
         norm = 4 + (0 if self.adapted else normed)
         casts = 5 * b if mixed else 2 * b
         each = self.width * (2 * norm + casts) + 4 * self.inner * b + 3 * self.queries * b
         if self.gated:
-            each += 2 * self.head * self._residual()  # cosines and sines are laid out anew in every layer
+            each += 2 * self.head * self._residual()  # every layer expands cosines and sines again
         else:
             each += (self.queries + self.keys) * (8 if b == 4 else 6)  # norms of queries and keys
         seen = groups * prompt + rows * (prompt + suffix)  # a suffix has its own copy of its prompt's keys
@@ -222,11 +225,11 @@ class Shape:
         return tokens * each + 2 * seen * self.keys * b + scores
 
     def kept_inputs(self, tokens: float) -> float:
-        """With activation checkpointing the text layers keep their inputs alone."""
+        """Bytes with activation checkpointing: the text layers keep only their inputs."""
         return self.layers * tokens * self.width * self._residual()
 
     def tower_activations(self, tokens: float, checkpointed: bool) -> float:
-        """What a vision tower that learns keeps, for so many merged tokens."""
+        """Bytes that a trained vision tower keeps for the backward, for `tokens` merged tokens."""
         v, b = self.vision, self.held.arithmetic
         block = (13 * v.hidden_size + 4 * v.intermediate_size) if self.gated else (10 * v.hidden_size + 2 * v.intermediate_size)
         ends = (0 if self.adapted else 3) * v.temporal_patch_size * v.patch_size**2 + 3 * v.hidden_size * (
@@ -237,7 +240,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes, FLOP and seconds of one device unless said otherwise; one update."""
+    """Bytes, FLOP and seconds of one device for one update, unless a field says otherwise."""
 
     device: str
     sharding: Sharding
@@ -260,7 +263,7 @@ class Plan:
 
     @property
     def room(self) -> float:
-        """Bytes of a device that may be used."""
+        """Usable bytes of a device."""
         return USABLE * DEVICES[self.device].memory
 
     @property
@@ -269,7 +272,7 @@ class Plan:
 
 
 def micro_batch(lengths: Lengths, rollouts: int, budget: int) -> tuple[float, float]:
-    """Prompts and suffixes of one full forward of the update: whole groups, or as much of one as the budget holds."""
+    """Prompts and suffixes in one forward of the update: whole groups, or the part of one that the budget holds."""
     whole = lengths.prompt + rollouts * lengths.suffix
     if whole <= budget:
         return budget // whole, budget // whole * rollouts
@@ -289,14 +292,14 @@ def make_plan(cfg: PlanConfig, observed: Lengths | None = None) -> Plan:
     rollouts, questions = cfg.rollout.rollouts_per_question, cfg.rollout.questions_per_update // held.ranks
     together = min(questions, cfg.rollout.questions_per_forward or questions)
     checkpointed, learns = bool(cfg.policy.activation_checkpointing), counts.visual_trainable > 0
-    # on a GPU without flash-attention; PyTorch's CPU kernel needs none. `auto` is taken to find flash-attention there
+    # on a GPU without flash-attention; PyTorch's CPU kernel needs none. `auto` is assumed to find flash-attention
     pairs = cfg.device != "cpu" and cfg.policy.attention not in ("auto", "flash_attention_2")
 
     # Memory, at the longest
     divided = held.share(("fsdp",))
     replicated = counts.visual if held.kind == "fsdp" and not learns else 0
     gathered = counts.total - replicated
-    cast = 2 * counts.trainable if held.mixed else 0  # autocast remembers a bfloat16 copy of what learns until the update is over
+    cast = 2 * counts.trainable if held.mixed else 0  # autocast keeps a bfloat16 copy of trained weights until the end of the update
     groups, rows = micro_batch(longest, rollouts, cfg.objective.tokens_per_forward)
     groups, rows = min(groups, questions), min(rows, questions * rollouts)
     tower = groups * longest.view + rows * (longest.turns - 1) * longest.crop
@@ -342,7 +345,7 @@ def make_plan(cfg: PlanConfig, observed: Lengths | None = None) -> Plan:
     decoded = rows_ * mean.turns * (mean.turn - 1)
     passed = parts * mean.prompt + rows_ * mean.suffix
     linear, paired = shape.linear(passed), shape.attention(parts * mean.prompt**2 + rows_ * mean.suffix * (mean.prompt + mean.suffix))
-    backward = 1 if counts.adapters else 2  # frozen matrices need no gradient of their own; attention has none that could be frozen
+    backward = 1 if counts.adapters else 2  # frozen matrices need no weight gradient; attention has no weights
     adapters = 6 * passed * (counts.trainable - counts.visual_trainable) if counts.adapters else 0
     s = cfg.objective.updates_per_rollout
     weighed_again = 4 * shape.words * of_sampled / micro > LOGITS_BYTES  # the backward then computes logits chunk by chunk
@@ -357,9 +360,9 @@ def make_plan(cfg: PlanConfig, observed: Lengths | None = None) -> Plan:
     }
     n, synced = held.ranks, counts.trainable * 4
     moved = (n - 1) / n
-    reduced = {"one": 0, "ddp": 2 * s, "zero2": s * micro, "fsdp": s * micro}[held.kind]  # DDP: once a step, there and back
+    reduced = {"one": 0, "ddp": 2 * s, "zero2": s * micro, "fsdp": s * micro}[held.kind]  # DDP: once per step, send and receive
     sent = {
-        "fsdp": 2 * micro * gathered * held.arithmetic,  # forward and backward of every micro-batch gather each layer again
+        "fsdp": 2 * micro * gathered * held.arithmetic,  # forward and backward of every micro-batch gather each layer
         "zero2": counts.trainable * held.stored,
     }
     network = {
@@ -368,8 +371,10 @@ def make_plan(cfg: PlanConfig, observed: Lengths | None = None) -> Plan:
         "weights, rollout": float(moved * gathered * held.arithmetic if held.kind == "fsdp" else 0),
     }
     rate = COMPUTE_SHARE * (device.bfloat16 if held.arithmetic == 2 else device.float32)
-    text = counts.total - counts.visual - (0 if shape.tied else counts.embedding)  # what a step reads; of the embedding, a row a token
-    ahead = questions * mean.prompt + rows_ * middle  # whose keys and values a step of all rows reads
+    text = (
+        counts.total - counts.visual - (0 if shape.tied else counts.embedding)
+    )  # weights that a decoding step reads; of the embedding, one row per token
+    ahead = questions * mean.prompt + rows_ * middle  # tokens whose keys and values a step of all rows reads
     steps = mean.turns * mean.turn
     read = steps * (math.ceil(questions / together) * text * held.arithmetic + ahead * 2 * shape.layers * shape.keys * held.arithmetic)
     network_s = {key: value / (device.link if held.ranks == held.per_node else device.network) for key, value in network.items()}
@@ -399,7 +404,7 @@ def make_plan(cfg: PlanConfig, observed: Lengths | None = None) -> Plan:
 
 
 def verdict(plan: Plan) -> str:
-    """One sentence: fits, or not."""
+    """One sentence: whether the run fits."""
     phase = max(plan.phases, key=lambda key: plan.phases[key])
     return (
         f"{'fits' if plan.fits else 'does not fit'}: the {phase} needs {plan.peak / GIB:.1f} GiB of a device, of which "

@@ -6,8 +6,8 @@ GIB = 2**30
 # Share of the peak that prefill, vision tower and update reach: Qwen2.5-VL-7B and Qwen3-VL-8B, FSDP2, packed, on A800 reach 0.30 to 0.40
 # (https://lmms-engine.readthedocs.io/en/stable/reference/mfu.html, "Image Models")
 COMPUTE_SHARE = 0.35
-# Share of the memory bandwidth that decoding reaches. [unverified]: 0.55 to 0.60 is what serving engines are said to reach on A100 and
-# H100; no source could be opened, and a plain PyTorch loop will be slower
+# Share of the memory bandwidth that decoding reaches. [unverified]: serving engines reportedly reach 0.55 to 0.60 on A100 and H100;
+# no source could be opened, and a plain PyTorch loop will be slower
 BANDWIDTH_SHARE = 0.55
 # Part of a device's memory that a plan may use; the rest is for the CUDA context and fragmentation. [open]
 USABLE = 0.9

@@ -9,7 +9,7 @@ from focus.planning.hardware import GIB
 
 
 def tables(plan: Plan) -> list[Table]:
-    """The plan for people."""
+    """The tables that `make plan` prints."""
 
     def table(title: str, rows: Mapping[str, float], unit: str, scale: float) -> Table:
         shown = Table("", unit, title=title, title_justify="left")

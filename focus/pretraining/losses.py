@@ -23,7 +23,7 @@ def _naming_loss(scores: Tensor, named: Tensor) -> Tensor:
 
 
 def losses(policy: PolicyModel, head: torch.nn.Module, batch: Batch, guided: bool = True) -> dict[str, Tensor]:
-    """Next-token loss, and the two that are thrown away: naming of visual tokens, and the pull of the guided heads."""
+    """Next-token loss, and two auxiliary losses: naming of visual tokens, and attention of the guided heads to the evidence."""
     model = policy.model
     if batch.kind == "glance":
         scores = head(model.model.visual(batch.pixels.values, grid_thw=batch.pixels.grids, return_dict=True).pooler_output.float())

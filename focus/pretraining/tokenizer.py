@@ -32,7 +32,7 @@ SPECIAL = (
 
 
 def build_tokenizer(vocabulary: int = 512) -> PreTrainedTokenizerFast:
-    """A byte-level BPE over the transcripts of all difficulties; digits stand alone, so numbers are read one by one."""
+    """A byte-level BPE over the transcripts of all difficulties; each digit is a token of its own."""
     dialect = DIALECTS["tiny"]
     corpus = []
     for level, spec in DIFFICULTY.items():

@@ -18,7 +18,7 @@ from focus.model.policy_model import Pixels, PolicyModel
 from focus.model.positions import mrope_positions
 from focus.model.prompts import CROP_CONTENT, answer_text, call_text, encode, observation_text, question_text
 
-ANSWER_WEIGHT = 5.0  # of an answer's digits: they are two against the twelve of a call, and reading would be drowned
+ANSWER_WEIGHT = 5.0  # loss weight of an answer's digits: an answer has two, a call twelve, so reading would hardly be learned
 
 CENTRE_NOISE = 0.30  # standard deviation of the box centre, as a share of the sign's side
 SIZE_NOISE = 0.35  # standard deviation of the box's log-size, per axis
@@ -29,8 +29,8 @@ class Transcript(NamedTuple):
     """One row of a batch."""
 
     ids: list[int]
-    weights: list[float]  # of the next-token loss, one for each id; 0 where nothing is learned
-    grids: list[tuple[int, int, int]]  # of its images, in patches
+    weights: list[float]  # of the next-token loss, one per id; 0 where no token is predicted
+    grids: list[tuple[int, int, int]]  # frames, rows, columns of its images, in patches
     looks: list[tuple[int, int, np.ndarray]]  # query position, first token of the image, which of its tokens lie under the evidence
 
 
@@ -50,7 +50,7 @@ class Batch:
 
 
 def _noisy(box_px: Box, random: np.random.Generator) -> Box:
-    """A box about `box_px`, its centre and log-size disturbed symmetrically."""
+    """`box_px` with symmetric noise on its centre and log-size."""
     x1, y1, x2, y2 = box_px
     width, height = x2 - x1, y2 - y1
     cx = (x1 + x2) / 2 + random.normal(0, CENTRE_NOISE) * width
@@ -60,10 +60,10 @@ def _noisy(box_px: Box, random: np.random.Generator) -> Box:
 
 
 def _about(box_px: Box, grow: np.ndarray, size: Size, least: int) -> Box:
-    """What a crop shows that reaches `grow` beyond a box of the image, on each side."""
+    """The region of a crop that extends a box of the image by `grow` pixels on each side."""
     x1, y1, x2, y2 = box_px
     grown = settle((x1 - grow[0], y1 - grow[1], x2 + grow[2], y2 + grow[3]), size, least)
-    assert grown is not None  # it touches the image, as the box lies in it
+    assert grown is not None  # the box lies in the image, so its region does too
     return grown
 
 
@@ -104,8 +104,8 @@ class Phase:
     direct: float = 0.0
     levels: tuple[float, ...] = ()
     tight: tuple[float, float] = (0.0, 0.0)
-    glance: float = 0.0  # share of batches without words: name what stands under each token of a crop
-    air: float = 24.0  # most pixels that a glance shows beyond the text, on each side
+    glance: float = 0.0  # share of batches without text, for the naming loss alone
+    air: float = 24.0  # largest margin around the text in such a batch, in pixels
 
 
 class Transcripts(IterableDataset):

@@ -85,10 +85,7 @@ def result_table(run: RunFacts, measured: Mapping[str, Outcome]) -> Results:
                 continue
             before, after = (None if outcome is None else outcome.of(metric) for outcome in (base, trained))
             change = None if before is None or after is None else [b - a for a, b in zip(before, after, strict=True)]
-            cells = [
-                None if values is None else cell(values, asked.groups, factor, run.resamples)
-                for values in (before, after, change)
-            ]
+            cells = [None if values is None else cell(values, asked.groups, factor, run.resamples) for values in (before, after, change)]
             if cells[2] and unit == "%":
                 cells[2] = replace(cells[2], unit="pt")
             rows.append(Row(prefix + label, unit, tuple(cells), main=metric in (("own",) if prefix else MAIN)))

@@ -31,7 +31,7 @@ from focus.rollout.kv import KVEngine
 
 
 def identity(cfg: CalibrateConfig, policy: PolicyModel, samples: Sequence[Sample]) -> str:
-    """A hash of everything that the choice depends on: weights and how they are asked, questions, ladder, decoding, and judge."""
+    """A hash of everything that the choice depends on: weights, dialect, dtype, attention, questions, ladder, decoding, judge."""
     digest = hashlib.blake2b(policy.weights_hash().encode(), digest_size=12)
     digest.update(questions_digest(samples).encode())
     settings = cfg.model_dump()
@@ -41,7 +41,7 @@ def identity(cfg: CalibrateConfig, policy: PolicyModel, samples: Sequence[Sample
 
 
 def show(record: dict[str, Any], console: Console) -> None:
-    """Print what selection cost, and what an audit saw."""
+    """Print the cost of the selection and the result of its audit."""
 
     def told(tokens: dict[str, int]) -> str:
         return f"{sum(tokens.values()):,} (visual {tokens['visual']:,}, text {tokens['text']:,})"
@@ -67,7 +67,7 @@ def show(record: dict[str, Any], console: Console) -> None:
 
 
 def run(composed: DictConfig) -> None:
-    """Calibrate, or say that this table stands already; write the table, what it cost, the curve and the histogram."""
+    """Calibrate, unless this table exists. Writes the table, its cost, the curve and the histogram."""
     console = Console(markup=False)  # what is printed holds names and texts of others
     cfg = config.validated(composed, CalibrateConfig)
     torch.set_num_threads(cfg.threads)
@@ -78,7 +78,7 @@ def run(composed: DictConfig) -> None:
     table, key = output / "levels.parquet", identity(cfg, policy, samples)
     kept = output / f"levels-{key}.jsonl"
     if levels_identity(table) == key:
-        kept.unlink(missing_ok=True)  # a kill right after the table had been written left it
+        kept.unlink(missing_ok=True)  # left behind by a kill right after the table was written
         console.print(f"{table} stands already for this policy, data and ladder")
         return
     with config.alone(output):

@@ -19,7 +19,7 @@ from focus.training.objective import policy_loss, sampler_weight
 
 
 def run(folder: Path, weights: str | None = None) -> bool:
-    """Print what each pass gives; returns whether something is not finite again. Raises ValueError where something is missing."""
+    """Print the result of each pass. Returns whether one is not finite again. Raises ValueError if a file is missing."""
     kept = batch.load(folder)
     settings = folder.parent / "settings.yaml"
     if not settings.is_file():
@@ -60,7 +60,7 @@ def run(folder: Path, weights: str | None = None) -> bool:
 
 
 def _last_weights(policy: PolicyModel, folder: Path) -> Path | None:
-    """Load the last checkpoint of the run into the policy; None where it left none: it starts from its base."""
+    """Load the last checkpoint of the run into the policy. Returns None if there is none: the policy keeps its base weights."""
     last = next((path for path in checkpoints.all_checkpoints(folder) if not checkpoints.damage(path)), None)
     if last is None:
         return None
@@ -68,5 +68,5 @@ def _last_weights(policy: PolicyModel, folder: Path) -> Path | None:
         raise ValueError(f"{last} is divided among ranks; give a policy folder with whole weights: python -m focus.replay FOLDER POLICY")
     state = torch.load(last, map_location="cpu", weights_only=True)["state_dict"]
     learned = {name.removeprefix("model."): value for name, value in state.items()}
-    policy.model.load_state_dict(learned, strict=False)  # what did not learn may be left out; it is the base's
+    policy.model.load_state_dict(learned, strict=False)  # frozen weights may be missing: they are those of the base
     return last

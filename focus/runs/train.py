@@ -261,9 +261,7 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
         measured |= _measure(cfg, module, grader, label, output) if cfg.evaluation.samples else {}
     if not files.is_first_rank():
         return
-    results, page = report_run(
-        facts, output, measured, _examples(cfg, module), shown=cfg.report.trajectories, settings=as_yaml(cfg)
-    )
+    results, page = report_run(facts, output, measured, _examples(cfg, module), shown=cfg.report.trajectories, settings=as_yaml(cfg))
     if results:
         print_table(results, console)
     files.write_on_first_rank(trained / "README.md", card_text(_card(cfg, output, module.rewards, base, (len(samples), asked), results)))
