@@ -207,7 +207,7 @@ def build_rewards(cfg: TrainConfig) -> list[RewardCallback]:
 
 
 def build_engine(cfg: PlayConfig, loaded: PolicyModel) -> Engine:
-    """What samples from these weights, as `cfg.rollout` says; `renew` has to be called before it does.
+    """What samples from these weights, as `cfg.rollout` says; call `sync_weights` before the first `generate`.
 
     Raises ValueError if a server can't be reached or does not serve the policy.
     """

@@ -120,7 +120,7 @@ def measured(loaded: PolicyModel, cfg: DictConfig) -> tuple[estimate.Lengths, di
         model.eval()
         with Counter(display=False) as asked, sdpa_kernel(SDPBackend.MATH):
             done = rollout(loaded, cfg, engine)
-        rows = {id(k.rows): k.rows for k in engine._kept.values()}.values()
+        rows = {id(k.rows): k.rows for k in engine._cached.values()}.values()
         assert engine._prompts is not None
         cache = {
             "cache, prompts": size(engine._prompts.keys + engine._prompts.values),

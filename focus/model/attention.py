@@ -1,8 +1,9 @@
-"""Attention of conversations that share prompts: a prompt's keys and values exist once, whoever attends to them.
+"""Attention for rollouts that share prompts. The keys and values of a prompt exist once for its group.
 
-All tokens of a forward stand side by side in ONE row, so no linear layer ever sees padding and the network around attention knows
-nothing of conversations. Who attends to whom is said by a `Layout`, which travels through transformers' forward as a keyword and is
-asked by every text layer. Without a layout a model attends as transformers would have it: it stays a plain transformers model.
+All tokens of a forward are packed into ONE row: linear layers see no padding, and only attention
+knows about sequences. A `Layout` says which token attends to which. It is passed through
+transformers' forward as a keyword, and every text layer calls it. Without a layout the model is a
+plain transformers model with its usual attention.
 """
 
 from collections.abc import Sequence
@@ -18,27 +19,27 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 PREFIX = "shared_prompt_"
-NO_MASK = torch.zeros((1, 1, 1, 1))  # transformers passes a mask of four dimensions on as it is, so it builds none of its own
+NO_MASK = torch.zeros((1, 1, 1, 1))  # transformers passes a 4-D mask on unchanged; without one it would build its own
 
 Packed = Float[Tensor, "head token width"]
-PackedKeys = Float[Tensor, "key_head token width"]  # fewer heads than queries have, where queries are grouped
-Padded = Float[Tensor, "row head place width"]
+PackedKeys = Float[Tensor, "key_head token width"]  # with grouped queries: fewer heads than the queries
+Padded = Float[Tensor, "row head slot width"]
 
 
 @runtime_checkable
 class Layout(Protocol):
-    """Which token of a packed forward belongs to whom."""
+    """Says which tokens of a packed forward attend to which."""
 
     def attend(self, layer: int, query: Packed, key: PackedKeys, value: PackedKeys, scale: float) -> Packed:
-        """The attention's output for every packed token. `key` and `value` may have fewer heads (grouped queries)."""
+        """Attention output of every packed token. With grouped queries `key` and `value` have fewer heads."""
         ...
 
 
 def share_prompts(model: PreTrainedModel) -> None:
-    """Teach a model's text layers to follow a layout. Idempotent; the vision tower is left alone."""
-    before = str(model.config.get_text_config()._attn_implementation)
-    if not before.startswith(PREFIX):
-        native = before if before == "flash_attention_2" else "sdpa"
+    """Make a model's text layers accept a layout. Idempotent. The vision tower is not changed."""
+    current = str(model.config.get_text_config()._attn_implementation)
+    if not current.startswith(PREFIX):
+        native = current if current == "flash_attention_2" else "sdpa"
         model.set_attn_implementation({"text_config": PREFIX + native})
 
 
@@ -56,7 +57,7 @@ def _interface(native: str) -> Any:
     ) -> tuple[Tensor, None]:
         if layout is None:
             return ALL_ATTENTION_FUNCTIONS[native](module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **rest)
-        # under autocast rotation leaves float32, which no attention computes in and no cache should hold
+        # Under autocast the rotary embedding returns float32. Attention and caches use the dtype of the values.
         packed = query[0].to(value.dtype), key[0].to(value.dtype), value[0]
         return layout.attend(int(module.layer_idx), *packed, scaling).transpose(0, 1)[None], None  # type: ignore[arg-type]
 
@@ -69,32 +70,36 @@ for _native in ("sdpa", "flash_attention_2"):
 
 
 class Ragged:
-    """Sequences of unequal length, packed side by side, and their way to a padded batch and back."""
+    """Converts sequences of unequal length between a packed row and a right-padded batch."""
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         assert lengths and min(lengths) > 0, lengths
         self.lengths = torch.tensor(lengths, device=device)
         self.longest, self.total, self.even = max(lengths), sum(lengths), min(lengths) == max(lengths)
-        place = torch.arange(self.longest, device=device)
-        self.real: Bool[Tensor, "row place"] = place < self.lengths[:, None]
+        slot = torch.arange(self.longest, device=device)
+        self.real: Bool[Tensor, "row slot"] = slot < self.lengths[:, None]  # False in the padding
         starts = self.lengths.cumsum(0) - self.lengths
-        self._source = (starts[:, None] + place).minimum((starts + self.lengths - 1)[:, None]).flatten()  # padding repeats the last token
-        self._target = self.real.flatten().nonzero()[:, 0]
+        # packed index of every slot of the batch; padding repeats the last token of its row
+        self._packed_index = (starts[:, None] + slot).minimum((starts + self.lengths - 1)[:, None]).flatten()
+        self._padded_index = self.real.flatten().nonzero()[:, 0]  # slot of every packed token
 
     def pad(self, packed: Packed) -> Padded:
-        """A batch, padded on the right. What stands in the padding must not reach any output."""
+        """The right-padded batch. Callers mask the padding."""
         if self.even:
             return packed.unflatten(1, (len(self.lengths), self.longest)).transpose(0, 1)
-        return _Gather.apply(packed, self._source, self._target).unflatten(1, (len(self.lengths), self.longest)).transpose(0, 1)
+        return _Gather.apply(packed, self._packed_index, self._padded_index).unflatten(1, (len(self.lengths), self.longest)).transpose(0, 1)
 
     def unpad(self, padded: Padded) -> Packed:
         """The inverse of `pad`."""
         flat = padded.transpose(0, 1).flatten(1, 2)
-        return flat if self.even else _Gather.apply(flat, self._target, None)
+        return flat if self.even else _Gather.apply(flat, self._padded_index, None)
 
 
 class _Gather(torch.autograd.Function):
-    """`x[:, index]`, whose gradient is a copy, not a sum: every token is taken once, apart from padding, which carries no gradient."""
+    """`x[:, index]` whose backward copies instead of summing.
+
+    Every token is taken once. Padding repeats tokens, but carries no gradient.
+    """
 
     @staticmethod
     def forward(ctx, x: Packed, index: Int[Tensor, " taken"], back: Int[Tensor, " token"] | None) -> Float[Tensor, "head taken width"]:
@@ -112,10 +117,11 @@ class _Gather(torch.autograd.Function):
 
 
 class PackedGroups:
-    """The layout of an update: every prompt once, and behind all of them the suffixes that continue it.
+    """The layout of an update: every prompt once, then every suffix (turns and observations).
 
-    Packed order: prompts, then suffixes. `owner[s]` is the prompt of suffix s. A suffix sees its whole prompt and itself, causally; no
-    suffix sees another. `flash` uses flash-attention's kernel for ragged sequences in place of PyTorch's.
+    Packed order: all prompts, then all suffixes. `owner[s]` is the index of suffix s's prompt. A
+    suffix attends to its whole prompt and causally to itself, never to another suffix. `flash` uses
+    flash-attention's kernel for ragged sequences instead of PyTorch's SDPA.
     """
 
     def __init__(
@@ -136,16 +142,16 @@ class PackedGroups:
     def attend(self, layer: int, query: Packed, key: PackedKeys, value: PackedKeys, scale: float) -> Packed:
         if self.flash:
             return self._attend_flash(query, key, value, scale)
-        at = self.prompts.total
-        prompt_key, prompt_value = self.prompts.pad(key[:, :at]), self.prompts.pad(value[:, :at])
+        split = self.prompts.total  # index of the first suffix token
+        prompt_key, prompt_value = self.prompts.pad(key[:, :split]), self.prompts.pad(value[:, :split])
         grouped = query.shape[0] != key.shape[0]
         prompt = scaled_dot_product_attention(
-            self.prompts.pad(query[:, :at]), prompt_key, prompt_value, is_causal=True, scale=scale, enable_gqa=grouped
+            self.prompts.pad(query[:, :split]), prompt_key, prompt_value, is_causal=True, scale=scale, enable_gqa=grouped
         )
         suffix = scaled_dot_product_attention(
-            self.suffixes.pad(query[:, at:]),
-            torch.cat([prompt_key.index_select(0, self.owner), self.suffixes.pad(key[:, at:])], dim=2),
-            torch.cat([prompt_value.index_select(0, self.owner), self.suffixes.pad(value[:, at:])], dim=2),
+            self.suffixes.pad(query[:, split:]),
+            torch.cat([prompt_key.index_select(0, self.owner), self.suffixes.pad(key[:, split:])], dim=2),
+            torch.cat([prompt_value.index_select(0, self.owner), self.suffixes.pad(value[:, split:])], dim=2),
             attn_mask=self._mask,
             scale=scale,
             enable_gqa=grouped,
@@ -153,13 +159,13 @@ class PackedGroups:
         return torch.cat([self.prompts.unpad(prompt), self.suffixes.unpad(suffix)], dim=1)
 
     def _index_keys(self, prompt_lengths: Sequence[int], suffix_lengths: Sequence[int], owner: Sequence[int], device: torch.device) -> None:
-        """For one call over all sequences: a prompt asks its own keys, a suffix those of its prompt and then its own."""
+        """Index the keys for one kernel call over all sequences: a prompt has its own, a suffix its prompt's and then its own."""
         starts = [sum(prompt_lengths[:g]) for g in range(len(prompt_lengths))]
-        keys, at = [torch.arange(self.prompts.total)], self.prompts.total
+        keys, start = [torch.arange(self.prompts.total)], self.prompts.total
         for length, g in zip(suffix_lengths, owner, strict=True):
-            keys += [torch.arange(starts[g], starts[g] + prompt_lengths[g]), torch.arange(at, at + length)]
-            at += length
-        self._keys = torch.cat(keys).to(device)
+            keys += [torch.arange(starts[g], starts[g] + prompt_lengths[g]), torch.arange(start, start + length)]
+            start += length
+        self._key_index = torch.cat(keys).to(device)
         query_lengths = [*prompt_lengths, *suffix_lengths]
         key_lengths = [*prompt_lengths, *(prompt_lengths[g] + n for n, g in zip(suffix_lengths, owner, strict=True))]
         self._query_ends, self._key_ends = (
@@ -172,31 +178,34 @@ class PackedGroups:
 
         out = flash_attn_varlen_func(
             query.transpose(0, 1),
-            key.transpose(0, 1)[self._keys],
-            value.transpose(0, 1)[self._keys],
+            key.transpose(0, 1)[self._key_index],
+            value.transpose(0, 1)[self._key_index],
             self._query_ends,
             self._key_ends,
             *self._longest,
             softmax_scale=scale,
-            causal=True,  # aligned to the last key: the short query of a suffix follows its prompt
+            causal=True,  # aligned at the last key, so a suffix's query sees its whole prompt
         )
         return out.transpose(0, 1)
 
 
 @dataclass
-class Prompts:
-    """Keys and values of prompts, per layer [prompt, head, place, width], padded on the right."""
+class PromptCache:
+    """Keys and values of prompts: per layer [prompt, head, slot, width], right-padded.
+
+    It is also the layout of the forward that fills it.
+    """
 
     ragged: Ragged
     keys: list[Padded]
     values: list[Padded]
 
     @classmethod
-    def empty(cls, lengths: Sequence[int], device: torch.device) -> "Prompts":
+    def empty(cls, lengths: Sequence[int], device: torch.device) -> "PromptCache":
         return cls(Ragged(lengths, device), [], [])
 
     def attend(self, layer: int, query: Packed, key: PackedKeys, value: PackedKeys, scale: float) -> Packed:
-        """As a layout: read the prompts themselves, and keep what later turns will ask."""
+        """Causal attention within every prompt. Appends the layer's keys and values to the cache."""
         self.keys.append(self.ragged.pad(key).contiguous())
         self.values.append(self.ragged.pad(value).contiguous())
         out = scaled_dot_product_attention(
@@ -206,58 +215,64 @@ class Prompts:
 
 
 @dataclass
-class Rows:
-    """What conversations said and saw after their prompts: per layer [row, head, slot, width], filled up to `lengths`.
+class SuffixCache:
+    """Keys and values of what follows the prompts: per layer [row, head, slot, width].
 
-    `owner` is each row's prompt in `prompts`. Rows that share a prompt stand side by side, in the prompts' order.
+    Row r is one rollout and holds `lengths[r]` tokens. `owner[r]` is the index of its prompt in
+    `prompts`. Rows are sorted by prompt.
     """
 
-    prompts: Prompts
+    prompts: PromptCache
     owner: Int[Tensor, " row"]
     lengths: Int[Tensor, " row"]
     keys: list[Padded]
     values: list[Padded]
 
     @classmethod
-    def gather(cls, prompts: Prompts, owner: Sequence[int], parts: Sequence["tuple[Rows, int] | None"], slots: int) -> "Rows":
-        """New rows with room for `slots`, each going on from a row of earlier ones, or from its prompt alone (None)."""
+    def gather(
+        cls, prompts: PromptCache, owner: Sequence[int], sources: Sequence["tuple[SuffixCache, int] | None"], slots: int
+    ) -> "SuffixCache":
+        """A new cache of `slots` tokens a row. Row r starts as a copy of `sources[r]`, an earlier (cache, row), or empty (None)."""
         like = prompts.keys[0]
         lengths = torch.zeros(len(owner), dtype=torch.long, device=like.device)
         shape = len(owner), like.shape[1], slots, like.shape[3]
-        # zeros, since a masked slot still enters a product with weight 0, and 0 x NaN is NaN
+        # zeros: a masked slot is still multiplied by weight 0, and 0 x NaN is NaN
         keys, values = ([like.new_zeros(shape) for _ in prompts.keys] for _ in range(2))
         rows = cls(prompts, torch.tensor(owner, device=like.device), lengths, keys, values)
-        earlier: dict[int, Rows] = {id(part[0]): part[0] for part in parts if part}
-        for key, before in earlier.items():
-            here = torch.tensor([i for i, part in enumerate(parts) if part and id(part[0]) == key], device=like.device)
-            there = torch.tensor([part[1] for part in parts if part and id(part[0]) == key], device=like.device)
-            lengths[here] = before.lengths[there]
-            filled = int(lengths[here].max())
-            for new, old in ((rows.keys, before.keys), (rows.values, before.values)):
+        caches: dict[int, SuffixCache] = {id(source[0]): source[0] for source in sources if source}
+        for key, cache in caches.items():
+            to = torch.tensor([i for i, source in enumerate(sources) if source and id(source[0]) == key], device=like.device)
+            taken = torch.tensor([source[1] for source in sources if source and id(source[0]) == key], device=like.device)
+            lengths[to] = cache.lengths[taken]
+            filled = int(lengths[to].max())
+            for new, old in ((rows.keys, cache.keys), (rows.values, cache.values)):
                 for a, b in zip(new, old, strict=True):
-                    a[here, :, :filled] = b[there, :, :filled]
+                    a[to, :, :filled] = b[taken, :, :filled]
         return rows
 
-    def take(self, index: Int[Tensor, " kept"], more: int = 0) -> "Rows":
-        """Some of the rows, with room for as many `more` tokens."""
+    def take(self, index: Int[Tensor, " taken"], more: int = 0) -> "SuffixCache":
+        """The rows at `index`, with free slots for `more` tokens."""
         lengths = self.lengths[index]
         slots = int(lengths.max()) + more
         keys, values = ([x[:, :, :slots].index_select(0, index) for x in store] for store in (self.keys, self.values))
-        return Rows(self.prompts, self.owner[index], lengths, keys, values)
+        return SuffixCache(self.prompts, self.owner[index], lengths, keys, values)
 
 
-class Append:
-    """The layout of a turn's beginning: to every row its own chunk of new tokens, packed in the order of the rows."""
+class AppendLayout:
+    """The layout of a prefill: every row gets its own chunk of new tokens, packed in the order of the rows.
 
-    def __init__(self, rows: Rows, lengths: Sequence[int]) -> None:
+    The keys and values of the chunks are written into `rows`.
+    """
+
+    def __init__(self, rows: SuffixCache, lengths: Sequence[int]) -> None:
         device = rows.lengths.device
         self.rows, self.chunks = rows, Ragged(lengths, device)
-        place = rows.lengths[:, None] + torch.arange(self.chunks.longest, device=device)
-        self._slot = place[self.chunks.real]
+        slot = rows.lengths[:, None] + torch.arange(self.chunks.longest, device=device)
+        self._slot = slot[self.chunks.real]
         self._row = torch.arange(len(lengths), device=device).repeat_interleave(self.chunks.lengths)
         self.filled = int((rows.lengths + self.chunks.lengths).max())
         prompt = rows.prompts.ragged.real[rows.owner]
-        own = torch.arange(self.filled, device=device) <= place[:, :, None]
+        own = torch.arange(self.filled, device=device) <= slot[:, :, None]
         self._mask = torch.cat([prompt[:, None].expand(-1, self.chunks.longest, -1), own], dim=2)[:, None]
 
     def attend(self, layer: int, query: Packed, key: PackedKeys, value: PackedKeys, scale: float) -> Packed:
@@ -273,52 +288,52 @@ class Append:
         return self.chunks.unpad(out)
 
 
-class Step:
-    """The layout of one decoding step: one new token for every row.
+class DecodeLayout:
+    """The layout of a decoding step: one new token for every row.
 
-    The prompt's keys are read once for all siblings (one matrix product for each prompt), which is what decoding costs at long prompts.
+    Reading the prompt's keys dominates decoding with long prompts. They are read once for all
+    siblings, by one matrix product per prompt: queries are arranged in a grid [prompt, sibling].
     """
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: SuffixCache) -> None:
         self.rows = rows
         counts = torch.bincount(rows.owner, minlength=len(rows.prompts.ragged.lengths))
         self.siblings = int(counts.max())
         first = counts.cumsum(0) - counts
-        self._seat = rows.owner * self.siblings + torch.arange(len(rows.owner), device=counts.device) - first[rows.owner]
+        self._cell = rows.owner * self.siblings + torch.arange(len(rows.owner), device=counts.device) - first[rows.owner]
         self._even = bool((counts == self.siblings).all())
         self._row = torch.arange(len(rows.owner), device=counts.device)
         real = rows.prompts.ragged.real
-        self._hidden_prompt = None if rows.prompts.ragged.even else torch.where(real, 0.0, float("-inf"))[:, None, None]
+        self._prompt_mask = None if rows.prompts.ragged.even else torch.where(real, 0.0, float("-inf"))[:, None, None]
 
     def advance(self) -> None:
-        """To be called before each step's forward: where the new token goes, and what it may see."""
+        """Call before each step's forward. Sets how many slots are filled, and masks those a row has not."""
         self.filled = int(self.rows.lengths.max()) + 1
         slots = torch.arange(self.filled, device=self.rows.lengths.device)
-        self._hidden_own = torch.where(slots <= self.rows.lengths[:, None], 0.0, float("-inf"))[:, None, None]
+        self._own_mask = torch.where(slots <= self.rows.lengths[:, None], 0.0, float("-inf"))[:, None, None]
 
     def attend(self, layer: int, query: Packed, key: PackedKeys, value: PackedKeys, scale: float) -> Packed:
         rows, prompts = self.rows, self.rows.prompts
         for store, new in ((rows.keys, key), (rows.values, value)):
             store[layer][self._row, :, rows.lengths] = new.transpose(0, 1)
         heads, repeat = key.shape[0], query.shape[0] // key.shape[0]
-        asked = (query * scale).unflatten(0, (heads, repeat)).permute(2, 0, 1, 3)  # row, head, repeat, width
-        seated = self._seated(asked)  # prompt, head, sibling x repeat, width
-        of_prompt = torch.matmul(seated, prompts.keys[layer].transpose(2, 3))
-        if self._hidden_prompt is not None:
-            of_prompt = of_prompt + self._hidden_prompt
+        queries = (query * scale).unflatten(0, (heads, repeat)).permute(2, 0, 1, 3)  # row, head, repeat, width
+        prompt_scores = torch.matmul(self._to_grid(queries), prompts.keys[layer].transpose(2, 3))
+        if self._prompt_mask is not None:
+            prompt_scores = prompt_scores + self._prompt_mask
         own_keys, own_values = rows.keys[layer][:, :, : self.filled], rows.values[layer][:, :, : self.filled]
-        of_own = torch.matmul(asked, own_keys.transpose(2, 3)) + self._hidden_own
-        places = of_prompt.shape[3]
-        weight = torch.cat([self._unseated(of_prompt, repeat), of_own], dim=3).float().softmax(3).to(value.dtype)
-        out = self._unseated(torch.matmul(self._seated(weight[..., :places]), prompts.values[layer]), repeat)
-        return (out + torch.matmul(weight[..., places:], own_values)).permute(1, 2, 0, 3).flatten(0, 1)
+        own_scores = torch.matmul(queries, own_keys.transpose(2, 3)) + self._own_mask
+        slots = prompt_scores.shape[3]
+        weight = torch.cat([self._from_grid(prompt_scores, repeat), own_scores], dim=3).float().softmax(3).to(value.dtype)
+        out = self._from_grid(torch.matmul(self._to_grid(weight[..., :slots]), prompts.values[layer]), repeat)
+        return (out + torch.matmul(weight[..., slots:], own_values)).permute(1, 2, 0, 3).flatten(0, 1)
 
-    def _seated(self, x: Float[Tensor, "row head repeat n"]) -> Float[Tensor, "prompt head sibling_repeat n"]:
+    def _to_grid(self, x: Float[Tensor, "row head repeat n"]) -> Float[Tensor, "prompt head sibling_repeat n"]:
         if not self._even:
-            seats = x.new_zeros((len(self.rows.prompts.ragged.lengths) * self.siblings, *x.shape[1:]))
-            x = seats.index_copy_(0, self._seat, x)
+            cells = x.new_zeros((len(self.rows.prompts.ragged.lengths) * self.siblings, *x.shape[1:]))
+            x = cells.index_copy_(0, self._cell, x)
         return x.unflatten(0, (-1, self.siblings)).transpose(1, 2).flatten(2, 3)
 
-    def _unseated(self, x: Float[Tensor, "prompt head sibling_repeat n"], repeat: int) -> Float[Tensor, "row head repeat n"]:
+    def _from_grid(self, x: Float[Tensor, "prompt head sibling_repeat n"], repeat: int) -> Float[Tensor, "row head repeat n"]:
         rows = x.unflatten(2, (self.siblings, repeat)).transpose(1, 2).flatten(0, 1)
-        return rows if self._even else rows.index_select(0, self._seat)
+        return rows if self._even else rows.index_select(0, self._cell)

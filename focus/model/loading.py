@@ -18,19 +18,20 @@ from focus.model.policy_model import DTYPES, FAMILIES, VIDEO_PROCESSOR, PolicyMo
 from focus.model.prompts import DIALECTS
 
 EMBEDDED = Path(__file__).parent / "embedded"
-SPEAKS = {"qwen2_5_vl": Frame.VIEW_PIXELS, "qwen3_vl": Frame.PER_MILLE}  # how each family was taught to name a place
+BOX_FRAMES = {"qwen2_5_vl": Frame.VIEW_PIXELS, "qwen3_vl": Frame.PER_MILLE}  # the coordinates that each family was trained on
 
 
 def checkpoint_path(name: str) -> str | Path:
-    """Where a policy lies that settings name: `embedded` is the one in the package."""
+    """The folder or hub name of a policy; `embedded` is the one in the package."""
     return EMBEDDED if name == "embedded" else name
 
 
 def load_model(folder: str | Path, dialect: str, dtype: str = "float32", attention: str = "auto") -> PolicyModel:
     """A policy from a folder or a hub name.
 
-    `attention` is `auto` or a transformers name (`attention_backend`). `dtype` is explicit since transformers otherwise keeps the
-    one of the file. Raises ValueError, before weights are read, for what cannot be trained.
+    `attention` is `auto` or a transformers name (`attention_backend`). `dtype` is explicit because
+    transformers otherwise keeps the dtype of the file. Raises ValueError for a model that can't be
+    trained, if possible before weights are read.
     """
     name = str(folder)
     if Path(name).is_absolute() or name.startswith(".") or Path(name).exists():
@@ -40,19 +41,19 @@ def load_model(folder: str | Path, dialect: str, dtype: str = "float32", attenti
         if config.model_type not in FAMILIES:
             raise ValueError(f"{name} is a {config.model_type!r} model; this version trains {', '.join(FAMILIES)}")
         tokenizer = AutoTokenizer.from_pretrained(name)
-        image_processor = Qwen2VLImageProcessorPil.from_pretrained(name)  # of both families; the Auto class may ask for torchvision
+        image_processor = Qwen2VLImageProcessorPil.from_pretrained(name)  # for both families; the Auto class may need torchvision
         video = cached_file(
             name, VIDEO_PROCESSOR, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
         )
     except OSError as error:
         raise ValueError(
-            f"policy.checkpoint is {name}, which is no folder here, and can't be fetched as a model of the hub either. Where there is no "
-            f"network, download it elsewhere and give its folder: policy.checkpoint=/path/to/folder. The hub's client says: {error}"
+            f"policy.checkpoint is {name}, which is not a folder here, and can't be downloaded from the hub. Without a network, download "
+            f"it elsewhere and set its folder: policy.checkpoint=/path/to/folder. The hub client's error: {error}"
         ) from error
-    if DIALECTS[dialect].frame is not SPEAKS[config.model_type]:
-        fitting = [d.name for d in DIALECTS.values() if d.frame is SPEAKS[config.model_type]]
+    if DIALECTS[dialect].frame is not BOX_FRAMES[config.model_type]:
+        fitting = [d.name for d in DIALECTS.values() if d.frame is BOX_FRAMES[config.model_type]]
         raise ValueError(
-            f"{name} is a {config.model_type} model, which names places in {SPEAKS[config.model_type]}, but policy.dialect={dialect} "
+            f"{name} is a {config.model_type} model, which writes boxes in {BOX_FRAMES[config.model_type]}, but policy.dialect={dialect} "
             f"reads {DIALECTS[dialect].frame}: every box would be wrong. Use policy.dialect={' or '.join(fitting)}"
         )
     _check_parts(name, config, tokenizer, image_processor)
@@ -60,53 +61,56 @@ def load_model(folder: str | Path, dialect: str, dtype: str = "float32", attenti
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             name, dtype=DTYPES[dtype], attn_implementation=attention_backend(attention, dtype), output_loading_info=True
         )
-    except (RuntimeError, SafetensorError) as error:  # of another shape, or a file that was cut
-        raise ValueError(f"the weights in {name} can't be read as those of its config.json ({error}); copy the folder again") from error
+    except (RuntimeError, SafetensorError) as error:  # other shapes, or a truncated file
+        raise ValueError(f"the weights in {name} do not fit its config.json or are damaged ({error}); copy the folder again") from error
     model, loading = loaded
-    if torch.cuda.is_available():  # measured before and after Lightning has it
+    if torch.cuda.is_available():  # it is also used before and after Lightning moves it
         model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))))
     if lacking := sorted(loading["missing_keys"]):
         raise ValueError(
-            f"{name} lacks {len(lacking)} weights that its config.json names (first: {lacking[0]}); they would be random. "
-            "Copy the folder again, or take the config.json that belongs to these weights"
+            f"{name} lacks {len(lacking)} weights of the model in its config.json (first: {lacking[0]}); they would be random. "
+            "Copy the folder again, or use the config.json that belongs to these weights"
         )
     return PolicyModel(model, tokenizer, image_processor, DIALECTS[dialect], json.loads(Path(video).read_text()) if video else None)
 
 
 def lora_config(model: Any, rank: int, alpha: int, targets: Sequence[str] | None, train_vision: bool) -> LoraConfig:
-    """Which linear layers of a model get adapters: those that `targets` names, in the text layers and, with `train_vision`, in the tower.
+    """The LoRA configuration: adapters on the linear layers called `targets` (None: on all linear layers).
 
-    None names all of them. The head gets none, nor does the embedding of patches, which is a convolution. Raises ValueError for a target
-    that is no such layer, and where `train_vision` would adapt nothing in the tower.
+    Adapters are put on the text layers and, with `train_vision`, on the vision tower, never on the head
+    or the patch embedding, which is a convolution. Raises ValueError for a target that is not such a
+    layer, and if `train_vision` would adapt no layer of the tower.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and name != "lm_head"]
-    found = {name: {_last_part(name) for name in linear if (".visual." in name) is (name == "tower")} for name in ("text", "tower")}
-    learning = found["text"] | (found["tower"] if train_vision else set())
-    chosen = learning if targets is None else set(targets)
-    if lost := sorted(chosen - learning):
+    text = {_layer_name(name) for name in linear if ".visual." not in name}
+    tower = {_layer_name(name) for name in linear if ".visual." in name}
+    available = text | (tower if train_vision else set())
+    chosen = available if targets is None else set(targets)
+    if unknown := sorted(chosen - available):
         raise ValueError(
-            f"policy.lora_targets names {', '.join(lost)}, no linear layer that learns here; there are {', '.join(sorted(learning))}"
+            f"policy.lora_targets: no trainable linear layer is called {', '.join(unknown)}. Available: {', '.join(sorted(available))}"
         )
-    if train_vision and not chosen & found["tower"]:
+    if train_vision and not chosen & tower:
         raise ValueError(
             "policy.train_vision is true, but policy.lora_targets names no layer of the vision tower "
-            f"({', '.join(sorted(found['tower']))}), so nothing of it would learn; add some, or set policy.train_vision=false"
+            f"({', '.join(sorted(tower))}), so the tower would not learn; add some, or set policy.train_vision=false"
         )
-    closed = r".*\.patch_embed\..*" if train_vision else r".*\bvisual\..*"
-    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=sorted(chosen), exclude_modules=closed)
+    excluded = r".*\.patch_embed\..*" if train_vision else r".*\bvisual\..*"
+    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=sorted(chosen), exclude_modules=excluded)
 
 
-def _last_part(name: str) -> str:
-    """The last word of a module's name, with the one before where it is a number: the same layer has it in every block."""
+def _layer_name(name: str) -> str:
+    """The last part of a module's name, or the last two if the last is a number. It is the same in every block."""
     parts = name.split(".")
     return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]
 
 
 def attention_backend(attention: str, dtype: str) -> str | dict[str, str]:
-    """What transformers is asked for: `auto` is flash-attention where it can run, else SDPA.
+    """The `attn_implementation` for transformers. `auto` is flash-attention where it can run, else SDPA.
 
-    Its kernels take no float32. The text layers ask it in an update alone, which computes in the trainer's arithmetic; a vision tower of
-    float32 weights is also asked without a trainer, so it keeps to SDPA.
+    Flash-attention does not support float32. The text layers use it only in the update, under the
+    trainer's autocast. A vision tower with float32 weights also runs outside the trainer, so it uses
+    SDPA.
     """
     if attention != "auto":
         return attention
@@ -115,7 +119,7 @@ def attention_backend(attention: str, dtype: str) -> str | dict[str, str]:
     return {"text_config": "flash_attention_2", "vision_config": "flash_attention_2" if dtype == "bfloat16" else "sdpa"}
 
 
-NEEDED = {  # of a folder in the Hugging Face layout: one of each of these
+REQUIRED_FILES = {  # a folder in the Hugging Face layout has one file of each kind
     "config.json": ("config.json",),
     "an image processor": ("preprocessor_config.json", "processor_config.json"),
     "a tokenizer": ("tokenizer.json", "vocab.json"),
@@ -124,20 +128,22 @@ NEEDED = {  # of a folder in the Hugging Face layout: one of each of these
 
 
 def _check_files(folder: Path) -> None:
-    """Raises ValueError, with all that is missing in one message, for a folder that is not whole."""
+    """Raises ValueError for an incomplete folder, with all that is missing in one message."""
     if not folder.is_dir():
         raise ValueError(f"policy.checkpoint is {folder}, which is not a folder; give one in the Hugging Face layout, or a hub name")
     if (folder / "adapter_config.json").is_file():
-        beside = " beside weights" if any((folder / file).is_file() for file in NEEDED["weights"]) else ""
+        beside = " beside weights" if any((folder / file).is_file() for file in REQUIRED_FILES["weights"]) else ""
         raise ValueError(
             f"policy.checkpoint is {folder}, which holds an adapter{beside} (adapter_config.json). Merge it into its base (peft: "
-            "merge_and_unload, then save_pretrained), and name the folder of the result. policy.lora_rank adds new adapters to train"
+            "merge_and_unload, then save_pretrained), and set the folder of the result. policy.lora_rank adds new adapters to train"
         )
-    missing = [f"{part} ({' or '.join(files)})" for part, files in NEEDED.items() if not any((folder / file).is_file() for file in files)]
+    missing = [
+        f"{part} ({' or '.join(files)})" for part, files in REQUIRED_FILES.items() if not any((folder / file).is_file() for file in files)
+    ]
     index = folder / "model.safetensors.index.json"
     if index.is_file() and not (folder / "model.safetensors").is_file():
         shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        missing += [f"{file}, which {index.name} names" for file in shards if not (folder / file).is_file()]
+        missing += [f"{file}, which {index.name} lists" for file in shards if not (folder / file).is_file()]
     if missing:
         raise ValueError(
             f"policy.checkpoint is {folder}, which lacks {', '.join(missing)}; copy the whole folder again "
@@ -146,25 +152,25 @@ def _check_files(folder: Path) -> None:
 
 
 def _check_parts(name: str, config: Any, tokenizer: Any, image_processor: Any) -> None:
-    """Raises ValueError where tokenizer, image processor and config.json do not belong together."""
+    """Raises ValueError if tokenizer, image processor and config.json do not belong together."""
     if (quantised := getattr(config, "quantization_config", None)) is not None:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else getattr(quantised, "quant_method", None)
         raise ValueError(
-            f"the weights in {name} are quantised ({method}, says quantization_config of its config.json), which can't be trained or "
-            "exported here; name the folder or hub name of the model that they were made of"
+            f"the weights in {name} are quantised (quantization_config of its config.json: {method}), which can't be trained or exported "
+            "here; set the folder or hub name of the model before quantisation"
         )
     if tokenizer.pad_token_id is None:
         raise ValueError(
-            f"the tokenizer in {name} has no padding token; give it one of its own tokens that ends no turn (Qwen's: <|endoftext|>) as "
-            "pad_token in its tokenizer_config.json"
+            f"the tokenizer in {name} has no padding token; set pad_token in its tokenizer_config.json to one of its tokens that does not "
+            "end a turn (Qwen: <|endoftext|>)"
         )
     problems = []
     for token, key in (("<|image_pad|>", "image_token_id"), ("<|vision_start|>", "vision_start_token_id"), ("<|im_end|>", None)):
-        found = tokenizer.convert_tokens_to_ids(token)
-        if found is None or tokenizer.convert_ids_to_tokens(found) != token:
+        token_id = tokenizer.convert_tokens_to_ids(token)
+        if token_id is None or tokenizer.convert_ids_to_tokens(token_id) != token:
             problems.append(f"its tokenizer does not know {token}")
-        elif key and getattr(config, key) != found:
-            problems.append(f"its tokenizer has {token} at {found}, config.json has {key} {getattr(config, key)}")
+        elif key and getattr(config, key) != token_id:
+            problems.append(f"its tokenizer has {token} at {token_id}, config.json has {key} {getattr(config, key)}")
     words = config.get_text_config().vocab_size
     if len(tokenizer) > words:
         problems.append(f"its tokenizer has {len(tokenizer)} tokens, config.json vocab_size {words}")

@@ -1,1 +1,1 @@
-"""The multi-turn crop loop: trajectories, the tool, and the engines that sample."""
+"""Rollouts: the multi-turn crop loop, trajectories, and the engines that sample."""

@@ -11,7 +11,7 @@ from focus.rollout.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. `temperature` 0 takes the most probable token."""
+    """How tokens are sampled. `temperature` 0 is greedy."""
 
     temperature: float
     tokens_per_turn: int
@@ -19,12 +19,13 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """A sequence to continue.
+    """A sequence to continue, or to score.
 
-    `id` is unique; `parent` names the earlier conversation that this one continues, if any. `prompt` names the prompt that siblings
-    share: the first `prompt_tokens` of `ids`, and the first of `images` (the view). An engine may keep what it computed for both.
-    `seed` fixes the sampling noise of this turn, so a draw depends neither on the neighbours in the batch nor on the rank.
-    `trajectory` is the same as turns, for an engine that is spoken to in words.
+    `id` is unique. `parent` is the id of the earlier request that this one continues, if any. `prompt`
+    names the prompt that siblings share: the first `prompt_tokens` of `ids`, and the first of `images`
+    (the view). An engine may cache what it computed for parent and prompt. `seed` fixes the sampling
+    noise of this turn, so a completion depends neither on the rest of the batch nor on the rank.
+    `trajectory` holds the same sequence as turns, for engines that send text.
     """
 
     id: str
@@ -39,9 +40,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled turn. The last id is the stop token where `stopped`; otherwise the token limit cut the turn.
+    """One sampled turn. If `stopped`, the last id is the stop token; otherwise the token limit cut the turn.
 
-    An engine that hears words instead of ids gives `text`; each id is then -1 and only their number is known. `refused`: not even those.
+    `text` is set by an engine that receives text instead of ids. Its ids are all -1, only their number
+    is known, and the logprobs are NaN. `refused`: the server refused the request; there are no tokens.
     """
 
     ids: tuple[int, ...]
@@ -54,18 +56,18 @@ class Completion:
 class Engine(Protocol):
     """Anything that samples turns."""
 
-    def generate(self, conversations: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
-        """The completion of every conversation beside its index, each as soon as it is known, in any order."""
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+        """Yields (index of the request, completion), each as soon as it is complete, in any order."""
         ...
 
-    def logprobs(self, conversations: Sequence[Request], tails: Sequence[int]) -> list[list[float]]:
-        """Log-probability, at temperature 1, of the last `tails[i]` tokens of every conversation, given all before them."""
+    def logprobs(self, requests: Sequence[Request], tails: Sequence[int]) -> list[list[float]]:
+        """Log-probabilities, at temperature 1, of the last `tails[i]` tokens of request i."""
         ...
 
     def clear_cache(self) -> None:
-        """Drop everything kept for parents and prompts; called when a batch of questions is done."""
+        """Drop all caches of parents and prompts. Called when a batch of questions is done."""
         ...
 
     def sync_weights(self) -> None:
-        """The policy's weights are new, or have changed: sample from them from now on. All ranks call it together."""
+        """Sample from the policy's current weights from now on. All ranks call it together."""
         ...

@@ -1,11 +1,11 @@
-"""The default engine: an own decode loop over the transformers model, on CPU or one GPU.
+"""The default engine: a decode loop over the transformers model, on CPU or one GPU.
 
-A prompt that several conversations share is encoded once, and its keys and values are held and read once for all of them; a later
-turn appends only its new tokens and its crop's pixels. Rows that have finished leave the batch. The result equals a full
-re-forward at every position (tested in fp32).
+The prompt of a group is encoded once. Its keys and values are stored once and read once a step for all
+siblings. A later turn feeds only its new tokens and the pixels of its crop. Finished rows leave the
+batch. The result equals a full forward over the whole sequence at every position (tested in fp32).
 
-Positions are always passed explicitly: transformers' own handling of a new image over an old cache is silently wrong in some
-versions, and its remembered rope deltas leak from one batch into the next.
+Position ids are always passed explicitly. transformers' own handling of a new image after a cached
+prefix is silently wrong in some versions, and its stored rope deltas leak into the next batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,28 +16,32 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from focus.model.attention import Append, Prompts, Rows, Step
+from focus.model.attention import AppendLayout, DecodeLayout, PromptCache, SuffixCache
 from focus.model.policy_model import PolicyModel
 from focus.model.positions import mrope_positions
 from focus.rollout.engine import Completion, Request, Sampling
 
-LEAVE_AT = 0.5  # finished rows leave the batch once the living are fewer than this share of it
+COMPACT_BELOW = 0.5  # finished rows leave the batch once fewer than this share of its rows is active
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """Where an earlier conversation stands: its row, and how many of its tokens and images the cache holds."""
+class _CachedSequence:
+    """An earlier request with its completion: its row in a cache, and how many tokens and images that row covers."""
 
-    rows: Rows
+    rows: SuffixCache
     row: int
     tokens: int
     images: int
 
 
 class KVEngine:
-    """Implements `Engine`. Of every prompt all but the last token is held in common: each row feeds at least that one itself.
+    """Implements `Engine`.
 
-    Of a conversation only its latest turn is held, unless `keep_all_turns`: then `weigh` goes on from any turn and reads less again.
+    The shared cache of a prompt holds all its tokens but the last. Every row feeds the last one
+    itself, to get a hidden state to sample from.
+
+    By default only the latest turn of a rollout stays cached. With `keep_all_turns` all turns do, so
+    that `logprobs` can continue from any of them and feeds fewer tokens.
     """
 
     def __init__(self, policy: PolicyModel) -> None:
@@ -45,156 +49,167 @@ class KVEngine:
         self.clear_cache()
 
     def clear_cache(self) -> None:
-        self._prompts: Prompts | None = None
-        self._order: dict[str, int] = {}  # prompt -> its place in `_prompts`
-        self._kept: dict[str, _Kept] = {}
+        self._prompts: PromptCache | None = None
+        self._prompt_index: dict[str, int] = {}  # name of a prompt -> its index in `_prompts`
+        self._cached: dict[str, _CachedSequence] = {}  # by request id
 
-    sync_weights = clear_cache  # the weights are the trainer's own
+    sync_weights = clear_cache  # the engine samples from the trainer's own weights
 
     @torch.no_grad()
-    def generate(self, conversations: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
-        if not conversations:
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+        if not requests:
             return
-        order = self._by_prompt(conversations)
-        rows, hidden, lengths = self._append([conversations[i] for i in order], sampling.tokens_per_turn)
+        order = self._sort_by_prompt(requests)
+        rows, hidden, lengths = self._prefill([requests[i] for i in order], sampling.tokens_per_turn)
         if not self.keep_all_turns:
-            self._kept.clear()  # who goes on has been gathered
+            self._cached.clear()  # `rows` now holds a copy of every row that is continued
         last = hidden[torch.tensor(lengths, device=hidden.device).cumsum(0) - 1]
-        for row, completion in self._decode([conversations[i] for i in order], rows, last, sampling):
+        for row, completion in self._decode([requests[i] for i in order], rows, last, sampling):
             yield order[row], completion
 
     @torch.no_grad()
-    def logprobs(self, conversations: Sequence[Request], tails: Sequence[int]) -> list[list[float]]:
-        if not conversations:
+    def logprobs(self, requests: Sequence[Request], tails: Sequence[int]) -> list[list[float]]:
+        if not requests:
             return []
-        order = self._by_prompt(conversations)
-        _, hidden, lengths = self._append([conversations[i] for i in order], 0)
+        order = self._sort_by_prompt(requests)
+        _, hidden, lengths = self._prefill([requests[i] for i in order], 0)
         ends = np.cumsum(lengths)
-        before = torch.tensor([at for i, end in zip(order, ends, strict=True) for at in range(end - 1 - tails[i], end - 1)])
-        words = torch.tensor([word for i in order for word in conversations[i].ids[len(conversations[i].ids) - tails[i] :]])
-        weighed, _ = self.policy.token_logprobs(hidden[before.to(hidden.device)], words, 1.0)
-        each = weighed.split([tails[i] for i in order])
-        return [value.tolist() for _, value in sorted(zip(order, each, strict=True), key=lambda pair: pair[0])]
+        # a token is predicted by the hidden state of the token before it
+        predecessors = torch.tensor([at for i, end in zip(order, ends, strict=True) for at in range(end - 1 - tails[i], end - 1)])
+        targets = torch.tensor([token for i in order for token in requests[i].ids[len(requests[i].ids) - tails[i] :]])
+        logprobs, _ = self.policy.token_logprobs(hidden[predecessors.to(hidden.device)], targets, 1.0)
+        by_row = logprobs.split([tails[i] for i in order])
+        return [values.tolist() for _, values in sorted(zip(order, by_row, strict=True), key=lambda pair: pair[0])]
 
-    def _by_prompt(self, conversations: Sequence[Request]) -> list[int]:
-        """Their order by prompt; prompts are read first where one of them is not held yet."""
-        if any(c.prompt not in self._order for c in conversations):
-            self._read_prompts({c.prompt: c for c in conversations})
-        return sorted(range(len(conversations)), key=lambda i: self._order[conversations[i].prompt])
+    def _sort_by_prompt(self, requests: Sequence[Request]) -> list[int]:
+        """Indices of the requests, sorted by prompt. Encodes the prompts first if one of them is not cached."""
+        if any(request.prompt not in self._prompt_index for request in requests):
+            self._encode_prompts({request.prompt: request for request in requests})
+        return sorted(range(len(requests)), key=lambda i: self._prompt_index[requests[i].prompt])
 
-    def _read_prompts(self, prompts: dict[str, Request]) -> None:
+    def _encode_prompts(self, prompts: dict[str, Request]) -> None:
         self.clear_cache()
-        chunks = {name: c.ids[: c.prompt_tokens - 1] for name, c in prompts.items()}
-        self._order = {name: i for i, name in enumerate(chunks)}
-        self._prompts = Prompts.empty([len(chunk) for chunk in chunks.values()], self.policy.model.device)
+        chunks = {name: request.ids[: request.prompt_tokens - 1] for name, request in prompts.items()}
+        self._prompt_index = {name: i for i, name in enumerate(chunks)}
+        self._prompts = PromptCache.empty([len(chunk) for chunk in chunks.values()], self.policy.model.device)
         self.policy.hidden(
-            torch.tensor([i for chunk in chunks.values() for i in chunk]),
-            _side_by_side([self._positions(c)[:, : c.prompt_tokens - 1] for c in prompts.values()]),
-            self.policy.encode_images([c.images[0] for c in prompts.values()]),
+            torch.tensor([token for chunk in chunks.values() for token in chunk]),
+            _packed([self._position_ids(request)[:, : request.prompt_tokens - 1] for request in prompts.values()]),
+            self.policy.encode_images([request.images[0] for request in prompts.values()]),
             self._prompts,
         )
 
-    def _append(self, conversations: Sequence[Request], slots: int) -> tuple[Rows, Float[Tensor, "token width"], list[int]]:
-        """Feed to every row what it has not seen yet; returns the rows, the hidden states of what was fed, and its length in each row."""
+    def _prefill(self, requests: Sequence[Request], slots: int) -> tuple[SuffixCache, Float[Tensor, "token width"], list[int]]:
+        """Feed the tokens of every request that are not cached yet.
+
+        Returns the cache, with `slots` free slots a row, the hidden states of the fed tokens, packed,
+        and how many tokens each row was fed.
+        """
         assert self._prompts is not None
-        kept = [self._kept.get(c.parent) if c.parent else None for c in conversations]
-        starts = [k.tokens if k else c.prompt_tokens - 1 for c, k in zip(conversations, kept, strict=True)]
-        longest = max(len(c.ids) - c.prompt_tokens + 1 for c in conversations)
-        rows = Rows.gather(
+        cached = [self._cached.get(request.parent) if request.parent else None for request in requests]
+        starts = [c.tokens if c else request.prompt_tokens - 1 for request, c in zip(requests, cached, strict=True)]
+        longest = max(len(request.ids) - request.prompt_tokens + 1 for request in requests)
+        rows = SuffixCache.gather(
             self._prompts,
-            [self._order[c.prompt] for c in conversations],
-            [(k.rows, k.row) if k else None for k in kept],
+            [self._prompt_index[request.prompt] for request in requests],
+            [(c.rows, c.row) if c else None for c in cached],
             longest + slots,
         )
-        lengths = [len(c.ids) - start for c, start in zip(conversations, starts, strict=True)]
-        images = [image for c, k in zip(conversations, kept, strict=True) for image in c.images[k.images if k else 1 :]]
+        lengths = [len(request.ids) - start for request, start in zip(requests, starts, strict=True)]
+        images = [image for request, c in zip(requests, cached, strict=True) for image in request.images[c.images if c else 1 :]]
         hidden = self.policy.hidden(
-            torch.tensor([i for c, start in zip(conversations, starts, strict=True) for i in c.ids[start:]]),
-            _side_by_side([self._positions(c)[:, start:] for c, start in zip(conversations, starts, strict=True)]),
+            torch.tensor([token for request, start in zip(requests, starts, strict=True) for token in request.ids[start:]]),
+            _packed([self._position_ids(request)[:, start:] for request, start in zip(requests, starts, strict=True)]),
             self.policy.encode_images(images),
-            Append(rows, lengths),
+            AppendLayout(rows, lengths),
         )
         rows.lengths += torch.tensor(lengths, device=rows.lengths.device)
         return rows, hidden, lengths
 
-    def _positions(self, conversation: Request) -> np.ndarray:
-        c = self.policy
-        patch_px = c.token_px // c.merge
-        grids = [(1, image.height // patch_px, image.width // patch_px) for image in conversation.images]
-        return mrope_positions(conversation.ids, grids, c.image_pad_id, c.merge)
+    def _position_ids(self, request: Request) -> np.ndarray:
+        policy = self.policy
+        patch_px = policy.token_px // policy.merge
+        grids = [(1, image.height // patch_px, image.width // patch_px) for image in request.images]
+        return mrope_positions(request.ids, grids, policy.image_pad_id, policy.merge)
 
     def _decode(
-        self, conversations: Sequence[Request], rows: Rows, hidden: Float[Tensor, "row width"], sampling: Sampling
+        self, requests: Sequence[Request], rows: SuffixCache, hidden: Float[Tensor, "row width"], sampling: Sampling
     ) -> Iterator[tuple[int, Completion]]:
-        c, device = self.policy, hidden.device
+        """Sample one turn for every row, starting from the hidden state of its last token. Yields (row, completion) as rows finish.
+
+        `ids` and `logprobs` have a row for every request. All other tensors have a row for every row
+        of the batch, which shrinks; `request_of[row]` is the index of its request.
+        """
+        policy, device = self.policy, hidden.device
         limit = sampling.tokens_per_turn
-        generators = [torch.Generator().manual_seed(conversation.seed) for conversation in conversations]
+        generators = [torch.Generator().manual_seed(request.seed) for request in requests]
         noise = torch.stack([torch.rand(limit, generator=generator) for generator in generators]).to(device)
-        place = torch.tensor([int(self._positions(conversation)[:, -1].max()) for conversation in conversations], device=device)
-        stop = torch.zeros(c.model.config.get_text_config().vocab_size, dtype=torch.bool, device=device)
-        stop[c.stop_ids] = True
-        ids = torch.zeros((len(conversations), limit), dtype=torch.long, device=device)
-        logprobs = torch.zeros((len(conversations), limit), device=device)
-        here = torch.arange(len(conversations), device=device)  # the conversation of each row of the batch
-        active = torch.ones(len(conversations), dtype=torch.bool, device=device)
-        drawn = torch.zeros(len(conversations), dtype=torch.long, device=device)  # by each row of the batch
-        step = Step(rows)
+        position_ids = torch.tensor([int(self._position_ids(request)[:, -1].max()) for request in requests], device=device)
+        is_stop = torch.zeros(policy.model.config.get_text_config().vocab_size, dtype=torch.bool, device=device)
+        is_stop[policy.stop_ids] = True
+        ids = torch.zeros((len(requests), limit), dtype=torch.long, device=device)
+        logprobs = torch.zeros((len(requests), limit), device=device)
+        request_of = torch.arange(len(requests), device=device)
+        active = torch.ones(len(requests), dtype=torch.bool, device=device)
+        counts = torch.zeros(len(requests), dtype=torch.long, device=device)  # sampled tokens
+        layout = DecodeLayout(rows)
 
-        def finish(done: Tensor) -> Iterator[tuple[int, Completion]]:
-            left = rows.take(done)
-            gone, counts = here[done].tolist(), drawn[done].tolist()
-            said, weighed = ids[here[done]].tolist(), logprobs[here[done]].tolist()
-            ended = stop[ids[here[done], drawn[done] - 1]].tolist()
-            for row, (i, n) in enumerate(zip(gone, counts, strict=True)):
-                conversation = conversations[i]
-                self._kept[conversation.id] = _Kept(left, row, len(conversation.ids) + n - 1, len(conversation.images))
-                yield i, Completion(tuple(said[row][:n]), tuple(weighed[row][:n]), ended[row])
+        def finish(done: Int[Tensor, " finished"]) -> Iterator[tuple[int, Completion]]:
+            """Cache the rows at `done`, and yield their completions."""
+            finished = rows.take(done)
+            row_ids, row_logprobs = ids[request_of[done]].tolist(), logprobs[request_of[done]].tolist()
+            stopped = is_stop[ids[request_of[done], counts[done] - 1]].tolist()
+            for row, (i, n) in enumerate(zip(request_of[done].tolist(), counts[done].tolist(), strict=True)):
+                request = requests[i]
+                self._cached[request.id] = _CachedSequence(finished, row, len(request.ids) + n - 1, len(request.images))
+                yield i, Completion(tuple(row_ids[row][:n]), tuple(row_logprobs[row][:n]), stopped[row])
 
-        for at in range(limit):
-            token, logprob = self._draw(hidden, noise, sampling.temperature, here, at)
-            ids[here, at] = token
-            logprobs[here, at] = logprob
-            drawn += active
-            active = active & ~stop[token]
-            living = int(active.sum())
-            if living == 0 or at + 1 == limit:
+        for step in range(limit):
+            token, logprob = self._draw(hidden, noise, sampling.temperature, request_of, step)
+            ids[request_of, step] = token
+            logprobs[request_of, step] = logprob
+            counts += active
+            active = active & ~is_stop[token]
+            n_active = int(active.sum())
+            if n_active == 0 or step + 1 == limit:
                 break
-            if living < LEAVE_AT * len(here):
+            if n_active < COMPACT_BELOW * len(request_of):
                 yield from finish((~active).nonzero()[:, 0])
-                kept = active.nonzero()[:, 0]
-                rows, token, place, here, drawn = rows.take(kept, limit - at), token[kept], place[kept], here[kept], drawn[kept]
-                active, step = active[kept], Step(rows)
-            place += active
-            step.advance()
-            hidden = c.hidden(torch.where(active, token, c.pad_id), place.expand(3, -1), (), step)
+                left = active.nonzero()[:, 0]
+                rows, token, position_ids = rows.take(left, limit - step), token[left], position_ids[left]
+                request_of, counts, active = request_of[left], counts[left], active[left]
+                layout = DecodeLayout(rows)
+            position_ids += active
+            layout.advance()
+            hidden = policy.hidden(torch.where(active, token, policy.pad_id), position_ids.expand(3, -1), (), layout)
             rows.lengths += active
-        yield from finish(torch.arange(len(here), device=device))
+        yield from finish(torch.arange(len(request_of), device=device))
 
     def _draw(
-        self, hidden: Float[Tensor, "row width"], noise: Float[Tensor, "conversation token"], temperature: float, here: Tensor, at: int
+        self, hidden: Float[Tensor, "row width"], noise: Float[Tensor, "request step"], temperature: float, request_of: Tensor, step: int
     ) -> tuple[Int[Tensor, " row"], Float[Tensor, " row"]]:
-        """Token number `at` of the conversations `here`, and its log-probability."""
+        """Sample token number `step` of every row, and return it with its log-probability."""
         banned = torch.tensor(self.policy.banned_ids, device=hidden.device)
-        return draw(self.policy.head(hidden).float(), banned, temperature, noise[here, at])
+        return draw(self.policy.head(hidden).float(), banned, temperature, noise[request_of, step])
 
 
-def _side_by_side(places: Sequence[np.ndarray]) -> Int[Tensor, "3 token"]:
-    return torch.from_numpy(np.concatenate(places, axis=1))
+def _packed(position_ids: Sequence[np.ndarray]) -> Int[Tensor, "3 token"]:
+    return torch.from_numpy(np.concatenate(position_ids, axis=1))
 
 
 def draw(
     logits: Float[Tensor, "row word"], banned: Int[Tensor, " banned"], temperature: float, noise: Float[Tensor, " row"]
 ) -> tuple[Int[Tensor, " row"], Float[Tensor, " row"]]:
-    """One token for each row by inverse transform of `noise` in [0, 1), and its log-probability.
+    """Sample one token a row by inverse transform of `noise` in [0, 1). Returns the tokens and their log-probabilities.
 
-    Banned tokens have probability zero. The log-probability is that of the distribution drawn from; at temperature 0, which
-    has none, it is that of temperature 1.
+    Banned tokens have probability 0. The log-probability is that of the distribution sampled from. At
+    temperature 0 (greedy) it is that of temperature 1.
     """
     logits = logits.index_fill(1, banned, float("-inf"))
     logprobs = torch.log_softmax(logits / (temperature or 1.0), dim=-1)
     if temperature == 0:
         token = logits.argmax(-1)
     else:
-        heaped = logprobs.exp().cumsum(-1)
-        token = torch.searchsorted(heaped, (noise * heaped[:, -1])[:, None], right=True)[:, 0].clamp_max(logits.shape[1] - 1)
+        cumulative = logprobs.exp().cumsum(-1)
+        token = torch.searchsorted(cumulative, (noise * cumulative[:, -1])[:, None], right=True)[:, 0].clamp_max(logits.shape[1] - 1)
     return token, logprobs.gather(1, token[:, None])[:, 0]

@@ -1,4 +1,4 @@
-"""The crop loop: the model speaks, the tool answers with a crop of the ORIGINAL, until there is an answer. E1.
+"""The crop loop (E1). In each turn the model samples a call or an answer; a call is answered with a crop of the ORIGINAL.
 
 Turn limit: `max_turns = max_crops + 1`; the answer turn counts.
 """
@@ -38,9 +38,11 @@ WORKERS = min(8, os.cpu_count() or 1)  # threads that cut crops
 
 @dataclass(frozen=True)
 class RolloutLimits:
-    """What a conversation may cost. `crop_tokens` bounds one crop, in merged tokens; with `fixed_crops` every crop has about that size.
+    """The limits of one rollout.
 
-    A crop of less than `crop_min_tokens` is enlarged. `force_first_crop` opens every training rollout with a call (MGPO).
+    `crop_tokens` is the budget of one crop, in merged visual tokens; with `fixed_crops` every crop is
+    resized to about that size. A crop of fewer than `crop_min_tokens` is enlarged.
+    `force_first_crop` prefills the first turn of every training rollout with a call (MGPO).
     """
 
     max_crops: int
@@ -55,7 +57,7 @@ class RolloutLimits:
         return self.max_crops + 1
 
     def cut(self, trajectory: Trajectory, box_px: Box, token_px: int) -> View:
-        """What the tool delivers for a settled box of this conversation's image."""
+        """The crop of a settled box (`boxes.settle`) of this trajectory's image."""
         budget = (self.crop_tokens, token_px, self.fixed_crops, self.crop_min_tokens)
         return cut(trajectory.source, box_px, trajectory.sample.size, *budget)
 
@@ -66,103 +68,105 @@ def seed_of(*parts: object) -> int:
 
 
 def begin(
-    policy: Model, sample: Sample, view: View, source: Original, seeds: Sequence[int], opening: str = "", tool: bool = True
+    policy: Model, sample: Sample, view: View, source: Original, seeds: Sequence[int], prefill: str = "", tool: bool = True
 ) -> list[Trajectory]:
-    """Sibling conversations before their first turn, one for each seed; they share one prompt and are one group. `tool`: is it offered?"""
+    """A group of trajectories without turns, one for each seed. `tool`: whether the prompt offers the tool."""
     dialect = policy.dialect if tool else policy.dialect.without_tool()
     prompt = tuple(encode(policy.tokenizer, question_text(dialect, sample.question, sample.options), [view.tokens]))
-    first = with_prefill(policy, Trajectory(sample=sample, source=source, view=view, prompt_ids=prompt, seed=0, tool_offered=tool), opening)
+    trajectory = Trajectory(sample=sample, source=source, view=view, prompt_ids=prompt, seed=0, tool_offered=tool)
+    first = with_prefill(policy, trajectory, prefill)
     return [replace(first, seed=seed) for seed in seeds]
 
 
 def blank(policy: Model) -> Trajectory:
-    """A rollout without content, of one visual and one sampled token: what a rank without rollouts passes while others pass theirs."""
+    """A placeholder of one visual and one sampled token. A rank without rollouts passes it forward, so that all ranks stay in step."""
     image = Image.new("RGB", (policy.token_px, policy.token_px))
     sample = Sample("blank", "", "", ImageFile(Path()), *image.size, question="", answers=())
-    [asked] = begin(policy, sample, View(image, 1, image.size), Decoded(image), [0])
+    [trajectory] = begin(policy, sample, View(image, 1, image.size), Decoded(image), [0])
     [token] = encode(policy.tokenizer, "<|im_end|>")
-    return asked.with_turn(Turn((token,), (0.0,), "", Malformed(Fault.NO_ACTION)), Status.MALFORMED)
+    return trajectory.with_turn(Turn((token,), (0.0,), "", Malformed(Fault.NO_ACTION)), Status.MALFORMED)
 
 
 def with_prefill(policy: Model, trajectory: Trajectory, prefill: str) -> Trajectory:
-    """A sibling into whose mouth `opening` is put: `<tool_call>` forces a crop, `<answer>` an answer without one."""
+    """A copy whose first turn is prefilled: `<tool_call>` forces a crop, `<answer>` an answer without one."""
     return replace(trajectory, prefill=prefill, prefill_ids=tuple(encode(policy.tokenizer, prefill)))
 
 
 def play(policy: Model, engine: Engine, trajectories: Sequence[Trajectory], limits: RolloutLimits) -> list[Trajectory]:
-    """Continue every open trajectory until it ends; the order is kept.
+    """Continue every open trajectory until it ends. Returns all trajectories in the same order.
 
-    Trajectories of one group share the encoding of their prompt. Crops are cut by worker threads: while others still speak, where
-    processors are left over from the arithmetic, else when all have spoken. The engine keeps what it computed until the next `play`,
-    or until it is told to forget.
+    Crops are cut in worker threads. If processors are idle while the engine samples, a crop starts as
+    soon as its call is complete; otherwise all crops start after the last turn. The engine's cache is
+    left filled for the caller, and cleared by the next `play` or by `clear_cache`.
     """
     engine.clear_cache()
-    done = list(trajectories)
-    ahead = policy.has_idle_processors
+    rollouts = list(trajectories)
+    overlap = policy.has_idle_processors
     with ThreadPoolExecutor(WORKERS) as workers, policy.image_cache():
-        while live := [i for i, t in enumerate(done) if t.status is Status.OPEN]:
-            asked = [request_for(done[i], len(done[i].turns) - 1) for i in live]
-            spoken: dict[int, _ParsedTurn] = {}
+        while live := [i for i, t in enumerate(rollouts) if t.status is Status.OPEN]:
+            requests = [request_for(rollouts[i], len(rollouts[i].turns) - 1) for i in live]
+            parsed: dict[int, _ParsedTurn] = {}
             crops: dict[int, Future[View | None] | None] = {}
-            for place, completion in engine.generate(asked, limits.sampling):
-                i = live[place]
-                spoken[i] = _parse_turn(policy, done[i], completion, limits)
-                if ahead:
-                    crops[i] = _submit_crop(workers, policy, done[i], spoken[i].action, limits)
+            for index, completion in engine.generate(requests, limits.sampling):
+                i = live[index]
+                parsed[i] = _parse_turn(policy, rollouts[i], completion, limits)
+                if overlap:
+                    crops[i] = _submit_crop(workers, policy, rollouts[i], parsed[i].action, limits)
             for i in live:
                 if i not in crops:
-                    crops[i] = _submit_crop(workers, policy, done[i], spoken[i].action, limits)
-            for i, conversation in zip(live, asked, strict=True):
-                crop = crops[i]
-                done[i] = _append_turn(policy, done[i], spoken[i], crop.result() if crop else None, conversation.id)
-    return done
+                    crops[i] = _submit_crop(workers, policy, rollouts[i], parsed[i].action, limits)
+            for i, request in zip(live, requests, strict=True):
+                future = crops[i]
+                rollouts[i] = _append_turn(policy, rollouts[i], parsed[i], future.result() if future else None, request.id)
+    return rollouts
 
 
-_numbers = count()  # no two conversations of a process have one name, so an engine never takes one for another
+_numbers = count()  # request ids are unique in a process, so that an engine never confuses two
 
 
-def request_for(t: Trajectory, kept_turn: int, words: Sequence[int] = ()) -> Request:
-    """What an engine is asked to continue, or to weigh with `words` at its end.
+def request_for(t: Trajectory, cached_turn: int, appended: Sequence[int] = ()) -> Request:
+    """The request to continue a trajectory, or to score `appended` at its end (`Engine.logprobs`).
 
-    Up to `kept_turn` (-1: none) it is what the engine has read already, observation of that turn excluded.
+    `cached_turn` is the last turn that the engine may have cached, without its observation; -1: none.
     """
     return Request(
-        f"{next(_numbers)} turn {len(t.turns)}",
-        t.turns[kept_turn].request_id if kept_turn >= 0 else None,
-        f"prompt {t.group}",
-        len(t.prompt_ids),
-        (*t.ids, *words),
-        tuple(t.images),
-        seed_of(t.seed, len(t.turns)),
-        t,
+        id=f"{next(_numbers)} turn {len(t.turns)}",
+        parent=t.turns[cached_turn].request_id if cached_turn >= 0 else None,
+        prompt=f"prompt {t.group}",
+        prompt_tokens=len(t.prompt_ids),
+        ids=(*t.ids, *appended),
+        images=tuple(t.images),
+        seed=seed_of(t.seed, len(t.turns)),
+        trajectory=t,
     )
 
 
 def reopen(policy: Model, trajectory: Trajectory, alter: Alter) -> Trajectory:
-    """The same conversation up to its last observation, its crops replaced: the model's own words stay, only pixels change.
+    """The trajectory up to its last observation, with every crop replaced by `alter`, ready to be continued.
 
-    Crops that it may still ask for are replaced too.
+    Sampled turns stay as they are; only pixels change. Later crops are replaced too.
     """
-    again = replace(trajectory, turns=(), status=Status.OPEN, alter=alter)
+    altered = replace(trajectory, turns=(), status=Status.OPEN, alter=alter)
     for turn in trajectory.turns:
         if turn.observation is None:
             break
         if turn.observation.crop and isinstance(turn.action, Crop):
-            turn = replace(turn, observation=_tool_observation(policy, again, turn.text, alter(turn.observation.crop, turn.action, again)))
-        again = again.with_turn(turn, Status.OPEN)
-    return again
+            substitute = alter(turn.observation.crop, turn.action, altered)
+            turn = replace(turn, observation=_tool_observation(policy, altered, turn.text, substitute))
+        altered = altered.with_turn(turn, Status.OPEN)
+    return altered
 
 
-def _tool_observation(policy: Model, before: Trajectory, said: str, crop: View | None, error: str | None = None) -> Observation:
-    """The tool's answer to a call: the crop, or else the error."""
+def _tool_observation(policy: Model, before: Trajectory, turn_text: str, crop: View | None, error: str | None = None) -> Observation:
+    """The tool's reply to a call: the crop, or an error if there is none."""
     content = CROP_CONTENT if crop else error or error_content()
-    text = observation_text(policy.dialect, content, len(before.crops), closed=said.endswith("<|im_end|>"))
+    text = observation_text(policy.dialect, content, len(before.crops), closed=turn_text.endswith("<|im_end|>"))
     return Observation(tuple(encode(policy.tokenizer, text, [crop.tokens] if crop else [])), crop, content)
 
 
 @dataclass(frozen=True)
 class _ParsedTurn:
-    """A turn that was spoken and understood. `error` is what the tool says instead of a crop."""
+    """A completion, its action, and the trajectory's status after it. `error`: the tool's reply if it delivers no crop."""
 
     completion: Completion
     text: str
@@ -171,40 +175,40 @@ class _ParsedTurn:
     error: str | None = None
 
 
-def _append_turn(policy: Model, trajectory: Trajectory, spoken: _ParsedTurn, crop: View | None, conversation: str) -> Trajectory:
-    """The trajectory with this turn and the tool's answer to it."""
-    called = isinstance(spoken.action, Crop) or spoken.error is not None
-    observation = _tool_observation(policy, trajectory, spoken.text, crop, spoken.error) if called else None
-    turn = Turn(spoken.completion.ids, spoken.completion.logprobs, spoken.text, spoken.action, observation, conversation)
-    return trajectory.with_turn(turn, spoken.status)
+def _append_turn(policy: Model, trajectory: Trajectory, parsed: _ParsedTurn, crop: View | None, request_id: str) -> Trajectory:
+    """The trajectory with this turn and, after a call, the tool's observation."""
+    called = isinstance(parsed.action, Crop) or parsed.error is not None
+    observation = _tool_observation(policy, trajectory, parsed.text, crop, parsed.error) if called else None
+    turn = Turn(parsed.completion.ids, parsed.completion.logprobs, parsed.text, parsed.action, observation, request_id)
+    return trajectory.with_turn(turn, parsed.status)
 
 
 def _parse_turn(policy: Model, trajectory: Trajectory, completion: Completion, limits: RolloutLimits) -> _ParsedTurn:
-    """Understand a turn. A box that does not touch the image is an invalid call and gets an error text, no crop."""
-    opening = trajectory.prefill if not trajectory.turns else ""
-    text = opening + (policy.tokenizer.decode(completion.ids) if completion.text is None else completion.text)
-    last = len(trajectory.turns) + 1 >= limits.max_turns
-    spoken = parse(text, policy.dialect)
+    """Parse a completion. A box outside the image is an invalid call, and the tool replies with an error."""
+    prefill = trajectory.prefill if not trajectory.turns else ""
+    text = prefill + (policy.tokenizer.decode(completion.ids) if completion.text is None else completion.text)
+    is_last = len(trajectory.turns) + 1 >= limits.max_turns
+    action = parse(text, policy.dialect)
     if completion.refused:
         return _ParsedTurn(completion, text, Malformed(Fault.NO_ACTION), Status.REFUSED)
-    if isinstance(spoken, Answer):
-        return _ParsedTurn(completion, text, spoken, Status.ANSWERED)
-    if isinstance(spoken, Call):
-        if last:
+    if isinstance(action, Answer):
+        return _ParsedTurn(completion, text, action, Status.ANSWERED)
+    if isinstance(action, Call):
+        if is_last:
             return _ParsedTurn(completion, text, Malformed(Fault.NO_CROPS_LEFT), Status.OUT_OF_TURNS)
-        box_px = _resolve_box(policy, trajectory, spoken)
+        box_px = _resolve_box(policy, trajectory, action)
         if box_px is None:
             return _ParsedTurn(completion, text, Malformed(Fault.OUTSIDE), Status.OPEN, error_content(Fault.OUTSIDE))
-        return _ParsedTurn(completion, text, Crop(spoken.box_view, box_px), Status.OPEN)
+        return _ParsedTurn(completion, text, Crop(action.box_view, box_px), Status.OPEN)
     if not completion.stopped:
-        return _ParsedTurn(completion, text, spoken, Status.OUT_OF_TOKENS)
-    if policy.dialect.call[0] in text and not last:  # a call that can't be read is answered, so that the model may mend it
-        return _ParsedTurn(completion, text, spoken, Status.OPEN, error_content(spoken.fault))
-    return _ParsedTurn(completion, text, spoken, Status.MALFORMED)
+        return _ParsedTurn(completion, text, action, Status.OUT_OF_TOKENS)
+    if policy.dialect.call[0] in text and not is_last:  # a malformed call gets an error, so that the model can correct it
+        return _ParsedTurn(completion, text, action, Status.OPEN, error_content(action.fault))
+    return _ParsedTurn(completion, text, action, Status.MALFORMED)
 
 
 def _resolve_box(policy: Model, t: Trajectory, call: Call) -> Box | None:
-    """The pixels of the original that a call asks for; None where it means none, or an image that was never shown."""
+    """The box of a call in pixels of the original. None if it is outside, or names an image that was not shown."""
     if not 0 <= call.source < len(t.shown):
         return None
     (left, top, right, bottom), size = t.shown[call.source]
@@ -218,10 +222,10 @@ def _submit_crop(
     return workers.submit(_make_crop, policy, t, action, limits) if isinstance(action, Crop) else None
 
 
-def _make_crop(policy: Model, trajectory: Trajectory, asked: Crop, limits: RolloutLimits) -> View | None:
-    crop: View | None = limits.cut(trajectory, asked.box_px, policy.token_px)
+def _make_crop(policy: Model, trajectory: Trajectory, call: Crop, limits: RolloutLimits) -> View | None:
+    crop: View | None = limits.cut(trajectory, call.box_px, policy.token_px)
     if crop and trajectory.alter:
-        crop = trajectory.alter(crop, asked, trajectory)
+        crop = trajectory.alter(crop, call, trajectory)
     if crop:
         policy.prepare(crop.image)
     return crop

@@ -1,7 +1,7 @@
-"""What a delivered crop may be replaced by (E10): the policy's own words stay, only what it is shown changes.
+"""Substitutes for a crop (E10). The sampled turns stay, only the pixels of the crop change.
 
-Each substitute takes the crop as it was cut, what was asked for, and the conversation before that turn, so that any number of crops is
-replaced, each by its own. All are fixed by the trajectory's seed.
+A substitute takes the crop, the call and the trajectory before that turn, so it can replace every crop
+of a rollout. Its randomness comes from the trajectory's seed.
 """
 
 from collections.abc import Callable
@@ -15,47 +15,50 @@ from focus.rollout.loop import RolloutLimits, seed_of
 from focus.rollout.trajectory import Alter, Crop, Trajectory
 
 GREY = 128
-TRIES = 64  # places that `elsewhere` chooses among
+CANDIDATES = 64  # random boxes that `elsewhere` chooses from
 
 
-def _random(kind: str, before: Trajectory) -> np.random.Generator:
+def _generator(kind: str, before: Trajectory) -> np.random.Generator:
     return np.random.default_rng(seed_of(kind, before.seed, len(before.turns)))
 
 
-def _pixels(crop: View, values: np.ndarray) -> View:
+def _with_pixels(crop: View, values: np.ndarray) -> View:
     return View(Image.fromarray(values.astype(np.uint8)), crop.tokens, crop.original_size)
 
 
-def noise(crop: View, asked: Crop, before: Trajectory) -> View:
-    """Uniform RGB noise in every pixel, of the crop's size: the paper's probe."""
-    return _pixels(crop, _random("noise", before).integers(0, 256, (crop.size[1], crop.size[0], 3)))
+def noise(crop: View, call: Crop, before: Trajectory) -> View:
+    """Uniform RGB noise of the crop's size: the paper's probe."""
+    return _with_pixels(crop, _generator("noise", before).integers(0, 256, (crop.size[1], crop.size[0], 3)))
 
 
-def blank(crop: View, asked: Crop, before: Trajectory) -> View:
+def blank(crop: View, call: Crop, before: Trajectory) -> View:
     """Mid-grey, of the crop's size."""
-    return _pixels(crop, np.full((crop.size[1], crop.size[0], 3), GREY))
+    return _with_pixels(crop, np.full((crop.size[1], crop.size[0], 3), GREY))
 
 
-def mean_colour(crop: View, asked: Crop, before: Trajectory) -> View:
+def mean_colour(crop: View, call: Crop, before: Trajectory) -> View:
     """The crop's own mean colour, of the crop's size."""
     values = np.asarray(crop.image.convert("RGB"), dtype=np.float64)
-    return _pixels(crop, np.broadcast_to(values.mean((0, 1)).round(), values.shape))
+    return _with_pixels(crop, np.broadcast_to(values.mean((0, 1)).round(), values.shape))
 
 
 def additive(sigma: float) -> Alter:
-    """The crop plus Gaussian noise of `sigma` (of 255), clipped: the probe as the paper's conference abstract words it."""
+    """The crop plus Gaussian noise of standard deviation `sigma` (pixel values 0 to 255), clipped.
 
-    def noisy(crop: View, asked: Crop, before: Trajectory) -> View:
+    This is the probe as the paper's conference abstract describes it.
+    """
+
+    def noisy(crop: View, call: Crop, before: Trajectory) -> View:
         values = np.asarray(crop.image.convert("RGB"), dtype=np.float64)
-        return _pixels(crop, (values + _random("additive", before).normal(0, sigma, values.shape)).clip(0, 255).round())
+        return _with_pixels(crop, (values + _generator("additive", before).normal(0, sigma, values.shape)).clip(0, 255).round())
 
     return noisy
 
 
 def annotated(limits: RolloutLimits, token_px: int) -> Alter:
-    """The crop of B1, cut and sized like any other; with several targets the n-th crop shows the n-th one, then the first again."""
+    """The crop of the annotated box B1, cut and resized as any crop. With several targets crop n shows target n, cyclically."""
 
-    def evidence(crop: View, asked: Crop, before: Trajectory) -> View:
+    def evidence(crop: View, call: Crop, before: Trajectory) -> View:
         targets = before.sample.boxes
         box_px = settle(targets[len(before.crops) % len(targets)][0], before.sample.size, token_px)
         assert box_px is not None, before.sample.id  # annotated boxes lie inside the image
@@ -65,32 +68,32 @@ def annotated(limits: RolloutLimits, token_px: int) -> Alter:
 
 
 def elsewhere(limits: RolloutLimits, token_px: int, draw: int = 0) -> Alter:
-    """A crop of the asked size from another place: of some random ones, the one that shows least of the asked box and of every B1.
+    """A crop of the same size from another region: the random box that overlaps least with the called box and every B1.
 
-    A box as large as the image has no elsewhere and stays what it is. `draw` tells several of them apart.
+    A box as large as the image is returned unchanged. Different values of `draw` give different boxes.
     """
 
-    def other(crop: View, asked: Crop, before: Trajectory) -> View:
-        return limits.cut(before, _away(asked.box_px, before, draw), token_px)
+    def other(crop: View, call: Crop, before: Trajectory) -> View:
+        return limits.cut(before, _distant_box(call.box_px, before, draw), token_px)
 
     return other
 
 
-def _away(box_px: Box, before: Trajectory, draw: int) -> Box:
+def _distant_box(box_px: Box, before: Trajectory, draw: int) -> Box:
     width, height = box_px[2] - box_px[0], box_px[3] - box_px[1]
-    random = _random(f"elsewhere {draw}", before)
-    left = random.integers(0, int(before.sample.width - width) + 1, TRIES)
-    top = random.integers(0, int(before.sample.height - height) + 1, TRIES)
+    generator = _generator(f"elsewhere {draw}", before)
+    left = generator.integers(0, int(before.sample.width - width) + 1, CANDIDATES)
+    top = generator.integers(0, int(before.sample.height - height) + 1, CANDIDATES)
     avoided = [box_px, *(chain[0] for chain in before.sample.boxes)]
 
-    def shown(place: Box) -> float:
-        return sum(area(intersection(place, box)) / area(box) for box in avoided)
+    def overlap(candidate: Box) -> float:
+        return sum(area(intersection(candidate, box)) / area(box) for box in avoided)
 
-    return min(((float(x), float(y), x + width, y + height) for x, y in zip(left, top, strict=True)), key=shown)
+    return min(((float(x), float(y), x + width, y + height) for x, y in zip(left, top, strict=True)), key=overlap)
 
 
-def nothing(crop: View, asked: Crop, before: Trajectory) -> None:
-    """No image at all: the tool says that it is unavailable (the format of a call without its use)."""
+def nothing(crop: View, call: Crop, before: Trajectory) -> None:
+    """No image: the tool replies that it is unavailable. Keeps the format of a call without its benefit."""
 
 
 SUBSTITUTES: dict[str, Callable[[RolloutLimits, int, float], Alter]] = {

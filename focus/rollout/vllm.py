@@ -1,12 +1,12 @@
-"""vLLM as the engine: for models and groups whose caches no decode loop of our own would hold. Beyond the default.
+"""vLLM as the engine, for models and groups that do not fit the `kv` engine.
 
-A conversation is sent as the ids that were sampled, with one placeholder for each image, which vLLM expands; its prefix cache finds the
-earlier turns, and the prompt that siblings share. Two places for it, behind one interface: processes of its own on this process's device
-(`Colocated`), or a server on other devices (`Remote`). Either draws under the same ban, temperature and stops as `kv`, and tells the
-log-probability in that very distribution.
+A request is sent as token ids, with one placeholder for each image, which vLLM expands. vLLM's prefix
+cache finds earlier turns and the prompt that siblings share. vLLM runs in its own processes on this
+process's device (`Colocated`) or as a server on other devices (`Remote`). Both sample with the same
+banned tokens, temperature and stop tokens as `kv`, and return log-probabilities of that distribution.
 
-It computes with a copy of the weights. `renew` writes them to a folder in a memory file system, as a checkpoint or as a LoRA adapter, has
-vLLM read it, and empties what was cached under the old ones.
+vLLM samples from a copy of the weights. `sync_weights` writes them to a folder in a memory file system,
+as a checkpoint or a LoRA adapter; vLLM loads it and clears its caches.
 """
 
 import base64
@@ -33,13 +33,13 @@ from focus.runtime.distributed import all_gather, full_tensor
 from focus.runtime.endpoint import Endpoint, Refused
 from focus.runtime.files import is_first_rank
 
-BAN = -100.0  # added to a logit, the most that the protocol allows: a probability of 1e-43 at equal logits
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the sizes of adapter that vLLM makes room for
+BAN = -100.0  # logit bias of a banned token, the lowest that the protocol allows: a probability of 1e-43 at equal logits
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # values that vLLM accepts as max_lora_rank
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A sequence to continue as vLLM takes it: one placeholder for each image."""
+    """A request in vLLM's form: one placeholder token for each image."""
 
     ids: list[int]
     images: Sequence[Image.Image]
@@ -48,7 +48,11 @@ class Prompt:
 
 @dataclass(frozen=True)
 class VLLMOutput:
-    """What vLLM answers. `prompt_tokens` is the prompt's length after its placeholders were expanded, `cached` how much of it was known."""
+    """vLLM's completion of a prompt.
+
+    `prompt_tokens` is the prompt's length with expanded placeholders; `cached` of them were found in
+    the prefix cache.
+    """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -61,25 +65,25 @@ class Sampler(Protocol):
     """A running vLLM."""
 
     def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, VLLMOutput]]:
-        """A turn for every prompt beside its index, as each is known. `settings` are vLLM's SamplingParams, but for the seed."""
+        """Yields (index of the prompt, output), each as soon as it is complete. `settings`: SamplingParams without the seed."""
         ...
 
     def load(self, folder: Path) -> None:
-        """Take the weights of this checkpoint instead of those it has, and drop every adapter."""
+        """Load the weights of the checkpoint in `folder`, and drop any adapter."""
         ...
 
     def adapt(self, folder: Path) -> None:
-        """Take this LoRA adapter instead of the last one."""
+        """Load the LoRA adapter in `folder` in place of the previous one."""
         ...
 
 
 class Reload:
-    """What vLLM's workers learn (its `worker_extension_cls`): its own reload leaves a tied head stale where the head has a packed copy."""
+    """Worker extension for vLLM (`worker_extension_cls`). vLLM's own reload leaves a tied head stale if it has a packed copy."""
 
     model_runner: Any
 
     def load_policy(self, folder: str) -> None:
-        """Take the weights of the checkpoint in `folder`."""
+        """Load the weights of the checkpoint in `folder`."""
         from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
         self.model_runner.reload_weights(weights_path=folder)
@@ -90,9 +94,10 @@ class Reload:
 
 @dataclass(frozen=True)
 class VLLMOptions:
-    """How a colocated vLLM is set up. None leaves a choice to vLLM; `images` is the most that one conversation shows.
+    """Settings of a colocated vLLM. None means vLLM's default.
 
-    `device` is the number of this process's GPU, None on CPU.
+    `device` is the index of this process's GPU, None on CPU. `images` is the largest number of images
+    in one request.
     """
 
     device: int | None
@@ -107,35 +112,35 @@ class VLLMOptions:
 
 
 @cache
-def colocated(policy: str, room: VLLMOptions) -> "Colocated":
-    """The vLLM of this process: a start takes a minute and memory stays reserved, so a later policy of the same shape takes it over."""
-    return Colocated(policy, room)
+def colocated(policy: str, options: VLLMOptions) -> "Colocated":
+    """The vLLM of this process, started once. A start takes a minute and its memory stays reserved, so later policies reuse it."""
+    return Colocated(policy, options)
 
 
 class Colocated:
-    """Implements `Sampler` in processes of its own on this process's device. It starts with the weights in `checkpoint`."""
+    """Implements `Sampler` in vLLM's own processes on this process's device. `policy` is the folder or hub name of the first weights."""
 
-    def __init__(self, policy: str, room: VLLMOptions) -> None:
+    def __init__(self, policy: str, options: VLLMOptions) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # this process has threads and may hold a device
         import vllm
         from vllm.lora.request import LoRARequest
 
         self._vllm, self._lora = vllm, LoRARequest
-        self._checkpoint, self._replaced = policy, False
+        self._initial, self._replaced = policy, False  # _replaced: other weights than the initial ones are loaded
         self._adapter: Any = None
         self._numbers = count(1)
-        adapters = {"enable_lora": True, "max_lora_rank": min(r for r in LORA_RANKS if r >= room.lora_rank)} if room.lora_rank else {}
-        block = {} if room.block_size is None else {"block_size": room.block_size}
-        with _alone_with(room.device):
+        adapters = {"enable_lora": True, "max_lora_rank": min(r for r in LORA_RANKS if r >= options.lora_rank)} if options.lora_rank else {}
+        block = {} if options.block_size is None else {"block_size": options.block_size}
+        with _visible_device(options.device):
             self.llm = vllm.LLM(
                 policy,
-                dtype=room.dtype,
-                gpu_memory_utilization=room.memory_share,
-                kv_cache_memory_bytes=None if room.cache_gib is None else int(room.cache_gib * 2**30),
-                max_model_len=room.max_model_len,
-                enforce_eager=room.enforce_eager,
-                limit_mm_per_prompt={"image": room.images, "video": 0},
+                dtype=options.dtype,
+                gpu_memory_utilization=options.memory_share,
+                kv_cache_memory_bytes=None if options.cache_gib is None else int(options.cache_gib * 2**30),
+                max_model_len=options.max_model_len,
+                enforce_eager=options.enforce_eager,
+                limit_mm_per_prompt={"image": options.images, "video": 0},
                 mm_processor_kwargs={"do_resize": False},
                 logprobs_mode="processed_logprobs",
                 generation_config="vllm",
@@ -152,113 +157,114 @@ class Colocated:
             lora_request=self._adapter,
             use_tqdm=False,
         )
-        left = {name.partition("-")[0]: i for i, name in enumerate(names)}  # vLLM's own name of a request has a random end
+        pending = {name.partition("-")[0]: i for i, name in enumerate(names)}  # vLLM appends a random suffix to a request's name
         try:
-            while left:
+            while pending:
                 for out in engine.step():
                     if out.finished:
-                        spoken = out.outputs[0]
-                        logprobs = [each[token].logprob for token, each in zip(spoken.token_ids, spoken.logprobs, strict=True)]
-                        stopped, tokens = spoken.finish_reason == "stop", len(out.prompt_token_ids)
+                        turn = out.outputs[0]
+                        logprobs = [by_token[token].logprob for token, by_token in zip(turn.token_ids, turn.logprobs, strict=True)]
+                        stopped, tokens = turn.finish_reason == "stop", len(out.prompt_token_ids)
                         yield (
-                            left.pop(out.request_id),
-                            VLLMOutput(tuple(spoken.token_ids), tuple(logprobs), stopped, tokens, out.num_cached_tokens),
+                            pending.pop(out.request_id),
+                            VLLMOutput(tuple(turn.token_ids), tuple(logprobs), stopped, tokens, out.num_cached_tokens),
                         )
         finally:
-            engine.abort_request(list(left))
+            engine.abort_request(list(pending))
 
     def load(self, folder: Path) -> None:
         self._adapter, self._replaced = None, True
-        self._read(str(folder))
+        self._load_weights(str(folder))
 
-    def _read(self, policy: str) -> None:
+    def _load_weights(self, policy: str) -> None:
         self.llm.collective_rpc("load_policy", args=(policy,))
         self.llm.reset_prefix_cache()
         self.llm.reset_mm_cache()
         self.llm.llm_engine.reset_encoder_cache()
 
     def adapt(self, folder: Path) -> None:
-        if self._replaced:  # by an earlier policy of this process; an adapter belongs to the weights that it started with
-            self._read(self._checkpoint)
+        if self._replaced:  # by an earlier policy of this process; an adapter belongs to the initial weights
+            self._load_weights(self._initial)
             self._replaced = False
-        number = next(self._numbers)  # under a number that it knows vLLM would go on with the adapter that it has
+        number = next(self._numbers)  # vLLM keeps the old adapter if the number is not new
         self._adapter = self._lora(f"focus-{number}", number, str(folder))
         self.llm.llm_engine.add_lora(self._adapter)
 
 
 @contextmanager
-def _alone_with(device: int | None) -> Iterator[None]:
-    """Within the block, processes that are started see this GPU alone."""
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+def _visible_device(device: int | None) -> Iterator[None]:
+    """Processes started within the block see only this GPU."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[device] if seen else str(device)
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[device] if visible else str(device)
     try:
         yield
     finally:
-        if seen is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = seen
+        if visible is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible
         else:
             os.environ.pop("CUDA_VISIBLE_DEVICES", None)
 
 
 class Remote:
-    """Implements `Sampler` on a vLLM server. README has the command that starts one."""
+    """Implements `Sampler` on a vLLM server. docs/train-7b.md has the command that starts one."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint, self._adapter = endpoint, ""
 
     def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, VLLMOutput]]:
-        for i, said in self.endpoint.send_all(partial(self._ask, prompt, settings) for prompt in prompts):
-            if isinstance(said, Refused):
-                raise said
-            yield i, said
+        for i, output in self.endpoint.send_all(partial(self._generate, prompt, settings) for prompt in prompts):
+            if isinstance(output, Refused):
+                raise output
+            yield i, output
 
-    def _ask(self, prompt: Prompt, settings: Mapping[str, Any]) -> VLLMOutput:
+    def _generate(self, prompt: Prompt, settings: Mapping[str, Any]) -> VLLMOutput:
         body = {
             "model": self._adapter or self.endpoint.model,
             "token_ids": prompt.ids,
-            "content_parts": [{"type": "image_url", "url": _url(image)} for image in prompt.images],
+            "content_parts": [{"type": "image_url", "url": _data_url(image)} for image in prompt.images],
             "sampling_params": {**settings, "seed": prompt.seed},
             "return_token_ids": True,
         }
-        return self.endpoint.post("/inference/v1/generate", body, _said)
+        return self.endpoint.post("/inference/v1/generate", body, _parse_output)
 
     def load(self, folder: Path) -> None:
         self._adapter = ""
         self.endpoint.tell("/collective_rpc", {"method": "load_policy", "args": [str(folder)]})
-        for kept in ("prefix", "mm", "encoder"):
-            self.endpoint.tell(f"/reset_{kept}_cache", {})
+        for name in ("prefix", "mm", "encoder"):
+            self.endpoint.tell(f"/reset_{name}_cache", {})
 
     def adapt(self, folder: Path) -> None:
         if self._adapter:
             self.endpoint.tell("/v1/unload_lora_adapter", {"lora_name": self._adapter})
-        self._adapter = f"focus-{uuid4().hex}"  # a server may still hold those of an earlier run
+        self._adapter = f"focus-{uuid4().hex}"  # the server may still hold adapters of an earlier run
         self.endpoint.tell("/v1/load_lora_adapter", {"lora_name": self._adapter, "lora_path": str(folder)})
 
 
-def _said(body: Any) -> VLLMOutput:
+def _parse_output(body: Any) -> VLLMOutput:
     choice = body["choices"][0]
-    logprobs = [float(each["logprob"]) for each in choice["logprobs"]["content"]]
+    logprobs = [float(token["logprob"]) for token in choice["logprobs"]["content"]]
     return VLLMOutput(tuple(choice["token_ids"]), tuple(logprobs), choice["finish_reason"] == "stop", len(body["prompt_token_ids"]))
 
 
-def _url(image: Image.Image) -> str:
+def _data_url(image: Image.Image) -> str:
     encoded = io.BytesIO()
     image.save(encoded, format="PNG", compress_level=1)
     return "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode()
 
 
 class VLLMEngine:
-    """Implements `Engine` over a running vLLM. `folder` is where weights lie while vLLM reads them, `dtype` what they are written in.
+    """Implements `Engine` over a running vLLM.
 
-    Answers are weighed by the trainer's own network (`kv`): vLLM tells prompt log-probabilities only without the ban.
-    Raises ValueError if adapters sit where vLLM applies none.
+    `folder` holds the weights while vLLM loads them; `dtype` is their dtype in the file. `logprobs`
+    uses the trainer's own network (`kv`), since vLLM's prompt log-probabilities ignore the banned
+    tokens. Raises ValueError if the policy has adapters where vLLM applies none.
     """
 
     def __init__(self, policy: PolicyModel, sampler: Sampler, folder: Path, dtype: str) -> None:
         self.policy, self.sampler, self.folder, self.dtype = policy, sampler, folder, dtype
         self.kv = KVEngine(policy)
-        self.renewed = 0
+        self.syncs = 0
         adapted = [name for name, _ in policy.model.named_parameters() if "lora_" in name and ".visual." in name]
         if adapted:
             raise ValueError(
@@ -266,62 +272,63 @@ class VLLMEngine:
                 "set policy.train_vision=false, or use rollout=kv"
             )
 
-    def generate(self, conversations: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
-        assert self.renewed, "nobody has told which weights to sample from: call renew()"
-        c = self.policy
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+        assert self.syncs, "call sync_weights() before the first generate()"
+        policy = self.policy
         settings = {
             "temperature": sampling.temperature,
             "max_tokens": sampling.tokens_per_turn,
-            "stop_token_ids": c.stop_ids,
-            "ignore_eos": True,  # of its own accord it would also stop at what the tokenizer calls the end
-            "logit_bias": dict.fromkeys(c.banned_ids, BAN),
-            "logprobs": 0,  # of the sampled token alone
+            "stop_token_ids": policy.stop_ids,
+            "ignore_eos": True,  # otherwise vLLM also stops at the tokenizer's eos token
+            "logit_bias": dict.fromkeys(policy.banned_ids, BAN),
+            "logprobs": 0,  # only of the sampled token
             "detokenize": False,
         }
-        prompts = [Prompt(self._one_placeholder_each(each.ids), each.images, each.seed) for each in conversations]
-        for i, said in self.sampler.complete(prompts, settings):
-            asked = conversations[i]
-            if said.prompt_tokens != len(asked.ids):
-                name = asked.trajectory.sample.id if asked.trajectory else asked.id
+        prompts = [Prompt(self._collapse_placeholders(request.ids), request.images, request.seed) for request in requests]
+        for i, output in self.sampler.complete(prompts, settings):
+            request = requests[i]
+            if output.prompt_tokens != len(request.ids):
+                name = request.trajectory.sample.id if request.trajectory else request.id
                 raise ValueError(
-                    f"sample {name}: vLLM reads {said.prompt_tokens} tokens where there are {len(asked.ids)}; its image processor resizes "
-                    "what it is shown. Start the server with --mm-processor-kwargs '{\"do_resize\": false}'"
+                    f"sample {name}: vLLM counts {output.prompt_tokens} prompt tokens, {len(request.ids)} were expected: its image "
+                    "processor resizes images. Start the server with --mm-processor-kwargs '{\"do_resize\": false}'"
                 )
-            yield i, Completion(said.ids, said.logprobs, said.stopped)
+            yield i, Completion(output.ids, output.logprobs, output.stopped)
 
-    def _one_placeholder_each(self, ids: Sequence[int]) -> list[int]:
+    def _collapse_placeholders(self, ids: Sequence[int]) -> list[int]:
         pad = self.policy.image_pad_id
         return [token for before, token in zip((None, *ids), ids, strict=False) if token != pad or before != pad]
 
-    def logprobs(self, conversations: Sequence[Request], tails: Sequence[int]) -> list[list[float]]:
-        return self.kv.logprobs(conversations, tails)
+    def logprobs(self, requests: Sequence[Request], tails: Sequence[int]) -> list[list[float]]:
+        return self.kv.logprobs(requests, tails)
 
     def clear_cache(self) -> None:
         self.kv.clear_cache()
 
     def sync_weights(self) -> None:
-        """Publish the weights. With several ranks the first one writes; each tells the vLLM of its own, or the first one the server.
+        """Write the weights and have vLLM load them. The first rank writes.
 
-        Raises ValueError if the folder can't be written.
+        Every rank loads them into its colocated vLLM; with a server only the first rank does. Raises
+        ValueError if the folder can't be written.
         """
         self.kv.clear_cache()
-        self.renewed += 1
+        self.syncs += 1
         adapter = isinstance(self.policy.model, PeftModel)
         try:
             if adapter:
                 self._write_adapter()
             else:
                 self.policy.save(self.folder, self.dtype)
-        except (OSError, SafetensorError) as error:  # of a full memory file system the writer of weights speaks in its own words
+        except (OSError, SafetensorError) as error:  # SafetensorError: the file system is full
             raise ValueError(
-                f"the weights can't be written to {self.folder} ({error}); give a folder with room for them: rollout.vllm.weights=FOLDER"
+                f"the weights can't be written to {self.folder} ({error}); set a folder with enough free space: rollout.vllm.weights=FOLDER"
             ) from error
         if is_first_rank() or isinstance(self.sampler, Colocated):
             if adapter:
                 self.sampler.adapt(self.folder)
             else:
                 self.sampler.load(self.folder)
-        all_gather(None)  # until all have read them
+        all_gather(None)  # wait until all ranks have loaded them
         if is_first_rank():
             shutil.rmtree(self.folder)
 

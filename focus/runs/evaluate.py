@@ -37,7 +37,7 @@ from focus.grading.judge import COUNTS
 from focus.report.evaluation import beside_the_paper, evaluation_table, summary, worst
 from focus.report.page import write_page
 from focus.report.table import markdown_table, print_table
-from focus.rollout.served import OpenAIEngine, Served, view_seen
+from focus.rollout.served import OpenAIEngine, Served, check_view_tokens
 from focus.runtime.files import atomic_write
 
 
@@ -59,7 +59,7 @@ def run(composed: DictConfig) -> None:
     evaluator = Evaluator(model, engine, gap, rollout_limits(cfg, e.temperature), cfg.seed, e.arms, e.questions_per_forward, e.sigma)
     seen = {}
     if isinstance(model, Served) and isinstance(engine, OpenAIEngine):
-        seen = {"view_seen": view_seen(model, engine, gap, samples, cfg.served.view_deviation)}
+        seen = {"view_seen": check_view_tokens(model, engine, gap, samples, cfg.served.view_deviation)}
     with config.alone(output):
         identity = measurement(cfg.model_dump(), model.weights_hash(), questions_digest(published))
         played = Predictions(output / "played.jsonl", f"{identity} {cfg.options}")

@@ -31,7 +31,7 @@ from focus.report.page import write_page
 from focus.report.probe import draw_probe, probe_table, telling
 from focus.report.table import markdown_table, print_table
 from focus.rewards import Example
-from focus.rollout.served import OpenAIEngine, Served, view_seen
+from focus.rollout.served import OpenAIEngine, Served, check_view_tokens
 from focus.runtime.files import atomic_write
 
 
@@ -81,7 +81,7 @@ def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
     seen = {}
     if isinstance(model, Served) and isinstance(engine, OpenAIEngine):
         gaps = {view: evaluator.gap for view, evaluator in evaluators.items()}
-        seen = {view: view_seen(model, engine, gap, samples, cfg.served.view_deviation) for view, gap in gaps.items()}
+        seen = {view: check_view_tokens(model, engine, gap, samples, cfg.served.view_deviation) for view, gap in gaps.items()}
     for view, evaluator in evaluators.items():
         if view not in known:
             known[view], trajectories = measure(evaluator, samples, f"{view} tokens")

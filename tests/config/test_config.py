@@ -46,9 +46,7 @@ def test_every_value_that_a_sweep_goes_through_is_one_that_settings_take(experim
             assert len(problems_of(cfg, TrainConfig)) == len(problems_of(composed(f"experiment={experiment}"), TrainConfig)), (key, value)
 
 
-@pytest.mark.parametrize(
-    "group", ["policy", "data", "gap", "rollout", "reward", "evaluation", "trainer", "logger"]
-)
+@pytest.mark.parametrize("group", ["policy", "data", "gap", "rollout", "reward", "evaluation", "trainer", "logger"])
 def test_every_choice_of_every_group_composes(group):
     for choice in (CONF / group).glob("*.yaml"):
         composed("experiment=smoke", f"{group}={choice.stem}")

@@ -194,7 +194,7 @@ def test_a_policy_can_be_pickled(folders):
         (without("model.safetensors"), r"lacks weights \(model\.safetensors or model\.safetensors\.index\.json\)"),
         (without("tokenizer.json", "model.safetensors"), r"lacks a tokenizer .*, weights"),
         (sharded, r"lacks model-00002-of-00002\.safetensors, which model\.safetensors\.index\.json names"),
-        (truncated, r"can't be read as those of its config\.json"),
+        (truncated, r"do not fit its config\.json"),
         (lambda folder: change(folder / "config.json", image_token_id=7), r"has <\|image_pad\|> at \d+, config\.json has image_token_id 7"),
         (
             lambda folder: change(folder / "preprocessor_config.json", patch_size=16),
@@ -220,7 +220,7 @@ def test_a_folder_that_is_not_whole_is_refused_in_one_message_before_its_weights
 
 
 def test_a_hub_name_without_a_network_says_how_to_give_a_folder():
-    with pytest.raises(ValueError, match=r"no folder here, and can't be fetched .* give its folder: policy\.checkpoint="):
+    with pytest.raises(ValueError, match=r"not a folder here, and can't be downloaded .* set its folder: policy\.checkpoint="):
         loading.load_model("Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_5_vl")
 
 
@@ -230,7 +230,7 @@ def test_a_folder_that_does_not_exist_is_said_to_be_none():
 
 
 def test_targets_that_match_no_layer_are_refused_with_the_layers_that_there_are(folders):
-    with pytest.raises(ValueError, match=r"lora_targets names query, no linear layer that learns here; there are down_proj, .*q_proj"):
+    with pytest.raises(ValueError, match=r"lora_targets: no trainable linear layer is called query\. Available: down_proj, .*q_proj"):
         build.load_policy(configured(folders, "qwen3_vl", Path("x"), *LORA, "policy.lora_targets=[q_proj,query]").policy)
 
 

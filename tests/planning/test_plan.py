@@ -86,7 +86,7 @@ def test_the_cache_is_what_the_engine_holds(qwen3_vl, tmp_path):
     seen = measure.observed(done)
     held = estimate.Shape(qwen3_vl.model.config, estimate.sharding(cfg))
     cache = held.cache(replace(seen, turn=5), measure.QUESTIONS, measure.ROLLOUTS, 5)
-    rows = {id(k.rows): k.rows for k in engine._kept.values()}.values()
+    rows = {id(k.rows): k.rows for k in engine._cached.values()}.values()
     longest = max(len(t.prompt_ids) for t in done) - 1
     prompts = held.cache(replace(seen, prompt=longest), measure.QUESTIONS, measure.ROLLOUTS, 5).prompts
     assert engine._prompts is not None and prompts == measure.size(engine._prompts.keys + engine._prompts.values)

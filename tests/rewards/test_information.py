@@ -141,7 +141,7 @@ def test_without_earlier_turns_in_memory_a_label_weighs_the_same(policy):
     weighed = []
     for keeps in (True, False):
         engine, played = rolled(policy, 2, keep_all_turns=keeps)
-        kept = [sum(turn.request_id in engine._kept for turn in t.turns) for t in played]
+        kept = [sum(turn.request_id in engine._cached for turn in t.turns) for t in played]
         assert kept == [3 if keeps else 1] * len(played)
         asked = [asked_of(policy, t, turns, "42") for t in played for turns in (0, 1, 2)]
         weighed.append(engine.logprobs([conversation for conversation, _ in asked], [tail for _, tail in asked]))

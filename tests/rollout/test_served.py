@@ -210,8 +210,8 @@ def test_a_server_that_refuses_everything_is_an_outage_and_no_wrong_answer():
         examined(*served(server, retries=0), arms=("own",))
 
 
-def test_a_server_that_begins_a_forced_turn_anew_is_told_from_one_that_goes_on():
-    with Server(lambda request: ("<answer>7</answer>", "stop", 3)) as server, pytest.raises(ValueError, match="begins a turn anew"):
+def test_a_server_that_restarts_a_prefilled_turn_is_told_from_one_that_continues_it():
+    with Server(lambda request: ("<answer>7</answer>", "stop", 3)) as server, pytest.raises(ValueError, match="starts the turn again"):
         examined(*served(server), samples=SCENES[:1], arms=("own", "tool_free"))
 
 
@@ -372,7 +372,7 @@ def test_a_server_that_ignores_words_put_into_its_mouth_is_an_outage_of_those_ar
         examined(*served(server), samples=SCENES[:4], arms=("own", "tool_free"))
 
 
-def test_one_turn_begun_anew_among_others_that_go_on_is_refused_and_costs_its_question(caplog):
+def test_one_restarted_turn_among_others_that_continue_is_refused_and_costs_its_question(caplog):
     turns = iter(["7</answer>", "<answer>7</answer>", "7</answer>"])
 
     def respond(request):
@@ -382,7 +382,7 @@ def test_one_turn_begun_anew_among_others_that_go_on_is_refused_and_costs_its_qu
         found = examined(*served(server, concurrency=1), samples=[SCENES[0]] * 3, arms=("own", "tool_free"))
     right = float(SCENES[0].answers == ("7",))
     assert found.values["tool_free"] == [right, 0.0, right]
-    assert caplog.text.count("begins a turn anew") == 1
+    assert caplog.text.count("starts the turn again") == 1
 
 
 def counting(per_image: int, text: int = 400):
@@ -414,7 +414,7 @@ def test_a_server_that_resizes_the_view_is_told_by_its_count_of_the_prompt(fault
         model, engine = served(server, "qwen2_5_vl", concurrency=1)
         sample = SCENES[0]
         view, source = Gap(Mode.FIXED, 64, 28).view_of(sample, sample.open())
-        found = engine.seen(begin(model, sample, view, source, [0])[0])
+        found = engine.view_tokens(begin(model, sample, view, source, [0])[0])
         assert all(chat["max_tokens"] == 1 for chat in server.chats)
     assert (found.expected, found.counted) == (64, counted)
     assert found.deviation == pytest.approx(deviation)

@@ -94,7 +94,7 @@ def test_a_prompt_that_vllm_reads_longer_than_it_is_names_the_sample(policy, tmp
     engine.sync_weights()
     [t] = opened(policy, questions=1, siblings=1)
     seen, there = len(t.ids) + 4, len(t.ids)
-    with pytest.raises(ValueError, match=f"sample {t.sample.id}: vLLM reads {seen} tokens where there are {there}; .*do_resize"):
+    with pytest.raises(ValueError, match=f"sample {t.sample.id}: vLLM counts {seen} prompt tokens, {there} were expected: .*do_resize"):
         list(engine.generate([request_for(t, -1)], Sampling(1.0, 4)))
 
 

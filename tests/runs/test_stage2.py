@@ -98,7 +98,7 @@ def test_annotations_that_do_not_nest_or_leave_the_image_are_dropped_with_the_id
 
 def test_a_policy_of_the_other_family_is_refused_since_every_box_would_be_wrong(tmp_path):
     random_qwen2_5_vl().save(tmp_path / "policy")
-    with pytest.raises(ValueError, match=r"names places in view_pixels, but policy\.dialect=tiny reads per_mille.*dialect=qwen2_5_vl"):
+    with pytest.raises(ValueError, match=r"writes boxes in view_pixels, but policy\.dialect=tiny reads per_mille.*dialect=qwen2_5_vl"):
         loading.load_model(tmp_path / "policy", "tiny")
 
 
@@ -112,9 +112,9 @@ def edited(folder: Path, to: Path, **text_config: int) -> Path:
 
 
 def test_weights_of_another_shape_or_number_are_refused(tmp_path, random_policy):
-    with pytest.raises(ValueError, match=r"can't be read as those of its config\.json"):
+    with pytest.raises(ValueError, match=r"do not fit its config\.json"):
         loading.load_model(edited(random_policy, tmp_path / "wider", intermediate_size=999), "tiny")
-    with pytest.raises(ValueError, match=r"lacks \d+ weights that its config\.json names \(first: model\.language_model\.layers\.2"):
+    with pytest.raises(ValueError, match=r"lacks \d+ weights of the model in its config\.json \(first: model\.language_model\.layers\.2"):
         loading.load_model(edited(random_policy, tmp_path / "deeper", num_hidden_layers=3), "tiny")
     cut = tmp_path / "cut"
     shutil.copytree(random_policy, cut)

@@ -330,8 +330,7 @@ def test_a_process_that_waits_where_python_can_not_interrupt_it_ends_on_sigterm_
 def test_what_belongs_to_a_killed_process_ends_too():
     """Like a rank that Lightning started (LOCAL_RANK), whose first rank is killed alone."""
     child = (
-        "import time; from focus.runtime.processes import end_with_parent; "
-        "end_with_parent(); print('works', flush=True); time.sleep(600)"
+        "import time; from focus.runtime.processes import end_with_parent; end_with_parent(); print('works', flush=True); time.sleep(600)"
     )
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     running = subprocess.Popen(

@@ -208,7 +208,7 @@ def test_in_mixed_precision_rollouts_and_updates_compute_in_bfloat16_and_agree(f
 
     def looking() -> None:
         if policy.engine._prompts:
-            held.update(store.dtype for kept in policy.engine._kept.values() for store in (*kept.rows.keys, *kept.rows.values))
+            held.update(store.dtype for kept in policy.engine._cached.values() for store in (*kept.rows.keys, *kept.rows.values))
         forget()
 
     policy.engine.clear_cache = looking

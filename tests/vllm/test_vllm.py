@@ -140,10 +140,10 @@ def test_a_training_step_renews_the_weights_once_and_the_next_rollout_samples_fr
     policy_.engine = made = VLLMEngine(checkpoint, sampler, tmp_path / "weights", "float32")
     seen = []
     policy_._log_update = lambda *args, **_: seen.append(
-        (args[3]["objective/mismatch_max"], args[3]["objective/sampler_truncated"], made.renewed)
+        (args[3]["objective/mismatch_max"], args[3]["objective/sampler_truncated"], made.syncs)
     )
     trainer().fit(policy_, questions(updates=3))
-    assert [renewed for *_, renewed in seen] == [2, 3, 4]  # at the start, then after every update
+    assert [syncs for *_, syncs in seen] == [2, 3, 4]  # at the start, then after every update
     assert all(mismatch < CLOSE and truncated == 0 for mismatch, truncated, _ in seen)
 
 
@@ -170,7 +170,7 @@ def test_a_later_turn_finds_the_earlier_ones_and_a_sibling_its_prompt_in_the_cac
 
     def cached(t: Trajectory) -> tuple[int, int]:
         asked = request_for(t, -1)
-        [(_, said)] = sampler.complete([Prompt(made._one_placeholder_each(asked.ids), asked.images, 0)], settings)
+        [(_, said)] = sampler.complete([Prompt(made._collapse_placeholders(asked.ids), asked.images, 0)], settings)
         return said.cached, len(asked.ids)
 
     first, second = looked(checkpoint, 0), looked(checkpoint, 1)
