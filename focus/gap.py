@@ -1,8 +1,8 @@
-"""The information gap: what the model is not allowed to see.
+"""The information gap: the view is coarser than the original that crops are cut from.
 
-A view is the whole image under a token budget; a crop is always cut from the original. Both use the model family's own
-resize rule, with a minimum of ONE merged token: the family's default minimum (64 tokens for Qwen3-VL) would silently enlarge
-a small view and close the gap.
+A view is the whole image under a token budget; a crop is always cut from the original. Both use the
+resize rule of the model family, but with a minimum of ONE merged token: the family's default minimum
+(64 tokens for Qwen3-VL) would silently enlarge a small view and close the gap.
 """
 
 import math
@@ -22,12 +22,12 @@ from focus.data.original import Decoded, Original
 from focus.data.sample import Sample
 from focus.runtime.files import atomic_write
 
-FLOOR_TOKENS = 16
+FLOOR_TOKENS = 16  # smallest budget of `ladder`, in merged visual tokens
 
 
 @dataclass(frozen=True)
 class View:
-    """What the policy sees of the whole image."""
+    """An image as the policy sees it: the whole image under a budget, or a crop."""
 
     image: Image.Image
     tokens: int  # merged visual tokens
@@ -40,13 +40,15 @@ class View:
 
 
 def fit(size: Size, max_tokens: int, token_px: int, min_tokens: int = 1) -> Size:
-    """Width and height that an image of `size` takes under a budget: multiples of `token_px`, at least `min_tokens`.
+    """Width and height (px) of an image of `size` resized to a budget in merged visual tokens.
 
-    Raises ValueError where the image is too narrow for the budget: no rounding can keep its shape.
+    Both are multiples of `token_px`, and the area has `min_tokens` to `max_tokens` tokens. Raises
+    ValueError for an image whose shape does not fit: more than 200 times longer than wide, or too
+    narrow for the budget.
     """
     width, height = size
     if max(width, height) > 200 * min(width, height):
-        raise ValueError(f"an image of {width}x{height} px is more than 200 times longer than wide; the model family refuses it")
+        raise ValueError(f"an image of {width}x{height} px is more than 200 times longer than wide, which the model family does not allow")
     fitted_height, fitted_width = smart_resize(height, width, token_px, min_tokens * token_px**2, max_tokens * token_px**2)
     if fitted_width * fitted_height > max_tokens * token_px**2:
         raise ValueError(
@@ -57,30 +59,32 @@ def fit(size: Size, max_tokens: int, token_px: int, min_tokens: int = 1) -> Size
 
 
 def resize_to_budget(original: Original, max_tokens: int, token_px: int, min_tokens: int = 1) -> View:
-    """The view of an image under a budget in merged visual tokens. It never exceeds the budget, nor grows without being told to.
+    """The view of an image under a budget in merged visual tokens. It is enlarged only to reach `min_tokens`.
 
     Raises ValueError if no view fits (see `fit`) or the image can't be decoded.
     """
-    return _shown(original, fit(original.size, max_tokens, token_px, min_tokens), token_px)
+    return _resized(original, fit(original.size, max_tokens, token_px, min_tokens), token_px)
 
 
-def _shown(original: Original, size: Size, token_px: int) -> View:
+def _resized(original: Original, size: Size, token_px: int) -> View:
     return View(original.reduced(size), size[0] * size[1] // token_px**2, original.size)
 
 
 def cut(
     source: Original, box_px: Box, original_size: Size, max_tokens: int, token_px: int, fixed: bool = False, min_tokens: int = 1
 ) -> View:
-    """A crop at native pixels, rounded to whole tokens; larger than its own budget, it shrinks to it.
+    """A crop at native resolution, with sides rounded to whole tokens. A crop above `max_tokens` is reduced to it.
 
-    `fixed` brings every crop to about `max_tokens`, smaller ones enlarged: growth then has no price, and no gain (claim C4).
+    `box_px` holds whole pixels of the original, as `boxes.settle` returns them. If the source has another
+    size than the original (gap=off with a resized view), the box is scaled to the source.
 
-    `box_px` holds whole pixels of the original, as `boxes.settle` yields them; where the source is not of the original's size
-    (gap=off with a resized view) it is scaled to it. The number of tokens grows with the box's area: growth has its real price.
-    A model may ask for any box, so none is refused: a crop longer than min(200, `max_tokens`) times its width is squeezed along
-    its long side.
+    The number of tokens grows with the area of the box. With `fixed` every crop has about `max_tokens`,
+    whatever its area (claim C4).
+
+    Any box is accepted. A crop longer than min(200, `max_tokens`) times its width is squeezed along its
+    long side.
     """
-    (width, height), (w, h) = source.size, original_size  # multiplied before divided: whole pixels stay exact, none lies outside
+    (width, height), (w, h) = source.size, original_size  # multiply before dividing, so that whole pixels stay exact and inside
     crop = source.region(
         (
             math.floor(box_px[0] * width / w),
@@ -94,11 +98,11 @@ def cut(
     if fixed:
         scale = token_px * math.sqrt(max_tokens / (width * height))
         width, height = max(1, round(width * scale)), max(1, round(height * scale))
-    return _shown(Decoded(crop), _squeezed((width, height), max_tokens, token_px, min_tokens), token_px)
+    return _resized(Decoded(crop), _squeezed((width, height), max_tokens, token_px, min_tokens), token_px)
 
 
 def _squeezed(size: Size, max_tokens: int, token_px: int, min_tokens: int) -> Size:
-    """`fit` for a crop: where no rounding keeps its shape within a budget of a few tokens, the shape gives way."""
+    """`fit` for a crop. If a budget of a few tokens can't keep the shape, the shape changes."""
     width, height = size
     try:
         return fit(size, max_tokens, token_px, min_tokens)
@@ -110,7 +114,7 @@ def _squeezed(size: Size, max_tokens: int, token_px: int, min_tokens: int) -> Si
 
 
 class Mode(StrEnum):
-    """How much of the image the policy is shown."""
+    """How the budget of the view is chosen."""
 
     OFF = "off"  # the paper's baseline: the view is as sharp as what crops are cut from
     FIXED = "fixed"  # one budget for all samples
@@ -119,10 +123,11 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True)
 class Gap:
-    """What each sample is shown.
+    """The view budget of every sample, in merged visual tokens.
 
-    `view_tokens` is the budget of the view (with `off`: the most that the model takes), `min_tokens` its least size. `selected` maps
-    sample ids to the budget that calibration chose; a sample without one was dropped by calibration and is not trained on.
+    `view_tokens` is the budget (with `off`: the largest that the model takes), `min_tokens` the minimum.
+    With `calibrated`, `selected` maps sample ids to budgets. Calibration dropped the samples that are
+    not in it, and they are not trained on.
     """
 
     mode: Mode
@@ -136,9 +141,9 @@ class Gap:
         return self.mode is not Mode.CALIBRATED or sample_id in self.selected
 
     def view_of(self, sample: Sample, original: Original) -> tuple[View, Original]:
-        """The view of a sample, and the image that its crops are cut from.
+        """The view of a sample, and the image that its crops are cut from: the original, or with `off` the view itself.
 
-        That is the original, except with `off`, where both have one resolution by definition. Raises ValueError like `look`.
+        Raises ValueError like `resize_to_budget`.
         """
         budget = self.selected[sample.id] if self.mode is Mode.CALIBRATED else self.view_tokens
         view = resize_to_budget(original, budget, self.token_px, self.min_tokens)
@@ -146,13 +151,13 @@ class Gap:
 
 
 def ladder(size: Size, token_px: int, floor_tokens: int = FLOOR_TOKENS) -> list[int]:
-    """Budgets of E2 in merged tokens, from the native one down: the pixels halve at every level until the floor.
+    """Budgets of E2 in merged tokens, from the native size (level 0) down, halved at every level.
 
-    The first entry is the native size itself (level 0); the last is not below `floor_tokens`, nor so small that the shape is lost.
+    The last is at least `floor_tokens`, and large enough to keep the shape of the image.
     """
     width, height = fit(size, 16384, token_px)
     native = width * height // token_px**2
-    floor = max(floor_tokens, math.ceil(max(size) / min(size)))  # a strip keeps a token of height
+    floor = max(floor_tokens, math.ceil(max(size) / min(size)))  # a long strip keeps a height of one token
     budgets = [native]
     while budgets[-1] // 2 >= floor:
         budgets.append(budgets[-1] // 2)
@@ -160,38 +165,39 @@ def ladder(size: Size, token_px: int, floor_tokens: int = FLOOR_TOKENS) -> list[
 
 
 class Search(StrEnum):
-    """How calibration looks for the level of E2."""
+    """How calibration searches for the level of E2."""
 
-    LADDER = "ladder"  # exact: from sharp to coarse, until the answer has left native
+    LADDER = "ladder"  # exact: from sharp to coarse, until the answer diverges from the native one
     EXHAUSTIVE = "exhaustive"  # exact: every level of every question, the reference
-    BISECTION = "bisection"  # approximate: takes for granted that an answer which has left native stays away
+    BISECTION = "bisection"  # approximate: assumes that an answer which diverges also diverges at all coarser levels
 
 
 def majority(meanings: Sequence[str | None]) -> str | None:
-    """What most of some answers mean; ties go to the first."""
+    """The most frequent meaning; the first of several equally frequent ones."""
     return Counter(meanings).most_common(1)[0][0]
 
 
 def diverges(meanings: Sequence[str | None], native: Sequence[str | None], agree_below: float) -> bool:
-    """Whether a level's answers leave the native ones: fewer than `agree_below` of them mean what the native majority means.
+    """Whether fewer than the share `agree_below` of a level's answers equal the majority of the native answers.
 
-    Both hold what answers mean (`answers.canonical`), not how they are worded: `B. red` and `(B)` are the same choice. One answer on each
-    side is the paper's rule.
+    Both arguments hold canonical meanings (`answers.canonical`): `B. red` and `(B)` are the same choice.
+    The paper's rule is one answer on each side.
     """
-    said = majority(native)
-    return sum(meaning == said for meaning in meanings) / len(meanings) < agree_below
+    native_answer = majority(native)
+    return sum(meaning == native_answer for meaning in meanings) / len(meanings) < agree_below
 
 
 def select_level(levels: Sequence[Sequence[str | None]], agree_below: float = 0.5) -> int | None:
-    """E2: the first level k >= 1 whose answers leave those of level 0, the native view; None if none does.
+    """E2: the first level k >= 1 whose answers diverge from those of level 0, the native view; None if none does.
 
-    `levels[k]` holds what the answers at level k mean, from sharp to coarse. An answered-at-native-or-not filter is the caller's.
+    `levels[k]` holds the meanings of the answers at level k, from sharp to coarse. The caller drops
+    questions that are answered wrongly at native resolution.
     """
     return next((k for k in range(1, len(levels)) if diverges(levels[k], levels[0], agree_below)), None)
 
 
 def write_levels(path: Path, levels: Mapping[str, int], identity: str) -> None:
-    """Write chosen budgets (sample id, view tokens) as parquet; the file appears whole or not at all."""
+    """Write the chosen budgets (sample id, view tokens) as parquet. The file appears whole or not at all."""
     table = pa.table({"sample": list(levels), "view_tokens": pa.array(levels.values(), pa.int32())})
     table = table.replace_schema_metadata({"identity": identity})
     with atomic_write(path) as partial:
@@ -199,7 +205,7 @@ def write_levels(path: Path, levels: Mapping[str, int], identity: str) -> None:
 
 
 def read_levels(path: Path) -> dict[str, int]:
-    """Chosen budgets by sample id. Raises ValueError for a file that calibration did not write."""
+    """The chosen budgets by sample id. Raises ValueError for a file that calibration did not write."""
     try:
         table = pq.read_table(path)
         return dict(zip(table["sample"].to_pylist(), table["view_tokens"].to_pylist(), strict=True))
@@ -208,7 +214,7 @@ def read_levels(path: Path) -> dict[str, int]:
 
 
 def levels_identity(path: Path) -> str | None:
-    """The hash of policy, data and ladder that a table was made for; None if there is no readable table."""
+    """The hash of the policy, data and ladder of a table; None if there is no readable table."""
     try:
         return (pq.read_schema(path).metadata or {}).get(b"identity", b"").decode()
     except (OSError, pa.ArrowInvalid):

@@ -14,8 +14,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils import cached_file, is_flash_attn_2_available
 
 from focus.data.boxes import Frame
-from focus.model.policy_model import DTYPES, FAMILIES, VIDEO_PROCESSOR, PolicyModel
+from focus.model.policy_model import PolicyModel
 from focus.model.prompts import DIALECTS
+from focus.model.saving import DTYPES, FAMILIES, VIDEO_PROCESSOR
 
 EMBEDDED = Path(__file__).parent / "embedded"
 BOX_FRAMES = {"qwen2_5_vl": Frame.VIEW_PIXELS, "qwen3_vl": Frame.PER_MILLE}  # the coordinates that each family was trained on

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConf
 
 from focus.config.schema import PolicyConfig
 from focus.model.loading import checkpoint_path, lora_config
-from focus.model.policy_model import FAMILIES
+from focus.model.saving import FAMILIES
 
 
 def _qwen2_5(width: int, inner: int, layers: int, heads: int, shared: int, words: int, tied: bool) -> Qwen2_5_VLConfig:

@@ -14,7 +14,7 @@ from focus.data.boxes import Box, Size, area, intersection, settle, to_view
 from focus.data.original import Original
 from focus.data.scenes import COLOURS, Scene, SceneSpec, Sign, _descriptions
 from focus.gap import View, cut, resize_to_budget
-from focus.model.policy_model import Pixels, PolicyModel
+from focus.model.policy_model import Patches, PolicyModel
 from focus.model.positions import mrope_positions
 from focus.model.prompts import CROP_CONTENT, answer_text, call_text, encode, observation_text, question_text
 
@@ -43,7 +43,7 @@ class Batch:
     mask: Tensor  # [row, token], True on real tokens
     labels: Tensor  # [row, token], -100 where nothing is learned
     weights: Tensor  # [row, token], of the next-token loss
-    pixels: Pixels
+    pixels: Patches
     evidence: Tensor  # [row, token (query), token (key)] bool: where guided heads should look; all False = no pull
     named: Tensor  # [visual token, 3]: 0 = no sign or 1 + colour; first and second digit of the text under it, -100 = none legible
     kind: str
@@ -227,7 +227,7 @@ class Transcripts(IterableDataset):
         return Transcript(ids, learned, grids, looks)
 
 
-def _collate(rows: Sequence[Transcript], pixels: Pixels, named: np.ndarray, c: PolicyModel, kind: str) -> Batch:
+def _collate(rows: Sequence[Transcript], pixels: Patches, named: np.ndarray, c: PolicyModel, kind: str) -> Batch:
     length = max(len(row.ids) for row in rows)
     ids = torch.full((len(rows), length), c.pad_id)
     labels = torch.full((len(rows), length), -100)

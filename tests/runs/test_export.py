@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 from focus import build
 from focus.config.identity import export_dtype
 from focus.config.validate import plain
-from focus.model import loading, policy_model
+from focus.model import loading, saving
 from focus.model.policy_model import PolicyModel
 from focus.runs import train
 from tests.support.policies import FAMILIES
@@ -51,11 +51,11 @@ def test_the_tokenizer_of_an_export_has_a_class_that_transformers_4_knows_and_sp
 def test_a_video_processor_of_the_base_is_carried_on_and_none_is_made_up(tmp_path):
     FAMILIES["qwen3_vl"](seed=1).save(tmp_path / "base")
     loading.load_model(tmp_path / "base", "tiny").save(tmp_path / "without")
-    assert not (tmp_path / "without" / policy_model.VIDEO_PROCESSOR).exists()
+    assert not (tmp_path / "without" / saving.VIDEO_PROCESSOR).exists()
     settings = {"video_processor_type": "Qwen3VLVideoProcessor", "fps": 2, "size": {"longest_edge": 25165824}}
-    (tmp_path / "base" / policy_model.VIDEO_PROCESSOR).write_text(json.dumps(settings))
+    (tmp_path / "base" / saving.VIDEO_PROCESSOR).write_text(json.dumps(settings))
     loading.load_model(tmp_path / "base", "tiny").save(tmp_path / "with")
-    assert json.loads((tmp_path / "with" / policy_model.VIDEO_PROCESSOR).read_text()) == settings
+    assert json.loads((tmp_path / "with" / saving.VIDEO_PROCESSOR).read_text()) == settings
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
