@@ -1,8 +1,8 @@
 """The information gap: the view is coarser than the original that crops are cut from.
 
 A view is the whole image under a token budget; a crop is always cut from the original. Both use the
-resize rule of the model family, but with a minimum of ONE merged token: the family's default minimum
-(64 tokens for Qwen3-VL) would silently enlarge a small view and close the gap.
+resize rule of the model family, but with a minimum of ONE merged token: the family's default
+minimum (64 tokens for Qwen3-VL) would silently enlarge a small view and close the gap.
 """
 
 import math
@@ -59,7 +59,9 @@ def fit(size: Size, max_tokens: int, token_px: int, min_tokens: int = 1) -> Size
 
 
 def resize_to_budget(original: Original, max_tokens: int, token_px: int, min_tokens: int = 1) -> View:
-    """The view of an image under a budget in merged visual tokens. It is enlarged only to reach `min_tokens`.
+    """The view of an image under a budget in merged visual tokens.
+
+    It is enlarged only to reach `min_tokens`.
 
     Raises ValueError if no view fits (see `fit`) or the image can't be decoded.
     """
@@ -73,16 +75,18 @@ def _resized(original: Original, size: Size, token_px: int) -> View:
 def cut(
     source: Original, box_px: Box, original_size: Size, max_tokens: int, token_px: int, fixed: bool = False, min_tokens: int = 1
 ) -> View:
-    """A crop at native resolution, with sides rounded to whole tokens. A crop above `max_tokens` is reduced to it.
+    """A crop at native resolution, with sides rounded to whole tokens.
 
-    `box_px` holds whole pixels of the original, as `boxes.settle` returns them. If the source has another
-    size than the original (gap=off with a resized view), the box is scaled to the source.
+    A crop above `max_tokens` is reduced to it.
 
-    The number of tokens grows with the area of the box. With `fixed` every crop has about `max_tokens`,
-    whatever its area (claim C4).
+    `box_px` holds whole pixels of the original, as `boxes.settle` returns them. If the source has
+    another size than the original (gap=off with a resized view), the box is scaled to the source.
 
-    Any box is accepted. A crop longer than min(200, `max_tokens`) times its width is squeezed along its
-    long side.
+    The number of tokens grows with the area of the box. With `fixed` every crop has about
+    `max_tokens`, whatever its area (claim C4).
+
+    Any box is accepted. A crop longer than min(200, `max_tokens`) times its width is squeezed along
+    its long side.
     """
     (width, height), (w, h) = source.size, original_size  # multiply before dividing, so that whole pixels stay exact and inside
     crop = source.region(
@@ -125,9 +129,9 @@ class Mode(StrEnum):
 class Gap:
     """The view budget of every sample, in merged visual tokens.
 
-    `view_tokens` is the budget (with `off`: the largest that the model takes), `min_tokens` the minimum.
-    With `calibrated`, `selected` maps sample ids to budgets. Calibration dropped the samples that are
-    not in it, and they are not trained on.
+    `view_tokens` is the budget (with `off`: the largest that the model takes), `min_tokens` the
+    minimum. With `calibrated`, `selected` maps sample ids to budgets. Calibration dropped the
+    samples that are not in it, and they are not trained on.
     """
 
     mode: Mode
@@ -141,7 +145,8 @@ class Gap:
         return self.mode is not Mode.CALIBRATED or sample_id in self.selected
 
     def view_of(self, sample: Sample, original: Original) -> tuple[View, Original]:
-        """The view of a sample, and the image that its crops are cut from: the original, or with `off` the view itself.
+        """The view of a sample, and the image that its crops are cut from: the original, or with
+        `off` the view itself.
 
         Raises ValueError like `resize_to_budget`.
         """
@@ -178,17 +183,19 @@ def majority(meanings: Sequence[str | None]) -> str | None:
 
 
 def diverges(meanings: Sequence[str | None], native: Sequence[str | None], agree_below: float) -> bool:
-    """Whether fewer than the share `agree_below` of a level's answers equal the majority of the native answers.
+    """Whether fewer than the share `agree_below` of a level's answers equal the majority of the
+    native answers.
 
-    Both arguments hold canonical meanings (`answers.canonical`): `B. red` and `(B)` are the same choice.
-    The paper's rule is one answer on each side.
+    Both arguments hold canonical meanings (`answers.canonical`): `B. red` and `(B)` are the same
+    choice. The paper's rule is one answer on each side.
     """
     native_answer = majority(native)
     return sum(meaning == native_answer for meaning in meanings) / len(meanings) < agree_below
 
 
 def select_level(levels: Sequence[Sequence[str | None]], agree_below: float = 0.5) -> int | None:
-    """E2: the first level k >= 1 whose answers diverge from those of level 0, the native view; None if none does.
+    """E2: the first level k >= 1 whose answers diverge from those of level 0, the native view; None
+    if none does.
 
     `levels[k]` holds the meanings of the answers at level k, from sharp to coarse. The caller drops
     questions that are answered wrongly at native resolution.
@@ -197,7 +204,10 @@ def select_level(levels: Sequence[Sequence[str | None]], agree_below: float = 0.
 
 
 def write_levels(path: Path, levels: Mapping[str, int], identity: str) -> None:
-    """Write the chosen budgets (sample id, view tokens) as parquet. The file appears whole or not at all."""
+    """Write the chosen budgets (sample id, view tokens) as parquet.
+
+    The file appears whole or not at all.
+    """
     table = pa.table({"sample": list(levels), "view_tokens": pa.array(levels.values(), pa.int32())})
     table = table.replace_schema_metadata({"identity": identity})
     with atomic_write(path) as partial:
@@ -205,7 +215,10 @@ def write_levels(path: Path, levels: Mapping[str, int], identity: str) -> None:
 
 
 def read_levels(path: Path) -> dict[str, int]:
-    """The chosen budgets by sample id. Raises ValueError for a file that calibration did not write."""
+    """The chosen budgets by sample id.
+
+    Raises ValueError for a file that calibration did not write.
+    """
     try:
         table = pq.read_table(path)
         return dict(zip(table["sample"].to_pylist(), table["view_tokens"].to_pylist(), strict=True))

@@ -38,10 +38,10 @@ class Handed(KVEngine):
         super().__init__(checkpoint)
         self.calls = [tuple(checkpoint.tokenizer.encode(text, add_special_tokens=False)) for text in calls]
 
-    def generate(self, conversations: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        if conversations[0].id.endswith("turn 0"):
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        if requests[0].id.endswith("turn 0"):
             return [Completion(ids, (0.0,) * len(ids), True) for ids in self.calls]
-        return super().generate(conversations, sampling)
+        return super().generate(requests, sampling)
 
 
 def reading(checkpoint: PolicyModel, scenes: Sequence[Scene], box_of: Callable[[Scene], Box]) -> list[float]:

@@ -186,13 +186,13 @@ class Hostile:
     def __init__(self, dialect: Dialect) -> None:
         self.dialect = dialect
 
-    def generate(self, conversations: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
-        for i, conversation in enumerate(conversations):
-            draw = random.Random(conversation.seed)
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+        for i, request in enumerate(requests):
+            draw = random.Random(request.seed)
             text = text_of(draw.randrange(2**40)) if draw.random() < 0.4 else sound_call(draw, self.dialect)
             yield i, Completion((), (), draw.random() < 0.9, text)
 
-    def logprobs(self, conversations: Sequence[Request], tails: Sequence[int]) -> list[list[float]]:
+    def logprobs(self, requests: Sequence[Request], tails: Sequence[int]) -> list[list[float]]:
         raise AssertionError("no term here weighs answers")
 
     def clear_cache(self) -> None:

@@ -79,9 +79,9 @@ class Forced(KVEngine):
 
     first_turn = True
 
-    def generate(self, conversations: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
-        self.first_turn = len(conversations[0].images) == 1
-        return super().generate(conversations, sampling)
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+        self.first_turn = len(requests[0].images) == 1
+        return super().generate(requests, sampling)
 
     def parse(self, text: str) -> Call | Answer:
         """In place of the loop's parse."""

@@ -34,17 +34,17 @@ class Generate(Forced):
     """transformers' `generate` behind our engine interface: nothing is kept between turns or shared between siblings."""
 
     @torch.no_grad()
-    def generate(self, conversations: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
-        self.first_turn = len(conversations[0].images) == 1
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+        self.first_turn = len(requests[0].images) == 1
         c = self.policy
-        longest = max(len(conversation.ids) for conversation in conversations)
-        ids = torch.full((len(conversations), longest), c.pad_id)
+        longest = max(len(request.ids) for request in requests)
+        ids = torch.full((len(requests), longest), c.pad_id)
         mask = torch.zeros_like(ids)
-        for row, conversation in enumerate(conversations):
-            ids[row, longest - len(conversation.ids) :] = torch.tensor(conversation.ids)
-            mask[row, longest - len(conversation.ids) :] = 1
-        pixels = c.pack([image for conversation in conversations for image in conversation.images])
-        torch.manual_seed(conversations[0].seed)
+        for row, request in enumerate(requests):
+            ids[row, longest - len(request.ids) :] = torch.tensor(request.ids)
+            mask[row, longest - len(request.ids) :] = 1
+        pixels = c.pack([image for request in requests for image in request.images])
+        torch.manual_seed(requests[0].seed)
         out = c.model.generate(
             input_ids=ids,
             attention_mask=mask,

@@ -1,4 +1,6 @@
-"""Attention for rollouts that share prompts. The keys and values of a prompt exist once for its group.
+"""Attention for rollouts that share prompts.
+
+The keys and values of a prompt exist once for its group.
 
 All tokens of a forward are packed into ONE row: linear layers see no padding, and only attention
 knows about sequences. A `Layout` says which token attends to which. It is passed through
@@ -31,7 +33,10 @@ class Layout(Protocol):
     """Says which tokens of a packed forward attend to which."""
 
     def attend(self, layer: int, query: Packed, key: PackedKeys, value: PackedKeys, scale: float) -> Packed:
-        """Attention output of every packed token. With grouped queries `key` and `value` have fewer heads."""
+        """Attention output of every packed token.
+
+        With grouped queries `key` and `value` have fewer heads.
+        """
         ...
 
 
@@ -57,7 +62,8 @@ def _interface(native: str) -> Any:
     ) -> tuple[Tensor, None]:
         if layout is None:
             return ALL_ATTENTION_FUNCTIONS[native](module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **rest)
-        # Under autocast the rotary embedding returns float32. Attention and caches use the dtype of the values.
+        # Under autocast the rotary embedding returns float32. Attention and caches use the dtype of
+        # the values.
         packed = query[0].to(value.dtype), key[0].to(value.dtype), value[0]
         return layout.attend(int(module.layer_idx), *packed, scaling).transpose(0, 1)[None], None  # type: ignore[arg-type]
 
@@ -159,7 +165,9 @@ class PackedGroups:
         return torch.cat([self.prompts.unpad(prompt), self.suffixes.unpad(suffix)], dim=1)
 
     def _index_keys(self, prompt_lengths: Sequence[int], suffix_lengths: Sequence[int], owner: Sequence[int], device: torch.device) -> None:
-        """Index the keys for one kernel call over all sequences: a prompt has its own, a suffix its prompt's and then its own."""
+        """Index the keys for one kernel call over all sequences: a prompt has its own, a suffix its
+        prompt's and then its own.
+        """
         starts = [sum(prompt_lengths[:g]) for g in range(len(prompt_lengths))]
         keys, start = [torch.arange(self.prompts.total)], self.prompts.total
         for length, g in zip(suffix_lengths, owner, strict=True):
@@ -205,7 +213,10 @@ class PromptCache:
         return cls(Ragged(lengths, device), [], [])
 
     def attend(self, layer: int, query: Packed, key: PackedKeys, value: PackedKeys, scale: float) -> Packed:
-        """Causal attention within every prompt. Appends the layer's keys and values to the cache."""
+        """Causal attention within every prompt.
+
+        Appends the layer's keys and values to the cache.
+        """
         self.keys.append(self.ragged.pad(key).contiguous())
         self.values.append(self.ragged.pad(value).contiguous())
         out = scaled_dot_product_attention(
@@ -232,7 +243,10 @@ class SuffixCache:
     def gather(
         cls, prompts: PromptCache, owner: Sequence[int], sources: Sequence["tuple[SuffixCache, int] | None"], slots: int
     ) -> "SuffixCache":
-        """A new cache of `slots` tokens a row. Row r starts as a copy of `sources[r]`, an earlier (cache, row), or empty (None)."""
+        """A new cache of `slots` tokens a row.
+
+        Row r starts as a copy of `sources[r]`, an earlier (cache, row), or empty (None).
+        """
         like = prompts.keys[0]
         lengths = torch.zeros(len(owner), dtype=torch.long, device=like.device)
         shape = len(owner), like.shape[1], slots, like.shape[3]
@@ -259,7 +273,8 @@ class SuffixCache:
 
 
 class AppendLayout:
-    """The layout of a prefill: every row gets its own chunk of new tokens, packed in the order of the rows.
+    """The layout of a prefill: every row gets its own chunk of new tokens, packed in the order of
+    the rows.
 
     The keys and values of the chunks are written into `rows`.
     """
@@ -307,7 +322,10 @@ class DecodeLayout:
         self._prompt_mask = None if rows.prompts.ragged.even else torch.where(real, 0.0, float("-inf"))[:, None, None]
 
     def advance(self) -> None:
-        """Call before each step's forward. Sets how many slots are filled, and masks those a row has not."""
+        """Call before each step's forward.
+
+        Sets how many slots are filled, and masks those a row has not.
+        """
         self.filled = int(self.rows.lengths.max()) + 1
         slots = torch.arange(self.filled, device=self.rows.lengths.device)
         self._own_mask = torch.where(slots <= self.rows.lengths[:, None], 0.0, float("-inf"))[:, None, None]

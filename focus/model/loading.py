@@ -1,4 +1,6 @@
-"""Load a policy from a folder in the Hugging Face layout or from the hub, and refuse what cannot be trained."""
+"""Load a policy from a folder in the Hugging Face layout or from the hub, and refuse what cannot be
+trained.
+"""
 
 import json
 import os
@@ -76,11 +78,12 @@ def load_model(folder: str | Path, dialect: str, dtype: str = "float32", attenti
 
 
 def lora_config(model: Any, rank: int, alpha: int, targets: Sequence[str] | None, train_vision: bool) -> LoraConfig:
-    """The LoRA configuration: adapters on the linear layers called `targets` (None: on all linear layers).
+    """The LoRA configuration: adapters on the linear layers called `targets` (None: on all linear
+    layers).
 
-    Adapters are put on the text layers and, with `train_vision`, on the vision tower, never on the head
-    or the patch embedding, which is a convolution. Raises ValueError for a target that is not such a
-    layer, and if `train_vision` would adapt no layer of the tower.
+    Adapters are put on the text layers and, with `train_vision`, on the vision tower, never on the
+    head or the patch embedding, which is a convolution. Raises ValueError for a target that is not
+    such a layer, and if `train_vision` would adapt no layer of the tower.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and name != "lm_head"]
     text = {_layer_name(name) for name in linear if ".visual." not in name}
@@ -101,17 +104,22 @@ def lora_config(model: Any, rank: int, alpha: int, targets: Sequence[str] | None
 
 
 def _layer_name(name: str) -> str:
-    """The last part of a module's name, or the last two if the last is a number. It is the same in every block."""
+    """The last part of a module's name, or the last two if the last is a number.
+
+    It is the same in every block.
+    """
     parts = name.split(".")
     return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]
 
 
 def attention_backend(attention: str, dtype: str) -> str | dict[str, str]:
-    """The `attn_implementation` for transformers. `auto` is flash-attention where it can run, else SDPA.
+    """The `attn_implementation` for transformers.
+
+    `auto` is flash-attention where it can run, else SDPA.
 
     Flash-attention does not support float32. The text layers use it only in the update, under the
-    trainer's autocast. A vision tower with float32 weights also runs outside the trainer, so it uses
-    SDPA.
+    trainer's autocast. A vision tower with float32 weights also runs outside the trainer, so it
+    uses SDPA.
     """
     if attention != "auto":
         return attention

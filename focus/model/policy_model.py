@@ -49,7 +49,9 @@ class Patches:
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """Output of the vision tower for one image: merged tokens, and Qwen3-VL's features for the first text layers (deepstack)."""
+    """Output of the vision tower for one image: merged tokens, and Qwen3-VL's features for the
+    first text layers (deepstack).
+    """
 
     tokens: Float[Tensor, "visual_token width"]
     deep: tuple[Float[Tensor, "visual_token width"], ...]
@@ -66,7 +68,10 @@ class _ImageCache:
 
 
 def _embed_patches(self: torch.nn.Conv3d, patches: Tensor) -> Tensor:
-    """The patch convolution as a matrix product, which is several times faster. Its kernel covers the whole patch."""
+    """The patch convolution as a matrix product, which is several times faster.
+
+    Its kernel covers the whole patch.
+    """
     return functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)
 
 
@@ -79,8 +84,8 @@ def _head(
 ) -> Tensor | tuple[Tensor, ...]:
     """Logits. With `target`: the log-probabilities and entropies of `PolicyModel.token_logprobs`.
 
-    All chunks are computed within one call of the module. With sharded weights every call gathers them,
-    so one call a chunk would deadlock ranks with unequal numbers of sampled tokens.
+    All chunks are computed within one call of the module. With sharded weights every call gathers
+    them, so one call a chunk would deadlock ranks with unequal numbers of sampled tokens.
     """
     if target is None or banned is None:
         return functional.linear(hidden, self.weight, self.bias)
@@ -169,9 +174,9 @@ class PolicyModel:
     ) -> tuple[Float[Tensor, " token"], Float[Tensor, " token"]]:
         """Log-probability of each target token, and the entropy of its distribution, both in nats.
 
-        The entropy has no gradient. Banned tokens have probability 0. `temperature` 0 (greedy) counts
-        as 1. Logits are computed in chunks of at most `LOGITS_BYTES`; with several chunks the backward
-        computes them again.
+        The entropy has no gradient. Banned tokens have probability 0. `temperature` 0 (greedy)
+        counts as 1. Logits are computed in chunks of at most `LOGITS_BYTES`; with several chunks
+        the backward computes them again.
         """
         banned = torch.tensor(self.banned_ids, device=hidden.device)
         return self.unwrapped.lm_head(hidden, target.to(hidden.device), banned, temperature or 1.0)
@@ -191,10 +196,12 @@ class PolicyModel:
 
     @contextmanager
     def image_cache(self) -> Iterator[None]:
-        """A block in which patches of images are cached, and their features if the vision tower gets no gradient.
+        """A block in which patches of images are cached, and their features if the vision tower
+        gets no gradient.
 
-        The key is the identity of the image: siblings share one view object. Blocks may be nested. The
-        outermost one drops the cache and, at most every 10 seconds, returns free memory to the system.
+        The key is the identity of the image: siblings share one view object. Blocks may be nested.
+        The outermost one drops the cache and, at most every 10 seconds, returns free memory to the
+        system.
         """
         outer = self._cache
         self._cache = outer or _ImageCache()
@@ -249,7 +256,9 @@ class PolicyModel:
     def hidden(
         self, ids: Int[Tensor, " token"], position_ids: Int[Tensor, "3 token"], images: Sequence[ImageFeatures], layout: Layout
     ) -> Float[Tensor, "token width"]:
-        """Hidden states of packed tokens. The features of `images` replace the placeholders in `ids`, in order.
+        """Hidden states of packed tokens.
+
+        The features of `images` replace the placeholders in `ids`, in order.
 
         Raises ValueError if the numbers of visual tokens and placeholders differ.
         """
@@ -257,7 +266,7 @@ class PolicyModel:
         visual = (ids == self.image_pad_id).to(device)
         features = sum(len(image.tokens) for image in images)
         if int(visual.sum()) != features:
-            raise ValueError(f"{int(visual.sum())} image placeholders stand for {features} visual tokens; they must agree")
+            raise ValueError(f"{int(visual.sum())} image placeholders for {features} visual tokens; the numbers must be equal")
         text = self.backbone.language_model
         embedded = text.get_input_embeddings()(ids.to(device))
         deep = {}
@@ -285,26 +294,36 @@ class PolicyModel:
                 layer.training = True  # transformers checks this flag; the modules inside stay in eval mode
 
     def plain_state(self) -> Iterator[tuple[str, Tensor]]:
-        """Yields (name, weight) of the plain transformers model: unsharded, adapters merged. All ranks iterate together."""
+        """Yields (name, weight) of the plain transformers model: unsharded, adapters merged.
+
+        All ranks iterate together.
+        """
         return saving.plain_state(self.model)
 
     def weights_hash(self) -> str:
-        """Identifies the weights. Equal policies have equal hashes, whatever their folder; new adapters, which are zero, change nothing."""
+        """Identifies the weights.
+
+        Equal policies have equal hashes, whatever their folder; new adapters, which are zero,
+        change nothing.
+        """
         digest = hashlib.blake2b(digest_size=8)
         for name, value in sorted(self.plain_state(), key=lambda item: item[0]):
             digest.update(name.encode() + value.float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def save(self, folder: Path, dtype: str = "bfloat16") -> None:
-        """Write the policy in the Hugging Face layout (`saving.save`). All ranks call it together."""
+        """Write the policy in the Hugging Face layout (`saving.save`).
+
+        All ranks call it together.
+        """
         saving.save(folder, self.model, self.tokenizer, self.image_processor, self.video_processor, dtype)
 
 
 def _trim_heap() -> None:
     """Return free pages of glibc's heap to the system.
 
-    Tensors of many sizes fragment the heap, and glibc keeps the free pages. Without this, training of
-    the embedded policy grows by more than 1 MB an update (experiments/faults).
+    Tensors of many sizes fragment the heap, and glibc keeps the free pages. Without this, training
+    of the embedded policy grows by more than 1 MB an update (experiments/faults).
     """
     with suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)

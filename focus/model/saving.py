@@ -1,4 +1,6 @@
-"""Write a policy as a folder in the Hugging Face layout, and compute its weights as a plain transformers model has them."""
+"""Write a policy as a folder in the Hugging Face layout, and compute its weights as a plain
+transformers model has them.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -28,7 +30,10 @@ def unwrap(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 
 @torch.no_grad()
 def plain_state(model: PreTrainedModel | PeftModel) -> Iterator[tuple[str, Tensor]]:
-    """Yields (name, weight) of the plain transformers model: unsharded, adapters merged. All ranks iterate together."""
+    """Yields (name, weight) of the plain transformers model: unsharded, adapters merged.
+
+    All ranks iterate together.
+    """
     plain = unwrap(model)
     adapted: dict[str, Any] = {name: module for name, module in plain.named_modules() if isinstance(module, LoraLayer)}
     for name, value in plain.state_dict().items():
@@ -49,10 +54,12 @@ def save(
     video_processor: Mapping[str, Any] | None,
     dtype: str,
 ) -> None:
-    """Write the Hugging Face layout that transformers (from 4.57 on) and vLLM load. The folder appears whole or not at all.
+    """Write the Hugging Face layout that transformers (from 4.57 on) and vLLM load.
 
-    Adapters are merged in float32. They are also written unmerged to `adapter/`, for PEFT to load onto
-    the base. All ranks call this together; the first one writes, and the others wait for it.
+    The folder appears whole or not at all.
+
+    Adapters are merged in float32. They are also written unmerged to `adapter/`, for PEFT to load
+    onto the base. All ranks call this together; the first one writes, and the others wait for it.
     """
     state = {name: value.to("cpu", DTYPES[dtype]) for name, value in plain_state(model) if is_first_rank()}
     adapters = {}

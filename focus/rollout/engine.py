@@ -1,4 +1,4 @@
-"""What a rollout engine must answer, whatever runs behind it."""
+"""The interface of rollout engines."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ class Sampling:
 class Request:
     """A sequence to continue, or to score.
 
-    `id` is unique. `parent` is the id of the earlier request that this one continues, if any. `prompt`
-    names the prompt that siblings share: the first `prompt_tokens` of `ids`, and the first of `images`
-    (the view). An engine may cache what it computed for parent and prompt. `seed` fixes the sampling
-    noise of this turn, so a completion depends neither on the rest of the batch nor on the rank.
-    `trajectory` holds the same sequence as turns, for engines that send text.
+    `id` is unique. `parent` is the id of the earlier request that this one continues, if any.
+    `prompt` names the prompt that siblings share: the first `prompt_tokens` of `ids`, and the first
+    of `images` (the view). An engine may cache what it computed for parent and prompt. `seed` fixes
+    the sampling noise of this turn, so a completion depends neither on the rest of the batch nor on
+    the rank. `trajectory` holds the same sequence as turns, for engines that send text.
     """
 
     id: str
@@ -40,10 +40,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled turn. If `stopped`, the last id is the stop token; otherwise the token limit cut the turn.
+    """One sampled turn.
 
-    `text` is set by an engine that receives text instead of ids. Its ids are all -1, only their number
-    is known, and the logprobs are NaN. `refused`: the server refused the request; there are no tokens.
+    If `stopped`, the last id is the stop token; otherwise the token limit cut the turn.
+
+    `text` is set by an engine that receives text instead of ids. Its ids are all -1, only their
+    number is known, and the logprobs are NaN. `refused`: the server refused the request; there are
+    no tokens.
     """
 
     ids: tuple[int, ...]

@@ -1,8 +1,9 @@
 """The default engine: a decode loop over the transformers model, on CPU or one GPU.
 
-The prompt of a group is encoded once. Its keys and values are stored once and read once a step for all
-siblings. A later turn feeds only its new tokens and the pixels of its crop. Finished rows leave the
-batch. The result equals a full forward over the whole sequence at every position (tested in fp32).
+The prompt of a group is encoded once. Its keys and values are stored once and read once a step for
+all siblings. A later turn feeds only its new tokens and the pixels of its crop. Finished rows leave
+the batch. The result equals a full forward over the whole sequence at every position (tested in
+fp32).
 
 Position ids are always passed explicitly. transformers' own handling of a new image after a cached
 prefix is silently wrong in some versions, and its stored rope deltas leak into the next batch.
@@ -26,7 +27,9 @@ COMPACT_BELOW = 0.5  # finished rows leave the batch once fewer than this share 
 
 @dataclass(frozen=True)
 class _CachedSequence:
-    """An earlier request with its completion: its row in a cache, and how many tokens and images that row covers."""
+    """An earlier request with its completion: its row in a cache, and how many tokens and images
+    that row covers.
+    """
 
     rows: SuffixCache
     row: int
@@ -40,8 +43,8 @@ class KVEngine:
     The shared cache of a prompt holds all its tokens but the last. Every row feeds the last one
     itself, to get a hidden state to sample from.
 
-    By default only the latest turn of a rollout stays cached. With `keep_all_turns` all turns do, so
-    that `logprobs` can continue from any of them and feeds fewer tokens.
+    By default only the latest turn of a rollout stays cached. With `keep_all_turns` all turns do,
+    so that `logprobs` can continue from any of them and feeds fewer tokens.
     """
 
     def __init__(self, policy: PolicyModel) -> None:
@@ -82,7 +85,10 @@ class KVEngine:
         return [values.tolist() for _, values in sorted(zip(order, by_row, strict=True), key=lambda pair: pair[0])]
 
     def _sort_by_prompt(self, requests: Sequence[Request]) -> list[int]:
-        """Indices of the requests, sorted by prompt. Encodes the prompts first if one of them is not cached."""
+        """Indices of the requests, sorted by prompt.
+
+        Encodes the prompts first if one of them is not cached.
+        """
         if any(request.prompt not in self._prompt_index for request in requests):
             self._encode_prompts({request.prompt: request for request in requests})
         return sorted(range(len(requests)), key=lambda i: self._prompt_index[requests[i].prompt])
@@ -102,8 +108,8 @@ class KVEngine:
     def _prefill(self, requests: Sequence[Request], slots: int) -> tuple[SuffixCache, Float[Tensor, "token width"], list[int]]:
         """Feed the tokens of every request that are not cached yet.
 
-        Returns the cache, with `slots` free slots a row, the hidden states of the fed tokens, packed,
-        and how many tokens each row was fed.
+        Returns the cache, with `slots` free slots a row, the hidden states of the fed tokens,
+        packed, and how many tokens each row was fed.
         """
         assert self._prompts is not None
         cached = [self._cached.get(request.parent) if request.parent else None for request in requests]
@@ -135,10 +141,12 @@ class KVEngine:
     def _decode(
         self, requests: Sequence[Request], rows: SuffixCache, hidden: Float[Tensor, "row width"], sampling: Sampling
     ) -> Iterator[tuple[int, Completion]]:
-        """Sample one turn for every row, starting from the hidden state of its last token. Yields (row, completion) as rows finish.
+        """Sample one turn for every row, starting from the hidden state of its last token.
 
-        `ids` and `logprobs` have a row for every request. All other tensors have a row for every row
-        of the batch, which shrinks; `request_of[row]` is the index of its request.
+        Yields (row, completion) as rows finish.
+
+        `ids` and `logprobs` have a row for every request. All other tensors have a row for every
+        row of the batch, which shrinks; `request_of[row]` is the index of its request.
         """
         policy, device = self.policy, hidden.device
         limit = sampling.tokens_per_turn
@@ -200,10 +208,12 @@ def _packed(position_ids: Sequence[np.ndarray]) -> Int[Tensor, "3 token"]:
 def draw(
     logits: Float[Tensor, "row word"], banned: Int[Tensor, " banned"], temperature: float, noise: Float[Tensor, " row"]
 ) -> tuple[Int[Tensor, " row"], Float[Tensor, " row"]]:
-    """Sample one token a row by inverse transform of `noise` in [0, 1). Returns the tokens and their log-probabilities.
+    """Sample one token a row by inverse transform of `noise` in [0, 1).
 
-    Banned tokens have probability 0. The log-probability is that of the distribution sampled from. At
-    temperature 0 (greedy) it is that of temperature 1.
+    Returns the tokens and their log-probabilities.
+
+    Banned tokens have probability 0. The log-probability is that of the distribution sampled from.
+    At temperature 0 (greedy) it is that of temperature 1.
     """
     logits = logits.index_fill(1, banned, float("-inf"))
     logprobs = torch.log_softmax(logits / (temperature or 1.0), dim=-1)

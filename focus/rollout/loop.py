@@ -1,4 +1,6 @@
-"""The crop loop (E1). In each turn the model samples a call or an answer; a call is answered with a crop of the ORIGINAL.
+"""The crop loop (E1).
+
+In each turn the model samples a call or an answer; a call is answered with a crop of the ORIGINAL.
 
 Turn limit: `max_turns = max_crops + 1`; the answer turn counts.
 """
@@ -40,8 +42,8 @@ WORKERS = min(8, os.cpu_count() or 1)  # threads that cut crops
 class RolloutLimits:
     """The limits of one rollout.
 
-    `crop_tokens` is the budget of one crop, in merged visual tokens; with `fixed_crops` every crop is
-    resized to about that size. A crop of fewer than `crop_min_tokens` is enlarged.
+    `crop_tokens` is the budget of one crop, in merged visual tokens; with `fixed_crops` every crop
+    is resized to about that size. A crop of fewer than `crop_min_tokens` is enlarged.
     `force_first_crop` prefills the first turn of every training rollout with a call (MGPO).
     """
 
@@ -70,7 +72,10 @@ def seed_of(*parts: object) -> int:
 def begin(
     policy: Model, sample: Sample, view: View, source: Original, seeds: Sequence[int], prefill: str = "", tool: bool = True
 ) -> list[Trajectory]:
-    """A group of trajectories without turns, one for each seed. `tool`: whether the prompt offers the tool."""
+    """A group of trajectories without turns, one for each seed.
+
+    `tool`: whether the prompt offers the tool.
+    """
     dialect = policy.dialect if tool else policy.dialect.without_tool()
     prompt = tuple(encode(policy.tokenizer, question_text(dialect, sample.question, sample.options), [view.tokens]))
     trajectory = Trajectory(sample=sample, source=source, view=view, prompt_ids=prompt, seed=0, tool_offered=tool)
@@ -79,7 +84,10 @@ def begin(
 
 
 def blank(policy: Model) -> Trajectory:
-    """A placeholder of one visual and one sampled token. A rank without rollouts passes it forward, so that all ranks stay in step."""
+    """A placeholder of one visual and one sampled token.
+
+    A rank without rollouts passes it forward, so that all ranks stay in step.
+    """
     image = Image.new("RGB", (policy.token_px, policy.token_px))
     sample = Sample("blank", "", "", ImageFile(Path()), *image.size, question="", answers=())
     [trajectory] = begin(policy, sample, View(image, 1, image.size), Decoded(image), [0])
@@ -88,16 +96,18 @@ def blank(policy: Model) -> Trajectory:
 
 
 def with_prefill(policy: Model, trajectory: Trajectory, prefill: str) -> Trajectory:
-    """A copy whose first turn is prefilled: `<tool_call>` forces a crop, `<answer>` an answer without one."""
+    """A copy whose first turn is prefilled: `<tool_call>` forces a crop, `<answer>` an answer
+    without one.
+    """
     return replace(trajectory, prefill=prefill, prefill_ids=tuple(encode(policy.tokenizer, prefill)))
 
 
 def play(policy: Model, engine: Engine, trajectories: Sequence[Trajectory], limits: RolloutLimits) -> list[Trajectory]:
     """Continue every open trajectory until it ends. Returns all trajectories in the same order.
 
-    Crops are cut in worker threads. If processors are idle while the engine samples, a crop starts as
-    soon as its call is complete; otherwise all crops start after the last turn. The engine's cache is
-    left filled for the caller, and cleared by the next `play` or by `clear_cache`.
+    Crops are cut in worker threads. If processors are idle while the engine samples, a crop starts
+    as soon as its call is complete; otherwise all crops start after the last turn. The engine's
+    cache is left filled for the caller, and cleared by the next `play` or by `clear_cache`.
     """
     engine.clear_cache()
     rollouts = list(trajectories)
@@ -127,7 +137,8 @@ _numbers = count()  # request ids are unique in a process, so that an engine nev
 def request_for(t: Trajectory, cached_turn: int, appended: Sequence[int] = ()) -> Request:
     """The request to continue a trajectory, or to score `appended` at its end (`Engine.logprobs`).
 
-    `cached_turn` is the last turn that the engine may have cached, without its observation; -1: none.
+    `cached_turn` is the last turn that the engine may have cached, without its observation; -1:
+    none.
     """
     return Request(
         id=f"{next(_numbers)} turn {len(t.turns)}",
@@ -142,7 +153,8 @@ def request_for(t: Trajectory, cached_turn: int, appended: Sequence[int] = ()) -
 
 
 def reopen(policy: Model, trajectory: Trajectory, alter: Alter) -> Trajectory:
-    """The trajectory up to its last observation, with every crop replaced by `alter`, ready to be continued.
+    """The trajectory up to its last observation, with every crop replaced by `alter`, ready to be
+    continued.
 
     Sampled turns stay as they are; only pixels change. Later crops are replaced too.
     """
@@ -166,7 +178,10 @@ def _tool_observation(policy: Model, before: Trajectory, turn_text: str, crop: V
 
 @dataclass(frozen=True)
 class _ParsedTurn:
-    """A completion, its action, and the trajectory's status after it. `error`: the tool's reply if it delivers no crop."""
+    """A completion, its action, and the trajectory's status after it.
+
+    `error`: the tool's reply if it delivers no crop.
+    """
 
     completion: Completion
     text: str
@@ -184,7 +199,10 @@ def _append_turn(policy: Model, trajectory: Trajectory, parsed: _ParsedTurn, cro
 
 
 def _parse_turn(policy: Model, trajectory: Trajectory, completion: Completion, limits: RolloutLimits) -> _ParsedTurn:
-    """Parse a completion. A box outside the image is an invalid call, and the tool replies with an error."""
+    """Parse a completion.
+
+    A box outside the image is an invalid call, and the tool replies with an error.
+    """
     prefill = trajectory.prefill if not trajectory.turns else ""
     text = prefill + (policy.tokenizer.decode(completion.ids) if completion.text is None else completion.text)
     is_last = len(trajectory.turns) + 1 >= limits.max_turns
@@ -208,7 +226,10 @@ def _parse_turn(policy: Model, trajectory: Trajectory, completion: Completion, l
 
 
 def _resolve_box(policy: Model, t: Trajectory, call: Call) -> Box | None:
-    """The box of a call in pixels of the original. None if it is outside, or names an image that was not shown."""
+    """The box of a call in pixels of the original.
+
+    None if it is outside, or names an image that was not shown.
+    """
     if not 0 <= call.source < len(t.shown):
         return None
     (left, top, right, bottom), size = t.shown[call.source]

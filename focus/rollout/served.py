@@ -1,12 +1,14 @@
-"""A model behind an OpenAI-compatible server, to evaluate and probe. It can't be trained. Beyond the paper.
+"""A model behind an OpenAI-compatible server, to evaluate and probe.
 
-The crop loop is the same as for local weights, but a request is sent as chat messages with PNGs instead
-of token ids. The server applies its own chat template, and its image processor may resize images. Views
-and crops have whole visual tokens of the dialect, so a processor of that family does not resize them
-unless they exceed its limits. `OpenAIEngine.view_tokens` checks that.
+It can't be trained. Beyond the paper.
 
-The stop text of a call also ends a turn that only quotes a call in its thought. If the chat template
-wrote the opening `<think>`, the text does not show that, and the quoted call is executed.
+The crop loop is the same as for local weights, but a request is sent as chat messages with PNGs
+instead of token ids. The server applies its own chat template, and its image processor may resize
+images. Views and crops have whole visual tokens of the dialect, so a processor of that family does
+not resize them unless they exceed its limits. `OpenAIEngine.view_tokens` checks that.
+
+The stop text of a call also ends a turn that only quotes a call in its thought. If the chat
+template wrote the opening `<think>`, the text does not show that, and the quoted call is executed.
 """
 
 import base64
@@ -39,7 +41,10 @@ log = logging.getLogger(__name__)
 
 
 class NoTokenizer:
-    """Replaces the tokenizer, which only the server has. Text encodes to nothing, an image to one id for each of its tokens."""
+    """Replaces the tokenizer, which only the server has.
+
+    Text encodes to nothing, an image to one id for each of its tokens.
+    """
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return []
@@ -68,20 +73,27 @@ class Served:
         """Does nothing."""
 
     def weights_hash(self) -> str:
-        """The server's name of the model, and `extra` of the requests. The weights themselves are not known here."""
+        """The server's name of the model, and `extra` of the requests.
+
+        The weights themselves are not known here.
+        """
         return " ".join([self.endpoint.model, *([json.dumps(self.endpoint.extra, sort_keys=True)] if self.endpoint.extra else [])])
 
 
 @dataclass(frozen=True)
 class ViewTokens:
-    """Visual tokens of a view: `expected` by our computation, `counted` by the server (None if it does not report them)."""
+    """Visual tokens of a view: `expected` by our computation, `counted` by the server (None if it
+    does not report them).
+    """
 
     expected: int
     counted: int | None
 
     @property
     def deviation(self) -> float:
-        """Relative deviation of `counted` from `expected`, beyond `SEPARATORS` tokens. 0 if the server does not count."""
+        """Relative deviation of `counted` from `expected`, beyond `SEPARATORS` tokens. 0 if the
+        server does not count.
+        """
         if self.counted is None:
             return 0.0
         off = self.counted - self.expected
@@ -91,12 +103,12 @@ class ViewTokens:
 class OpenAIEngine:
     """Implements `Engine`.
 
-    A refused request is logged, and its question counts as answered wrongly. An outage ends the run,
-    which can be resumed. If the server refuses all requests of a batch, that is an outage.
+    A refused request is logged, and its question counts as answered wrongly. An outage ends the
+    run, which can be resumed. If the server refuses all requests of a batch, that is an outage.
 
     In an arm with a prefill, a reply that starts its turn again instead of continuing the prefill
-    counts as refused. If no reply ever continues the prefill, the server ignores it, and the arm can't
-    be measured: an outage.
+    counts as refused. If no reply ever continues the prefill, the server ignores it, and the arm
+    can't be measured: an outage.
     """
 
     def __init__(self, endpoint: Endpoint, dialect: Dialect) -> None:
@@ -112,7 +124,9 @@ class OpenAIEngine:
         """Does nothing: the server's weights do not change."""
 
     def view_tokens(self, t: Trajectory) -> ViewTokens:
-        """Count the visual tokens of the view of `t`, which has no turns yet. Sends two requests of one token.
+        """Count the visual tokens of the view of `t`, which has no turns yet.
+
+        Sends two requests of one token.
 
         Raises Outage like `generate`. `counted` is None if a request is refused or the count is
         implausible.
@@ -158,13 +172,15 @@ class OpenAIEngine:
             did = f"starts the turn again ({restarted[:40]!r})" if restarted else f"closes none of {unclosed} turns ({text[:40]!r})"
             raise Outage(
                 f"the model server {self.endpoint.url} {did} instead of continuing the prefill, so arms with a prefill can't be measured "
-                "with it; remove tool_free and forced from evaluation.arms. The arm no_tool asks without a tool and needs no prefill"
+                "with it; remove tool_free and forced from evaluation.arms. The arm no_tool needs no prefill"
             )
         if refused and not self._any_reply and len(requests) > 1:
             raise Outage(f"the model server refused all {len(requests)} requests at once. The last refusal: {refused}") from refused
 
     def _turn_text(self, reply: Reply, prefill: str) -> str:
-        """The text of the turn after `prefill`, with what the server removed (calls, stop text) restored."""
+        """The text of the turn after `prefill`, with what the server removed (calls, stop text)
+        restored.
+        """
         call, closing = self.dialect.call
         text = reply.text
         if reply.field != "content":
@@ -177,11 +193,14 @@ class OpenAIEngine:
         if reply.stopped and turn.rfind(call) > turn.rfind(closing):  # servers omit the stop text
             text += closing
         maybe_draft = not reply.stopped and not prefill and "think>" not in text and not text.lstrip().startswith((ANSWER_OPEN, call))
-        # If the token limit cut the turn, an apparent action may be a draft in a thought that the template opened.
+        # If the token limit cut the turn, an apparent action may be a draft in a thought that the
+        # template opened.
         return f"<think>{text}" if maybe_draft and (ANSWER_OPEN in text or call in text) else text
 
     def _restarts(self, prefill: str, text: str) -> bool:
-        """Whether `text` does not continue `prefill`: it repeats the prefill, or opens the other action before it closes this one."""
+        """Whether `text` does not continue `prefill`: it repeats the prefill, or opens the other
+        action before it closes this one.
+        """
         call, closing = self.dialect.call
         other, end = (call, ANSWER_CLOSE) if prefill == ANSWER_OPEN else (ANSWER_OPEN, closing)
         return prefill in text or other in text.partition(end)[0]
@@ -246,11 +265,12 @@ class OpenAIEngine:
 def check_view_tokens(
     model: Served, engine: OpenAIEngine, gap: Gap, samples: Sequence[Sample], allowed: float | None
 ) -> dict[str, int | None]:
-    """Check that the server does not resize the view, with the largest readable image of the first questions.
+    """Check that the server does not resize the view, with the largest readable image of the first
+    questions.
 
     Returns `expected` and `counted` visual tokens, empty if no image can be read. A deviation is
-    logged. Raises ValueError if it exceeds the share `allowed` (None: any deviation is allowed), since
-    the results would be those of another view.
+    logged. Raises ValueError if it exceeds the share `allowed` (None: any deviation is allowed),
+    since the results would be those of another view.
     """
     candidates = [samples[i] for i in range(min(len(samples), CANDIDATES))]
     for sample in sorted(candidates, key=lambda sample: -sample.width * sample.height):

@@ -1,7 +1,7 @@
 """Substitutes for a crop (E10). The sampled turns stay, only the pixels of the crop change.
 
-A substitute takes the crop, the call and the trajectory before that turn, so it can replace every crop
-of a rollout. Its randomness comes from the trajectory's seed.
+A substitute takes the crop, the call and the trajectory before that turn, so it can replace every
+crop of a rollout. Its randomness comes from the trajectory's seed.
 """
 
 from collections.abc import Callable
@@ -56,7 +56,10 @@ def additive(sigma: float) -> Alter:
 
 
 def annotated(limits: RolloutLimits, token_px: int) -> Alter:
-    """The crop of the annotated box B1, cut and resized as any crop. With several targets crop n shows target n, cyclically."""
+    """The crop of the annotated box B1, cut and resized as any crop.
+
+    With several targets crop n shows target n, cyclically.
+    """
 
     def evidence(crop: View, call: Crop, before: Trajectory) -> View:
         targets = before.sample.boxes
@@ -68,9 +71,11 @@ def annotated(limits: RolloutLimits, token_px: int) -> Alter:
 
 
 def elsewhere(limits: RolloutLimits, token_px: int, draw: int = 0) -> Alter:
-    """A crop of the same size from another region: the random box that overlaps least with the called box and every B1.
+    """A crop of the same size from another region: the random box that overlaps least with the
+    called box and every B1.
 
-    A box as large as the image is returned unchanged. Different values of `draw` give different boxes.
+    A box as large as the image is returned unchanged. Different values of `draw` give different
+    boxes.
     """
 
     def other(crop: View, call: Crop, before: Trajectory) -> View:
@@ -93,7 +98,10 @@ def _distant_box(box_px: Box, before: Trajectory, draw: int) -> Box:
 
 
 def nothing(crop: View, call: Crop, before: Trajectory) -> None:
-    """No image: the tool replies that it is unavailable. Keeps the format of a call without its benefit."""
+    """No image: the tool replies that it is unavailable.
+
+    Keeps the format of a call without its benefit.
+    """
 
 
 SUBSTITUTES: dict[str, Callable[[RolloutLimits, int, float], Alter]] = {

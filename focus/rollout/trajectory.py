@@ -1,4 +1,7 @@
-"""One rollout: prompt, sampled turns and the tool's observations. Sampled ids are stored and never encoded again."""
+"""One rollout: prompt, sampled turns and the tool's observations.
+
+Sampled ids are stored and never encoded again.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,7 +18,7 @@ from focus.model.prompts import Answer, Malformed
 
 
 class Status(StrEnum):
-    """How a trajectory ended. A truncated or malformed one is told apart from a wrong answer."""
+    """How a trajectory ended. Truncated and malformed are not the same as a wrong answer."""
 
     OPEN = "open"
     ANSWERED = "answered"
@@ -27,7 +30,9 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Crop:
-    """A valid call: the box as the model wrote it, in the dialect's frame, and the box in pixels of the original."""
+    """A valid call: the box as the model wrote it, in the dialect's frame, and the box in pixels of
+    the original.
+    """
 
     box_view: Box
     box_px: Box
@@ -35,7 +40,8 @@ class Crop:
 
 TRUNCATED = (Status.OUT_OF_TURNS, Status.OUT_OF_TOKENS)
 Action = Crop | Answer | Malformed
-# Replaces a crop. Arguments: the crop, the call, and the trajectory before the turn with the call. None: the tool returns no image.
+# Replaces a crop. Arguments: the crop, the call, and the trajectory before the turn with the call.
+# None: the tool returns no image.
 Alter = Callable[[View, Crop, "Trajectory"], View | None]
 
 
@@ -78,7 +84,8 @@ class Trajectory:
     tool_offered: bool = True
     turns: tuple[Turn, ...] = ()
     status: Status = Status.OPEN
-    # Siblings (rollouts of one question, with one prompt and one view) share this number. It is unique in a process; copies keep it.
+    # Siblings (rollouts of one question, with one prompt and one view) share this number. It is
+    # unique in a process; copies keep it.
     group: int = field(default_factory=lambda: next(_groups), compare=False)
 
     def with_turn(self, turn: Turn, status: Status) -> "Trajectory":
@@ -120,7 +127,9 @@ class Trajectory:
 
     @property
     def shown(self) -> list[tuple[Box, Size]]:
-        """For every image in `images`: the region of the original that it shows (`box_px`), and its size in pixels."""
+        """For every image in `images`: the region of the original that it shows (`box_px`), and its
+        size in pixels.
+        """
         sizes = [image.size for image in self.images]
         return list(zip([(0.0, 0.0, *self.sample.size), *(crop.box_px for crop in self.crops)], sizes, strict=True))
 

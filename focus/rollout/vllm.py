@@ -1,12 +1,13 @@
 """vLLM as the engine, for models and groups that do not fit the `kv` engine.
 
-A request is sent as token ids, with one placeholder for each image, which vLLM expands. vLLM's prefix
-cache finds earlier turns and the prompt that siblings share. vLLM runs in its own processes on this
-process's device (`Colocated`) or as a server on other devices (`Remote`). Both sample with the same
-banned tokens, temperature and stop tokens as `kv`, and return log-probabilities of that distribution.
+A request is sent as token ids, with one placeholder for each image, which vLLM expands. vLLM's
+prefix cache finds earlier turns and the prompt that siblings share. vLLM runs in its own processes
+on this process's device (`Colocated`) or as a server on other devices (`Remote`). Both sample with
+the same banned tokens, temperature and stop tokens as `kv`, and return log-probabilities of that
+distribution.
 
-vLLM samples from a copy of the weights. `sync_weights` writes them to a folder in a memory file system,
-as a checkpoint or a LoRA adapter; vLLM loads it and clears its caches.
+vLLM samples from a copy of the weights. `sync_weights` writes them to a folder in a memory file
+system, as a checkpoint or a LoRA adapter; vLLM loads it and clears its caches.
 """
 
 import base64
@@ -50,8 +51,8 @@ class Prompt:
 class VLLMOutput:
     """vLLM's completion of a prompt.
 
-    `prompt_tokens` is the prompt's length with expanded placeholders; `cached` of them were found in
-    the prefix cache.
+    `prompt_tokens` is the prompt's length with expanded placeholders; `cached` of them were found
+    in the prefix cache.
     """
 
     ids: tuple[int, ...]
@@ -65,7 +66,10 @@ class Sampler(Protocol):
     """A running vLLM."""
 
     def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, VLLMOutput]]:
-        """Yields (index of the prompt, output), each as soon as it is complete. `settings`: SamplingParams without the seed."""
+        """Yields (index of the prompt, output), each as soon as it is complete.
+
+        `settings`: SamplingParams without the seed.
+        """
         ...
 
     def load(self, folder: Path) -> None:
@@ -78,7 +82,9 @@ class Sampler(Protocol):
 
 
 class Reload:
-    """Worker extension for vLLM (`worker_extension_cls`). vLLM's own reload leaves a tied head stale if it has a packed copy."""
+    """Worker extension for vLLM (`worker_extension_cls`). vLLM's own reload leaves a tied head
+    stale if it has a packed copy.
+    """
 
     model_runner: Any
 
@@ -96,8 +102,8 @@ class Reload:
 class VLLMOptions:
     """Settings of a colocated vLLM. None means vLLM's default.
 
-    `device` is the index of this process's GPU, None on CPU. `images` is the largest number of images
-    in one request.
+    `device` is the index of this process's GPU, None on CPU. `images` is the largest number of
+    images in one request.
     """
 
     device: int | None
@@ -113,12 +119,18 @@ class VLLMOptions:
 
 @cache
 def colocated(policy: str, options: VLLMOptions) -> "Colocated":
-    """The vLLM of this process, started once. A start takes a minute and its memory stays reserved, so later policies reuse it."""
+    """The vLLM of this process, started once.
+
+    A start takes a minute and its memory stays reserved, so later policies reuse it.
+    """
     return Colocated(policy, options)
 
 
 class Colocated:
-    """Implements `Sampler` in vLLM's own processes on this process's device. `policy` is the folder or hub name of the first weights."""
+    """Implements `Sampler` in vLLM's own processes on this process's device.
+
+    `policy` is the folder or hub name of the first weights.
+    """
 
     def __init__(self, policy: str, options: VLLMOptions) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -308,8 +320,8 @@ class VLLMEngine:
     def sync_weights(self) -> None:
         """Write the weights and have vLLM load them. The first rank writes.
 
-        Every rank loads them into its colocated vLLM; with a server only the first rank does. Raises
-        ValueError if the folder can't be written.
+        Every rank loads them into its colocated vLLM; with a server only the first rank does.
+        Raises ValueError if the folder can't be written.
         """
         self.kv.clear_cache()
         self.syncs += 1

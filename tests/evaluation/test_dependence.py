@@ -330,8 +330,8 @@ def test_a_crop_from_elsewhere_is_cut_from_the_original_and_sized_like_the_one_t
 class Spelled(Scripted):
     """Speaks like `Scripted`, but letter by letter: ids that no tokenizer would write."""
 
-    def generate(self, conversations, sampling):
-        for i, completion in super().generate(conversations, sampling):
+    def generate(self, requests, sampling):
+        for i, completion in super().generate(requests, sampling):
             text = self.policy.tokenizer.decode(completion.ids)
             ids = tuple(id for letter in text for id in self.policy.tokenizer.encode(letter, add_special_tokens=False))
             yield i, Completion(ids, (-0.5,) * len(ids), completion.stopped)
@@ -382,9 +382,9 @@ def test_a_last_turn_that_got_no_observation_is_spoken_anew_with_the_noise_it_ha
     heard = []
 
     class Listening(Scripted):
-        def generate(self, conversations, sampling):
-            heard.extend(conversation.seed for conversation in conversations)
-            return super().generate(conversations, sampling)
+        def generate(self, requests, sampling):
+            heard.extend(request.seed for request in requests)
+            return super().generate(requests, sampling)
 
     play(policy, Listening(policy, call(0, 0, 50, 50), BLUE), [replace(t, turns=(), status=Status.OPEN)], LIMITS)
     play(policy, Listening(policy, "", BLUE), [again], LIMITS)
@@ -410,9 +410,9 @@ class Minded:
     def __init__(self, checkpoint: PolicyModel, minds: Sequence[Mind]) -> None:
         self.policy, self.minds = checkpoint, minds
 
-    def generate(self, conversations, sampling):
+    def generate(self, requests, sampling):
         decode = self.policy.tokenizer.decode
-        for i, c in enumerate(conversations):
+        for i, c in enumerate(requests):
             number = int(decode(c.ids[: c.prompt_tokens]).split("on sign ")[1].split("?")[0])
             text = self._says(self.minds[number], decode(c.ids[c.prompt_tokens :]), c.images)
             ids = tuple(self.policy.tokenizer.encode(text, add_special_tokens=False))
@@ -560,10 +560,10 @@ def test_every_arm_draws_with_the_noise_of_its_question_and_turn(qwen3_vl: Polic
     heard: dict[str, list[int]] = {"0": [], "1": []}
 
     class Listening(Scripted):
-        def generate(self, conversations, sampling):
-            for c in conversations:
+        def generate(self, requests, sampling):
+            for c in requests:
                 heard[c.id.rsplit(" ", 1)[1]].append(c.seed)
-            return super().generate(conversations, sampling)
+            return super().generate(requests, sampling)
 
     # forced to answer it speaks of a call instead, is told so, and answers in its second turn like all others
     measured(qwen3_vl, Listening(qwen3_vl, call(0, 0, 500, 500), BLUE), MADE[:3])

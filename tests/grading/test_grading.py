@@ -141,12 +141,12 @@ class Speaking:
     updates: int = 0
     batches: int = 0
 
-    def generate(self, conversations, sampling):
+    def generate(self, requests, sampling):
         self.batches += 1
         self.playing(self.batches)
         said = self.answers(self.updates)
-        for i in range(len(conversations)):
-            opening = "" if conversations[i].trajectory.prefill else "<answer>"
+        for i in range(len(requests)):
+            opening = "" if requests[i].trajectory.prefill else "<answer>"
             text = f"{opening}{said[i % len(said)]}</answer><|im_end|>"
             ids = tuple(self.policy.tokenizer.encode(text, add_special_tokens=False))
             yield i, Completion(ids, (-0.5,) * len(ids), stopped=True)

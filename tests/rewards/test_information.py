@@ -116,7 +116,7 @@ def test_weighed_labels_equal_a_full_forward_with_and_without_the_cache(policy):
 
     def weighed() -> list[list[float]]:
         asked = [asked_of(policy, *each) for each in wanted]
-        return engine.logprobs([conversation for conversation, _ in asked], [tail for _, tail in asked])
+        return engine.logprobs([request for request, _ in asked], [tail for _, tail in asked])
 
     cached = weighed()
     again = weighed()  # to weigh leaves what is kept as it was
@@ -131,7 +131,7 @@ def test_the_end_of_a_rollout_is_weighed_without_reading_the_rollout_again(polic
     engine, played = rolled(policy, 1)
     asked = [asked_of(policy, t, 1, "42") for t in played]
     tokens = forwards(policy, monkeypatch)
-    engine.logprobs([conversation for conversation, _ in asked], [tail for _, tail in asked])
+    engine.logprobs([request for request, _ in asked], [tail for _, tail in asked])
     # the observation, <answer> and the label; and the last token of the turn, which was sampled and never fed
     assert tokens == [sum(1 + len(t.turns[0].observation.ids) + len(encode(policy.tokenizer, f"{ANSWER_OPEN}42")) for t in played)]
 
@@ -144,7 +144,7 @@ def test_without_earlier_turns_in_memory_a_label_weighs_the_same(policy):
         kept = [sum(turn.request_id in engine._cached for turn in t.turns) for t in played]
         assert kept == [3 if keeps else 1] * len(played)
         asked = [asked_of(policy, t, turns, "42") for t in played for turns in (0, 1, 2)]
-        weighed.append(engine.logprobs([conversation for conversation, _ in asked], [tail for _, tail in asked]))
+        weighed.append(engine.logprobs([request for request, _ in asked], [tail for _, tail in asked]))
     for a, b in zip(*weighed, strict=True):
         assert a == pytest.approx(b, abs=2e-5)
 
@@ -264,9 +264,9 @@ class Told:
     def __init__(self, value: Callable[[Request], float | Sequence[float]]) -> None:
         self.value, self.asked = value, []
 
-    def logprobs(self, conversations, tails):
-        self.asked += conversations
-        values = [self.value(conversation) for conversation in conversations]
+    def logprobs(self, requests, tails):
+        self.asked += requests
+        values = [self.value(request) for request in requests]
         return [[value] * tail if isinstance(value, float) else list(value) for value, tail in zip(values, tails, strict=True)]
 
     def clear_cache(self) -> None:
@@ -284,9 +284,9 @@ def sees(t: Trajectory, own: float, *others: float) -> Told:
     """`own` for a conversation that shows this trajectory's very pixels, for all others the next of `others`, over and over."""
     turn = 0
 
-    def value(conversation: Request) -> float:
+    def value(request: Request) -> float:
         nonlocal turn
-        if pixels(conversation.images) == pixels(t.images):
+        if pixels(request.images) == pixels(t.images):
             return own
         turn += 1
         return others[(turn - 1) % len(others)]
@@ -297,8 +297,8 @@ def sees(t: Trajectory, own: float, *others: float) -> Told:
 class Silent:
     """An engine that must not be asked for anything."""
 
-    def logprobs(self, conversations, tails):
-        assert not conversations, "a label was weighed that no one needed"
+    def logprobs(self, requests, tails):
+        assert not requests, "a label was weighed that no one needed"
         return []
 
 

@@ -134,7 +134,7 @@ def test_positions_equal_those_of_transformers_for_both_families(policy):
 
 def test_placeholders_that_do_not_match_the_pixels_are_an_error(policy):
     pad = policy.image_pad_id
-    with pytest.raises(ValueError, match="3 image placeholders stand for 4 visual tokens"):
+    with pytest.raises(ValueError, match="3 image placeholders for 4 visual tokens"):
         mrope_positions([1, pad, pad, pad, 1], [(1, 4, 4)], pad, policy.merge)
 
 

@@ -80,8 +80,8 @@ def pixels(part: dict) -> Image.Image:
 class Narrow(KVEngine):
     """Draws with as many bits of the seed as the protocol carries."""
 
-    def generate(self, conversations: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
-        yield from super().generate([replace(c, seed=c.seed % 2**SEED_BITS) for c in conversations], sampling)
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+        yield from super().generate([replace(c, seed=c.seed % 2**SEED_BITS) for c in requests], sampling)
 
 
 @pytest.fixture(scope="module")

@@ -192,10 +192,10 @@ class ByLevel:
         self.policy, self.says = checkpoint, says
         self.asked: list[list[int]] = []  # the levels of each round
 
-    def generate(self, conversations, sampling):
-        self.asked.append([WIDTHS_PX.index(conversation.images[0].width) for conversation in conversations])
-        for i, (conversation, level) in enumerate(zip(conversations, self.asked[-1], strict=True)):
-            prompt = self.policy.tokenizer.decode(list(conversation.ids))
+    def generate(self, requests, sampling):
+        self.asked.append([WIDTHS_PX.index(request.images[0].width) for request in requests])
+        for i, (request, level) in enumerate(zip(requests, self.asked[-1], strict=True)):
+            prompt = self.policy.tokenizer.decode(list(request.ids))
             letter = next(letters[level] for question, letters in self.says.items() if question in prompt)
             ids = tuple(self.policy.tokenizer.encode(f"{letter}</answer><|im_end|>", add_special_tokens=False))
             yield i, Completion(ids, (-0.5,) * len(ids), stopped=True)
@@ -221,10 +221,10 @@ def asking(checkpoint, kind: Search, *letters: str, rules=(), engine=ByLevel):
 class Votes(ByLevel):
     """Votes of a level that are spelt differently: `says[question]` holds the texts of each level's votes."""
 
-    def generate(self, conversations, sampling):
+    def generate(self, requests, sampling):
         votes = {level: iter(texts) for level, texts in enumerate(next(iter(self.says.values())))}
-        for i, conversation in enumerate(conversations):
-            text = next(votes[WIDTHS_PX.index(conversation.images[0].width)])
+        for i, request in enumerate(requests):
+            text = next(votes[WIDTHS_PX.index(request.images[0].width)])
             ids = tuple(self.policy.tokenizer.encode(f"{text}</answer><|im_end|>", add_special_tokens=False))
             yield i, Completion(ids, (-0.5,) * len(ids), stopped=True)
 
@@ -341,9 +341,9 @@ class Closed(ByLevel):
         super().__init__(checkpoint, says)
         self.engine = KVEngine(checkpoint)
 
-    def generate(self, conversations, sampling):
+    def generate(self, requests, sampling):
         close = tuple(self.policy.tokenizer.encode("</answer><|im_end|>", add_special_tokens=False))
-        for i, own in self.engine.generate(conversations, Sampling(sampling.temperature, 2)):
+        for i, own in self.engine.generate(requests, Sampling(sampling.temperature, 2)):
             yield i, Completion(own.ids + close, own.logprobs + (-0.5,) * len(close), stopped=True)
 
     def clear_cache(self) -> None:

@@ -21,9 +21,9 @@ class Scripted:
     def __init__(self, checkpoint: PolicyModel, *script: str) -> None:
         self.policy, self.script = checkpoint, script
 
-    def generate(self, conversations, sampling):
-        for i, conversation in enumerate(conversations):
-            text = self.script[int(conversation.id.rsplit(" ", 1)[1])]
+    def generate(self, requests, sampling):
+        for i, request in enumerate(requests):
+            text = self.script[int(request.id.rsplit(" ", 1)[1])]
             ids = tuple(self.policy.tokenizer.encode(text, add_special_tokens=False))
             cut = ids[: sampling.tokens_per_turn]
             yield i, Completion(cut, (-0.5,) * len(cut), stopped=cut == ids)
@@ -65,13 +65,13 @@ def steer(checkpoint: PolicyModel, boxes, calls: int):
     """A KV engine that samples a call with these boxes in its first `calls` turns, whatever the weights say."""
 
     class Engine(KVEngine):
-        def _decode(self, conversations, rows, hidden, sampling):
-            self.turn = int(conversations[0].id.rsplit(" ", 1)[1])
+        def _decode(self, requests, rows, hidden, sampling):
+            self.turn = int(requests[0].id.rsplit(" ", 1)[1])
             self.scripts = [
                 self.policy.tokenizer.encode(call_text(boxes[(i + self.turn) % len(boxes)]), add_special_tokens=False)
-                for i in range(len(conversations))
+                for i in range(len(requests))
             ]
-            return super()._decode(conversations, rows, hidden, sampling)
+            return super()._decode(requests, rows, hidden, sampling)
 
         def _draw(self, hidden, noise, temperature, here, at):
             if self.turn >= calls:
