@@ -44,7 +44,7 @@ def test_siblings_share_one_encoding_of_their_prompt(policy, monkeypatch):
     assert tokens[1:] == [10] * 4  # the prompt's last token, then three of the four that were drawn; the fourth is never fed
 
 
-def test_siblings_with_different_openings_still_share_their_prompt(policy, monkeypatch):
+def test_siblings_with_different_prefills_still_share_their_prompt(policy, monkeypatch):
     [plain] = opened(policy, questions=1, siblings=1)
     forced = force(policy, plain, "<tool_call>")
     alone = play(policy, KVEngine(policy), [forced], RolloutLimits(0, 64, Sampling(1.0, 4)))[0]
@@ -72,7 +72,7 @@ def test_finished_rows_leave_the_batch(policy, monkeypatch):
     assert tokens[2] == 4 and tokens[-1] == 1
 
 
-def test_frozen_pixels_pass_through_the_tower_once_however_many_arms_ask(policy, monkeypatch):
+def test_without_gradient_an_image_passes_the_tower_once_for_all_arms(policy, monkeypatch):
     asked = opened(policy, questions=2)
     images = towers(policy, monkeypatch)
     with policy.image_cache(), torch.no_grad():
@@ -138,21 +138,21 @@ def test_placeholders_that_do_not_match_the_pixels_are_an_error(policy):
         mrope_positions([1, pad, pad, pad, 1], [(1, 4, 4)], pad, policy.merge)
 
 
-def test_questions_weighed_one_by_one_without_forgetting_have_numbers_of_their_own(policy):
-    """Each conversation is gone when the next one begins, so that the next may stand where it stood in memory."""
+def test_questions_scored_one_by_one_without_clearing_the_cache_keep_their_own_logprobs(policy):
+    """Each trajectory is freed before the next one exists, so that the next may get its memory address."""
     words = policy.tokenizer.encode("7", add_special_tokens=False)
 
-    def weighed(engine: KVEngine, forget: bool) -> list[float]:
+    def scores(engine: KVEngine, clear: bool) -> list[float]:
         found = []
         for q in range(8):
             scene = Scene(replace(DIFFICULTY[2], side_px=224), "train", q)
             original = scene.open()
             [t] = begin(policy, scene.sample(), resize_to_budget(original, 16, policy.token_px), original, [q])
             found.append(engine.logprobs([request_for(t, -1, words)], [len(words)])[0][0])
-            if forget:
+            if clear:
                 engine.clear_cache()
         return found
 
-    alone = weighed(KVEngine(policy), forget=True)
+    alone = scores(KVEngine(policy), clear=True)
     assert len(set(alone)) == 8
-    assert weighed(KVEngine(policy), forget=False) == alone
+    assert scores(KVEngine(policy), clear=False) == alone

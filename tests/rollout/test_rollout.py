@@ -42,7 +42,7 @@ def test_a_crop_outside_the_image_is_an_invalid_call_not_a_wrong_answer(policy: 
         ('<tool_call>{"name":"rm","arguments":{}}</tool_call>', Fault.UNKNOWN_TOOL),
     ],
 )
-def test_a_call_that_cannot_be_read_is_told_so_and_may_be_mended(policy: PolicyModel, bad, fault):
+def test_a_malformed_call_gets_an_error_and_may_be_corrected(policy: PolicyModel, bad, fault):
     t = playing(policy, bad, call(0, 0, 50, 50), BLUE, max_crops=2)
     assert t.turns[0].action == Malformed(fault)
     assert str(fault) in policy.tokenizer.decode(t.turns[0].observation.ids)

@@ -179,7 +179,7 @@ def test_mini_o3_crops_a_crop_in_fractions_of_it():
     assert chats[1]["messages"][2]["content"].endswith('"original_image"}</grounding>')
 
 
-def test_a_crop_of_an_image_that_was_never_shown_is_told_so_in_the_agents_own_words():
+def test_a_crop_of_an_image_that_was_never_shown_gets_an_error_in_the_agents_form():
     played, chats = asked_of(
         ['<grounding>{"bbox_2d": [0, 0, 1, 1], "source": "observation_4"}', "<answer>B</answer>"],
         "mini_o3",
@@ -258,7 +258,7 @@ def test_what_the_server_sees_is_the_view_and_the_crop_to_the_pixel():
     assert sent[1].tobytes() == image.crop((0, 0, 112, 112)).tobytes()
 
 
-def test_words_put_into_its_mouth_are_a_turn_that_the_server_continues():
+def test_the_server_continues_a_prefilled_turn():
     with Server(lambda request: ("7</answer>", "stop", 3)) as server:
         found = examined(*served(server), samples=SCENES[:1], arms=("own", "tool_free"))
         forced = [chat for chat in server.chats if chat["messages"][-1]["role"] == "assistant"]
@@ -322,7 +322,7 @@ def played_with(server: Server, dialect: str, max_crops: int = 3) -> Trajectory:
         ("mini_o3", "anything", '{"bbox_2d": [0, 0, 0.5, 0.5], "source": "original_image"}'),
     ],
 )
-def test_a_call_that_the_server_took_out_of_the_text_is_carried_out_and_told_back_in_the_dialect(dialect, name, arguments, caplog):
+def test_a_call_that_the_server_removed_from_the_text_is_executed_and_sent_back_in_the_dialect(dialect, name, arguments, caplog):
     called = {"content": "Look.", "tool_calls": [{"function": {"name": name, "arguments": arguments}}]}
     faults = [answering(called, "tool_calls"), answering({"content": "<answer>A</answer>"})]
     with Server(lambda request: ("", "stop", 0), faults) as server:
@@ -340,7 +340,7 @@ def test_a_call_that_is_no_json_is_told_as_it_would_be_in_the_text():
     assert played.turns[0].action == Malformed(Fault.NOT_JSON) and played.answer == "A"
 
 
-def test_an_answer_that_the_server_took_for_a_thought_is_read_and_said_once(caplog):
+def test_an_answer_that_the_server_returned_as_a_thought_is_read_and_logged_once(caplog):
     thought = answering({"content": None, "reasoning_content": "I see it. <answer>A</answer>"})
     with Server(lambda request: ("", "stop", 0), [thought, thought]) as server:
         assert [played_with(server, "deepeyes").answer for _ in range(2)] == ["A", "A"]
@@ -367,7 +367,7 @@ def test_half_of_a_surrogate_pair_in_a_turn_is_sent_back_as_a_replacement_charac
 
 
 @pytest.mark.parametrize("text", ["<answer>7</answer>", "<think>so</think><tool_call>{}", "It is a 7."], ids=["answer", "call", "plain"])
-def test_a_server_that_ignores_words_put_into_its_mouth_is_an_outage_of_those_arms(text):
+def test_a_server_that_ignores_prefills_is_an_outage_of_those_arms(text):
     with Server(lambda request: (text, "stop", 3)) as server, pytest.raises(ValueError, match="leave tool_free and forced out"):
         examined(*served(server), samples=SCENES[:4], arms=("own", "tool_free"))
 
@@ -409,7 +409,7 @@ def counting(per_image: int, text: int = 400):
         (status(400, "no text alone"), None, 0.0),
     ],
 )
-def test_a_server_that_resizes_the_view_is_told_by_its_count_of_the_prompt(fault, counted, deviation):
+def test_the_prompt_count_shows_that_a_server_resizes_the_view(fault, counted, deviation):
     with Server(lambda request: ("", "stop", 0), [fault, fault]) as server:
         model, engine = served(server, "qwen2_5_vl", concurrency=1)
         sample = SCENES[0]

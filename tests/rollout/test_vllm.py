@@ -157,7 +157,7 @@ def test_an_adapter_on_the_vision_tower_is_refused_before_anything_is_sampled(tm
         over(checkpoint, tmp_path)
 
 
-def test_a_folder_without_room_is_named_with_its_setting(qwen3_vl, tmp_path):
+def test_a_folder_that_cannot_be_written_is_named_with_its_setting(qwen3_vl, tmp_path):
     (tmp_path / "file").write_text("")
     engine = VLLMEngine(qwen3_vl, StandIn(qwen3_vl), tmp_path / "file" / "weights", "float32")
     with pytest.raises(ValueError, match=r"can't be written to .*/file/weights .*rollout.vllm.weights=FOLDER"):
@@ -192,7 +192,7 @@ def test_a_sampler_in_bfloat16_stays_ten_times_below_the_alarm_and_other_weights
     assert mismatch(moved) > limit
 
 
-def test_what_can_not_work_with_vllm_is_said_before_a_model_is_loaded(monkeypatch):
+def test_settings_that_vllm_cannot_run_are_refused_before_a_model_is_loaded(monkeypatch):
     def problems(*overrides: str) -> str:
         return "\n".join(problems_of(composed("experiment=smoke", "rollout=vllm", *overrides), TrainConfig))
 

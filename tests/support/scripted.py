@@ -73,11 +73,11 @@ def steer(checkpoint: PolicyModel, boxes, calls: int):
             ]
             return super()._decode(requests, rows, hidden, sampling)
 
-        def _draw(self, hidden, noise, temperature, here, at):
+        def _draw(self, hidden, noise, temperature, request_of, step):
             if self.turn >= calls:
-                return super()._draw(hidden, noise, temperature, here, at)
-            scripts = [self.scripts[i] for i in here.tolist()]
-            token = torch.tensor([script[min(at, len(script) - 1)] for script in scripts])
+                return super()._draw(hidden, noise, temperature, request_of, step)
+            scripts = [self.scripts[i] for i in request_of.tolist()]
+            token = torch.tensor([script[min(step, len(script) - 1)] for script in scripts])
             banned = torch.tensor(self.policy.banned_ids)
             scores = torch.log_softmax(self.policy.head(hidden).float().index_fill(1, banned, float("-inf")), -1)
             return token, scores.gather(1, token[:, None])[:, 0]

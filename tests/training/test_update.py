@@ -204,12 +204,12 @@ def test_in_mixed_precision_rollouts_and_updates_compute_in_bfloat16_and_agree(f
     policy = policy_of(checkpoint)
     policy.engine, policy.limits = steer(checkpoint, boxes_of(checkpoint), 1), RolloutLimits(1, 64, Sampling(1.0, 60))
     held: set[torch.dtype] = set()
-    forget = policy.engine.clear_cache
+    clear = policy.engine.clear_cache
 
     def looking() -> None:
         if policy.engine._prompts:
             held.update(store.dtype for kept in policy.engine._cached.values() for store in (*kept.rows.keys, *kept.rows.values))
-        forget()
+        clear()
 
     policy.engine.clear_cache = looking
     seen = {}
