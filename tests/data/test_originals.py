@@ -433,7 +433,7 @@ def test_a_forked_process_streams_though_its_parent_did_before(tmp_path, huge):
     read(path).region((0.0, 0.0, 600.0, 400.0))
     child = multiprocessing.get_context("fork").Process(target=read(path).reduced, args=((72, 48),))
     child.start()
-    child.join(30)
+    child.join(600)
     hangs = child.is_alive()
     child.kill()
     assert not hangs and child.exitcode == 0

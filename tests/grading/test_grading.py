@@ -50,7 +50,7 @@ def no_long_waits(monkeypatch):
 
 
 def grader(server: Server, folder: Path, retries: int = 0, concurrency: int = 4) -> Grader:
-    endpoint = Endpoint(server.url, "tiny", "TEST_KEY", timeout_s=20.0, retries=retries, concurrency=concurrency)
+    endpoint = Endpoint(server.url, "tiny", "TEST_KEY", timeout_s=600.0, retries=retries, concurrency=concurrency)
     return Grader(Judge(endpoint, folder / "verdicts.jsonl"))
 
 
@@ -200,13 +200,13 @@ def test_the_judge_speaks_while_other_questions_still_play(tmp_path):
 
     def playing(batch: int) -> None:
         if batch == 2:
-            assert asked.wait(60), "the judge was not asked while the second question was still to be played"
+            assert asked.wait(600), "the judge was not asked while the second question was still to be played"
             second.set()
         events.append(f"question {batch} plays")
 
     def respond(request):
         asked.set()
-        assert second.wait(60), "training waited for the verdict before it played on"
+        assert second.wait(600), "training waited for the verdict before it played on"
         events.append("a verdict")
         return "yes", "stop", 1
 
@@ -249,7 +249,7 @@ def test_a_group_whose_server_is_away_is_asked_about_again_with_the_next_group(t
 
     def playing(batch: int) -> None:
         if batch == 2:
-            assert gone.wait(60)
+            assert gone.wait(600)
 
     graded: Grader
 
@@ -266,7 +266,7 @@ def test_a_group_whose_server_is_away_is_asked_about_again_with_the_next_group(t
             playing(batch)
             if batch == 2:
                 with waited:
-                    assert waited.wait_for(lambda: graded.judge.outage is not None, timeout=60)
+                    assert waited.wait_for(lambda: graded.judge.outage is not None, timeout=600)
 
         policy.engine.playing = outage_is_known
         start()
@@ -420,7 +420,7 @@ from focus.grading.judge import Judge
 from tests.grading.test_grading import ships, training
 from tests.support.updates import trainer
 url, folder = sys.argv[1:]
-judge = Judge(Endpoint(url, "tiny", "TEST_KEY", timeout_s=20.0, retries=0, concurrency=2), Path(folder) / "verdicts.jsonl")
+judge = Judge(Endpoint(url, "tiny", "TEST_KEY", timeout_s=600.0, retries=0, concurrency=2), Path(folder) / "verdicts.jsonl")
 answers = lambda update: ["harbour", f"port {update}", "at sea", f"pier {update}"]
 policy, rows, _ = training(Grader(judge), answers, max_ungraded=0.4)
 made = trainer(devices=2, strategy="ddp", callbacks=policy.rewards, log_every_n_steps=1)

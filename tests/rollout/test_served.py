@@ -99,7 +99,7 @@ def examined(model, engine, samples: Sequence[Sample] = SCENES, arms: Sequence[s
     return measure(Evaluator(model, engine, gap, LIMITS, 0, arms, len(samples)), samples, None)[0]
 
 
-def served(server: Server, dialect: str = "tiny", timeout_s: float = 20.0, retries: int = 6, concurrency: int = 4):
+def served(server: Server, dialect: str = "tiny", timeout_s: float = 600.0, retries: int = 6, concurrency: int = 4):
     client = Endpoint(server.url, "tiny", "NO_KEY", timeout_s, retries, concurrency)
     return Served(client, DIALECTS[dialect]), OpenAIEngine(client, DIALECTS[dialect])
 
@@ -118,9 +118,9 @@ def test_the_probe_of_a_served_policy_is_that_of_its_weights_in_every_arm_and_me
 
 def test_faults_of_the_network_and_the_server_change_nothing(embedded, direct, monkeypatch):
     monkeypatch.setattr(endpoints, "BACKOFF_S", 0.01)
-    faults = [slow(2.0), reset, status(429, Retry_After="0"), status(500), half_sent, half_json, without_choices([])]
+    faults = [slow(600), reset, status(429, Retry_After="0"), status(500), half_sent, half_json, without_choices([])]
     with Server(Speaking(embedded), faults) as server:
-        assert same(direct, examined(*served(server, timeout_s=1.5))) == []
+        assert same(direct, examined(*served(server, timeout_s=4.0))) == []
         assert not server.faults
 
 

@@ -392,7 +392,7 @@ def test_workers_that_draw_questions_leave_a_clusters_signals_to_their_process()
         os.kill(worker.pid, signal.SIGUSR2)
         assert len(next(questions)) == 2 and worker.is_alive() and not asked
         del questions
-        worker.join(timeout=20)
+        worker.join(timeout=600)
         assert worker.exitcode == 0
     finally:
         for each, handler in before.items():

@@ -38,7 +38,7 @@ def no_long_waits(monkeypatch):
 
 def endpoint(server: Server | str, **changes) -> Endpoint:
     url = server if isinstance(server, str) else server.url
-    usual = {"model": "tiny", "key_env": "TEST_KEY", "timeout_s": 20.0, "retries": 2, "concurrency": 4}
+    usual = {"model": "tiny", "key_env": "TEST_KEY", "timeout_s": 600.0, "retries": 2, "concurrency": 4}
     return Endpoint(url, **{**usual, **changes})
 
 
@@ -108,7 +108,7 @@ def test_the_key_comes_from_the_named_variable_and_local_servers_need_none(monke
         assert [request.headers["authorization"] for request in server.requests] == ["Bearer none", "Bearer sk-1234"]
 
 
-SLOW = protocol.slow(3)
+SLOW = protocol.slow(600)  # the server's end cuts it short
 TRANSIENT = {
     "slow": (SLOW, Outage, "did not answer in full within 0.5 s; raise timeout_s, or lower concurrency"),
     "reset": (protocol.reset, Outage, "cannot be reached or hangs up .*reset by peer"),
@@ -138,7 +138,7 @@ TRANSIENT = {
 @pytest.mark.parametrize(("fault", "kind", "message"), TRANSIENT.values(), ids=TRANSIENT)
 def test_a_transient_fault_is_tried_again_and_forgotten(fault, kind, message):
     with Server(hello, [fault, fault]) as server:
-        assert endpoint(server, timeout_s=0.5 if fault is SLOW else 20).ask(**ASK).text == "hello yourself"
+        assert endpoint(server, timeout_s=3.0 if fault is SLOW else 600.0).ask(**ASK).text == "hello yourself"
         assert len(server.requests) == 3
 
 
@@ -146,7 +146,7 @@ def test_a_transient_fault_is_tried_again_and_forgotten(fault, kind, message):
 def test_a_fault_that_stays_is_told_after_all_retries(fault, kind, message):
     with Server(hello, [fault] * 9) as server:
         with pytest.raises(kind, match=message) as error:
-            endpoint(server, timeout_s=0.5 if fault is SLOW else 20, retries=1).ask(**ASK)
+            endpoint(server, timeout_s=0.5 if fault is SLOW else 600.0, retries=1).ask(**ASK)
         assert len(server.requests) == 2
         assert f"{server.url} (model 'tiny', retries=1)" in str(error.value)
 
@@ -473,7 +473,7 @@ def test_no_more_requests_are_open_at_once_than_allowed_and_no_fewer():
     three = threading.Barrier(3)
 
     def respond(request):
-        three.wait(20)  # breaks unless three are open at once
+        three.wait(600)  # breaks unless three are open at once
         return "hello", "stop", 1
 
     with Server(respond) as server:
@@ -489,7 +489,7 @@ def test_replies_come_as_they_are_answered_beside_the_index_of_their_request():
     def respond(request):
         text = request["messages"][0]["content"]
         if text == "first":
-            second.wait(20)
+            second.wait(600)
         return text, "stop", 1
 
     with Server(respond) as server:
@@ -547,7 +547,7 @@ def test_a_reader_who_leaves_early_ends_the_asking():
 
     def respond(request):
         if request["messages"][0]["content"] != "first":
-            left.wait(20)
+            left.wait(600)
         return "hello", "stop", 1
 
     with Server(respond) as server:
@@ -565,7 +565,7 @@ from focus.runtime.endpoint import Endpoint
 assert "openai" not in sys.modules, "a second of imports for those who ask no server"
 ask = {"messages": [], "temperature": 0.0, "max_tokens": 8}
 try:
-    list(Endpoint(sys.argv[1], "tiny", "TEST_KEY", 60.0, 5, 2).ask_all([ask] * 9))
+    list(Endpoint(sys.argv[1], "tiny", "TEST_KEY", 600.0, 5, 2).ask_all([ask] * 9))
 except KeyboardInterrupt:
     print("interrupted")
 """
@@ -573,7 +573,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.processes
 def test_ctrl_c_ends_the_process_without_waiting_for_answers():
-    with Server(hello, [protocol.slow(60)] * 9) as server:
+    with Server(hello, [protocol.slow(600)] * 9) as server:
         child = subprocess.Popen([sys.executable, "-c", INTERRUPTED, server.url], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         until = time.monotonic() + 600
         while len(server.requests) < 2 and child.poll() is None and time.monotonic() < until:
@@ -581,5 +581,5 @@ def test_ctrl_c_ends_the_process_without_waiting_for_answers():
         begin = time.monotonic()
         os.kill(child.pid, signal.SIGINT)
         assert child.communicate(timeout=600)[0] == "interrupted\n"
-        assert time.monotonic() - begin < 30  # the answers are 60 s away
+        assert time.monotonic() - begin < 300  # the answers are 600 s away
         assert len(server.requests) == 2
