@@ -27,6 +27,7 @@ print([name for name in {SLOW} if name in sys.modules])
 """
 
 
+@pytest.mark.processes
 def test_a_misspelt_key_is_refused_by_every_command_before_anything_slow_is_imported():
     done = subprocess.run([sys.executable, "-c", MISSPELT], capture_output=True, text=True, cwd=CONF.parent, timeout=600)
     assert done.stdout == "[]\n", done.stdout + done.stderr

@@ -61,16 +61,19 @@ def entry(*arguments: str, module: str = "train") -> str:
     return done.stderr
 
 
+@pytest.mark.processes
 def test_an_unknown_key_fails_with_the_list_of_what_exists():
     said = entry("experiment=smoke", "gap.view_token=3")
     assert "gap.view_token is no setting. Did you mean view_tokens? There are: mode, view_tokens, table" in said
 
 
+@pytest.mark.processes
 def test_an_unknown_experiment_fails_with_the_list_of_what_exists():
     said = entry("experiment=stage9")
     assert all(experiment in said for experiment in EXPERIMENTS)
 
 
+@pytest.mark.processes
 def test_a_value_of_the_wrong_type_is_named():
     assert "gap.view_tokens" in entry("experiment=smoke", "gap.view_tokens=many")
 
@@ -180,6 +183,7 @@ def test_the_policy_section_says_what_learns_and_what_is_recomputed():
     assert not load_policy(composed("experiment=smoke").policy).backbone.language_model.gradient_checkpointing
 
 
+@pytest.mark.processes
 def test_a_reward_term_that_refuses_its_settings_is_named_before_anything_is_trained(tmp_path):
     said = entry("experiment=smoke", "reward=stage2", "reward.terms.grounding.omega=2", f"output={tmp_path}")
     assert "reward.terms.grounding can't be constructed: omega of the grounding reward is 2; it must be in [0, 1]" in said
