@@ -18,7 +18,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from focus import config
+from focus.config import CONF, SCHEMAS, problems_of
+from focus.config.command_line import readable
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "experiments").rglob("README.md"))]
@@ -57,7 +58,7 @@ def in_text() -> list[tuple[str, str, str]]:
     """The same of commands in running text and tables. One with three dots or <name> is the form of a command."""
     found = []
     for path in PAGES:
-        text = re.sub(r"^```\w*\n.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+        text = re.sub(r"^```\w*\n.*?^```$|^#[^\n]*$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)  # headings name commands
         bodies = [body for body in IN_TEXT.findall(text) if not set("<*") & {*body} and "..." not in body]
         found += [(str(path.relative_to(ROOT)), "not run: in running text", body) for body in bodies]
     return found
@@ -128,15 +129,15 @@ def problems(words: Words, reader: Path) -> list[str]:
     command = words[2].removeprefix("focus.")
     overrides = []
     for word in (word for word in words[3:] if not word.startswith("-")):
-        [parsed] = OverridesParser.create().parse_overrides([config.readable(word, "--multirun" in words)])
+        [parsed] = OverridesParser.create().parse_overrides([readable(word, "--multirun" in words)])
         first = next(parsed.sweep_string_iterator()) if parsed.is_sweep_override() else None
         overrides.append(parsed.input_line if first is None else f"{parsed.get_key_element()}={first}")
-    with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         composed = compose(command, [*overrides, f"hydra.searchpath=[file://{reader}/conf]"], return_hydra_config=True)
     cfg = OmegaConf.masked_copy(composed, [key for key in map(str, composed) if key != "hydra"])
     if "output" in cfg:
         cfg.output = "outputs/x"
-    return [*config.unknown_keys(cfg, config.SCHEMAS[command]), *config.problems_of(cfg)]
+    return problems_of(cfg, SCHEMAS[command])
 
 
 def test_every_page_has_commands_that_are_checked():
