@@ -148,7 +148,7 @@ def leak_report(cfg: PlayConfig, samples: Sequence[Sample]) -> list[str]:
     """What these questions share with every set that was read before and with `evaluation.records`, one sentence each."""
     if not isinstance(samples, Records):
         return []
-    known = {name: path for name, path in leaks.known_sets(Path(cfg.data.kept).parent).items() if name not in cfg.data.mix}
+    known = {name: path for name, path in leaks.known_sets(Path(cfg.data.cache_dir).parent).items() if name not in cfg.data.mix}
     if cfg.evaluation.records:
         known["evaluation.records"] = Path(cfg.evaluation.records)
     return leaks.report(cfg.data.source, samples.path, known)
@@ -159,7 +159,7 @@ def _open_source(data: DataConfig) -> Sequence[Sample]:
         data.source,
         data.records,
         data.root,
-        kept=Path(data.kept),
+        kept=Path(data.cache_dir),
         annotations=data.annotations,
         repair=data.repair_annotations,
         derive_px=data.derive_boxes,

@@ -20,6 +20,9 @@ Settings = Mapping[str, Any]
 
 # A key stands for everything below it: `trainer` for `trainer.devices`.
 
+# Settings that earlier versions called otherwise. Hashes and kept settings have the earlier name
+EARLIER = {"data.cache_dir": "data.kept"}
+
 # How a conversation is played: it moves both the trained weights and a measurement of given weights
 PLAYED = (
     *("policy.dialect", "policy.dtype", "policy.attention", "gap.mode", "gap.view_tokens", "seed"),
@@ -30,7 +33,7 @@ PLAYED = (
 LEARNED = (
     *("policy.checkpoint", "policy.train_vision", "policy.lora_rank", "policy.lora_alpha", "policy.lora_targets"),
     *("data.source", "data.difficulty", "data.side_px", "data.letter_px", "data.scenes", "data.mix", "data.records"),
-    *("data.root", "data.kept", "data.annotations", "data.repair_annotations", "data.derive_boxes"),
+    *("data.root", "data.cache_dir", "data.annotations", "data.repair_annotations", "data.derive_boxes"),
     *("data.max_question_chars", "data.max_options", "gap.table", "rollout.sampler_ratio_cap", "rollout.temperature"),
     *("rollout.questions_per_update", "rollout.rollouts_per_question", "rollout.force_first_crop", "reward"),
     *("objective.updates_per_rollout", "objective.learning_rate", "objective.warmup_updates", "objective.weight_decay"),
@@ -104,7 +107,9 @@ def flat(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def learned_settings(settings: Settings) -> dict[str, Any]:
     """Every setting that can move the trained weights, by its full key."""
-    kept = {key: value for key, value in flat(settings) if under(key, (*PLAYED, *LEARNED, *LENGTH, *MEMORY))}
+    named = {EARLIER.get(key, key): value for key, value in flat(settings)}
+    lists = (*PLAYED, *LEARNED, *LENGTH, *MEMORY, *EARLIER.values())
+    kept = {key: value for key, value in named.items() if under(key, lists)}
     # Recorded hashes have an entry for each of these sections where it is not used
     kept |= {f"rollout.{name}": None for name in ("endpoint", "vllm") if settings["rollout"][name] is None}
     if "alarms" in settings and settings["alarms"]["stop"]:

@@ -77,7 +77,7 @@ class DataConfig(Section):
     mix: list[Text]
     records: Text | None
     root: Text | None
-    kept: Text
+    cache_dir: Text
     annotations: Text | None
     repair_annotations: bool
     derive_boxes: Annotated[

@@ -37,7 +37,7 @@ def open_source(
         try:
             kept.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"data.kept is {kept}, a folder that can't be written ({error}); choose another") from error
+            raise ValueError(f"data.cache_dir is {kept}, a folder that can't be written ({error}); choose another") from error
     if source in SETS:
         read = _read(source, Path(root or ""), kept)
         path, root = read.path, str(read.root)

@@ -59,7 +59,7 @@ def _shared(cfg: InspectConfig, samples: Sequence[Sample]) -> dict[str, list[str
     """
     if not isinstance(samples, Records):
         return {"compared": [], "found": [], "unread": []}
-    known = {name: path for name, path in known_sets(Path(cfg.data.kept).parent).items() if path.parent != samples.path.parent}
+    known = {name: path for name, path in known_sets(Path(cfg.data.cache_dir).parent).items() if path.parent != samples.path.parent}
     unread = [name for name in TESTS if name not in known and name != cfg.data.source]
     return {"compared": list(known), "found": report(cfg.data.source, samples.path, known), "unread": unread}
 
@@ -67,7 +67,7 @@ def _shared(cfg: InspectConfig, samples: Sequence[Sample]) -> dict[str, list[str
 def _record(found: Contents, cfg: InspectConfig, samples: Sequence[Sample]) -> dict[str, object]:
     """Everything that was counted, for `inspect.json`; counts are ordered from the largest."""
     published = SETS.get(cfg.data.source)
-    told = json.loads((Path(cfg.data.kept) / "reading.json").read_text()) if published else {}
+    told = json.loads((Path(cfg.data.cache_dir) / "reading.json").read_text()) if published else {}
     sizes = sorted(found.images.values(), key=math.prod)
     return {
         "source": cfg.data.source,

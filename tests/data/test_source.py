@@ -60,7 +60,7 @@ def opened(tmp_path, capsys) -> Callable[..., tuple[Records, str]]:
 @pytest.mark.parametrize("name", SETS)
 def test_every_set_is_chosen_by_its_name_wherever_questions_are_read(tmp_path, entry, name):
     cfg = composed(entry, f"data={name}", f"data.root={tmp_path}")
-    assert (cfg.data.source, cfg.data.kept) == (name, f"outputs/data/{name}")
+    assert (cfg.data.source, cfg.data.cache_dir) == (name, f"outputs/data/{name}")
     refused = [f"data.source is {name}, which policies are tested on; train on another set"] if entry == "train" and name in TESTS else []
     assert problems_of(cfg, SCHEMAS[entry]) == refused
 
@@ -76,7 +76,7 @@ def test_the_file_of_every_set_says_what_it_reads_and_expects_it_in_one_place(na
 
 @pytest.mark.parametrize("name", SETS)
 def test_every_set_is_opened_through_the_settings(tmp_path, published, name):
-    cfg = composed("inspect", f"data={name}", f"data.root={published(name)}", f"data.kept={tmp_path}/data")
+    cfg = composed("inspect", f"data={name}", f"data.root={published(name)}", f"data.cache_dir={tmp_path}/data")
     validated(cfg, InspectConfig)
     samples = build.training_samples(cfg.data)
     assert len(samples) > 0 and all(sample.source == name and sample.open().size == sample.size for sample in samples)
@@ -198,7 +198,7 @@ def test_they_are_so_too_beside_a_training_set_that_lies_in_another_folder(tmp_p
 
 
 def test_a_probe_reads_the_set_itself(tmp_path, published):
-    cfg = composed("probe", "data=vstar", f"data.root={published('vstar')}", f"data.kept={tmp_path}/data", "evaluation.samples=2")
+    cfg = composed("probe", "data=vstar", f"data.root={published('vstar')}", f"data.cache_dir={tmp_path}/data", "evaluation.samples=2")
     validated(cfg, ProbeConfig)
     assert [sample.id for sample in build.held_out_samples(cfg)] == ["vstar/test/0", "vstar/test/1"]
 
@@ -283,7 +283,7 @@ def test_drawn_boxes_are_the_road_to_stage_2(tmp_path, published):
     (tmp_path / "policy").mkdir()
     (tmp_path / "policy/config.json").write_text("{}")
     export = label_studio(tmp_path / "boxes.json", ("0.jpg", "doc_0", NESTED), ("1.jpg", "doc_1", NESTED))
-    settings = ("data=visualprobe_train", f"data.root={published('visualprobe_train')}", f"data.kept={tmp_path}/data")
+    settings = ("data=visualprobe_train", f"data.root={published('visualprobe_train')}", f"data.cache_dir={tmp_path}/data")
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         overrides = ["experiment=stage2", *settings, "evaluation.samples=0", f"policy.checkpoint={tmp_path}/policy", "output=x"]
         bare, cfg = compose("train", overrides), compose("train", [*overrides, f"data.annotations={export}"])

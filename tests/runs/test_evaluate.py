@@ -254,7 +254,7 @@ def scripted(qwen3_vl, monkeypatch):
 
 
 def evaluating(folder: Path, source: str, *overrides: str):
-    places = (f"data={source}", f"data.root={folder / 'published'}", f"data.kept={folder / 'data' / source}")
+    places = (f"data={source}", f"data.root={folder / 'published'}", f"data.cache_dir={folder / 'data' / source}")
     return settings(folder / "out", Path("embedded"), *SMALL, *places, *overrides, name="evaluate")
 
 

@@ -30,7 +30,7 @@ class Inspected:
     def __init__(self, folder: Path, name: str, *overrides: str, printed: Callable[[], str]) -> None:
         self.output = folder / "look"
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            cfg = compose("inspect", [f"data={name}", f"data.kept={folder}/data/{name}", f"output={self.output}", *overrides])
+            cfg = compose("inspect", [f"data={name}", f"data.cache_dir={folder}/data/{name}", f"output={self.output}", *overrides])
         printed()
         inspect.run(cfg)
         self.said = " ".join(printed().split())

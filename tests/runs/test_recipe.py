@@ -135,7 +135,12 @@ def test_a_mix_has_the_questions_of_its_sets_without_their_boxes(downloads, tmp_
 
 def test_a_mix_is_inspected_like_a_set(downloads, tmp_path, capsys):
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        overrides = ["data=lfpc_stage1", f"data.root={downloads}", f"data.kept={tmp_path / 'lfpc_stage1'}", f"output={tmp_path / 'out'}"]
+        overrides = [
+            "data=lfpc_stage1",
+            f"data.root={downloads}",
+            f"data.cache_dir={tmp_path / 'lfpc_stage1'}",
+            f"output={tmp_path / 'out'}",
+        ]
         inspect.run(compose("inspect", overrides))
     assert json.loads((tmp_path / "out/inspect.json").read_text())["source"] == "lfpc_stage1"
 
@@ -195,7 +200,7 @@ def judge(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("experiment", ["stage1_7b", "stage1_7b_lora"])
 def test_stage_1_runs_two_updates_with_a_tiny_checkpoint_of_its_family_on_fixture_files(experiment, downloads, judge, tmp_path):
-    there = ["data.root=" + str(downloads), f"data.kept={tmp_path / 'kept/lfpc_stage1'}"]
+    there = ["data.root=" + str(downloads), f"data.cache_dir={tmp_path / 'kept/lfpc_stage1'}"]
     samples = open_source("lfpc_stage1", None, str(downloads), tmp_path / "kept/lfpc_stage1", mix=SETS)
     train.run(composed(experiment, *prepared(tmp_path, samples), *there))
     ran(tmp_path)
@@ -209,7 +214,7 @@ def test_stage_2_runs_two_updates_on_questions_whose_boxes_were_drawn(judge, tmp
     image = {"id": 1, "width": 100, "height": 80, "file_name": "0.jpg"}
     drawn = {"images": [image], "annotations": boxes, "categories": [{"id": 1, "name": "text"}]}
     (tmp_path / "drawn.json").write_text(json.dumps(drawn))
-    there = [f"data.root={tmp_path / 'published'}", f"data.kept={tmp_path / 'kept/visualprobe_train'}"]
+    there = [f"data.root={tmp_path / 'published'}", f"data.cache_dir={tmp_path / 'kept/visualprobe_train'}"]
     annotated = open_source(
         "visualprobe_train", None, str(tmp_path / "published"), tmp_path / "kept/visualprobe_train", str(tmp_path / "drawn.json")
     )

@@ -49,7 +49,7 @@ def ingest(published: Published, root: Path, kept: Path) -> Reading:
     Raises ValueError if the files are not there, are not what they should be, or leave no usable row, and if `kept` lies among them.
     """
     if kept.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"data.kept is {kept}, inside data.root ({root}), where it would be taken for published files; choose another")
+        raise ValueError(f"data.cache_dir is {kept}, inside data.root ({root}), where it would be read as published files; choose another")
     manifest = kept / "reading.json"
     identity = _identity(published, root)
     known = _known(manifest)
