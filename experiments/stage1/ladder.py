@@ -29,7 +29,7 @@ def main() -> None:
             gap, limits = Gap(Mode.FIXED, tokens, checkpoint.token_px), RolloutLimits(1, 64, Sampling(1.0, 40))
             samples = Scenes(DIFFICULTY[1], "eval", SCENES)
             evaluator = Evaluator(checkpoint, KVEngine(checkpoint), gap, limits, 0, ("own", "noise", "tool_free"), 50)
-            outcome, _ = measure(evaluator, samples, f"{name} {tokens}")
+            outcome, _ = measure(evaluator, samples, None)
             shown = {metric: outcome.of(metric) for metric in ("own", "noise", "tool_free", "called", "D_noise")}
             record[name][str(tokens)] = {m: [round(100 * v, 1) for v in bootstrap(each, outcome.groups)] for m, each in shown.items()}
     (Path(__file__).parent / "ladder.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -10,7 +10,6 @@ from focus.data.boxes import area, coverage, iou
 from focus.data.sample import Sample
 from focus.evaluation.arms import Evaluator
 from focus.evaluation.outcome import METRICS, Outcome
-from focus.evaluation.progress import chunks
 from focus.grading.answers import RIGHT_FROM, normalise
 from focus.grading.extraction import read_answer
 from focus.grading.grader import Grader, case_of
@@ -18,17 +17,18 @@ from focus.rewards.terms import l1_reward
 from focus.rollout.trajectory import Status, Trajectory
 from focus.runtime import distributed, files
 from focus.runtime.endpoint import Outage
+from focus.runtime.progress import Advance, chunks
 
 
-def measure(evaluator: Evaluator, samples: Sequence[Sample], label: str | None) -> tuple[Outcome, list[Trajectory]]:
-    """Measure one policy at one view; `label` names the progress bar, None shows none.
+def measure(evaluator: Evaluator, samples: Sequence[Sample], advance: Advance | None) -> tuple[Outcome, list[Trajectory]]:
+    """Measure one policy at one view. `advance` is called with the number of questions that are done.
 
     Also returns the trajectories of the `own` arm, in the order of the samples. Raises Outage if a
     server fails.
     """
     outcome = Outcome(evaluator.gap.view_tokens)
     own: list[Trajectory] = []
-    for chunk in chunks(samples, evaluator.questions_per_forward, label):
+    for chunk in chunks(samples, evaluator.questions_per_forward, advance):
         batch = evaluator.play_arms(chunk)
         outcome.seconds += batch.own_seconds
         outcome.broken += batch.unreadable.values()
@@ -44,7 +44,7 @@ def measure(evaluator: Evaluator, samples: Sequence[Sample], label: str | None) 
     return outcome, own
 
 
-def measure_on_all_ranks(evaluator: Evaluator, samples: Sequence[Sample], label: str | None) -> Outcome:
+def measure_on_all_ranks(evaluator: Evaluator, samples: Sequence[Sample], advance: Advance | None) -> Outcome:
     """`measure` with the questions divided among the ranks of a run.
 
     Every rank gets the whole outcome, in the order of the samples. If a server fails for one rank, all
@@ -52,7 +52,7 @@ def measure_on_all_ranks(evaluator: Evaluator, samples: Sequence[Sample], label:
     """
     own_part: Outcome | Outage
     try:
-        own_part, _ = measure(evaluator, distributed.shard(samples), label if files.is_first_rank() else None)
+        own_part, _ = measure(evaluator, distributed.shard(samples), advance if files.is_first_rank() else None)
     except Outage as outage:
         own_part = outage
     parts: list[Outcome] = []
