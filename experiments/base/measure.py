@@ -84,11 +84,11 @@ def measure(folder: Path, difficulty: int) -> dict[str, object]:
     for tokens in ladder((448, 448), checkpoint.token_px):
         gap = Gap(Mode.FIXED, tokens, checkpoint.token_px)
         evaluator = Evaluator(checkpoint, KVEngine(checkpoint), gap, RolloutLimits(1, 64, Sampling(0.0, 40)), 0, ("tool_free",), 50)
-        outcome, _ = measure_arms(evaluator, samples, f"{tokens}")
+        outcome, _ = measure_arms(evaluator, samples, None)
         keep(f"tool-free accuracy at {tokens} tokens", outcome.values["tool_free"])
         if tokens in (16, 256):
             evaluator = Evaluator(checkpoint, KVEngine(checkpoint), gap, RolloutLimits(1, 64, Sampling(1.0, 40)), 0, ("own", "forced"), 50)
-            sampled, played = measure_arms(evaluator, samples, f"{tokens}, sampled")
+            sampled, played = measure_arms(evaluator, samples, None)
             keep(f"format-valid at {tokens} tokens", sampled.values["answered"])
             keep(f"crop rate at {tokens} tokens", sampled.values["called"])
             keep(f"accuracy at {tokens} tokens", sampled.values["own"])

@@ -6,40 +6,21 @@ run that was interrupted leaves the same one as a run that was not.
 
 import json
 import re
-import shlex
-import subprocess
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-import transformers
 from huggingface_hub import ModelCardData, metadata_load
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from hydra.core.hydra_config import HydraConfig
 from transformers.utils import cached_file
 from yaml import YAMLError
 
-from focus.config import CONF, SECRET
+from focus.report.provenance import UNKNOWN, Start
 from focus.report.run import ROWS
 from focus.report.table import Results, markdown_table
-from focus.runtime import files
 
-UNKNOWN = "unknown"
 SHOWN = ("own", "called", "D_noise")  # metrics of the final table that stand on the card
 TAGS = ["lfpc", "grpo", "image-text-to-text"]
-# Settings that may hold a key: what a server is told besides, and what a logger takes
-UNSHOWN = re.compile(r"[+~]*(logger(\.|=\{)|(judge|rollout(\.endpoint)?)(\.extra|=\{)|[^=]*\burl=.*[?@])", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Start:
-    """By what a training was made, from one of its starts. `command` is None where it was started from Python."""
-
-    command: str | None
-    commit: str
-    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -158,67 +139,3 @@ def stated_licence(base: str, place: str | Path) -> dict[str, str]:
         if "license" in words:
             return words
     return {}
-
-
-def remember_start(path: Path) -> None:
-    """Add to `path` by what this process trains, unless that stands there already.
-
-    A run may go on with other code than it began with; its card then names both.
-    """
-    if not files.is_first_rank():
-        return
-    start = Start(_command(), _commit(), {"focus": _version(), "torch": torch.__version__, "transformers": transformers.__version__})
-    before = starts(path)
-    if start not in before:
-        files.write_on_first_rank(path, "".join(json.dumps(vars(each)) + "\n" for each in (*before, start)))
-
-
-def starts(path: Path) -> list[Start]:
-    """What `remember_start` wrote; lines that it did not write are left out."""
-    found = []
-    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
-        try:
-            row = json.loads(line)
-            command, commit, versions = row["command"], row["commit"], row["versions"].items()
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            continue
-        found.append(Start(None if command is None else str(command), str(commit), {str(name): str(each) for name, each in versions}))
-    return found
-
-
-def _command() -> str | None:
-    """The command of this run alone, also where it is a point of a sweep; None where it was started from Python."""
-    return command_of(HydraConfig.get().overrides.task) if HydraConfig.initialized() else None
-
-
-def command_of(overrides: Sequence[str]) -> str:
-    """The command with these overrides, to be copied into a shell. Those that may hold a key are left out, and that is said."""
-    words = [word for word in overrides if not _may_hold_a_key(word)]
-    left_out = "" if len(words) == len(overrides) else "  # without settings that may hold a key"
-    return shlex.join(["python", "-m", "focus.train", *words]) + left_out
-
-
-def _may_hold_a_key(override: str) -> bool:
-    return bool(UNSHOWN.match(override)) or any(SECRET.fullmatch(word) for word in re.findall(r"[A-Za-z_-]+", override))
-
-
-def _commit() -> str:
-    """The commit of the checkout that this code lies in, `with changes` where code or settings differ; `unknown` outside of one."""
-    root = CONF.parent
-    try:
-        top, head = _git("rev-parse", "--show-toplevel", "HEAD").split("\n")
-        if Path(top).resolve() != root.resolve():  # a repository around an installed package
-            return UNKNOWN
-        return head + (" with changes" if _git("status", "--porcelain", "--", "focus", "conf") else "")
-    except (OSError, ValueError, subprocess.SubprocessError):  # no git, no checkout, no commit yet, one of another user
-        return UNKNOWN
-
-
-def _git(*words: str) -> str:
-    asked = ["git", "-C", str(CONF.parent), *words]
-    return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60).stdout.rstrip("\n")
-
-
-def _version() -> str:
-    project = CONF.parent / "pyproject.toml"
-    return tomllib.loads(project.read_text())["project"]["version"] if project.is_file() else UNKNOWN

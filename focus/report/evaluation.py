@@ -19,6 +19,7 @@ from focus.evaluation.bootstrap import bootstrap
 from focus.evaluation.outcome import DIFFERENCES
 from focus.evaluation.predictions import replay_conversation
 from focus.grading.answers import RIGHT_FROM
+from focus.report.results_file import Metrics, interval
 from focus.report.table import Cell, Results, Row
 from focus.report.verdict import dependence_sentence
 from focus.rewards import Example
@@ -56,6 +57,7 @@ def summary(rows: Rows, arms: Sequence[str], resamples: int) -> dict[str, Any]:
         "images": len({row["group"] for row in own}),
         "repeats": len({row["repeat"] for row in own}),
         "metrics": {arm: _metrics(each, resamples) for arm, each in played.items()},
+        "n": {arm: {metric: len(values) for metric in METRICS if (values := _by_question(each, metric))} for arm, each in played.items()},
         "differences": {},
         "by": {},
         "unweighted": {},
@@ -82,6 +84,16 @@ def summary(rows: Rows, arms: Sequence[str], resamples: int) -> dict[str, Any]:
     if any("cycle_category" in row["meta"] for row in own):
         found["strict_circular"] = {arm: _circular(each, resamples) for arm, each in played.items()}
     return found
+
+
+def interval_metrics(found: Mapping[str, Any]) -> dict[str, Metrics]:
+    """The metrics of every arm, and the differences between arms, as `results.json` has them."""
+    metrics = {
+        arm: {name: interval(mean, low, high, found["n"][arm][name]) for name, (mean, low, high) in of_arm.items()}
+        for arm, of_arm in found["metrics"].items()
+    }
+    differences = {name: interval(mean, low, high, found["questions"]) for name, (mean, low, high) in found["differences"].items()}
+    return metrics | {"differences": differences}
 
 
 def _field(row: Mapping[str, Any], name: str) -> Any:

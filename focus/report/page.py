@@ -124,7 +124,7 @@ def _svg(values: np.ndarray, smooth: np.ndarray, update: np.ndarray, title: str)
             axes.plot(update, values[0], color=LINE, alpha=0.35, linewidth=0.8, marker="." if len(update) < 30 else "")
         for number, row in enumerate(smooth):
             axes.plot(update, row, color=LINE, linewidth=1.6 if number == len(smooth) // 2 else 0.7, marker="." if len(update) == 1 else "")
-        if len(update) > 1:
+        if update.max() > update.min():
             axes.set_xlim(update.min(), update.max())
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set(color=INK, alpha=0.3)

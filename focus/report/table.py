@@ -96,7 +96,7 @@ def print_table(results: Results, console: Console) -> None:
     chosen, below = next((layout for layout in layouts if _fits(_rich_table(results, rows, *layout), console)), ([], True))
     blocks = [chosen] if chosen else _blocks(results, rows, console)
     for number, block in enumerate(blocks):
-        console.print(_rich_table(results, rows, block, below, title=number == 0))
+        console.print(_rich_table(results, rows, block, below, title=number == 0), soft_wrap=False)
     for note in results.notes:
         console.print(Text(note, style="dim"))
     for verdict in results.verdicts:

@@ -8,6 +8,8 @@ from focus.evaluation.outcome import Outcome
 # A loss of accuracy below this, in points, counts as none: the paper's baseline without a gap loses 0.5 to 4.5 points to
 # noise (arXiv 2603.27494, Table 5)
 SMALL_POINTS = 5.0
+# Without any change in n answers, a change in up to 3 / n of them can't be excluded (95 %): 5 points need 60 questions
+LEAST_QUESTIONS = 60
 
 
 class Verdict(StrEnum):
@@ -18,15 +20,15 @@ class Verdict(StrEnum):
     DOES_NOT = "It does not"
 
 
-def judge_dependence(points: float, low: float, high: float) -> Verdict:
-    """The verdict from D_noise and its 95 % interval, all in points of accuracy.
+def judge_dependence(points: float, low: float, high: float, questions: int) -> Verdict:
+    """The verdict from D_noise and its 95 % interval, in points of accuracy, and the number of questions.
 
     It looks: the interval lies above 0 and the loss is at least `SMALL_POINTS`. It does not: the whole interval lies
-    below `SMALL_POINTS`. Everything else is undecided, and so is an interval of NaN.
+    below `SMALL_POINTS`, and there are at least `LEAST_QUESTIONS`. Everything else is undecided, also NaN.
     """
     if low > 0 and points >= SMALL_POINTS:
         return Verdict.LOOKS
-    return Verdict.DOES_NOT if high < SMALL_POINTS else Verdict.UNDECIDED
+    return Verdict.DOES_NOT if high < SMALL_POINTS and questions >= LEAST_QUESTIONS else Verdict.UNDECIDED
 
 
 def dependence_sentence(loss: tuple[float, float, float], crop_rate: float, view: str, questions: int) -> str:
@@ -40,7 +42,7 @@ def dependence_sentence(loss: tuple[float, float, float], crop_rate: float, view
         return f"No verdict {view}: the arm noise was not played (evaluation.arms)."
     if crop_rate == 0:
         return f"{Verdict.DOES_NOT}: it made no crop in {questions:,} questions {view}."
-    verdict = judge_dependence(points, low, high)
+    verdict = judge_dependence(points, low, high, questions)
     more = f"; {questions:,} questions are too few" if verdict is Verdict.UNDECIDED else ""
     return (
         f"{verdict}: replacing its crop by noise costs {points:.0f} points [{low:.0f}, {high:.0f}] {view} "

@@ -5,6 +5,7 @@ denominator: an image that can't be read, an answer that can't be parsed and a r
 """
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,22 +31,36 @@ from focus.evaluation.predictions import (
     play_lines,
     refusals,
 )
-from focus.evaluation.progress import chunks
 from focus.gap import Gap, Mode
 from focus.grading.grader import Grader
 from focus.grading.judge import COUNTS
-from focus.report.evaluation import beside_the_paper, evaluation_table, summary, worst
+from focus.report.evaluation import beside_the_paper, evaluation_table, interval_metrics, summary, worst
+from focus.report.headline import evaluated_text, headline
 from focus.report.page import write_page
+from focus.report.results_file import write_results
 from focus.report.table import markdown_table, print_table
 from focus.rollout.served import OpenAIEngine, Served, check_view_tokens
 from focus.runtime.files import atomic_write
+from focus.runtime.progress import Progress, chunks
 
 
 def run(composed: DictConfig) -> None:
     """Play every question in every arm, then grade; write predictions, numbers, tables and the page."""
-    console = Console(markup=False)  # what is printed holds names and texts of others
+    started = time.monotonic()
+    console = Console(markup=False, soft_wrap=True)  # it prints texts of others; paths stay whole
     cfg = config.validated(composed, EvaluateConfig)
     torch.set_num_threads(cfg.threads)
+    output = Path(cfg.output) if cfg.output else Path("outputs/evaluate") / _name(cfg.policy.checkpoint) / cfg.data.source
+    e, p, most = cfg.evaluation, cfg.policy, cfg.view.max_tokens or config.EMBEDDED_VIEW
+    console.print(
+        headline(
+            "evaluate",
+            evaluated_text(p.checkpoint, cfg.rollout.engine, cfg.threads, p.attention, p.dtype),
+            f"{cfg.data.source}, views of {cfg.view.min_tokens:,} to {most:,} tokens",
+            f"{len({'own', *e.arms})} arms",
+            str(output),
+        )
+    )
     samples: Sequence[Sample] = held_out_samples(cfg)
     for sentence in leak_report(cfg, samples):
         console.print(sentence)
@@ -53,23 +68,23 @@ def run(composed: DictConfig) -> None:
     if cfg.options == "shuffled":
         samples = Shuffled(samples, cfg.seed)
     model, engine = load_evaluated(cfg)
-    output = Path(cfg.output) if cfg.output else Path("outputs/evaluate") / _name(cfg.policy.checkpoint) / cfg.data.source
-    e, most = cfg.evaluation, cfg.view.max_tokens or config.EMBEDDED_VIEW
     gap = Gap(Mode.FIXED, most, model.token_px, min_tokens=cfg.view.min_tokens)
     evaluator = Evaluator(model, engine, gap, rollout_limits(cfg, e.temperature), cfg.seed, e.arms, e.questions_per_forward, e.sigma)
     seen = {}
     if isinstance(model, Served) and isinstance(engine, OpenAIEngine):
         seen = {"view_seen": check_view_tokens(model, engine, gap, samples, cfg.served.view_deviation)}
-    with config.alone(output):
-        identity = measurement(cfg.model_dump(), model.weights_hash(), questions_digest(published))
-        played = Predictions(output / "played.jsonl", f"{identity} {cfg.options}")
+    with config.alone(output), Progress(console) as progress:
+        identity = f"{measurement(cfg.model_dump(), model.weights_hash(), questions_digest(published))} {cfg.options}"
+        played = Predictions(output / "played.jsonl", identity)
         ids: set[str] = set()
-        for chunk in chunks(Repeated(samples, cfg.repeats), e.questions_per_forward, cfg.data.source):
+        advance = progress.begin(f"play {cfg.data.source}", "question")
+        for chunk in chunks(Repeated(samples, cfg.repeats), e.questions_per_forward, advance):
             ids |= {sample.id for sample, _ in chunk}
             for repeat in dict.fromkeys(number for _, number in chunk):
                 left = [sample for sample, number in chunk if number == repeat and (sample.id, number) not in played.done]
                 if left:
                     played.add(play_lines(evaluator, left, repeat))
+        progress.end()
         lines = [line for line in played.lines() if line["repeat"] < cfg.repeats and line["id"] in ids]
         rows = [row for line in lines for row in graded_rows(line, cfg.extraction)]
         judge = build_judge(cfg.judge, output / "judge_disagreements.jsonl")
@@ -83,6 +98,13 @@ def run(composed: DictConfig) -> None:
         _write(output / "evaluation.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
         table, paper = evaluation_table(found), beside_the_paper(found, output.parent)
         _write(output / "evaluation.md", markdown_table(table) + "\n" + "\n".join(map(markdown_table, paper)))
+        write_results(
+            output / "results.json",
+            interval_metrics(found),
+            verdicts=table.verdicts,
+            settings=f"{identity} {cfg.extraction} {cfg.repeats}",
+            seconds=time.monotonic() - started,
+        )
         examples = worst(rows, samples, evaluator, cfg.pictures)
         write_page(output / "report.html", table.title, None, table, examples, as_yaml(cfg))
     print_table(table, console)

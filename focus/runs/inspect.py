@@ -49,7 +49,7 @@ def _inspect(cfg: InspectConfig) -> None:
         if sheet.image is None:
             raise ValueError(f"{told}; so there is no sheet. What was counted stands in {output / 'inspect.json'}")
         console.print(Text(told, style="red"))
-    console.print(f"sheet: {output / 'sheet.png'}\ninspect: {output / 'inspect.json'}")
+    console.print(f"sheet: {output / 'sheet.png'}\ninspect: {output / 'inspect.json'}", soft_wrap=True)
 
 
 def _shared(cfg: InspectConfig, samples: Sequence[Sample]) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ A folder that holds a probe of another policy, of other questions or with other 
 """
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,15 @@ from focus.evaluation.outcome import DIFFERENCES, METRICS, Outcome, decompose_to
 from focus.evaluation.predictions import replay_conversation
 from focus.gap import Gap, Mode
 from focus.grading.grader import Grader
+from focus.report.headline import evaluated_text, headline
 from focus.report.page import write_page
 from focus.report.probe import draw_probe, probe_table, telling
+from focus.report.results_file import measured_metrics, write_results
 from focus.report.table import markdown_table, print_table
 from focus.rewards import Example
 from focus.rollout.served import OpenAIEngine, Served, check_view_tokens
 from focus.runtime.files import atomic_write
+from focus.runtime.progress import Progress
 
 
 def run(composed: DictConfig) -> None:
@@ -52,8 +56,18 @@ def run(composed: DictConfig) -> None:
 
 def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
     torch.set_num_threads(cfg.threads)
-    console = Console(markup=False)  # what is printed holds names and texts of others
-    e = cfg.evaluation
+    started = time.monotonic()
+    console = Console(markup=False, soft_wrap=True)  # it prints texts of others; paths stay whole
+    e, p = cfg.evaluation, cfg.policy
+    console.print(
+        headline(
+            "probe",
+            evaluated_text(p.checkpoint, cfg.rollout.engine, cfg.threads, p.attention, p.dtype),
+            f"views {', '.join(f'{tokens:,}' for tokens in cfg.views)} tokens",
+            f"{len(samples):,} questions in {len({'own', *e.arms})} arms",
+            str(output),
+        )
+    )
     model, engine = load_evaluated(cfg)
     kept = output / "outcomes.json"
     settings = cfg.model_dump()
@@ -82,9 +96,13 @@ def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
     if isinstance(model, Served) and isinstance(engine, OpenAIEngine):
         gaps = {view: evaluator.gap for view, evaluator in evaluators.items()}
         seen = {view: check_view_tokens(model, engine, gap, samples, cfg.served.view_deviation) for view, gap in gaps.items()}
-    for view, evaluator in evaluators.items():
-        if view not in known:
-            known[view], trajectories = measure(evaluator, samples, f"{view} tokens")
+    with Progress(console, measurements=len(evaluators)) as progress:
+        for view, evaluator in evaluators.items():
+            if view in known:
+                progress.skip(1)
+                continue
+            with progress.measurement(f"{view} tokens") as advance:
+                known[view], trajectories = measure(evaluator, samples, advance)
             shown.keep(view, telling(known[view], samples, trajectories, cfg.pictures))
             save_outcomes(known, kept, identity)
     outcomes = {str(tokens): known[str(tokens)] for tokens in cfg.views}
@@ -92,6 +110,13 @@ def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
     record = _record(cfg, model.weights_hash(), outcomes) | ({"view_seen": seen} if seen else {})
     (output / "probe.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     (output / "probe.md").write_text(markdown_table(table))
+    write_results(
+        output / "results.json",
+        {f"{view} tokens": measured_metrics(outcome, e.resamples) for view, outcome in outcomes.items()},
+        verdicts=table.verdicts,
+        settings=identity,
+        seconds=time.monotonic() - started,
+    )
     draw_probe(outcomes, output / "probe.png", e.resamples)
     write_page(output / "report.html", table.title, None, table, shown.examples(samples, evaluators), as_yaml(cfg))
     print_table(table, console)

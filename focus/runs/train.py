@@ -6,15 +6,18 @@ Started again on the same output folder, a run resumes where it stopped; a finis
 import logging
 import signal
 import threading
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from rich.console import Console
@@ -50,19 +53,24 @@ from focus.evaluation.outcome import Outcome
 from focus.gap import Gap, Mode
 from focus.grading.grader import Grader, check_decidable, count_decidable, decidable_sentence
 from focus.model import loading
-from focus.report.card import Card, card_text, remember_start, starts, stated_licence
+from focus.report.card import Card, card_text, stated_licence
 from focus.report.dashboard import Replay, TrajectoryTable, closing, start_logger
+from focus.report.headline import device_text, headline, native_tokens, policy_text
+from focus.report.provenance import remember_start, starts
+from focus.report.results_file import Metrics, measured_metrics, write_results
 from focus.report.run import RunFacts, check_results, has_row, report_run, write_row
 from focus.report.table import Results, print_table
 from focus.rewards import Example, RewardCallback, examples, score
 from focus.rollout.loop import seed_of
 from focus.runtime import files, strategies
+from focus.runtime.progress import Progress
 from focus.training import checkpoints
 from focus.training.alarms import CollapseAlarms
 from focus.training.checkpoints import latest_checkpoint
 from focus.training.history import STOPPED, History, read_history, run_status
 from focus.training.policy import FocusPolicy
 from focus.training.probe_callback import ProbeCallback
+from focus.training.progress import TrainingProgress
 
 STARTS = "trained_by.jsonl"  # in the output folder: by which command, commit and versions, one line for each kind of start
 
@@ -79,7 +87,8 @@ for _message in (
     warnings.filterwarnings("ignore", _message)
 
 
-logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+for _name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class RestoreSignalHandlers(Callback):
@@ -104,7 +113,8 @@ def fit(
     alarms: CollapseAlarms,
     output: Path,
     logger: Logger,
-    grader: Grader | None = None,
+    grader: Grader,
+    progress: Progress,
 ) -> None:
     """Train until `objective.updates`, from the last checkpoint if there is one."""
     if module.gap.mode is Mode.CALIBRATED:
@@ -129,7 +139,7 @@ def fit(
         history,
         Replay(history.path),
         TrajectoryTable(cfg.report.trajectories_every),
-        *([RichProgressBar(leave=True)] if cfg.trainer.get("enable_progress_bar", True) else []),
+        TrainingProgress(progress, cfg.objective.updates, (e.samples or 0) * (1 + len({*e.arms} - {"own"}))),
         checkpoints.SaveCheckpoints(kept, cfg.report.checkpoint_every, cfg.objective.updates),
     ]
     # Whoever started this process requeues it (submitit, on Slurm); Lightning neither does so nor takes a warning for the end
@@ -143,6 +153,7 @@ def fit(
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         enable_model_summary=False,
+        enable_progress_bar=False,  # TrainingProgress shows more
         use_distributed_sampler=False,
         default_root_dir=str(output),
     )
@@ -183,9 +194,16 @@ class Unfinished(ValueError):
 
 
 def run(composed: DictConfig) -> None:
-    """One run from settings to page. In a sweep a run that crashes leaves its row too."""
-    cfg = config.validated(composed, TrainConfig)
-    facts = run_facts(cfg)
+    """One run from settings to page. In a sweep a run that crashes leaves its row too; one that is refused leaves no folder."""
+    try:
+        cfg = config.validated(composed, TrainConfig)
+        _run_alone(cfg, run_facts(cfg))
+    finally:
+        with suppress(OSError, OmegaConfBaseException):
+            Path(composed.output).rmdir()  # only an empty folder
+
+
+def _run_alone(cfg: TrainConfig, facts: RunFacts) -> None:
     if cfg.results:
         check_results(Path(cfg.results), facts)
     output, trained = Path(cfg.output), Path(cfg.output) / "policy"
@@ -202,7 +220,9 @@ def run(composed: DictConfig) -> None:
 
 
 def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None:
-    console = Console(quiet=not files.is_first_rank(), markup=False)  # what is printed holds names and texts of others
+    started = time.monotonic()
+    console = Console(quiet=not files.is_first_rank(), markup=False, soft_wrap=True)  # it prints texts of others; paths stay whole
+    console.print(_headline(cfg))
     with config.writable(cfg.output):
         files.write_on_first_rank(output / "settings.yaml", as_yaml(cfg))
     torch.set_num_threads(cfg.threads)
@@ -245,30 +265,75 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
         return
     # Before anything slow: a logger may have no account or no network
     logger = None if is_trained else start_logger(cfg.logger, cfg.model_dump())
-    if logger is not None:
-        remember_start(output / STARTS)
-        if cfg.policy.lora_rank:
-            console.print(loaded.adapted)
-        with closing(logger):
-            fit(cfg, build_policy(cfg, loaded, grader), samples, alarms, output, logger, grader)
-        loaded.save(trained, export_dtype(cfg.model_dump()))
-    del loaded  # its memory is for the two that are measured
-    measured: dict[str, Outcome] = {}
-    known = {"base": loading.checkpoint_path(cfg.policy.checkpoint)} if cfg.evaluation.samples and cfg.evaluation.base else {}
-    for label, checkpoint in {**known, "trained": trained}.items():
-        module = build_policy(cfg, loading.load_model(checkpoint, cfg.policy.dialect, cfg.policy.dtype, cfg.policy.attention), grader)
-        module.engine.sync_weights()
-        measured |= _measure(cfg, module, grader, label, output) if cfg.evaluation.samples else {}
+    policies = (["base"] if cfg.evaluation.base else []) + ["trained"] if cfg.evaluation.samples else []
+    live = cfg.trainer.get("enable_progress_bar", True)
+    with Progress(console, measurements=len(policies) * _views_measured(cfg), live=live) as progress:
+        if logger is not None:
+            remember_start(output / STARTS)
+            if cfg.policy.lora_rank:
+                console.print(loaded.adapted)
+            with closing(logger):
+                fit(cfg, build_policy(cfg, loaded, grader), samples, alarms, output, logger, grader, progress)
+            loaded.save(trained, export_dtype(cfg.model_dump()))
+        del loaded  # its memory is for the two that are measured
+        measured: dict[str, Outcome] = {}
+        for label in policies or ["trained"]:
+            checkpoint = trained if label == "trained" else loading.checkpoint_path(cfg.policy.checkpoint)
+            module = build_policy(cfg, loading.load_model(checkpoint, cfg.policy.dialect, cfg.policy.dtype, cfg.policy.attention), grader)
+            module.engine.sync_weights()
+            measured |= _measure(cfg, module, grader, label, output, progress) if policies else {}
     if not files.is_first_rank():
         return
     results, page = report_run(facts, output, measured, _examples(cfg, module), shown=cfg.report.trajectories, settings=as_yaml(cfg))
     if results:
+        seconds = time.monotonic() - started
+        write_results(
+            output / "results.json",
+            _metrics(measured, cfg.evaluation.resamples),
+            verdicts=results.verdicts,
+            settings=facts.point,
+            seconds=seconds,
+        )
         print_table(results, console)
     files.write_on_first_rank(trained / "README.md", card_text(_card(cfg, output, module.rewards, base, (len(samples), asked), results)))
     if cfg.results:
         status = run_status(read_history(output / "history.jsonl"), cfg.objective.updates)
         write_row(Path(cfg.results), facts, start, measured, status)
     console.print(f"page: {page}\npolicy: {trained}")
+
+
+def _headline(cfg: TrainConfig) -> str:
+    """The first line of a run."""
+    p, r = cfg.policy, cfg.rollout
+    native = native_tokens(p.checkpoint, cfg.data.side_px) if cfg.data.source == "scenes" else None
+    of_native = f" of {native}" if native else ""
+    view = {
+        Mode.OFF: "the whole image, no gap",
+        Mode.FIXED: f"view {cfg.gap.view_tokens:,}{of_native} tokens",
+        Mode.CALIBRATED: "a view chosen for each question",
+    }[Mode(cfg.gap.mode)]
+    return headline(
+        cfg.name,
+        policy_text(p.checkpoint, device_text(cfg.trainer, cfg.threads), p.attention, p.dtype),
+        view,
+        f"{cfg.objective.updates} updates of {r.questions_per_update} x {r.rollouts_per_question}",
+        cfg.output,
+    )
+
+
+def _views_measured(cfg: TrainConfig) -> int:
+    """1 if a run's own view is the common one, else 2."""
+    return 1 if cfg.gap.mode != Mode.OFF and cfg.gap.view_tokens == cfg.evaluation.common_view_tokens else 2
+
+
+def _metrics(measured: Mapping[str, Outcome], resamples: int) -> dict[str, Metrics]:
+    """The metrics of every measurement, and of trained minus base where both were measured."""
+    metrics = {name: measured_metrics(outcome, resamples) for name, outcome in measured.items()}
+    for view in ("own view", "common view"):
+        base, trained = measured.get(f"base {view}"), measured.get(f"trained {view}")
+        if base and trained:
+            metrics[f"trained - base {view}"] = measured_metrics(trained, resamples, base)
+    return metrics
 
 
 def _card(
@@ -309,7 +374,7 @@ def _examples(cfg: TrainConfig, module: FocusPolicy) -> list[Example]:
         cfg.evaluation.questions_per_forward,
     )
     with autocast_like_trainer(cfg.trainer):
-        _, trajectories = measure(evaluator, shown, "page")
+        _, trajectories = measure(evaluator, shown, None)
     return examples(trajectories, score(module.rewards, trajectories))
 
 
@@ -318,13 +383,14 @@ def _view_of_held_out(gap: Gap) -> Gap:
     return replace(gap, mode=Mode.FIXED) if gap.mode is Mode.CALIBRATED else gap
 
 
-def _measure(cfg: TrainConfig, module: FocusPolicy, grader: Grader, label: str, output: Path) -> dict[str, Outcome]:
+def _measure(cfg: TrainConfig, module: FocusPolicy, grader: Grader, label: str, output: Path, progress: Progress) -> dict[str, Outcome]:
     """Outcomes of a policy at its own view and at the common one; kept, so that a second start does not repeat them."""
     kept = output / f"evaluation_{label}_t{cfg.evaluation.temperature:g}.json"
     held_out, e = held_out_samples(cfg), cfg.evaluation
     settings = cfg.model_dump()
     identity = measurement(settings, module.policy.weights_hash(), questions_digest(held_out)) + graded_by(settings)
     if outcomes := outcome.load_outcomes(kept, identity):
+        progress.skip(len(outcomes))
         return {f"{label} {name}": outcome for name, outcome in outcomes.items()}
     own = _view_of_held_out(module.gap)
     common = replace(own, mode=Mode.FIXED, view_tokens=e.common_view_tokens)
@@ -342,8 +408,8 @@ def _measure(cfg: TrainConfig, module: FocusPolicy, grader: Grader, label: str, 
             e.sigma,
             grader,
         )
-        with autocast_like_trainer(cfg.trainer):
-            outcomes[name] = measure_on_all_ranks(evaluator, held_out, f"{label}, {name}")
+        with autocast_like_trainer(cfg.trainer), progress.measurement(f"{label}, {name}") as advance:
+            outcomes[name] = measure_on_all_ranks(evaluator, held_out, advance)
     if files.is_first_rank():
         outcome.save_outcomes(outcomes, kept, identity)
     return {f"{label} {name}": outcome for name, outcome in outcomes.items()}

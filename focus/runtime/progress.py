@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TypeVar
 
@@ -24,20 +25,27 @@ def chunks(items: Sequence[Item], size: int, advance: Advance | None) -> Iterato
 
 
 class Progress:
-    """The progress line of a command that has one phase or several, with the time that all of them still take.
+    """The progress line of a command: the phase, what is done of it, and the time until the end of the whole command.
 
-    `live` redraws one line; otherwise a line is printed at most every `every_s` seconds, without carriage returns. The
-    last line of a phase stays in both cases. Used as a context manager, it leaves the terminal in order however the
-    block ends.
+    `measurements` phases follow the first one, or are all there is. `live` redraws one line on a terminal; otherwise a
+    line is printed at most every `every_s` seconds, without carriage returns. The last line of a phase stays in both
+    cases. Used as a context manager, it leaves the terminal in order however the block ends.
     """
 
-    def __init__(self, console: Console, live: bool = True, every_s: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        console: Console,
+        *,
+        measurements: int = 0,
+        live: bool = True,
+        every_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.console, self.every_s, self.clock = console, every_s, clock
-        self._live = (
-            Live(console=console, auto_refresh=False, transient=True) if live and console.is_terminal and not console.quiet else None
-        )
-        self.later = 0  # phases that follow the present one
-        self.later_s: float | None = None  # expected seconds of each of them; None: not known yet
+        drawn = live and console.is_terminal and not console.quiet
+        self._live = Live(console=console, auto_refresh=False, transient=True) if drawn else None
+        self.measurements = self.left = measurements
+        self.measurement_s: float | None = None  # expected seconds of each that is left; None: not known yet
         self._phase = self._unit = self._line = ""
         self._first = self._done = self._total = 0
         self._start, self._printed = 0.0, -math.inf
@@ -65,23 +73,33 @@ class Progress:
         elif self.clock() - self._printed >= self.every_s or done >= total:
             self._print()
 
-    def end(self, one_of_several: bool = False) -> None:
-        """End the phase, if there is one. Of `one_of_several` phases the others are expected to take as long."""
+    def end(self) -> None:
+        """End the phase, if there is one."""
         if self._live is not None:
             self._live.stop()
             if self._line:
                 self._print()
         self._line = ""
-        if one_of_several:
-            self.later, self.later_s = max(0, self.later - 1), self.clock() - self._start
+
+    @contextmanager
+    def measurement(self, label: str) -> Iterator[Advance]:
+        """One measurement of several, counted in questions. Those that are left are expected to take as long."""
+        self.left -= 1
+        yield self.begin(f"measure {self.measurements - self.left}/{self.measurements} {label}:", "question")
+        self.end()
+        self.measurement_s = self.clock() - self._start
+
+    def skip(self, measurements: int) -> None:
+        """Count measurements whose results are known from an earlier start."""
+        self.left -= measurements
 
     def left_s(self) -> float | None:
         """Seconds until the end of the last phase; None while nothing has been measured."""
         made = self._done - self._first
-        if made <= 0 or (self.later and self.later_s is None):
+        if made <= 0 or (self.left and self.measurement_s is None):
             return None
         here = (self.clock() - self._start) / made * (self._total - self._done)
-        return here + self.later * (self.later_s or 0.0)
+        return here + self.left * (self.measurement_s or 0.0)
 
     def _times(self) -> list[str]:
         made, left = self._done - self._first, self.left_s()

@@ -264,5 +264,3 @@ class FocusPolicy(SavesTrainableState):
         }
         values = distributed.mean_over_ranks(values)
         self.log_dict(values)
-        shown = {"reward": values["reward/total"], "right": values.get("reward/accuracy", math.nan), "crops": values["crop/rate"]}
-        self.log_dict(shown, prog_bar=True, logger=False)

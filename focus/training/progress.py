@@ -12,27 +12,26 @@ from focus.runtime.progress import Progress
 class TrainingProgress(Callback):
     """Show update, reward, right answers, crops and the time left, after every update.
 
-    `measured` rollouts are played after the training, in `progress.later` phases. How long they take is estimated from
-    the rollouts of the training until the first phase has been measured.
+    `rollouts_measured` rollouts are played in each measurement after the training. How long that takes is estimated from
+    the rollouts of the training until a measurement has been made.
     """
 
-    def __init__(self, progress: Progress, updates: int, measured: int) -> None:
-        self.progress, self.updates, self.measured = progress, updates, measured
+    def __init__(self, progress: Progress, updates: int, rollouts_measured: int) -> None:
+        self.progress, self.updates, self.rollouts_measured = progress, updates, rollouts_measured
         self._rollout_s = self._rollouts = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         done = int(pl_module.updates_done)
         if done:
-            self.progress.console.print(f"resumed at update {done}", soft_wrap=True)
+            self.progress.console.print(f"resumed at update {done}")
         self.progress.begin("train", "update", done)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: object) -> None:
         values = {name: float(value) for name, value in trainer.logged_metrics.items()}
         self._rollout_s += values["seconds/rollout"]
         self._rollouts += len(pl_module.last_examples)
-        if self.progress.later and self._rollouts:
-            each = self.measured / self.progress.later / trainer.world_size
-            self.progress.later_s = each * self._rollout_s / self._rollouts
+        if self._rollouts:
+            self.progress.measurement_s = self.rollouts_measured / trainer.world_size * self._rollout_s / self._rollouts
         self.progress.advance(
             int(pl_module.updates_done),
             self.updates,

@@ -846,6 +846,7 @@ def test_the_entry_point_probes_a_saved_policy_in_all_arms_beside_its_checkpoint
         "probe.png",
         "report.html",
         "outcomes.json",
+        "results.json",
         "shown.json",
     }
     kept = json.loads((tmp_path / "probe/outcomes.json").read_text())["outcomes"]["16"]

@@ -14,7 +14,8 @@ from transformers import AutoModelForImageTextToText
 
 from focus.model import loading
 from focus.report import card as cards
-from focus.report.card import Card, Start, card_text, command_of, remember_start, starts, stated_licence
+from focus.report.card import Card, card_text, stated_licence
+from focus.report.provenance import Start, command_of, remember_start, starts
 from focus.report.table import Cell, Results, Row
 from focus.runs import train
 from tests.support.runs import settings

@@ -279,19 +279,21 @@ def test_wandb_offline_writes_a_table(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("points", "low", "high", "verdict"),
+    ("points", "low", "high", "questions", "verdict"),
     [
-        (25.0, 1.0, 50.0, "It looks"),
-        (25.0, 0.0, 50.0, "Undecided"),  # the interval touches 0
-        (3.0, 0.5, 5.5, "Undecided"),  # above 0, and neither small for sure nor large
-        (3.0, 1.0, 4.9, "It does not"),  # above 0, but smaller than what counts
-        (-1.6, -3.2, -0.2, "It does not"),
-        (5.0, 4.0, 6.0, "It looks"),
-        (math.nan, math.nan, math.nan, "Undecided"),
+        (25.0, 1.0, 50.0, 12, "It looks"),
+        (25.0, 0.0, 50.0, 12, "Undecided"),  # the interval touches 0
+        (3.0, 0.5, 5.5, 500, "Undecided"),  # above 0, and neither small for sure nor large
+        (3.0, 1.0, 4.9, 500, "It does not"),  # above 0, but smaller than what counts
+        (-1.6, -3.2, -0.2, 500, "It does not"),
+        (0.0, 0.0, 0.0, 60, "It does not"),
+        (0.0, 0.0, 0.0, 59, "Undecided"),  # no change was seen, but 5 points can't be excluded
+        (5.0, 4.0, 6.0, 500, "It looks"),
+        (math.nan, math.nan, math.nan, 500, "Undecided"),
     ],
 )
-def test_the_verdict_compares_the_loss_and_its_interval_with_zero_and_with_five_points(points, low, high, verdict):
-    assert judge_dependence(points, low, high) == verdict
+def test_the_verdict_compares_the_loss_and_its_interval_with_zero_and_with_five_points(points, low, high, questions, verdict):
+    assert judge_dependence(points, low, high, questions) == verdict
 
 
 def test_the_sentence_of_a_verdict_has_the_numbers_it_rests_on():

@@ -18,9 +18,13 @@ class Clock:
         return self.now
 
 
-def started(terminal: bool, live: bool = True) -> tuple[Progress, Clock, io.StringIO]:
+def started(terminal: bool, live: bool = True, measurements: int = 0) -> tuple[Progress, Clock, io.StringIO]:
     out, clock = io.StringIO(), Clock()
-    return Progress(Console(file=out, force_terminal=terminal, width=80), live, every_s=30, clock=clock), clock, out
+    return (
+        Progress(Console(file=out, force_terminal=terminal, width=80), measurements=measurements, live=live, every_s=30, clock=clock),
+        clock,
+        out,
+    )
 
 
 def test_a_log_file_gets_whole_lines_every_so_often_and_the_last_one():
@@ -56,26 +60,26 @@ def test_a_terminal_has_one_line_that_is_redrawn_and_that_stays_at_the_end():
     assert out.getvalue().rstrip().endswith("train 2/2 · 1.0 s/update · 0:00 left")
 
 
-def test_the_time_left_covers_the_phases_that_follow():
-    progress, clock, _ = started(terminal=False)
-    progress.later, progress.later_s = 4, 30.0
+def test_the_time_left_covers_the_measurements_that_follow():
+    progress, clock, out = started(terminal=False, measurements=4)
+    progress.measurement_s = 30.0
     advance = progress.begin("train", "update")
     clock.now += 10
     advance(1, 3)
     assert progress.left_s() == 2 * 10 + 4 * 30
-    progress.end()
-    for number, seconds in enumerate((50, 70), start=1):
-        advance = progress.begin(f"measure {number}/4", "question")
-        clock.now += seconds
+    progress.skip(1)  # its result is known from an earlier start
+    with progress.measurement("base, own view") as advance:
+        clock.now += 50
+        advance(250, 500)
+        assert progress.left_s() == 50 + 2 * 30
+        clock.now += 50
         advance(500, 500)
-        assert progress.later == 5 - number
-        progress.end(one_of_several=True)
-    assert (progress.later, progress.later_s) == (2, 70)
+    assert out.getvalue().splitlines()[-1] == "measure 2/4 base, own view: 500/500 · 0.2 s/question · 1:00 left"
+    assert (progress.left, progress.measurement_s) == (2, 100)
 
 
 def test_nothing_is_said_about_the_time_left_before_it_is_known():
-    progress, clock, out = started(terminal=False)
-    progress.later = 1
+    progress, clock, out = started(terminal=False, measurements=1)
     clock.now += 1
     progress.begin("train", "update")(1, 2)
     assert progress.left_s() is None and "left" not in out.getvalue()

@@ -1,0 +1,61 @@
+"""`results.json` of a run, a probe or an evaluation: the numbers, and how they were made."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from focus.evaluation.bootstrap import bootstrap
+from focus.evaluation.outcome import DIFFERENCES, METRICS, Outcome
+from focus.report.provenance import machine, this_start
+from focus.runtime import files
+
+Metrics = dict[str, dict[str, Any]]
+
+
+def write_results(path: Path, metrics: Mapping[str, Metrics], *, verdicts: Sequence[str], settings: str, seconds: float) -> None:
+    """Write the file, unless it holds these numbers already: a command that only shows a result again does not change it.
+
+    `metrics` is by measurement and metric (`measured_metrics`). `settings` names the settings by a hash, `seconds` is the
+    wall-clock time of this start of the command.
+    """
+    start = this_start()
+    content = {
+        "metrics": metrics,
+        "verdicts": list(verdicts),
+        "settings": settings,
+        "command": start.command,
+        "commit": start.commit,
+        "versions": dict(start.versions),
+        "machine": machine(),
+        "seconds": round(seconds, 1),
+    }
+    text = files.json_text(content, indent=1) + "\n"
+    numbers = ("metrics", "verdicts", "settings")
+    if path.is_file():
+        earlier, now = json.loads(path.read_text()), json.loads(text)
+        if all(earlier.get(key) == now[key] for key in numbers):
+            return
+    files.write_on_first_rank(path, text)
+
+
+def measured_metrics(outcome: Outcome, resamples: int, before: Outcome | None = None) -> Metrics:
+    """Every metric of an outcome: mean, 95 % interval and the number of questions it applies to.
+
+    Shares are in [0, 1]. With `before`, the difference to that outcome, paired by question.
+    """
+    found = {}
+    for metric in (*METRICS, *DIFFERENCES):
+        values = outcome.of(metric)
+        if before is not None:
+            values = [a - b for a, b in zip(values, before.of(metric), strict=True)]
+        applies = sum(value == value for value in values)
+        if applies:
+            mean, low, high = bootstrap(values, outcome.groups, resamples)
+            found[metric] = interval(mean, low, high, applies)
+    return found
+
+
+def interval(mean: float, low: float, high: float, questions: int) -> dict[str, Any]:
+    """One entry of the file."""
+    return {"mean": round(mean, 5), "low": round(low, 5), "high": round(high, 5), "n": questions}
