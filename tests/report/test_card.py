@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from transformers import AutoModelForImageTextToText
 
 from focus.model import loading
-from focus.report import card as cards
+from focus.report import provenance
 from focus.report.card import Card, card_text, stated_licence
 from focus.report.provenance import Start, command_of, remember_start, starts
 from focus.report.table import Cell, Results, Row
@@ -210,7 +210,7 @@ def test_the_embedded_base_is_ours():
 def test_a_training_that_goes_on_with_other_code_names_both_and_with_the_same_one_once(tmp_path, monkeypatch):
     path = tmp_path / "trained_by.jsonl"
     for commit in ("aaa", "aaa", "bbb with changes", "aaa"):
-        monkeypatch.setattr(cards, "_commit", lambda commit=commit: commit)
+        monkeypatch.setattr(provenance, "_commit", lambda commit=commit: commit)
         remember_start(path)
     assert [start.commit for start in starts(path)] == ["aaa", "bbb with changes"]
     path.write_text('half\n[]\n{"command": null, "commit": "c", "versions": []}\n' + path.read_text())
@@ -220,20 +220,20 @@ def test_a_training_that_goes_on_with_other_code_names_both_and_with_the_same_on
 def test_the_commit_is_that_of_the_checkout_and_changes_are_said(tmp_path, monkeypatch):
     code = tmp_path / "code"
     (code / "conf").mkdir(parents=True)
-    monkeypatch.setattr(cards, "CONF", code / "conf")
-    assert cards._commit() == "unknown"
+    monkeypatch.setattr(provenance, "CONF", code / "conf")
+    assert provenance._commit() == "unknown"
     git = ["git", "-C", str(code), "-c", "user.name=a", "-c", "user.email=a@b"]
     for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "one"]):
         subprocess.run([*git, *words], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert cards._commit() == head
+    assert provenance._commit() == head
     (code / "kept.json").touch()  # a result is no change of the code
-    assert cards._commit() == head
+    assert provenance._commit() == head
     (code / "conf/new.yaml").touch()
-    assert cards._commit() == f"{head} with changes"
+    assert provenance._commit() == f"{head} with changes"
     (code / "package/conf").mkdir(parents=True)
-    monkeypatch.setattr(cards, "CONF", code / "package/conf")
-    assert cards._commit() == "unknown"  # the repository around it is another one
+    monkeypatch.setattr(provenance, "CONF", code / "package/conf")
+    assert provenance._commit() == "unknown"  # the repository around it is another one
 
 
 # ------------------------------------------------------------------------------------------------------------------------ a run
