@@ -32,11 +32,11 @@ from focus.gap import Gap, Mode, read_levels
 from focus.grading.grader import Grader
 from focus.grading.judge import Judge
 from focus.model import loading
+from focus.model.dialect import read_dialect
 from focus.model.policy_model import PolicyModel
-from focus.model.prompts import DIALECTS, Model
 from focus.report.run import RunFacts
 from focus.rewards import Accuracy, RewardCallback
-from focus.rollout.engine import Engine, Sampling
+from focus.rollout.engine import Engine, Model, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, seed_of
 from focus.rollout.served import OpenAIEngine, Served
@@ -56,7 +56,7 @@ def load_policy(cfg: PolicyConfig) -> PolicyModel:
 
     Raises ValueError where a LoRA target is no layer that learns.
     """
-    loaded = loading.load_model(loading.checkpoint_path(cfg.checkpoint), cfg.dialect, cfg.dtype, cfg.attention)
+    loaded = loading.load_model(loading.checkpoint_path(cfg.checkpoint), cfg.dialect, cfg.dtype, cfg.attention, cfg.prompts)
     if not cfg.train_vision:
         loaded.backbone.visual.requires_grad_(False)
     if cfg.activation_checkpointing:
@@ -85,7 +85,7 @@ def load_evaluated(cfg: ProbeConfig | EvaluateConfig) -> tuple[Model, Engine]:
         engine.sync_weights()
         return loaded, engine
     assert cfg.rollout.endpoint is not None  # checked with rollout.engine
-    endpoint, dialect = connect(cfg.rollout.endpoint), DIALECTS[cfg.policy.dialect]
+    endpoint, dialect = connect(cfg.rollout.endpoint), read_dialect(cfg.policy.dialect, cfg.policy.prompts)
     return Served(endpoint, dialect), OpenAIEngine(endpoint, dialect)
 
 

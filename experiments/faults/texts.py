@@ -21,7 +21,8 @@ from focus.data.sample import Sample
 from focus.gap import Gap, Mode
 from focus.grading.answers import grade
 from focus.grading.extraction import MODES, extract, read_answer
-from focus.model.prompts import DIALECTS, Answer, Call, Dialect, Malformed, parse
+from focus.model.dialect import Dialect, dialect_names, read_dialect
+from focus.model.prompts import Answer, Call, Malformed, parse
 from focus.rewards import Accuracy, Format, Tool, score
 from focus.rollout.engine import Completion, Request, Sampling
 from focus.rollout.loop import RolloutLimits, begin, play
@@ -202,6 +203,7 @@ class Hostile:
         """There are no weights."""
 
 
+DIALECTS = {name: read_dialect(name) for name in dialect_names()}
 SIZES = ((448, 336), (28, 28), (13, 39), (3, 200), (1000, 31), (57, 56))
 REWARDS = [Accuracy(0.8), Format(0.2), Tool(1.2, gate="accuracy")]
 
@@ -209,7 +211,7 @@ REWARDS = [Accuracy(0.8), Format(0.2), Tool(1.2, gate="accuracy")]
 def conversations_of(seed: int, count: int) -> list[Trajectory]:
     """Play `count` conversations about one blank image with hostile turns, under limits that follow from the seed."""
     draw = random.Random(seed)
-    size, dialect = draw.choice(SIZES), DIALECTS[draw.choice(sorted(DIALECTS))]
+    size, dialect = draw.choice(SIZES), DIALECTS[draw.choice(list(DIALECTS))]
     crop_tokens = draw.choice((1, 2, 3, 4, 5, 16, 64))
     limits = RolloutLimits(
         draw.randrange(4), crop_tokens, Sampling(1.0, 100), fixed_crops=draw.random() < 0.3, crop_min_tokens=draw.randint(1, crop_tokens)

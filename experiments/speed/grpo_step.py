@@ -25,18 +25,19 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch.utils.data import DataLoader
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from experiments.speed.peer import Peer, environment
 from experiments.speed.timing import HERE, REPEATS, compared, write
-from experiments.speed.trl_peer import Job, Passed, digest, rewards
+from experiments.speed.trl_peer import Job, Passed, digest, rewards, zoom_tool
 from focus.build import build_policy
 from focus.config import CONF
-from focus.data.boxes import Frame
 from focus.data.original import Decoded
 from focus.data.questions import Question
 from focus.data.sample import Sample
+from focus.model.dialect import Dialect, read_dialect
 from focus.model.policy_model import PolicyModel
-from focus.model.prompts import IMAGE_PAD, STOP_TOKENS, VISION_TOKENS, Answer, Call, Dialect, question_text
+from focus.model.prompts import CALL_CLOSE, END_TOKENS, IMAGE_PAD, VISION_TOKENS, Answer, Call, question_text
 from focus.pretraining.architecture import build_model
 from focus.pretraining.tokenizer import build_tokenizer
 from focus.rewards import RewardCallback
@@ -54,16 +55,6 @@ BOX = (250, 250, 375, 375)  # per mille: 140 x 140 px of the original, 25 visual
 SPLITS = (4, 8, 16)  # rollouts per forward and backward that TRL is tried with
 TOLERANCE = 0.02
 THREADS = 2
-# What TRL's qwen3_vl.jinja makes of the tool below the system line; the digest of the prompts shows whether it still does
-TOOL_SYSTEM = (
-    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided with function signatures within "
-    '<tools></tools> XML tags:\n<tools>\n{"type": "function", "function": {"name": "image_zoom_in_tool", "description": "Zoom in on a '
-    'region of the image.", "parameters": {"type": "object", "properties": {"bbox_2d": {"type": "array", "items": {"type": "integer"}, '
-    '"description": "[x1, y1, x2, y2] of the region, 0 to 1000 from the left and the top of the image."}}, "required": ["bbox_2d"]}, '
-    '"return": {"type": "array"}}}\n</tools>\n\nFor each function call, return a json object with function name and arguments within '
-    '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
-)
-DIALECT = Dialect("trl", Frame.PER_MILLE, TOOL_SYSTEM)
 
 
 class Endless(PolicyModel):
@@ -71,7 +62,7 @@ class Endless(PolicyModel):
 
     @property
     def banned_ids(self) -> list[int]:
-        return self.ids_of((*VISION_TOKENS, *STOP_TOKENS))
+        return self.ids_of((*VISION_TOKENS, CALL_CLOSE, *END_TOKENS))
 
 
 class Forced(KVEngine):
@@ -110,6 +101,15 @@ class InMemory:
         return Decoded(self.image)
 
 
+def dialect_of_trl(python: Path) -> Dialect:
+    """Our dialect with the system prompt that the chat template of TRL (in the environment of `python`) makes of its tool."""
+    [template] = python.parents[1].glob("lib/python*/site-packages/trl/chat_templates/qwen3_vl.jinja")
+    asked = [[{"role": "user", "content": ""}]]
+    [[text], _] = render_jinja_template(asked, tools=[zoom_tool(list)], chat_template=template.read_text())
+    system = text.removeprefix("<|im_start|>system\n").partition("<|im_end|>")[0]
+    return read_dialect("qwen3_vl").model_copy(update={"name": "trl", "system": system})
+
+
 def questions(count: int) -> list[Question]:
     """Noise: what is in an image does not change what it costs. Every question has the same number of tokens."""
     asked = []
@@ -121,12 +121,12 @@ def questions(count: int) -> list[Question]:
     return asked
 
 
-def policy(visual: int, group: int, asked: Sequence[Question]) -> FocusPolicy:
+def policy(visual: int, group: int, asked: Sequence[Question], dialect: Dialect) -> FocusPolicy:
     """The default trainer on a random policy, whose vocabulary gives the prompt the length that Qwen's own gives it (226 against 233)."""
-    texts = [question_text(DIALECT, q.sample.question).replace(IMAGE_PAD, "") for q in asked]
+    texts = [question_text(dialect, q.sample.question).replace(IMAGE_PAD, "") for q in asked]
     tokenizer = build_tokenizer().train_new_from_iterator(texts * 20, vocab_size=512, show_progress=False)
     built = build_model(tokenizer)
-    loaded = Endless(built.model, built.tokenizer, built.image_processor, DIALECT)
+    loaded = Endless(built.model, built.tokenizer, built.image_processor, dialect)
     changes = [
         f"gap.view_tokens={visual}",
         f"rollout.rollouts_per_question={group}",
@@ -197,7 +197,7 @@ def measure(visual: int, group: int, python: Path, threads: int, tick: Callable[
     """One row of the table."""
     torch.set_num_threads(threads)
     asked = questions(QUESTIONS[visual])
-    ours = policy(visual, group, asked)
+    ours = policy(visual, group, asked, dialect_of_trl(python))
     played: list[Trajectory] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -213,7 +213,7 @@ def measure(visual: int, group: int, python: Path, threads: int, tick: Callable[
             group=group,
             box=list(BOX),
             turn_tokens=TURN_TOKENS,
-            suppressed=[*VISION_TOKENS, *STOP_TOKENS],
+            suppressed=[*VISION_TOKENS, CALL_CLOSE, *END_TOKENS],
             learning_rate=ours.settings.learning_rate,
             weight_decay=ours.settings.weight_decay,
             grad_clip=ours.settings.grad_clip,

@@ -148,6 +148,21 @@ def processor(folder: str) -> Any:
     return ImageOnly(AutoImageProcessor.from_pretrained(folder, backend="pil"), tokenizer, chat_template=template)
 
 
+def zoom_tool(crop: Callable[[list[int]], list]) -> Callable[[list[int]], list]:
+    """The tool whose name, argument and docstring TRL shows to the model; `crop` does the work."""
+
+    def image_zoom_in_tool(bbox_2d: list[int]) -> list:
+        """
+        Zoom in on a region of the image.
+
+        Args:
+            bbox_2d: [x1, y1, x2, y2] of the region, 0 to 1000 from the left and the top of the image.
+        """
+        return crop(bbox_2d)
+
+    return image_zoom_in_tool
+
+
 class Speaker:
     """What the turns are taken to say, and the tool that answers. TRL executes calls in the order of its rollouts."""
 
@@ -162,21 +177,13 @@ class Speaker:
         call = {"type": "function", "function": {"name": TOOL, "arguments": {"bbox_2d": self.job.box}}}
         return {"role": "assistant", "content": "", "tool_calls": [call]}
 
-    def tool(self) -> Callable[[list[int]], list]:
-        def image_zoom_in_tool(bbox_2d: list[int]) -> list:
-            """
-            Zoom in on a region of the image.
-
-            Args:
-                bbox_2d: [x1, y1, x2, y2] of the region, 0 to 1000 from the left and the top of the image.
-            """
-            original = self.originals[self.calls // self.job.group % len(self.originals)]
-            self.calls += 1
-            w, h = original.size
-            x1, y1, x2, y2 = bbox_2d
-            return [{"type": "image", "image": original.crop((x1 * w // 1000, y1 * h // 1000, x2 * w // 1000, y2 * h // 1000))}]
-
-        return image_zoom_in_tool
+    def crop(self, bbox_2d: list[int]) -> list:
+        """The crop that the tool returns."""
+        original = self.originals[self.calls // self.job.group % len(self.originals)]
+        self.calls += 1
+        w, h = original.size
+        x1, y1, x2, y2 = bbox_2d
+        return [{"type": "image", "image": original.crop((x1 * w // 1000, y1 * h // 1000, x2 * w // 1000, y2 * h // 1000))}]
 
 
 def run(job: Job, split: int, steps: int, gate: Callable[[], None], report: Callable[[dict[str, Any]], None]) -> None:
@@ -238,7 +245,7 @@ def run(job: Job, split: int, steps: int, gate: Callable[[], None], report: Call
         train_dataset=data,
         processing_class=tokens,
         callbacks=[Clock()],
-        tools=[speaker.tool()],
+        tools=[zoom_tool(speaker.crop)],
     )
     trainer.train()
 

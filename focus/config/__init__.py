@@ -8,9 +8,9 @@ from focus.config.checks import EMBEDDED_VIEW, SECRET, cautions
 from focus.config.command_line import guarded, start
 from focus.config.messages import ConfigError, raise_all
 from focus.config.output import alone, writable
-from focus.config.paths import CONF
 from focus.config.schema import SCHEMAS
 from focus.config.validate import problems_of, validated
+from focus.runtime.paths import CONF
 
 __all__ = [
     "CONF",

@@ -25,6 +25,7 @@ from focus.config.schema import (
     TrainConfig,
 )
 from focus.config.targets import target_problems, term_problems, trainer_problems
+from focus.model.dialect import DialectError, dialect_names, read_dialect
 
 MAX_VLLM_RANK = 512  # of a LoRA adapter
 EMBEDDED_VIEW = 16  # visual tokens of the view that an evaluation of the embedded policy shows: what its stage 1 trains at
@@ -32,12 +33,12 @@ SECRET = re.compile(r"(api|access|secret)?[_-]?key|authorization|password|(acces
 
 
 def policy_problems(policy: PolicyConfig, served: bool) -> list[str]:
-    """A dialect that does not exist, and a policy that no run has left yet. `served`: the policy lies on a server."""
-    from focus.model.prompts import DIALECTS
-
+    """A dialect or prompts that can't be used, and a policy that no run has left yet. `served`: it lies on a server."""
     problems = []
-    if policy.dialect not in DIALECTS:
-        problems.append(f"policy.dialect is {policy.dialect!r}; choose one of {', '.join(DIALECTS)}")
+    try:
+        read_dialect(policy.dialect, policy.prompts)
+    except DialectError as error:
+        problems.append(str(error))
     if not served and policy.checkpoint.startswith("outputs/") and not Path(policy.checkpoint, "config.json").is_file():
         maker = "make claim CLAIM=gap_and_bonus" if policy.checkpoint.startswith("outputs/claims/") else None
         maker = maker or {"outputs/stage1/policy": "make stage1", "outputs/stage2/policy": "make stage2"}.get(
@@ -94,10 +95,16 @@ def file_problems(key: str, path: str | None, remedy: str) -> list[str]:
     return [f"{key} is {path}, which {found}; {remedy}"]
 
 
+def _has_prompt_without_tool(policy: PolicyConfig) -> bool:
+    """Whether the arm no_tool can be played. True for a dialect that can't be read, which is reported on its own."""
+    try:
+        return read_dialect(policy.dialect, policy.prompts).system_without_tool is not None
+    except DialectError:
+        return True
+
+
 def rollout_problems(rollout: RolloutConfig, policy: PolicyConfig, arms: list[str]) -> list[str]:
     """What an engine lacks, and limits of a conversation that contradict each other."""
-    from focus.model.prompts import DIALECTS
-
     problems = []
     if rollout.engine == "vllm":
         problems += _vllm_problems(rollout)
@@ -111,7 +118,7 @@ def rollout_problems(rollout: RolloutConfig, policy: PolicyConfig, arms: list[st
         if policy.dialect == "tiny" and policy.checkpoint != "embedded":
             problems.append(
                 f"policy.dialect is tiny, which only the embedded policy speaks; {policy.checkpoint} needs one of "
-                + ", ".join(name for name in DIALECTS if name != "tiny")
+                + ", ".join(name for name in dialect_names() if name != "tiny")
             )
     if rollout.crop_min_tokens > rollout.crop_tokens:
         problems.append(
@@ -121,7 +128,7 @@ def rollout_problems(rollout: RolloutConfig, policy: PolicyConfig, arms: list[st
         problems.append(
             "rollout.force_first_crop is true but rollout.max_crops is 0: every rollout would run out of turns. Raise max_crops"
         )
-    if "no_tool" in arms and policy.dialect in DIALECTS and DIALECTS[policy.dialect].plain is None:
+    if "no_tool" in arms and not _has_prompt_without_tool(policy):
         problems.append(f"evaluation.arms names no_tool, but policy.dialect={policy.dialect} has no prompt without the tool; leave it out")
     return problems
 

@@ -18,9 +18,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from focus.config.messages import ConfigError, did_you_mean, raise_all, unknown_key
 from focus.config.output import writable
-from focus.config.paths import CONF
 from focus.config.schema import SCHEMAS, Section
 from focus.config.validate import key_problems, validated
+from focus.runtime.paths import CONF
 from focus.runtime.processes import end_on_sigterm, end_with_parent, exit_interrupted, outside_cause
 
 LONGEST_NAME = 255  # bytes of a folder's name

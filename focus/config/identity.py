@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from focus.config.messages import ConfigError
+from focus.model.dialect import read_dialect
 
 Settings = Mapping[str, Any]
 
@@ -25,7 +26,7 @@ EARLIER = {"data.cache_dir": "data.kept"}
 
 # How a conversation is played: it moves both the trained weights and a measurement of given weights
 PLAYED = (
-    *("policy.dialect", "policy.dtype", "policy.attention", "gap.mode", "gap.view_tokens", "seed"),
+    *("policy.dialect", "policy.prompts", "policy.dtype", "policy.attention", "gap.mode", "gap.view_tokens", "seed"),
     *("rollout.engine", "rollout.max_crops", "rollout.crop_tokens", "rollout.crop_min_tokens", "rollout.fixed_crops"),
     *("rollout.tokens_per_turn", "rollout.vllm.dtype"),
 )
@@ -114,6 +115,8 @@ def learned_settings(settings: Settings) -> dict[str, Any]:
     kept |= {f"rollout.{name}": None for name in ("endpoint", "vllm") if settings["rollout"][name] is None}
     if "alarms" in settings and settings["alarms"]["stop"]:
         kept |= {key: value for key, value in flat(settings) if under(key, STOPPING)}
+    if kept.get("policy.prompts", "") is None:  # runs from before this setting have no such entry
+        del kept["policy.prompts"]
     judge = settings.get("judge") or {}
     if judge.get("url"):  # runs from before there was a judge have no such entry
         kept["judge.model"] = judge["model"]
@@ -129,11 +132,17 @@ def settings_hash(settings: Settings) -> str:
     return _digest({**learned_settings(settings), "evaluation": settings["evaluation"]})
 
 
+def _dialect_identity(policy: Settings) -> str:
+    """The name of a dialect whose texts never change, else a hash of the texts. Older runs have no `prompts`."""
+    return read_dialect(policy["dialect"], policy.get("prompts")).identity
+
+
 def measurement_hash(settings: Settings) -> str:
     """What identifies how given weights are measured on given questions."""
     given = dict(flat(settings))
-    always = [key for key in (*PLAYED, *MEASURED) if key != "rollout.vllm.dtype"]
+    always = [key for key in (*PLAYED, *MEASURED) if key not in ("rollout.vllm.dtype", "policy.prompts")]
     kept = {key: str(given.get(key)) for key in always}
+    kept["policy.dialect"] = _dialect_identity(settings["policy"])
     if given["rollout.engine"] == "vllm":
         kept["rollout.vllm.dtype"] = given["rollout.vllm.dtype"]
     if "trainer" in settings:
@@ -158,7 +167,7 @@ def graded_by(settings: Settings) -> str:
 def calibration_identity(settings: Settings) -> str:
     """What a choice of views depends on, beside weights and questions."""
     policy = settings["policy"]
-    asked = [policy["dialect"], policy["dtype"], policy["attention"]]
+    asked = [_dialect_identity(policy), policy["dtype"], policy["attention"]]
     return json.dumps([settings["calibration"], settings["tokens_per_turn"], settings["seed"], *asked])
 
 

@@ -58,6 +58,7 @@ class Section(BaseModel):
 class PolicyConfig(Section):
     checkpoint: Text
     dialect: Text
+    prompts: Text | None
     dtype: Dtype
     attention: Text
     train_vision: bool

@@ -13,8 +13,8 @@ from focus.data.sample import Sample
 from focus.evaluation.outcome import OPENINGS, PLAYABLE
 from focus.gap import Gap
 from focus.grading.grader import Grader
-from focus.model.prompts import ANSWER_OPEN, Model
-from focus.rollout.engine import Engine
+from focus.model.prompts import ANSWER_OPEN
+from focus.rollout.engine import Engine, Model
 from focus.rollout.loop import RolloutLimits, begin, play, reopen, seed_of, with_prefill
 from focus.rollout.substitutes import SUBSTITUTES, nothing
 from focus.rollout.trajectory import Trajectory

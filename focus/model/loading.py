@@ -16,8 +16,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils import cached_file, is_flash_attn_2_available
 
 from focus.data.boxes import Frame
+from focus.model.dialect import dialect_names, read_dialect
 from focus.model.policy_model import PolicyModel
-from focus.model.prompts import DIALECTS
 from focus.model.saving import DTYPES, FAMILIES, VIDEO_PROCESSOR
 
 EMBEDDED = Path(__file__).parent / "embedded"
@@ -29,8 +29,10 @@ def checkpoint_path(name: str) -> str | Path:
     return EMBEDDED if name == "embedded" else name
 
 
-def load_model(folder: str | Path, dialect: str, dtype: str = "float32", attention: str = "auto") -> PolicyModel:
-    """A policy from a folder or a hub name.
+def load_model(
+    folder: str | Path, dialect: str, dtype: str = "float32", attention: str = "auto", prompts: str | None = None
+) -> PolicyModel:
+    """A policy from a folder or a hub name. `dialect` and `prompts` are those of `read_dialect`.
 
     `attention` is `auto` or a transformers name (`attention_backend`). `dtype` is explicit because
     transformers otherwise keeps the dtype of the file. Raises ValueError for a model that can't be
@@ -53,11 +55,18 @@ def load_model(folder: str | Path, dialect: str, dtype: str = "float32", attenti
             f"policy.checkpoint is {name}, which is not a folder here, and can't be downloaded from the hub. Without a network, download "
             f"it elsewhere and set its folder: policy.checkpoint=/path/to/folder. The hub client's error: {error}"
         ) from error
-    if DIALECTS[dialect].frame is not BOX_FRAMES[config.model_type]:
-        fitting = [d.name for d in DIALECTS.values() if d.frame is BOX_FRAMES[config.model_type]]
+    chosen = read_dialect(dialect, prompts)
+    if chosen.frame is not BOX_FRAMES[config.model_type]:
+        own = [each for each in map(read_dialect, dialect_names()) if each.paraphrase_of is None]
+        fitting = [each.name for each in own if each.frame is BOX_FRAMES[config.model_type]]
         raise ValueError(
             f"{name} is a {config.model_type} model, which writes boxes in {BOX_FRAMES[config.model_type]}, but policy.dialect={dialect} "
-            f"reads {DIALECTS[dialect].frame}: every box would be wrong. Use policy.dialect={' or '.join(fitting)}"
+            f"reads {chosen.frame}: every box would be wrong. Use policy.dialect={' or '.join(fitting)}"
+        )
+    if chosen.call[1] not in tokenizer.get_vocab():
+        raise ValueError(
+            f"policy.dialect={dialect} closes a call with {chosen.call[1]}, which is not one token of {name}, so sampling could not stop "
+            "there. Serve the model and use rollout=openai, or choose a dialect with another tag"
         )
     _check_parts(name, config, tokenizer, image_processor)
     try:
@@ -74,7 +83,7 @@ def load_model(folder: str | Path, dialect: str, dtype: str = "float32", attenti
             f"{name} lacks {len(lacking)} weights of the model in its config.json (first: {lacking[0]}); they would be random. "
             "Copy the folder again, or use the config.json that belongs to these weights"
         )
-    return PolicyModel(model, tokenizer, image_processor, DIALECTS[dialect], json.loads(Path(video).read_text()) if video else None)
+    return PolicyModel(model, tokenizer, image_processor, chosen, json.loads(Path(video).read_text()) if video else None)
 
 
 def lora_config(model: Any, rank: int, alpha: int, targets: Sequence[str] | None, train_vision: bool) -> LoraConfig:

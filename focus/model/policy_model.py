@@ -29,7 +29,8 @@ from transformers.utils import logging as transformers_logging
 
 from focus.model import saving
 from focus.model.attention import NO_MASK, Layout, share_prompts
-from focus.model.prompts import STOP_TOKENS, VISION_TOKENS, Dialect
+from focus.model.dialect import Dialect
+from focus.model.prompts import END_TOKENS, VISION_TOKENS
 
 transformers_logging.disable_progress_bar()  # loading and saving print one line of our own
 
@@ -158,7 +159,7 @@ class PolicyModel:
 
     @property
     def stop_ids(self) -> list[int]:
-        return self.ids_of(STOP_TOKENS)
+        return self.ids_of((self.dialect.call[1], *END_TOKENS))
 
     @property
     def backbone(self) -> Any:

@@ -19,9 +19,10 @@ from transformers import AutoTokenizer, PretrainedConfig
 
 from focus.config.schema import PlanConfig
 from focus.gap import read_levels
+from focus.model.dialect import read_dialect
 from focus.model.loading import checkpoint_path
 from focus.model.policy_model import LOGITS_BYTES, PATCH_CACHE_BYTES
-from focus.model.prompts import CROP_CONTENT, DIALECTS, encode, observation_text, question_text
+from focus.model.prompts import CROP_CONTENT, encode, observation_text, question_text
 from focus.planning.architecture import Parameters, architecture_of, parameters_of
 from focus.planning.hardware import BANDWIDTH_SHARE, COMPUTE_SHARE, DEVICES, GIB, USABLE
 
@@ -61,7 +62,7 @@ class Lengths:
 
 def lengths(cfg: PlanConfig) -> tuple[Lengths, Lengths, bool]:
     """The longest rollout that the settings allow, the mean one, and whether texts were measured with the policy's tokenizer."""
-    dialect, rollout, expected = DIALECTS[cfg.policy.dialect], cfg.rollout, cfg.lengths
+    dialect, rollout, expected = read_dialect(cfg.policy.dialect, cfg.policy.prompts), cfg.rollout, cfg.lengths
     views = [cfg.gap.view_tokens]
     if cfg.gap.mode == "calibrated" and cfg.gap.table and Path(cfg.gap.table).is_file():
         views = list(read_levels(Path(cfg.gap.table)).values())

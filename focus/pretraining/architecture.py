@@ -4,8 +4,8 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from focus.model.dialect import read_dialect
 from focus.model.policy_model import PolicyModel
-from focus.model.prompts import DIALECTS
 
 
 def build_model(
@@ -57,4 +57,4 @@ def build_model(
         image_std=[0.5] * 3,
         size={"shortest_edge": 28 * 28, "longest_edge": 16384 * 28 * 28},
     )
-    return PolicyModel(model, tokenizer, processor, DIALECTS["tiny"])
+    return PolicyModel(model, tokenizer, processor, read_dialect("tiny"))

@@ -5,9 +5,9 @@ from transformers import PreTrainedTokenizerFast
 
 from focus.data.boxes import to_view
 from focus.data.scenes import DIFFICULTY, Scene
+from focus.model.dialect import read_dialect
 from focus.model.prompts import (
     CROP_CONTENT,
-    DIALECTS,
     VISION_TOKENS,
     Fault,
     answer_text,
@@ -33,7 +33,7 @@ SPECIAL = (
 
 def build_tokenizer(vocabulary: int = 512) -> PreTrainedTokenizerFast:
     """A byte-level BPE over the transcripts of all difficulties; each digit is a token of its own."""
-    dialect = DIALECTS["tiny"]
+    dialect = read_dialect("tiny")
     corpus = []
     for level, spec in DIFFICULTY.items():
         for index in range(400):

@@ -194,6 +194,7 @@ def evaluation_table(found: Mapping[str, Any]) -> Results:
     for arm, share in found.get("refusals", {}).items():
         number = "its numbers are not this model's" if arm == "own" else "so it has no numbers"
         notes.append(f"the server refused {100 * share:.0f} % of the questions of the arm {arm}: {number}")
+    notes += s["prompts"]["notes"]
     notes += [f"{name}: {_said(interval)} points" for name, interval in found["differences"].items()]
     if found["broken"]:
         notes.append(f"{len(found['broken'])} questions could not be read and count as wrong: {found['broken'][0]}")
@@ -264,7 +265,13 @@ def beside_the_paper(found: Mapping[str, Any], folder: Path) -> list[Results]:
     """
     me = found["settings"]
     others = [json.loads(path.read_text()) for path in sorted(folder.glob("*/evaluation.json"))]
-    same = [e for e in others if {*e.get("settings", {})} >= {*COMPARABLE} and all(e["settings"][key] == me[key] for key in COMPARABLE)]
+    same = [
+        e
+        for e in others
+        if {*e.get("settings", {})} >= {*COMPARABLE, "prompts"}
+        and all(e["settings"][key] == me[key] for key in COMPARABLE)
+        and e["settings"]["prompts"]["hash"] == me["prompts"]["hash"]
+    ]
     ours = {e["settings"]["data"]: e for e in (*same, found) if e["settings"]["data"] in SETS}
 
     def row(label: str, unit: str, cells: Iterable[Cell | None]) -> Row:

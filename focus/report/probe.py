@@ -19,8 +19,8 @@ from focus.rollout.trajectory import Trajectory
 COLOURS = ("#1f6f8b", "#c06c3e", "#6b4f9a", "#3f7d4a", "#8a8a8a")
 
 
-def probe_table(title: str, outcomes: Mapping[str, Outcome], resamples: int, temperature: float) -> Results:
-    """One column for each view; arms that were not played have no row."""
+def probe_table(title: str, outcomes: Mapping[str, Outcome], resamples: int, temperature: float, more: Sequence[str] = ()) -> Results:
+    """One column for each view; arms that were not played have no row. `more` are notes below the table."""
     rows = [
         Row(
             label,
@@ -42,7 +42,7 @@ def probe_table(title: str, outcomes: Mapping[str, Outcome], resamples: int, tem
     if asked.broken:
         notes.append(f"{len(asked.broken)} questions could not be read and count as wrong: {asked.broken[0]}")
     verdicts = tuple(verdict_of(outcome, resamples) for outcome in outcomes.values())
-    return Results(f"crop dependence of {title}", tuple(f"{view} tokens" for view in outcomes), tuple(rows), tuple(notes), verdicts)
+    return Results(f"crop dependence of {title}", tuple(f"{view} tokens" for view in outcomes), tuple(rows), (*notes, *more), verdicts)
 
 
 def telling(outcome: Outcome, samples: Sequence[Sample], shown: Sequence[Trajectory], count: int) -> dict[str, list[dict[str, Any]]]:

@@ -59,7 +59,8 @@ class InformationGain(RewardCallback):
             engine.keep_all_turns = self.weight != 0 and self.reader is None  # paid for in memory where it is asked in every update
         if self.reader is not None:
             dtype = str(policy.model.dtype).removeprefix("torch.")
-            self._reader = loading.load_model(loading.checkpoint_path(self.reader), policy.dialect.name, dtype)
+            dialect = policy.dialect
+            self._reader = loading.load_model(loading.checkpoint_path(self.reader), dialect.name, dtype, prompts=dialect.prompts)
             self._engine = KVEngine(self._reader)
             if self._reader.tokenizer.get_vocab() != policy.tokenizer.get_vocab() or self._reader.token_px != policy.token_px:
                 raise ValueError(

@@ -1,11 +1,14 @@
-"""The interface of rollout engines."""
+"""What the crop loop needs: a model, which has the tokenizer and the dialect, and an engine, which samples from it."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from PIL import Image
 
+from focus.model.dialect import Dialect
+from focus.model.prompts import Tokenizer
 from focus.rollout.trajectory import Trajectory
 
 
@@ -54,6 +57,38 @@ class Completion:
     stopped: bool
     text: str | None = None
     refused: bool = False
+
+
+class Model(Protocol):
+    """A policy as the crop loop uses it: weights in this process (`PolicyModel`) or on a server (`Served`)."""
+
+    @property
+    def dialect(self) -> Dialect: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def token_px(self) -> int:
+        """Side of one merged visual token, in pixels."""
+        ...
+
+    @property
+    def has_idle_processors(self) -> bool:
+        """Whether this machine has idle processors while the model generates; crops are cut on them."""
+        ...
+
+    def image_cache(self) -> AbstractContextManager[None]:
+        """A block in which features of images are cached."""
+        ...
+
+    def prepare(self, image: Image.Image) -> None:
+        """Preprocess an image that a later request will contain. Called from worker threads."""
+        ...
+
+    def weights_hash(self) -> str:
+        """Identifies the weights."""
+        ...
 
 
 class Engine(Protocol):

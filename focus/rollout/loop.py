@@ -25,14 +25,13 @@ from focus.model.prompts import (
     Call,
     Fault,
     Malformed,
-    Model,
     encode,
     error_content,
     observation_text,
     parse,
     question_text,
 )
-from focus.rollout.engine import Completion, Engine, Request, Sampling
+from focus.rollout.engine import Completion, Engine, Model, Request, Sampling
 from focus.rollout.trajectory import Action, Alter, Crop, Observation, Status, Trajectory, Turn
 
 WORKERS = min(8, os.cpu_count() or 1)  # threads that cut crops

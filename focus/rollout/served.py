@@ -25,7 +25,8 @@ from PIL import Image
 
 from focus.data.sample import Sample
 from focus.gap import Gap
-from focus.model.prompts import ANSWER_CLOSE, ANSWER_OPEN, CROP_CONTENT, Dialect, reply_text, user_text
+from focus.model.dialect import Dialect
+from focus.model.prompts import ANSWER_CLOSE, ANSWER_OPEN, CROP_CONTENT, reply_text, user_text
 from focus.rollout.engine import Completion, Request, Sampling
 from focus.rollout.loop import begin
 from focus.rollout.trajectory import Trajectory
@@ -57,7 +58,7 @@ class NoTokenizer:
 
 
 class Served:
-    """Implements `prompts.Model`."""
+    """Implements `Model`."""
 
     has_idle_processors = True  # the model runs on the server
 

@@ -39,6 +39,7 @@ from focus.report.headline import evaluated_text, headline
 from focus.report.page import write_page
 from focus.report.results_file import write_results
 from focus.report.table import markdown_table, print_table
+from focus.rollout.engine import Model
 from focus.rollout.served import OpenAIEngine, Served, check_view_tokens
 from focus.runtime.files import atomic_write
 from focus.runtime.progress import Progress, chunks
@@ -91,7 +92,7 @@ def run(composed: DictConfig) -> None:
         grade_open(Grader(judge), rows)
         refused = refusals(rows, cfg.served.refused)
         arms = [arm for arm in e.arms if arm not in refused]
-        found = summary(rows, arms, e.resamples) | {"settings": _settings(cfg, model.weights_hash(), most) | seen, "refusals": refused}
+        found = summary(rows, arms, e.resamples) | {"settings": _settings(cfg, model, most) | seen, "refusals": refused}
         if judge:
             found["judge"] = {name: judge.counts[name] for name in COUNTS} | {"turned_away": dict(judge.turned_away)}
         _write(output / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
@@ -124,14 +125,15 @@ def _write(path: Path, text: str) -> None:
         partial.write_text(text)
 
 
-def _settings(cfg: EvaluateConfig, weights: str, most: int) -> dict[str, Any]:
+def _settings(cfg: EvaluateConfig, model: Model, most: int) -> dict[str, Any]:
     """What a number means: everything without which it can't be compared with another."""
     e, r = cfg.evaluation, cfg.rollout
     served = r.endpoint if r.engine == "openai" else None
     return {
         "policy": cfg.policy.checkpoint,
-        "weights": weights,
-        "dialect": cfg.policy.dialect,
+        "weights": model.weights_hash(),
+        "dialect": model.dialect.name,
+        "prompts": model.dialect.record,
         "engine": r.engine,
         "data": cfg.data.source,
         "view_tokens": [cfg.view.min_tokens, most],

@@ -34,6 +34,7 @@ from focus.report.probe import draw_probe, probe_table, telling
 from focus.report.results_file import measured_metrics, write_results
 from focus.report.table import markdown_table, print_table
 from focus.rewards import Example
+from focus.rollout.engine import Model
 from focus.rollout.served import OpenAIEngine, Served, check_view_tokens
 from focus.runtime.files import atomic_write
 from focus.runtime.progress import Progress
@@ -106,8 +107,8 @@ def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
             shown.keep(view, telling(known[view], samples, trajectories, cfg.pictures))
             save_outcomes(known, kept, identity)
     outcomes = {str(tokens): known[str(tokens)] for tokens in cfg.views}
-    table = probe_table(str(cfg.policy.checkpoint), outcomes, e.resamples, e.temperature)
-    record = _record(cfg, model.weights_hash(), outcomes) | ({"view_seen": seen} if seen else {})
+    table = probe_table(str(cfg.policy.checkpoint), outcomes, e.resamples, e.temperature, model.dialect.notes)
+    record = _record(cfg, model, outcomes) | ({"view_seen": seen} if seen else {})
     (output / "probe.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     (output / "probe.md").write_text(markdown_table(table))
     write_results(
@@ -163,7 +164,7 @@ class Shown:
         return examples
 
 
-def _record(cfg: ProbeConfig, weights: str, outcomes: dict[str, Outcome]) -> dict[str, object]:
+def _record(cfg: ProbeConfig, model: Model, outcomes: dict[str, Outcome]) -> dict[str, object]:
     """Every metric with its interval, and MED's decomposition, per view."""
     views = {}
     for view, outcome in outcomes.items():
@@ -176,7 +177,9 @@ def _record(cfg: ProbeConfig, weights: str, outcomes: dict[str, Outcome]) -> dic
         }
     return {
         "checkpoint": cfg.policy.checkpoint,
-        "weights": weights,
+        "weights": model.weights_hash(),
+        "dialect": model.dialect.name,
+        "prompts": model.dialect.record,
         "data": cfg.data.source,
         "samples": len(next(iter(outcomes.values())).groups),
         "temperature": cfg.evaluation.temperature,

@@ -249,14 +249,19 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
     calibrated = cfg.gap.mode == Mode.CALIBRATED
     if calibrated:  # the table says which questions are trained on, and how they are seen
         asked += f" {seed_of(sorted(selected_levels(cfg.gap).items())):x}"
+    dialect = loaded.dialect
+    texts_in_file = dialect.identity != dialect.name
+    if texts_in_file:  # a file may be edited under the same name
+        asked += f" {dialect.identity}"
     if trained_on.is_file() and trained_on.read_text() != asked:
         raise ValueError(
-            f"{output} holds a run on other training questions: a record, a box, an image file or gap.table has changed since. Put the old "
-            "files back, give this run another name (name=...), or remove that folder"
+            f"{output} holds a run on other training questions: a record, a box, an image file, gap.table or a file of prompts has changed "
+            "since. Put the old files back, give this run another name (name=...), or remove that folder"
         )
     files.write_on_first_rank(origin, base)
     files.write_on_first_rank(trained_on, asked)
-    named = isinstance(samples, Scenes) and not calibrated  # settings name scenes, but not what lies in a file
+    # Settings name scenes, but not the content of files
+    named = isinstance(samples, Scenes) and not calibrated and not texts_in_file
     start = base if named else f"{base} {asked}"
     if cfg.results and cfg.evaluation.records:
         start += f" {questions_digest(held_out_samples(cfg))}"
@@ -279,7 +284,8 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
         measured: dict[str, Outcome] = {}
         for label in policies or ["trained"]:
             checkpoint = trained if label == "trained" else loading.checkpoint_path(cfg.policy.checkpoint)
-            module = build_policy(cfg, loading.load_model(checkpoint, cfg.policy.dialect, cfg.policy.dtype, cfg.policy.attention), grader)
+            p = cfg.policy
+            module = build_policy(cfg, loading.load_model(checkpoint, p.dialect, p.dtype, p.attention, p.prompts), grader)
             module.engine.sync_weights()
             measured |= _measure(cfg, module, grader, label, output, progress) if policies else {}
     if not files.is_first_rank():

@@ -16,7 +16,6 @@ from focus.data.original import Original
 from focus.data.questions import Broken, Question
 from focus.gap import Gap, View
 from focus.model.policy_model import PolicyModel
-from focus.model.prompts import CALL_OPEN
 from focus.rewards import Example, RewardCallback, Scores, begin_scoring, examples
 from focus.rollout.engine import Engine
 from focus.rollout.loop import WORKERS, RolloutLimits, begin, blank, play, seed_of
@@ -112,11 +111,12 @@ class FocusPolicy(SavesTrainableState):
         """
         with self._timed("view"), ThreadPoolExecutor(WORKERS) as workers:
             seen = list(workers.map(self._prepare_view, questions))
+        opening = self.policy.dialect.call[0] if self.limits.force_first_crop else ""
         opened: list[Trajectory] = []
         for question, view in zip(questions, seen, strict=True):
             if isinstance(question, Question) and not isinstance(view, str):
                 seeds = [seed_of(self.seed, question.draw, k) for k in range(self.settings.rollouts_per_question)]
-                opened += begin(self.policy, question.sample, *view, seeds, CALL_OPEN if self.limits.force_first_crop else "")
+                opened += begin(self.policy, question.sample, *view, seeds, opening)
         self.unreadable_updates = 0 if distributed.all_reduce_sum(self.trainer.strategy, len(opened)) else self.unreadable_updates + 1
         if self.unreadable_updates >= UNREADABLE_UPDATES:
             reasons = [reason for reason in seen if isinstance(reason, str)]

@@ -1,5 +1,6 @@
 """A misspelt key is found before a model loads, every overlay composes, and every key is explained."""
 
+import json
 import subprocess
 import sys
 from itertools import pairwise
@@ -16,9 +17,10 @@ from omegaconf import OmegaConf
 from focus.build import build_rewards, load_policy
 from focus.config import CONF, ConfigError, cautions, problems_of, start, validated
 from focus.config.command_line import readable
-from focus.config.identity import refuse_other_run
+from focus.config.identity import learned_settings, refuse_other_run
 from focus.config.schema import CalibrateConfig, ProbeConfig, TrainConfig
 from focus.config.validate import plain
+from focus.model.dialect import Texts, read_dialect
 from focus.report.sweep import launched as points_of_sweep
 from tests.support.runs import PAPER, composed
 
@@ -99,6 +101,23 @@ def test_added_typos_and_all_other_problems_are_reported_together():
         "policy.dialect is 'klingon'",
     ):
         assert part in str(error.value), part
+
+
+def test_a_file_of_prompts_is_checked_before_anything_is_loaded(tmp_path):
+    path = tmp_path / "prompts.json"
+    path.write_text('{"system": "Look.", "sytem": ""}')
+    [problem] = problems_of(composed(f"policy.prompts={path}"), TrainConfig)
+    assert "sytem is no key" in problem and "crop_reply is missing" in problem
+    texts = {key: getattr(read_dialect("deepeyes"), key) for key in Texts.model_fields}
+    path.write_text(json.dumps(texts | {"system_without_tool": None}))
+    asked = ("policy.dialect=deepeyes", f"policy.prompts={path}", "evaluation.arms=[own,no_tool]")
+    [problem] = problems_of(composed(*asked, name="probe"), ProbeConfig)
+    assert problem == "evaluation.arms names no_tool, but policy.dialect=deepeyes has no prompt without the tool; leave it out"
+
+
+def test_a_run_without_a_file_of_prompts_is_the_same_run_as_before_there_was_that_setting():
+    assert "policy.prompts" not in learned_settings(plain(composed("experiment=stage1")))
+    assert learned_settings(plain(composed("experiment=stage1", "policy.prompts=mine.json")))["policy.prompts"] == "mine.json"
 
 
 def test_every_bad_value_of_a_calibration_is_reported_with_what_exists():

@@ -1057,7 +1057,7 @@ def test_a_question_that_holds_the_words_of_an_instruction_stays_whole(read, que
 @pytest.mark.parametrize("instruction", [
     "Answer the question using a single word or phrase.",
     "answer with the option's letter from the given choices directly.",
-    "Guidelines: Understand the given visual information.",
+    "Guidelines: look at the image.",
     "Format strictly as: <think>...</think>",
 ])  # fmt: skip
 def test_an_instruction_behind_a_question_is_cut_off(instruction):

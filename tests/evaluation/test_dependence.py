@@ -36,8 +36,9 @@ from focus.evaluation.outcome import (
     save_outcomes,
 )
 from focus.gap import Gap, Mode, View, cut
+from focus.model.dialect import Texts, read_dialect
 from focus.model.policy_model import PolicyModel
-from focus.model.prompts import ANSWER_OPEN, CALL_OPEN, DIALECTS, UNAVAILABLE, Fault, Malformed, call_text
+from focus.model.prompts import ANSWER_OPEN, CALL_OPEN, UNAVAILABLE, Fault, Malformed, call_text
 from focus.report import probe as report
 from focus.report.probe import draw_probe, probe_table
 from focus.rollout.engine import Completion, Sampling
@@ -1022,9 +1023,26 @@ def test_nothing_is_said_about_an_arm_that_is_not_played(scripted, tmp_path, cap
     assert "arm gt" not in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_probe_says_whose_words_it_asked_in_and_other_prompts_are_another_probe(scripted, tmp_path, monkeypatch, capsys):
+    texts = {key: getattr(read_dialect("qwen3_vl_zoom"), key) for key in Texts.model_fields}
+    (tmp_path / "theirs.yaml").write_text(json.dumps(texts | {"before": "Q: "}))
+    model, engine = probe.load_evaluated(None)
+    asked = lambda cfg: (replace(model, dialect=read_dialect(cfg.policy.dialect, cfg.policy.prompts)), engine)  # noqa: E731
+    monkeypatch.setattr(probe, "load_evaluated", asked)
+    probe.run(probing(tmp_path, "policy.dialect=qwen3_vl_zoom"))
+    digest = read_dialect("qwen3_vl_zoom").digest
+    note = f"asked in own words (hash {digest}), not with the prompts of Qwen-Agent"
+    assert note in " ".join(capsys.readouterr().out.split())
+    record = json.loads((tmp_path / "probe/probe.json").read_text())
+    assert record["dialect"] == "qwen3_vl_zoom" and (record["prompts"]["hash"], record["prompts"]["words"]) == (digest, "own words")
+    assert note in (tmp_path / "probe/probe.md").read_text() and note in (tmp_path / "probe/report.html").read_text()
+    with pytest.raises(ValueError, match="holds a probe with other settings"):
+        probe.run(probing(tmp_path, "policy.dialect=qwen3_vl_zoom", f"policy.prompts={tmp_path / 'theirs.yaml'}"))
+
+
 def test_another_dialect_is_another_probe(scripted, tmp_path, monkeypatch):
     probe.run(probing(tmp_path))
     model, engine = probe.load_evaluated(None)
-    monkeypatch.setattr(probe, "load_evaluated", lambda cfg: (replace(model, dialect=DIALECTS[cfg.policy.dialect]), engine))
+    monkeypatch.setattr(probe, "load_evaluated", lambda cfg: (replace(model, dialect=read_dialect(cfg.policy.dialect)), engine))
     with pytest.raises(ValueError, match="holds a probe with other settings"):
         probe.run(probing(tmp_path, "policy.dialect=qwen3_vl"))

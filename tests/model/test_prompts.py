@@ -1,17 +1,18 @@
 """What the model reads, letter by letter, and what is made of what it writes."""
 
 import json
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from focus.data.boxes import Frame
+from focus.model.dialect import read_dialect
 from focus.model.prompts import (
     CROP_CONTENT,
-    DIALECTS,
+    END_TOKENS,
     IMAGE_PAD,
-    STOP_TOKENS,
     VISION_TOKENS,
     Answer,
     Call,
@@ -28,6 +29,8 @@ from focus.model.prompts import (
 )
 
 PROPERTY = settings(deadline=None, database=None)
+TINY = read_dialect("tiny")
+read = partial(parse, dialect=TINY)
 
 # ------------------------------------------------------------------------------------------------- golden transcripts
 # Written out by hand, from the layout of Qwen-VL's chat template: turns are `<|im_start|>role\n...<|im_end|>\n`, an image is one pad
@@ -64,7 +67,7 @@ SYSTEMS = {
 
 @pytest.mark.parametrize("family", SYSTEMS)
 def test_an_open_question_is_laid_out_letter_by_letter(family):
-    assert question_text(DIALECTS[family], "What is on the red sign?") == (
+    assert question_text(read_dialect(family), "What is on the red sign?") == (
         "<|im_start|>system\n" + SYSTEMS[family] + "<|im_end|>\n"
         "<|im_start|>user\n"
         "<|vision_start|><|image_pad|><|vision_end|>What is on the red sign?<|im_end|>\n"
@@ -74,7 +77,7 @@ def test_an_open_question_is_laid_out_letter_by_letter(family):
 
 @pytest.mark.parametrize("family", SYSTEMS)
 def test_a_choice_question_lists_its_options_in_order_and_asks_for_a_letter(family):
-    text = question_text(DIALECTS[family], "What is the glove made of?", (("A", "rubber"), ("B", "cotton"), ("E", "cannot tell")))
+    text = question_text(read_dialect(family), "What is the glove made of?", (("A", "rubber"), ("B", "cotton"), ("E", "cannot tell")))
     assert text == (
         "<|im_start|>system\n" + SYSTEMS[family] + "<|im_end|>\n"
         "<|im_start|>user\n"
@@ -88,7 +91,7 @@ def test_a_choice_question_lists_its_options_in_order_and_asks_for_a_letter(fami
 
 
 def test_a_crop_comes_back_in_a_user_turn_after_the_call_is_closed():
-    assert observation_text(DIALECTS["tiny"], CROP_CONTENT, 0, closed=False) == (
+    assert observation_text(TINY, CROP_CONTENT, 0, closed=False) == (
         "<|im_end|>\n"
         "<|im_start|>user\n"
         "<tool_response>\n"
@@ -99,7 +102,7 @@ def test_a_crop_comes_back_in_a_user_turn_after_the_call_is_closed():
 
 
 def test_a_turn_that_the_model_closed_itself_is_not_closed_again():
-    assert observation_text(DIALECTS["tiny"], CROP_CONTENT, 0, closed=True) == (
+    assert observation_text(TINY, CROP_CONTENT, 0, closed=True) == (
         "\n"
         "<|im_start|>user\n"
         "<tool_response>\n"
@@ -110,7 +113,7 @@ def test_a_turn_that_the_model_closed_itself_is_not_closed_again():
 
 
 def test_an_error_comes_back_as_text_without_an_image():
-    assert observation_text(DIALECTS["tiny"], error_content(Fault.OUTSIDE), 0, closed=False) == (
+    assert observation_text(TINY, error_content(Fault.OUTSIDE), 0, closed=False) == (
         "<|im_end|>\n"
         "<|im_start|>user\n"
         "<tool_response>\n"
@@ -122,9 +125,9 @@ def test_an_error_comes_back_as_text_without_an_image():
 
 def test_a_three_turn_conversation_reads_as_one_chat_transcript():
     spoken = call_text((100.0, 200.4, 299.6, 400.0))
-    assert question_text(DIALECTS["tiny"], "What is on the red sign?") + spoken + observation_text(
-        DIALECTS["tiny"], CROP_CONTENT, 0, closed=False
-    ) + answer_text("42") == (
+    assert question_text(TINY, "What is on the red sign?") + spoken + observation_text(TINY, CROP_CONTENT, 0, closed=False) + answer_text(
+        "42"
+    ) == (
         "<|im_start|>system\n"
         "Zoom in with <tool_call>image_zoom_in_tool</tool_call> or answer in <answer></answer>.<|im_end|>\n"
         "<|im_start|>user\n"
@@ -140,14 +143,129 @@ def test_a_three_turn_conversation_reads_as_one_chat_transcript():
     )
 
 
+# The form of the calls of three agents, in our own words: what each reads of a question, with and without the tool, of a crop and of
+# an error. `ask` and `see` shorten what every conversation has.
+
+
+def ask(system: str, user: str) -> str:
+    return (
+        f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{user}<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def see(user: str) -> str:
+    return f"\n<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
+
+
+AGENTS = {
+    "deepeyes": {
+        "system": (
+            "You answer questions about an image. One tool shows you a part of the image again, enlarged.\n"
+            "\n"
+            "<tools>\n"
+            '{"type": "function", "function": {"name": "image_zoom_in_tool", "description": "Returns the part of the image inside a box, '
+            'cut from the original at full resolution.", "parameters": {"type": "object", "properties": {"bbox_2d": {"type": "array", '
+            '"items": {"type": "number"}, "minItems": 4, "maxItems": 4, "description": "Left, top, right and bottom edge of the box, in '
+            'pixels of the image that you see."}, "label": {"type": "string", "description": "What you expect to find there. Optional."}}, '
+            '"required": ["bbox_2d"]}}}\n'
+            "</tools>\n"
+            "\n"
+            "To use it, end your turn with one JSON object between tags, like this:\n"
+            "<tool_call>\n"
+            '{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [40, 60, 180, 220], "label": "the road sign"}}\n'
+            "</tool_call>"
+        ),
+        "user": (
+            "What is it?\nReason between <think> and </think>. Then either use the tool or write the final answer between <answer> and "
+            "</answer>."
+        ),
+        "plain_system": "You answer questions about an image.",
+        "plain_user": "What is it?\nReason between <think> and </think>. Then write the final answer between <answer> and </answer>.",
+        "crop": (
+            "<tool_response><|vision_start|><|image_pad|><|vision_end|>\nThis is the part you asked for. Reason between <think> and "
+            "</think>. Then either use the tool again or write the final answer between <answer> and </answer>.</tool_response>"
+        ),
+        "error": "<tool_response>Error: the box is outside the image. No image.</tool_response>",
+    },
+    "mini_o3": {
+        "system": (
+            "You answer a question about an image. Reason between <think> and </think> before you act.\n"
+            "To see a part of an image enlarged, end your turn with its box as JSON between tags, like this:\n"
+            '<grounding>{"bbox_2d": [0.1, 0.25, 0.4, 0.5], "source": "original_image"}</grounding>\n'
+            '"bbox_2d" holds the left, top, right and bottom edge of the box as fractions of the image\'s width and height, from 0 to 1. '
+            '"source" selects the image to cut: "original_image" is the image of the question, "observation_1" the first part that you '
+            'were shown, "observation_2" the second, and so on.\n'
+            "When you are sure, write the final answer between <answer> and </answer>."
+        ),
+        "user": "\nWhat is it?",
+        "plain_system": (
+            "You answer a question about an image. Reason between <think> and </think> before you act.\n"
+            "When you are sure, write the final answer between <answer> and </answer>."
+        ),
+        "plain_user": "\nWhat is it?",
+        "crop": (
+            "This is observation_3:\n<|vision_start|><|image_pad|><|vision_end|>\nReason between <think> and </think>. Then cut another "
+            "part of any image you have seen, or write the final answer between <answer> and </answer>."
+        ),
+        "error": (
+            "Error: the box is outside the image. No image.\nReason about this error between <think> and </think>. Then correct your call, "
+            "or write the final answer between <answer> and </answer>."
+        ),
+    },
+    "qwen3_vl_zoom": {
+        "system": (
+            "You answer questions about an image. One tool shows you a part of an image again, enlarged.\n"
+            "\n"
+            "<tools>\n"
+            '{"type": "function", "function": {"name": "image_zoom_in_tool", "description": "Returns the part of an image inside a box, '
+            'cut from the original at full resolution.", "parameters": {"type": "object", "properties": {"bbox_2d": {"type": "array", '
+            '"items": {"type": "number"}, "minItems": 4, "maxItems": 4, "description": "Left, top, right and bottom edge of the box, in '
+            'thousandths of the image\'s width and height, 0 to 1000."}, "label": {"type": "string", "description": "What you expect to '
+            'find there."}, "img_idx": {"type": "integer", "description": "The image to cut: 0 is the image of the question, 1 the first '
+            'part that you were shown, and so on."}}, "required": ["bbox_2d", "label", "img_idx"]}}}\n'
+            "</tools>\n"
+            "\n"
+            "To use it, end your turn with one JSON object between tags, like this:\n"
+            "<tool_call>\n"
+            '{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [120, 300, 260, 420], "label": "the road sign", "img_idx": 0}}\n'
+            "</tool_call>\n"
+            "When you are sure, write the final answer between <answer> and </answer>."
+        ),
+        "user": "What is it?",
+        "plain_system": ("You answer questions about an image.\nWhen you are sure, write the final answer between <answer> and </answer>."),
+        "plain_user": "What is it?",
+        "crop": "<tool_response>\n<|vision_start|><|image_pad|><|vision_end|>\n</tool_response>",
+        "error": "<tool_response>\nError: the box is outside the image. No image.\n</tool_response>",
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "texts"), AGENTS.items(), ids=AGENTS)
+def test_an_agent_is_asked_in_our_own_words_letter_by_letter(name, texts):
+    dialect = read_dialect(name)
+    assert question_text(dialect, "What is it?") == ask(texts["system"], texts["user"])
+    assert question_text(dialect.without_tool(), "What is it?") == ask(texts["plain_system"], texts["plain_user"])
+    assert observation_text(dialect, CROP_CONTENT, 2, closed=True) == see(texts["crop"])
+    assert observation_text(dialect, error_content(Fault.OUTSIDE), 2, closed=True) == see(texts["error"])
+
+
+@pytest.mark.parametrize(("name", "texts"), AGENTS.items(), ids=AGENTS)
+def test_the_example_call_in_a_system_prompt_is_one_that_is_carried_out(name, texts):
+    dialect = read_dialect(name)
+    opening, closing = dialect.call
+    example = opening + texts["system"].split(opening)[1].split(closing)[0] + closing
+    assert isinstance(parse(example, dialect), Call)
+
+
 def test_every_family_speaks_in_its_own_frame():
-    assert DIALECTS["qwen2_5_vl"].frame is Frame.VIEW_PIXELS  # absolute pixels of the resized image
-    assert DIALECTS["qwen3_vl"].frame is Frame.PER_MILLE  # 0 to 1000
-    assert DIALECTS["tiny"].frame is Frame.PER_MILLE
+    assert read_dialect("qwen2_5_vl").frame is Frame.VIEW_PIXELS  # absolute pixels of the resized image
+    assert read_dialect("qwen3_vl").frame is Frame.PER_MILLE  # 0 to 1000
+    assert TINY.frame is Frame.PER_MILLE
 
 
 def test_a_turn_stops_at_a_closed_call_or_at_the_end_of_the_turn():
-    assert set(STOP_TOKENS) == {"</tool_call>", "<|im_end|>", "<|endoftext|>"}
+    assert {TINY.call[1], *END_TOKENS} == {"</tool_call>", "<|im_end|>", "<|endoftext|>"}
 
 
 def test_every_vision_token_is_named_for_the_ban_from_sampling():
@@ -221,7 +339,7 @@ def call(box: str, name: str = "image_zoom_in_tool") -> str:
     ],
 )
 def test_a_call_is_read_whatever_its_spacing_key_order_or_number_form(text, box_view):
-    assert parse(text) == Call(box_view)
+    assert read(text) == Call(box_view)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +354,7 @@ def test_a_call_is_read_whatever_its_spacing_key_order_or_number_form(text, box_
     ],
 )
 def test_an_answer_is_what_stands_between_its_tags_without_surrounding_space(text, answer):
-    assert parse(text) == Answer(answer)
+    assert read(text) == Answer(answer)
 
 
 FAULTS = [
@@ -339,7 +457,7 @@ FAULTS = [
     [pytest.param(fault, text, id=f"{fault.name.lower()} {i}") for fault, texts in FAULTS for i, text in enumerate(texts)],
 )
 def test_a_turn_that_cannot_be_acted_on_says_why(fault, text):
-    assert parse(text) == Malformed(fault)
+    assert read(text) == Malformed(fault)
 
 
 def test_every_fault_has_a_case_but_the_two_that_only_the_crop_loop_can_see():
@@ -348,39 +466,39 @@ def test_every_fault_has_a_case_but_the_two_that_only_the_crop_loop_can_see():
 
 def test_what_a_model_is_told_about_a_fault_holds_no_tag_that_it_could_mistake_for_an_action():
     for fault in Fault:
-        assert parse(error_content(fault)) == Malformed(Fault.NO_ACTION)
+        assert read(error_content(fault)) == Malformed(Fault.NO_ACTION)
 
 
 def test_a_call_or_answer_inside_a_thought_is_neither():
     thought = "<think>I could write " + call("[1, 2, 3, 4]") + " or <answer>3</answer>.</think>"
-    assert parse(thought) == Malformed(Fault.NO_ACTION)
-    assert parse(thought + "<answer>7</answer>") == Answer("7")
-    assert parse(thought + call("[5, 6, 7, 8]")) == Call((5, 6, 7, 8))
-    assert parse(thought + "then" + thought + "<answer>7</answer>") == Answer("7")
+    assert read(thought) == Malformed(Fault.NO_ACTION)
+    assert read(thought + "<answer>7</answer>") == Answer("7")
+    assert read(thought + call("[5, 6, 7, 8]")) == Call((5, 6, 7, 8))
+    assert read(thought + "then" + thought + "<answer>7</answer>") == Answer("7")
 
 
 def test_what_stands_around_a_thought_does_not_join_into_a_tag():
-    assert parse("<ans<think>hm</think>wer>7</answer>") == Malformed(Fault.NO_ACTION)
-    assert parse("<th<think></think>ink><answer>7</answer>") == Answer("7")
+    assert read("<ans<think>hm</think>wer>7</answer>") == Malformed(Fault.NO_ACTION)
+    assert read("<th<think></think>ink><answer>7</answer>") == Answer("7")
 
 
 @PROPERTY
 @given(st.tuples(*[st.integers(-9999, 9999)] * 4))
 def test_a_written_call_reads_back_as_itself(box):
-    assert parse(call_text(tuple(float(value) for value in box))) == Call(box)
+    assert read(call_text(tuple(float(value) for value in box))) == Call(box)
 
 
 @PROPERTY
 @given(st.tuples(*[st.floats(-1e9, 1e9)] * 4), st.sampled_from([None, 1, 4]), st.text(max_size=20).filter(lambda text: "<" not in text))
 def test_a_call_reads_back_whatever_its_layout_and_label(box, indent, label):
     body = json.dumps({"name": "image_zoom_in_tool", "arguments": {"label": label, "bbox_2d": box}}, indent=indent)
-    assert parse(f"<tool_call>{body}</tool_call>") == Call(box)
+    assert read(f"<tool_call>{body}</tool_call>") == Call(box)
 
 
 @PROPERTY
 @given(st.text(max_size=30).filter(lambda text: "<" not in text and text.strip()))
 def test_a_written_answer_reads_back_as_itself(text):
-    assert parse(answer_text(text)) == Answer(text.strip())
+    assert read(answer_text(text)) == Answer(text.strip())
 
 
 PIECES = st.one_of(
@@ -434,7 +552,7 @@ PIECES = st.one_of(
 @settings(PROPERTY, max_examples=500)
 @given(st.one_of(st.text(), st.lists(PIECES, max_size=25).map("".join)))
 def test_no_text_can_make_the_parser_raise_or_return_anything_else(text):
-    action = parse(text)
+    action = read(text)
     assert isinstance(action, Call | Answer | Malformed)
     if isinstance(action, Call):
         assert len(action.box_view) == 4 and all(type(value) is float and abs(value) <= 1e9 for value in action.box_view)
@@ -445,19 +563,19 @@ def test_no_text_can_make_the_parser_raise_or_return_anything_else(text):
 @PROPERTY
 @given(st.lists(PIECES, max_size=15).map("".join))
 def test_a_call_body_of_any_text_is_a_call_or_malformed_but_never_an_answer(body):
-    assert not isinstance(parse(f"<tool_call>{body}</tool_call>"), Answer)
+    assert not isinstance(read(f"<tool_call>{body}</tool_call>"), Answer)
 
 
 def test_text_that_would_be_a_command_is_read_and_not_run(tmp_path):
     trace = tmp_path / "ran"
-    assert parse(call(f"[open({str(trace)!r}, 'w').fileno(), 2, 3, 4]")) == Malformed(Fault.NOT_JSON)
+    assert read(call(f"[open({str(trace)!r}, 'w').fileno(), 2, 3, 4]")) == Malformed(Fault.NOT_JSON)
     assert not trace.exists()
 
 
 @PROPERTY
 @given(st.text().filter(lambda text: "<" not in text))
 def test_text_without_tags_is_no_action(text):
-    assert parse(text) == Malformed(Fault.NO_ACTION)
+    assert read(text) == Malformed(Fault.NO_ACTION)
 
 
 BOX_CALL = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 500, 500]}}</tool_call>'
@@ -476,9 +594,9 @@ BOX_CALL = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [
     ],
 )
 def test_what_stands_before_the_end_of_a_thought_is_thought_whoever_opened_it(text, action, opening):
-    assert parse(opening + text, DIALECTS["qwen3_vl"]) == action
+    assert parse(opening + text, read_dialect("qwen3_vl")) == action
 
 
 def test_half_of_a_surrogate_pair_in_a_question_is_shown_as_a_replacement_character():
-    shown = user_text(DIALECTS["qwen2_5_vl"], "What does \ud83d say?", (("A", "\udc00"), ("B", "\ud83d\ude00")))
+    shown = user_text(read_dialect("qwen2_5_vl"), "What does \ud83d say?", (("A", "\udc00"), ("B", "\ud83d\ude00")))
     assert shown == f"{CROP_CONTENT}What does \ufffd say?\nA. \ufffd\nB. \U0001f600\nAnswer with the letter of one option."

@@ -16,8 +16,9 @@ from transformers import AddedToken, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.gap import Gap, Mode
+from focus.model.dialect import read_dialect
 from focus.model.policy_model import PolicyModel
-from focus.model.prompts import ANSWER_OPEN, DIALECTS, Answer, Call, encode, parse
+from focus.model.prompts import ANSWER_OPEN, Answer, Call, encode, parse
 from focus.rollout.engine import Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, begin, play, with_prefill
@@ -112,7 +113,7 @@ def tokenizer_of(family: str) -> PreTrainedTokenizerFast:
 def real(request) -> PolicyModel:
     """A policy that is spoken to with the real vocabulary; its weights are never asked."""
     checkpoint = {"qwen2_5_vl": random_qwen2_5_vl, "qwen3_vl": random_qwen3_vl}[request.param]()
-    checkpoint.tokenizer, checkpoint.dialect = tokenizer_of(request.param), DIALECTS[request.param]
+    checkpoint.tokenizer, checkpoint.dialect = tokenizer_of(request.param), read_dialect(request.param)
     return checkpoint
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from focus.model.dialect import read_dialect
 from focus.model.prompts import Answer, Fault, Malformed, call_text, error_content, parse
 from focus.rewards import Accuracy, RewardCallback, Tool, score
 from focus.rewards.terms import accuracy, format_penalty, tool_bonus, total
@@ -112,7 +113,7 @@ def test_an_ungraded_term_behind_a_closed_gate_does_not_count():
     ],
 )
 def test_a_malformed_call_pays_no_bonus_and_costs_the_format(text):
-    spoken = parse(text)
+    spoken = parse(text, read_dialect("tiny"))
     assert isinstance(spoken, Malformed)
     assert reward(fails(spoken.fault, text), says("42")) == pytest.approx(0.8 - 0.2)
 
@@ -124,13 +125,13 @@ def test_a_call_outside_the_image_delivers_nothing_and_pays_nothing():
 
 def test_the_text_of_a_call_without_a_delivered_crop_pays_nothing():
     words = "<think>" + call_text((0, 0, 10, 10)) + "</think><answer>42</answer>"
-    assert reward(turn(parse(words), words)) == pytest.approx(0.8)  # a thought of a call
+    assert reward(turn(parse(words, read_dialect("tiny")), words)) == pytest.approx(0.8)  # a thought of a call
     assert reward(turn(Answer("42"), "image_zoom_in_tool bbox_2d <answer>42</answer>")) == pytest.approx(0.8)
 
 
 def test_an_answer_and_a_call_in_one_turn_are_neither():
     for text in (call_text((0, 0, 10, 10)) + "<answer>42</answer>", "<answer>42</answer>" + call_text((0, 0, 10, 10))):
-        assert reward(turn(parse(text), text), status=Status.MALFORMED) == pytest.approx(-0.2)
+        assert reward(turn(parse(text, read_dialect("tiny")), text), status=Status.MALFORMED) == pytest.approx(-0.2)
 
 
 def test_a_call_that_came_when_no_crops_were_left_pays_nothing():

@@ -19,9 +19,10 @@ from focus.evaluation.arms import Evaluator
 from focus.evaluation.measure import measure
 from focus.evaluation.outcome import ARMS, METRICS, Outcome
 from focus.gap import Gap, Mode
+from focus.model.dialect import read_dialect
 from focus.model.loading import EMBEDDED, load_model
 from focus.model.policy_model import PolicyModel
-from focus.model.prompts import CROP_CONTENT, DIALECTS, Fault, Malformed, encode
+from focus.model.prompts import CROP_CONTENT, Fault, Malformed, encode
 from focus.rollout.engine import Completion, Request, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, begin, play
@@ -101,7 +102,7 @@ def examined(model, engine, samples: Sequence[Sample] = SCENES, arms: Sequence[s
 
 def served(server: Server, dialect: str = "tiny", timeout_s: float = 600.0, retries: int = 6, concurrency: int = 4):
     client = Endpoint(server.url, "tiny", "NO_KEY", timeout_s, retries, concurrency)
-    return Served(client, DIALECTS[dialect]), OpenAIEngine(client, DIALECTS[dialect])
+    return Served(client, read_dialect(dialect)), OpenAIEngine(client, read_dialect(dialect))
 
 
 def same(one: Outcome, other: Outcome) -> list[str]:
@@ -171,23 +172,22 @@ def test_mini_o3_crops_a_crop_in_fractions_of_it():
     assert played.answer == "A" and played.status is Status.ANSWERED
     assert told(chats[0]["messages"][1]) == "IMAGE\nWhat is it?\nA. 7\nB. 8\nAnswer with the letter of one option."
     assert told(chats[2]["messages"][5]) == (
-        "After the above Action 1, here is the the zoom-in image (Observation 2):\nIMAGE.\nContinue your reasoning process inside <think> "
-        "and </think>. If needed, you can continue to zoom in on the original image or any of the observations, by outputting <grounding> "
-        "and </grounding> as before. If the final answer is confirmed, put your final answer inside <answer> and </answer>."
+        "This is observation_2:\nIMAGE\nReason between <think> and </think>. Then cut another part of any image you have seen, or write "
+        "the final answer between <answer> and </answer>."
     )
     assert chats[0]["stop"] == ["</grounding>"]  # which the server leaves out of its reply; it stands in the turn all the same
     assert chats[1]["messages"][2]["content"].endswith('"original_image"}</grounding>')
 
 
-def test_a_crop_of_an_image_that_was_never_shown_gets_an_error_in_the_agents_form():
+def test_a_crop_of_an_image_that_was_never_shown_is_answered_with_the_error_reply_of_the_dialect():
     played, chats = asked_of(
         ['<grounding>{"bbox_2d": [0, 0, 1, 1], "source": "observation_4"}', "<answer>B</answer>"],
         "mini_o3",
     )
     assert played.turns[0].action == Malformed(Fault.OUTSIDE) and played.answer == "B"
     assert told(chats[1]["messages"][3]) == (
-        "Error: the box is outside the image. No image.\nPlease analyze the error information obtained from the function tool and adjust "
-        "your response. Countinue your reasoning process inside <think> and </think>."
+        "Error: the box is outside the image. No image.\nReason about this error between <think> and </think>. Then correct your call, or "
+        "write the final answer between <answer> and </answer>."
     )
 
 
@@ -201,7 +201,7 @@ def test_observations_are_numbered_by_the_crops_that_were_shown():
         ],
         "mini_o3",
     )
-    assert "After the above Action 0, here is the the zoom-in image (Observation 1)" in told(chats[2]["messages"][5])
+    assert told(chats[2]["messages"][5]).startswith("This is observation_1:")
     assert crops_of(played) == [(0, 0, 224, 224), (0, 0, 112, 112)]
 
 
@@ -215,26 +215,23 @@ def test_a_server_that_restarts_a_prefilled_turn_is_told_from_one_that_continues
         examined(*served(server), samples=SCENES[:1], arms=("own", "tool_free"))
 
 
-def test_an_agent_whose_prompt_asks_for_no_tag_is_not_mute_in_the_probe():
+def test_an_agent_that_answers_without_tags_is_not_mute_in_the_probe():
     sample = Sample("a/b/c", "a", "b", SCENES[0].image, *SCENES[0].size, "What?", ("B", "8"), "letter", (("A", "7"), ("B", "8")))
     with Server(lambda request: ("It says 8, so\n\\boxed{B}", "stop", 3)) as server:
         found = examined(*served(server, "qwen3_vl_zoom"), samples=[sample], arms=("own",))
     assert found.values["own"] == [1.0]
 
 
-def test_deepeyes_speaks_in_pixels_of_the_image_that_it_saw_and_is_reminded_of_its_format():
+def test_deepeyes_speaks_in_pixels_of_the_image_that_it_saw_and_is_reminded_of_its_tags():
     call = '<tool_call>\n{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 56, 56], "label": "it"}}\n'
     played, chats = asked_of([call, "<answer>A</answer>"], "deepeyes")
     assert played.view.size == (112, 112)  # 16 tokens of 28 px: one pixel of it is four of the original
     assert crops_of(played) == [(0, 0, 224, 224)]
-    reminder = (
-        "\nThink first, call **image_zoom_in_tool** if needed, then answer. Format strictly as:  <think>...</think>  "
-        "<tool_call>...</tool_call> (if tools needed)  <answer>...</answer> "
+    reminder = "Reason between <think> and </think>. Then either use the tool {}or write the final answer between <answer> and </answer>."
+    assert told(chats[0]["messages"][1]) == (f"IMAGEWhat is it?\nA. 7\nB. 8\nAnswer with the letter of one option.\n{reminder.format('')}")
+    assert told(chats[1]["messages"][3]) == (
+        f"<tool_response>IMAGE\nThis is the part you asked for. {reminder.format('again ')}</tool_response>"
     )
-    asked = "IMAGEQuestion: What is it?\nA. 7\nB. 8\nAnswer with the letter of one option.\n"
-    assert told(chats[0]["messages"][1]) == asked + reminder
-    assert told(chats[1]["messages"][3]) == f"<tool_response>IMAGE{reminder}</tool_response>"
-    assert '"required":["bbox"]' in chats[0]["messages"][0]["content"]  # its own slip: it was trained on it
 
 
 def test_qwen3_vl_names_the_image_that_it_zooms_into_by_its_index():
@@ -271,10 +268,10 @@ def test_an_agent_that_is_offered_no_tool_is_asked_in_plain_words_and_may_think(
     with Server(lambda request: ("<think>so</think><answer>7</answer>", "stop", 3)) as server:
         examined(*served(server, "deepeyes"), samples=SCENES[:1], arms=("own", "no_tool"))
         own, plain = sorted(server.chats, key=lambda chat: -len(chat["messages"][0]["content"]))
-    assert "image_zoom_in_tool" in json.dumps(own["messages"]) and "zoom" not in json.dumps(plain["messages"])
-    assert plain["messages"][0]["content"] == "You are a helpful assistant."
+    assert "image_zoom_in_tool" in json.dumps(own["messages"]) and "tool" not in json.dumps(plain["messages"])
+    assert plain["messages"][0]["content"] == "You answer questions about an image."
     assert told(plain["messages"][1]) == (
-        f"IMAGEQuestion: {SCENES[0].question}\n\nThink first, then answer. Format strictly as:  <think>...</think>  <answer>...</answer> "
+        f"IMAGE{SCENES[0].question}\nReason between <think> and </think>. Then write the final answer between <answer> and </answer>."
     )
 
 
@@ -329,7 +326,7 @@ def test_a_call_that_the_server_removed_from_the_text_is_executed_and_sent_back_
         played = played_with(server, dialect)
         second = server.chats[1]["messages"][2]["content"]
     assert crops_of(played) == [(0, 0, 224, 224)] and played.answer == "A"
-    assert second.startswith("Look." + DIALECTS[dialect].call[0]) and arguments in second
+    assert second.startswith("Look." + read_dialect(dialect).call[0]) and arguments in second
     assert caplog.text.count("start it without --tool-call-parser") == 1
 
 

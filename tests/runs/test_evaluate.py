@@ -14,6 +14,7 @@ from focus.data.options import shuffled
 from focus.data.sample import Sample
 from focus.evaluation.predictions import Predictions, graded_rows
 from focus.grading.answers import grade
+from focus.model.dialect import Texts, read_dialect
 from focus.report.evaluation import beside_the_paper, evaluation_table, summary
 from focus.report.table import cell_text, markdown_table
 from focus.rollout.trajectory import Status
@@ -173,6 +174,7 @@ SETTINGS = {
     "policy": "p", "weights": "w", "data": "hrbench4k", "view_tokens": [1, 1024], "crop_tokens": [1, 256], "max_crops": 5,
     "temperature": 0.0, "options": "shuffled", "seed": 0, "samples": None, "side_by_side": 16, "derived_boxes": 0, "tokens_per_turn": 40,
     "dialect": "tiny", "extraction": "strict", "judge": None, "engine": "kv", "device": "CPU",
+    "prompts": {"hash": "a", "words": "dialect", "notes": []},
 }  # fmt: skip
 
 
@@ -223,7 +225,9 @@ def test_the_paper_stands_beside_what_was_measured_and_what_was_not_run_says_so(
     found = summary(rows, ("own", "noise"), 50) | {"settings": SETTINGS}
     other = summary([prediction("a", 1.0)], ("own",), 50) | {"settings": SETTINGS | {"data": "vstar"}}
     strange = summary([prediction("a", 0.0)], ("own",), 50) | {"settings": SETTINGS | {"data": "hrbench8k", "weights": "another policy"}}
-    for name, each in (("vstar", other), ("hrbench8k", strange)):
+    prompts = {"prompts": {"hash": "b", "words": "own words", "notes": []}}
+    reworded = summary([prediction("a", 0.0)], ("own",), 50) | {"settings": SETTINGS | {"data": "vstar"} | prompts}
+    for name, each in (("vstar", other), ("hrbench8k", strange), ("vstar_reworded", reworded)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "evaluation.json").write_text(json.dumps(each))
     tables = {table.title.partition(":")[0]: table for table in beside_the_paper(found, tmp_path)}
@@ -386,6 +390,33 @@ def test_a_served_agent_is_evaluated_like_a_policy_that_is_here(tmp_path):
     assert found["settings"]["engine"] == "openai" and found["metrics"]["own"]["called"][0] == 0.0
 
 
+def test_a_result_says_whose_words_an_agent_was_asked_in_and_two_prompts_are_never_mixed(tmp_path, capsys):
+    write_vstar(tmp_path / "published")
+    texts = {key: getattr(read_dialect("mini_o3"), key) for key in Texts.model_fields}
+    own, theirs = tmp_path / "own", tmp_path / "theirs.json"
+    theirs.write_text(json.dumps(texts | {"system": "You may look."}))
+    with Server(lambda request: ("<answer>B</answer>", "stop", 4), models=("agent",)) as server:
+        asking = at(server, "evaluation.arms=[own]")
+        evaluate.run(evaluating(tmp_path, "vstar", *asking))
+        terminal = " ".join(capsys.readouterr().out.split())
+        (tmp_path / "out").rename(own)
+        evaluate.run(evaluating(tmp_path, "vstar", *asking, f"policy.prompts={theirs}"))
+        assert {chat["messages"][0]["content"] for chat in server.chats[-2:]} == {"You may look."}
+        theirs.write_text(json.dumps(texts))
+        with pytest.raises(ValueError, match="holds an evaluation of another policy"):  # another text in the same file
+            evaluate.run(evaluating(tmp_path, "vstar", *asking, f"policy.prompts={theirs}"))
+    dialect = read_dialect("mini_o3")
+    before = json.loads((own / "evaluation.json").read_text())["settings"]["prompts"]
+    after = numbers(tmp_path)["settings"]["prompts"]
+    assert (before["hash"], before["words"]) == (dialect.digest, "own words")
+    assert after["words"] == str(theirs) and after["hash"] not in (before["hash"], read_dialect("mini_o3", str(theirs)).digest)
+    note = f"asked in own words (hash {dialect.digest}), not with the prompts of Mini-o3"
+    assert note in terminal
+    for name in ("evaluation.md", "report.html"):
+        assert note in (own / name).read_text()
+        assert f"asked with the prompts of {theirs} (hash {after['hash']})" in (tmp_path / "out" / name).read_text()
+
+
 SERVED = ("rollout=openai", "rollout.endpoint.retries=0", "policy.checkpoint=agent", "policy.dialect=mini_o3")
 
 
@@ -465,7 +496,8 @@ def test_a_served_agent_is_asked_in_a_dialect_and_at_a_budget_that_somebody_name
     write_vstar(tmp_path / "published")
     with pytest.raises(ValueError) as refused:
         evaluate.run(evaluating(tmp_path, "vstar", "rollout=openai", "policy.checkpoint=org/agent"))
-    assert "policy.dialect is tiny, which only the embedded policy speaks; org/agent needs one of qwen2_5_vl" in str(refused.value)
+    problem = "policy.dialect is tiny, which only the embedded policy speaks; org/agent needs one of deepeyes, mini_o3, qwen2_5_vl"
+    assert problem in str(refused.value)
     with pytest.raises(ValueError, match=r"view.max_tokens is null; name the most visual tokens"):
         evaluate.run(evaluating(tmp_path, "vstar", "rollout=openai", "policy.dialect=deepeyes", "view.max_tokens=null"))
 

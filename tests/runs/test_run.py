@@ -18,6 +18,7 @@ from focus.config.command_line import prepare
 from focus.data.sample import read_records
 from focus.gap import levels_identity, read_levels, write_levels
 from focus.model import loading
+from focus.model.dialect import Texts, read_dialect
 from focus.runs import calibrate, export, train
 from tests.support.policies import random_qwen2_5_vl, random_qwen3_vl
 from tests.support.runs import SMALL, settings, settings_of_export
@@ -226,8 +227,20 @@ def test_calibration_writes_a_table_and_a_picture_and_a_second_start_finds_them(
     trained = settings(tmp_path / "run", random_policy, "gap=calibrated", f"gap.table={table}", "evaluation.samples=0", "data.scenes=9")
     train.run(trained)
     write_levels(table, dict.fromkeys(levels, 64), "another calibration")
-    with pytest.raises(ValueError, match=r"run on other training questions: .* or gap\.table has changed since"):
+    with pytest.raises(ValueError, match=r"run on other training questions: .* gap\.table or a file of prompts has changed since"):
         train.run(trained)
+
+
+def test_a_run_whose_file_of_prompts_was_edited_is_not_continued(tmp_path, random_policy):
+    texts = {key: getattr(read_dialect("tiny"), key) for key in Texts.model_fields}
+    path = tmp_path / "prompts.json"
+    path.write_text(json.dumps(texts | {"before": "Q: "}))
+    cfg = settings(tmp_path / "run", random_policy, f"policy.prompts={path}", "evaluation.samples=0", "data.scenes=9")
+    train.run(cfg)
+    train.run(cfg)  # finished: its result is shown again
+    path.write_text(json.dumps(texts | {"before": "Question: "}))
+    with pytest.raises(ValueError, match=r"or a file of prompts has changed since"):
+        train.run(cfg)
 
 
 def test_an_interrupted_calibration_goes_on_where_it_stopped(tmp_path, random_policy, monkeypatch):

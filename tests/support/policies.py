@@ -6,8 +6,8 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from focus.model.dialect import read_dialect
 from focus.model.policy_model import PolicyModel
-from focus.model.prompts import DIALECTS
 from focus.pretraining.architecture import build_model
 from focus.pretraining.tokenizer import build_tokenizer
 
@@ -60,7 +60,7 @@ def random_qwen2_5_vl(seed: int = 0, tied: bool = False) -> PolicyModel:
     processor = Qwen2VLImageProcessorPil(
         patch_size=14, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 28 * 28, "longest_edge": 16384 * 28 * 28}
     )
-    return PolicyModel(Qwen2_5_VLForConditionalGeneration(config).eval(), tokenizer, processor, DIALECTS["qwen2_5_vl"])
+    return PolicyModel(Qwen2_5_VLForConditionalGeneration(config).eval(), tokenizer, processor, read_dialect("qwen2_5_vl"))
 
 
 def random_qwen3_vl(seed: int = 0) -> PolicyModel:

@@ -18,11 +18,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 csv.field_size_limit(sys.maxsize)
-THINK = "Think first, call **image_zoom_in_tool** if needed, then answer. Format strictly as:  <think>...</think>  <answer>...</answer> "
-TOOLS = (
-    "You are a helpful assistant.\n\n# Tools\nYou may call one or more functions.\n<tools>\n"
-    '{"type":"function","function":{"name":"image_zoom_in_tool"}}\n</tools>'
-)
+# How the published prompts begin, which is what readers know them by; the rest is ours
+THINK = "Think first, call **image_zoom_in_tool** as you like, and so on until <answer>...</answer> "
+TOOLS = 'Some words about tools.\n<tools>\n{"type":"function","function":{"name":"image_zoom_in_tool"}}\n</tools>'
 
 # ---------------------------------------------------------------------------------------------------- pictures and tables
 
@@ -416,8 +414,8 @@ def write_pixelreasoner(root: Path, copies: int = 1) -> None:
     rows = [
         {
             "qid": "p",
-            "question": "<image>\nWhat flies over the roof?\n\nGuidelines: Understand the given visual information and the user query. "
-            "Decide if zooming in helps.",
+            "question": "<image>\nWhat flies over the roof?\n\nGuidelines: look where it flies, "
+            "and say what it is.",
             "answer": [r"\boxed{['a red kite', 'red kite']}"],
             "image": ["images/0.jpg"],
             "is_video": False,
@@ -501,7 +499,7 @@ def write_deepeyes47k(root: Path, copies: int = 1) -> None:
     for colour, (file, data_source, question, truth, env_name) in enumerate(files, start=73):
         image = {"bytes": picture((100, 80), colour, "PNG" if env_name is None else "JPEG"), "path": None}
         system = TOOLS if env_name else "You are a helpful assistant."
-        user = f"<image>\n{question}\n" + (THINK if env_name else "Format strictly as: <think>...</think> <answer>...</answer>")
+        user = f"<image>\n{question}\n" + (THINK if env_name else "Format strictly as: one word in <answer>...</answer>")
         rows = [
             {
                 "data_source": data_source,
