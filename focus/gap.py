@@ -18,7 +18,7 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from focus.data.boxes import Box, Size
-from focus.data.original import Decoded, Original
+from focus.data.images.original import Decoded, Original
 from focus.data.sample import Sample
 from focus.runtime.files import atomic_write
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from focus.data.boxes import Box, settle
-from focus.data.original import Decoded
+from focus.data.images.original import Decoded
 from focus.gap import View, cut, fit, resize_to_budget
 
 PROPERTY = settings(deadline=None, database=None)

@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 from rich.progress import track
 
-from focus.data.original import BadImage, measured, orientation, read
+from focus.data.images.header import BadImage, image_orientation, image_size
+from focus.data.images.original import read
 
 HERE = Path(__file__).parent
 MEMORY = 8 << 30  # bytes that this process may address: a file that asks for more gets a MemoryError
@@ -101,8 +102,8 @@ def outcome(path: Path) -> str:
     """What becomes of a file: `used`, `refused when read` or `when decoded`, `sizes differ`, or the type of an exception."""
     stage = "read"
     try:
-        size = measured(path)
-        if measured(io.BytesIO(path.read_bytes())) != size or orientation(path) not in range(1, 9):
+        size = image_size(path)
+        if image_size(io.BytesIO(path.read_bytes())) != size or image_orientation(path) not in range(1, 9):
             return "sizes differ"
         stage = "decoded"
         original = read(path)

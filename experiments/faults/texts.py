@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from focus.data.boxes import Frame
-from focus.data.original import Decoded
+from focus.data.images.original import Decoded
 from focus.data.sample import Sample
 from focus.gap import Gap, Mode
 from focus.grading.answers import grade

@@ -32,7 +32,7 @@ from experiments.speed.timing import HERE, REPEATS, compared, write
 from experiments.speed.trl_peer import Job, Passed, digest, rewards, zoom_tool
 from focus.build import build_policy
 from focus.config import CONF
-from focus.data.original import Decoded
+from focus.data.images.original import Decoded
 from focus.data.questions import Question
 from focus.data.sample import Sample
 from focus.model.dialect import Dialect, read_dialect

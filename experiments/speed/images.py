@@ -28,7 +28,7 @@ from PIL import Image, ImageChops
 
 from experiments.speed.timing import paired, write
 from focus.data.boxes import Box, Size
-from focus.data.original import Decoded, LargeJpeg, Original, read
+from focus.data.images.original import Decoded, LargeJpeg, Original, read
 from focus.gap import View, cut, resize_to_budget
 
 SIZES: tuple[Size, ...] = ((8192, 8192), (3840, 2160))

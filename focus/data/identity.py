@@ -1,4 +1,4 @@
-"""What questions are by their content, so that a measurement or a training is never taken for one of other data."""
+"""The identity of questions by their content, so that results on different data are never confused."""
 
 import hashlib
 import json
@@ -9,11 +9,14 @@ from focus.data.scenes import Scenes
 
 
 def questions_digest(samples: Sequence[Sample]) -> str:
-    """A hash of these questions in their order: every field of every record, and which images they ask about.
+    """A hash of these questions in their order: every field of every record, and the identity of
+    its image.
 
-    What changes the records (repaired annotations, derived boxes, a mix of sets, a replaced file) changes the hash. An image file counts
-    by its name, size in bytes and time of change: opening each would take hours for the large sets. A set that moves to another
-    folder, with the times of its files kept, stays the same. Embedded scenes are named by their spec, split, first index and count.
+    The hash changes with the records: repaired annotations, derived boxes, a mix of sets, a
+    replaced file. An image file is identified by its name, size in bytes and time of change,
+    because reading all images of a large set takes hours. The hash stays the same if a set moves to
+    another folder and its files keep their times. Embedded scenes are identified by spec, split,
+    first index and count.
     """
     if isinstance(samples, Scenes):
         return hashlib.blake2b(repr((samples.spec, samples.split, samples.start, len(samples))).encode(), digest_size=8).hexdigest()
@@ -31,7 +34,7 @@ def _stamp(image: ImageSource) -> str:
     if not isinstance(image, ImageFile):
         return repr(image)
     try:
-        found = image.path.stat()
+        status = image.path.stat()
     except OSError:
         return f"{image.path.name} is missing"
-    return f"{image.path.name} {found.st_size} {found.st_mtime_ns}"
+    return f"{image.path.name} {status.st_size} {status.st_mtime_ns}"

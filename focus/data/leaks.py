@@ -1,7 +1,8 @@
-"""The leak guard: are the same images in two sets?
+"""The leak guard: finds images that two sets share.
 
-Images are compared by the bytes of their files, so that a copy is recognised wherever it lies. One that was encoded or resized again is
-not: where nothing is found, that is no proof. The crops of HR-Bench 4K are such a case, hence the rule below.
+Images are compared by the bytes of their files, so a copy is recognised under any path. A copy that
+was encoded or resized again is not recognised, so an empty result is no proof. The crops of
+HR-Bench 4K are such copies; `SAME_SCENES` covers them.
 """
 
 import hashlib
@@ -14,19 +15,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from focus.data.readers import TESTS
-from focus.data.sample import mended
+from focus.runtime.text import replace_surrogates
 
 DIGEST_BYTES = 16  # of a hash in memory
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
-# Sets that show the same scenes in other files: images of the 4K set are cut out of those of the 8K set, about the same objects
+# Sets that show the same scenes in different files: images of the 4K set are crops of the 8K set's
+# images
 SAME_SCENES = (("hrbench4k", "hrbench8k"),)
 
 
-class Asked(NamedTuple):
-    """What a set asks about one image: the id of the first question, and how many there are.
+class ImageUse(NamedTuple):
+    """The questions of a set about one image: the id of the first one, and their number.
 
-    `hashed`: is the image known by its bytes? `drawn`: is the box drawn on it, so that its bytes are those of no original?
+    `hashed`: whether the image is identified by the hash of its bytes. `drawn`: whether the box is
+    drawn on the image, so that its hash matches no original.
     """
 
     first: str
@@ -36,20 +39,25 @@ class Asked(NamedTuple):
 
 
 class Overlap(NamedTuple):
-    """The images that two sets share: how many, the questions about them in each set, and for the first of them an id in each."""
+    """The images that two sets share: their number, and for each set the questions about them and
+    the first id.
+    """
 
     images: int
     questions: tuple[int, int]
     first: tuple[str, str]
 
 
-def hashes(records: Path) -> dict[bytes, Asked]:
-    """The images of a `records.jsonl`, each by 16 bytes of its hash. The file is streamed, and no image is opened.
+def hashes(records: Path) -> dict[bytes, ImageUse]:
+    """The images of a `records.jsonl` by 16 bytes of their hash.
 
-    A record without `image_sha256` is known by the name of its image: the hash itself where our own writer named it, or else the place
-    of the file, which recognises nothing but that file. Raises ValueError, with file and line, for a file of other things than records.
+    The file is streamed; no image is opened.
+
+    A record without `image_sha256` is identified by the name of its image if that is a hash, as in
+    our own files, or else by the path of the file, which matches only that file. Raises ValueError,
+    with file and line, for a line that is not a record.
     """
-    found: dict[bytes, Asked] = {}
+    images: dict[bytes, ImageUse] = {}
     with records.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
@@ -62,15 +70,18 @@ def hashes(records: Path) -> dict[bytes, Asked]:
                 except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                     raise ValueError(
                         f"{records}, line {number}: not a record with id and image ({type(error).__name__}: {error}); move the file out of "
-                        f"{records.parent}, and if a published set was kept there, read that again with `make inspect`"
+                        f"{records.parent}. If it is the cache of a published set, `make inspect` writes it again"
                     ) from error
-                known = found.get(digest)
-                found[digest] = known._replace(questions=known.questions + 1) if known else Asked(first, 1, hashed, drawn)
-    return found
+                earlier = images.get(digest)
+                images[digest] = earlier._replace(questions=earlier.questions + 1) if earlier else ImageUse(first, 1, hashed, drawn)
+    return images
 
 
-def overlaps(a: Mapping[bytes, Asked], b: Mapping[bytes, Asked]) -> Overlap:
-    """The images that are in both; its counts and ids are those of `a` first. Without any, `images` is 0 and the ids are empty."""
+def overlaps(a: Mapping[bytes, ImageUse], b: Mapping[bytes, ImageUse]) -> Overlap:
+    """The images that are in both; pairs have the value of `a` first.
+
+    Without any, `images` is 0 and the ids are empty.
+    """
     shared = [digest for digest in a if digest in b]
     if not shared:
         return Overlap(0, (0, 0), ("", ""))
@@ -79,31 +90,33 @@ def overlaps(a: Mapping[bytes, Asked], b: Mapping[bytes, Asked]) -> Overlap:
 
 
 def known_sets(folder: Path) -> dict[str, Path]:
-    """The records of every set that was read before, by its name: `<folder>/<name>/records.jsonl`."""
+    """The cached records of every set by its name: `<folder>/<name>/records.jsonl`."""
     return {path.parent.name: path for path in sorted(folder.glob("*/records.jsonl"))}
 
 
 def report(name: str, records: Path, known: Mapping[str, Path]) -> list[str]:
-    """What a set shares with each of the others, in sentences that also say what to do. None: nothing was found.
+    """Warnings about images that a set shares with each of the others, with advice.
 
-    `records` is the file whose questions are meant: the set as published, or the part of it that is annotated. A known set in the same
-    folder is the set itself and is left out.
+    Empty if there are none.
+
+    `records` is the file with the questions: the set as published, or its annotated part. A set of
+    `known` in the same folder is the set itself and is left out.
     """
     mine = hashes(records)
     sources, sentences = _sources(mine), []
-    if unhashed := sum(asked.questions for asked in mine.values() if not asked.hashed):
+    if unhashed := sum(use.questions for use in mine.values() if not use.hashed):
         sentences.append(
-            f"{unhashed} questions of {name} have no image_sha256, nor an image that is named by its hash: copies in other sets are not "
-            "recognised. Add the field"
+            f"{unhashed} questions of {name} have neither image_sha256 nor an image that is named by its hash: copies in other sets are "
+            "not recognised. Add the field"
         )
-    if any(asked.drawn for asked in mine.values()):
+    if any(use.drawn for use in mine.values()):
         sentences.append(_drawn(name))
     for other, path in known.items():
         if path.resolve().parent == records.resolve().parent:
             continue
         theirs = hashes(path)
         others, shared = _sources(theirs), overlaps(mine, theirs)
-        if any(asked.drawn for asked in theirs.values()):
+        if any(use.drawn for use in theirs.values()):
             sentences.append(_drawn(other))
         if shared.images:
             sentences.append(
@@ -119,24 +132,26 @@ def report(name: str, records: Path, known: Mapping[str, Path]) -> list[str]:
 
 
 def _digest(record: Mapping, folder: Path) -> tuple[bytes, bool]:
+    """The identity of a record's image, and whether it is the hash of the bytes."""
     for stated in (record.get("image_sha256"), Path(record["image"]).stem):
         if isinstance(stated, str) and SHA256.fullmatch(stated):
             return bytes.fromhex(stated)[:DIGEST_BYTES], True
-    place = os.path.join(folder, mended(record["image"]))
-    with suppress(ValueError):  # a name that no file can have
-        place = os.path.realpath(place)  # unlike Path.resolve, it does not stumble over links that lead to themselves
-    return hashlib.blake2b(place.encode(errors="surrogateescape"), digest_size=DIGEST_BYTES).digest(), False
+    path = os.path.join(folder, replace_surrogates(record["image"]))
+    with suppress(ValueError):  # an impossible file name
+        # Unlike Path.resolve, it accepts links that lead to themselves
+        path = os.path.realpath(path)
+    return hashlib.blake2b(path.encode(errors="surrogateescape"), digest_size=DIGEST_BYTES).digest(), False
 
 
-def _sources(images: Mapping[bytes, Asked]) -> set[str]:
-    """The published sets that the questions are from, whatever the records are called now: ids begin with them."""
-    return {asked.first.split("/", 1)[0] for asked in images.values()}
+def _sources(images: Mapping[bytes, ImageUse]) -> set[str]:
+    """The published sets of the questions. Ids begin with the name of the set."""
+    return {use.first.split("/", 1)[0] for use in images.values()}
 
 
 def _drawn(name: str) -> str:
     return (
-        f"the images of {name} have the box drawn on them, so their hashes match no original: what it shares with other sets can't be told "
-        "here; see where its images are from"
+        f"the images of {name} have the box drawn on them, so their hashes match no original and shared images are not found; "
+        "check where its images are from"
     )
 
 

@@ -1,7 +1,8 @@
-"""File names that a table spells otherwise than the disk does.
+"""Finds files whose names differ from a table's in spelling only.
 
-A Mac unpacks `café.jpg` with a decomposed é, a camera writes `a.JPG`, Windows writes `images\\a.jpg`. Each shows the same name, and none
-is found. A file is taken for the one that is meant only where no file has the exact name and no other file has an equal one.
+A Mac unpacks `café.jpg` with a decomposed é, a camera writes `a.JPG`, Windows writes
+`images\\a.jpg`. A file with another spelling is used only if no file has the exact name and no
+other file matches.
 """
 
 import os
@@ -11,36 +12,40 @@ from pathlib import Path
 
 
 def other_spelling(root: Path, stored: str) -> str | None:
-    """The path, relative to `root`, of the one file whose name equals `stored` but for Unicode form, case, and back slashes.
+    """The path, relative to `root`, of the one file that equals `stored` except for Unicode form,
+    case and backslashes.
 
-    None where there is none, or several. A folder is listed once, however many names are looked for in it, until it changes.
+    None if there is none, or several. The listing of a folder is cached until the folder changes.
     """
-    place, parts = root, []
+    path, parts = root, []
     for part in stored.replace("\\", "/").split("/"):
         if part in ("", "."):
             continue
         if part == "..":
             return None
         try:
-            names = _names(place, place.stat().st_mtime_ns)
-        except (OSError, ValueError):  # it is no folder, may not be read, or has a name that no file can have
+            names = _names(path, path.stat().st_mtime_ns)
+        except (OSError, ValueError):  # not a folder, not readable, or an impossible name
             return None
-        found = names.get(folded(part))
-        if found is None:
+        name = names.get(folded(part))
+        if name is None:
             return None
-        parts.append(found)
-        place /= found
-    return "/".join(parts) if place.is_file() else None
+        parts.append(name)
+        path /= name
+    return "/".join(parts) if path.is_file() else None
 
 
 def folded(name: str) -> str:
-    """A name without what file systems do not agree on: Unicode form and case."""
+    """A name without differences of Unicode form and case, which file systems treat differently."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 @lru_cache(maxsize=256)
 def _names(folder: Path, changed_ns: int) -> dict[str, str | None]:
-    """What lies in a folder, by its folded name; None for names that only spelling tells apart. `changed_ns` makes the cache forget."""
+    """The names in a folder by folded name; None if several names fold to the same.
+
+    `changed_ns` is a cache key.
+    """
     names: dict[str, str | None] = {}
     for name in os.listdir(folder):
         names[folded(name)] = None if folded(name) in names else name

@@ -1,4 +1,6 @@
-"""The stream of questions that training consumes: opened images, sharded by rank, resumable at any update."""
+"""The stream of questions that training consumes: opened images, sharded by rank, resumable at any
+update.
+"""
 
 import signal
 import zlib
@@ -10,14 +12,17 @@ import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from focus.data.original import Original
+from focus.data.images.original import Original
 from focus.data.sample import Sample
 from focus.runtime.distributed import all_gather
 
 
 @dataclass(frozen=True)
 class Question:
-    """A sample with its opened original. `draw` counts the questions of the whole run, over all ranks."""
+    """A sample with its opened original.
+
+    `draw` counts the questions of the whole run, over all ranks.
+    """
 
     draw: int
     sample: Sample
@@ -26,7 +31,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Broken:
-    """A sample whose image could not be read: it costs itself, never the run."""
+    """A sample whose image could not be read. It is skipped; the run continues."""
 
     draw: int
     sample_id: str
@@ -34,25 +39,27 @@ class Broken:
 
 
 class _Opened(Dataset):
-    """Draw n of the run, opened. Every epoch goes through all samples once, in an order of its own."""
+    """Item n is draw n of the run, opened. Every epoch has all samples once, in a new order."""
 
     def __init__(self, samples: Sequence[Sample], seed: int) -> None:
         self.samples, self.seed = samples, seed
 
     def __getitem__(self, draw: int) -> Question | Broken:
-        epoch, place = divmod(draw, len(self.samples))
-        place = int(np.random.default_rng([self.seed, epoch]).permutation(len(self.samples))[place])
-        sample = self.samples[place]
+        epoch, position = divmod(draw, len(self.samples))
+        index = int(np.random.default_rng([self.seed, epoch]).permutation(len(self.samples))[position])
+        sample = self.samples[index]
         try:
             return Question(draw, sample, sample.open())
         except ValueError as error:
             return Broken(draw, sample.id, str(error))
 
 
-class _Rounds(Sampler[list[int]]):
-    """The draws of this rank, one list for each update from `first` on. Together the ranks see what one process would see.
+class _RankDraws(Sampler[list[int]]):
+    """The draws of this rank, one list per update from `first` on.
 
-    Its length is that of the whole run, as Lightning counts updates from the run's beginning.
+    All ranks together have the draws of one process.
+
+    Its length is that of the whole run, because Lightning counts updates from the start of the run.
     """
 
     def __init__(self, first: int, updates: int, questions_per_update: int, rank: int, ranks: int) -> None:
@@ -67,27 +74,33 @@ class _Rounds(Sampler[list[int]]):
 
 
 def _leave_signals(worker: int) -> None:
-    """A worker is a copy of its process, handlers included: what a cluster warns that process of is not for the worker to answer."""
-    for each in (signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(each, signal.SIG_IGN)
+    """Resets a worker's signal handlers, which it inherits: only the main process reacts to a
+    cluster's warnings.
+    """
+    for warning in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(warning, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Loader(DataLoader):
-    """Its place is the number of updates made, which the policy keeps, so it has nothing to remember, however many workers it has.
+    """A loader without state of its own: its position is the number of updates done, which the
+    policy stores.
 
-    Lightning asks every loader that can go on for its state, and puts it into the checkpoint.
+    Lightning saves the state of every resumable loader in the checkpoint.
     """
 
     def state_dict(self) -> dict[str, object]:
         return {}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Checkpoints of earlier versions hold more; it is not needed."""
+        """Ignores the state, which earlier versions saved."""
 
 
 class Questions(pl.LightningDataModule):
-    """Training questions for `updates` updates, in a new order every epoch. A run that resumes goes on after the updates it has made."""
+    """Training questions for `updates` updates, in a new order every epoch.
+
+    A resumed run continues after its last update.
+    """
 
     def __init__(self, samples: Sequence[Sample], updates: int, questions_per_update: int, workers: int, seed: int) -> None:
         super().__init__()
@@ -96,28 +109,28 @@ class Questions(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        made: Any = self.trainer.lightning_module.updates_done if self.trainer else 0
+        done: Any = self.trainer.lightning_module.updates_done if self.trainer else 0
         if self.questions_per_update % ranks:
             raise ValueError(
                 f"rollout.questions_per_update is {self.questions_per_update}, which {ranks} ranks can't share evenly; "
-                "unequal shares would weigh their gradients unequally. Choose a multiple"
+                f"unequal shares would weight their gradients unequally. Choose a multiple of {ranks}"
             )
         if ranks > 1:
-            self._compare()
+            self._check_same_questions()
         return _Loader(
             _Opened(self.samples, self.seed),
             collate_fn=list,
             num_workers=self.workers,
-            batch_sampler=_Rounds(made, self.updates, self.questions_per_update, rank, ranks),
+            batch_sampler=_RankDraws(done, self.updates, self.questions_per_update, rank, ranks),
             worker_init_fn=_leave_signals,
         )
 
-    def _compare(self) -> None:
-        """Raises ValueError on all ranks if they do not read the same questions: 32 of them stand for all."""
+    def _check_same_questions(self) -> None:
+        """Raises ValueError on all ranks if they read different questions; 32 of them are compared."""
         some = [self.samples[i] for i in range(0, len(self.samples), -(-len(self.samples) // 32))]
-        mine = f"{len(self.samples)} questions ({zlib.crc32(repr([(s.id, s.question, s.answers) for s in some]).encode()):x})"
-        if len(set(each := all_gather(mine))) > 1:
-            read = ", ".join(f"rank {rank} reads {said}" for rank, said in enumerate(each))
+        summary = f"{len(self.samples)} questions ({zlib.crc32(repr([(s.id, s.question, s.answers) for s in some]).encode()):x})"
+        if len(set(summaries := all_gather(summary))) > 1:
+            read = ", ".join(f"rank {rank} reads {text}" for rank, text in enumerate(summaries))
             raise ValueError(
                 f"the ranks disagree on the training questions: {read}. Give every node the same files (data.root, data.records)"
             )

@@ -1,8 +1,7 @@
-"""The canonical record: one question about one image, and how records are kept on disk as JSON lines."""
+"""The canonical record, one question about one image, and its file of JSON lines."""
 
 import hashlib
 import json
-import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,16 +13,15 @@ from typing import Any, Protocol, overload
 
 import numpy as np
 
-from focus.data.boxes import Box, area, intersection
-from focus.data.original import Original, read
+from focus.data.boxes import LEAST_SIDE_PX, Box, area, intersection
+from focus.data.images.original import Original, read
 from focus.runtime.files import atomic_write
+from focus.runtime.text import replace_surrogates_in
 
 SCHEMA = 1
 SCORERS = ("letter", "number", "exact", "anls", "vqa10", "judge")
 MARKUP = ("<image>", "<|", "image_zoom_in_tool")
-LEAST_SIDE_PX = 1.0  # of a box. Fractions of the image's sides, where pixels are expected, are below it
-HALF = re.compile("[\ud800-\udfff]")  # half of a surrogate pair: an emoji that was cut in two. No text with one can be encoded
-MENDED = "half a character (a surrogate) stands in it and is shown as U+FFFD"
+HALF_CHARACTER = "it contains half a character (a surrogate), which is replaced by U+FFFD"
 TYPES = {
     "id": str,
     "source": str,
@@ -42,16 +40,19 @@ TYPES = {
 
 
 class ImageSource(Protocol):
-    """Where a sample's pixels come from. Opened lazily, once per group of rollouts."""
+    """An image that is opened when its pixels are needed, once per group of rollouts."""
 
     def open(self) -> Original:
-        """The original image. Raises ValueError, with the place and the remedy, if it cannot be read."""
+        """The original image.
+
+        Raises ValueError, with the file and the remedy, if it cannot be read.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image on disk, kept as its original bytes."""
+    """An image file on disk."""
 
     path: Path
 
@@ -63,8 +64,9 @@ class ImageFile:
 class Sample:
     """One question about one image.
 
-    `boxes` holds one chain per target: boxes in pixels of the original (`box_px`), smallest first, each inside the
-    next (B1, B2, B3). `group` names what must stay together when intervals are drawn (usually the image).
+    `boxes` holds one chain per target: boxes in pixels of the original (`box_px`), smallest first,
+    each inside the next (B1, B2, B3). Samples of one `group` (usually the image) stay together when
+    the bootstrap resamples.
     """
 
     id: str
@@ -88,7 +90,7 @@ class Sample:
 
     @property
     def evidence_px(self) -> Box | None:
-        """B1 of the first target: the least region that answers; None where nobody annotated it."""
+        """B1 of the first target: the smallest region that shows the answer; None without boxes."""
         return self.boxes[0][0] if self.boxes else None
 
     def open(self) -> Original:
@@ -104,7 +106,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Limits:
-    """The longest question that is used: its characters, those of its options included, and its options. None: no limit."""
+    """The longest question that is used: characters (options included) and number of options.
+
+    None: no limit.
+    """
 
     chars: int | None = None
     options: int | None = None
@@ -114,7 +119,10 @@ UNLIMITED = Limits()
 
 
 def problems_of(sample: Sample, limits: Limits = UNLIMITED) -> list[str]:
-    """What is wrong with a record, one line for each kind of fault. An empty list: training and evaluation may rely on it."""
+    """What is wrong with a record, one line per kind of fault.
+
+    A record without problems can be used.
+    """
     problems = []
     if limits.options is not None and len(sample.options) > limits.options:
         problems.append(f"it has more than {limits.options} options; data.max_options allows more")
@@ -130,8 +138,8 @@ def problems_of(sample: Sample, limits: Limits = UNLIMITED) -> list[str]:
     if sample.scorer == "letter" and (not sample.answers or sample.answers[0] not in dict(sample.options)):
         problems.append("its first answer is not the key of one of its options")
     shown = " ".join([sample.question, *(text for option in sample.options for text in option)])
-    if found := [mark for mark in MARKUP if mark in shown]:
-        problems.append(f"its question or an option contains {found[0]!r}, which only prompts may contain")
+    if marks := [mark for mark in MARKUP if mark in shown]:
+        problems.append(f"its question or an option contains {marks[0]!r}, which only prompts may contain")
     if not all(sample.boxes):
         problems.append("a target has no box")
     pairs = [pair for chain in sample.boxes for pair in pairwise(chain)]
@@ -145,19 +153,8 @@ def problems_of(sample: Sample, limits: Limits = UNLIMITED) -> list[str]:
     return problems
 
 
-def mended(value: Any) -> Any:
-    """A text, or a JSON value with texts in it, whose halves of surrogate pairs are U+FFFD; anything else as it is."""
-    if isinstance(value, str):
-        return value if value.isascii() else HALF.sub("\ufffd", value)
-    if isinstance(value, list | tuple):
-        return type(value)(mended(each) for each in value)
-    if isinstance(value, dict):
-        return {mended(key): mended(each) for key, each in value.items()}
-    return value
-
-
 def write_records(samples: Iterable[Sample], folder: Path) -> Path:
-    """Write images (PNG, named by their hash) and `records.jsonl` into `folder`; returns the path of the records."""
+    """Write images (PNG, named by their hash) and `records.jsonl` into `folder`; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     records = folder / "records.jsonl"
     with atomic_write(records) as partial, partial.open("w") as out:
@@ -179,7 +176,10 @@ def write_records(samples: Iterable[Sample], folder: Path) -> Path:
 
 
 class Records(Sequence[Sample]):
-    """Records of a JSON-lines file, parsed when asked for: in memory is only where each usable line begins (8 bytes)."""
+    """Records of a JSON-lines file, parsed on access.
+
+    Memory holds only the offset of each usable line (8 bytes).
+    """
 
     def __init__(
         self,
@@ -190,8 +190,9 @@ class Records(Sequence[Sample]):
         notes: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.path, self.root, self.starts = path, root, starts
-        self.first_met = first_met  # of every reason for dropping or noting a record, the id that it was first met in
-        self.notes = notes  # what was found about records that are used, by number
+        # By reason for dropping or noting a record: the id of the first such record
+        self.first_met = first_met
+        self.notes = notes  # number of used records by note
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -210,7 +211,7 @@ class Records(Sequence[Sample]):
             return _sample(_parsed(lines.readline())[0], self.root)
 
     def __iter__(self) -> Iterator[Sample]:
-        """All of them in order, the file opened once."""
+        """All records in order; the file is opened once."""
         with self.path.open("rb") as lines:
             for start in self.starts:
                 lines.seek(int(start))
@@ -218,11 +219,12 @@ class Records(Sequence[Sample]):
 
 
 def read_records(records: Path, root: Path | None = None, limits: Limits = UNLIMITED) -> tuple[Records, Counter[str]]:
-    """Samples of a `records.jsonl`, every one of them checked, and the count of dropped records by reason (the first reason of each).
+    """The checked samples of a `records.jsonl`, and the number of dropped records by their first
+    problem.
 
-    Images are not opened here. `root` is what image paths are relative to (default: the folder of the file). Longer questions than
-    `limits` allows are dropped.
-    Raises ValueError if the file is missing, is not JSON lines, repeats an id, or leaves nothing to train on.
+    Images are not opened. Image paths are relative to `root` (default: the folder of the file).
+    Questions longer than `limits` are dropped. Raises ValueError if the file is missing, is not
+    JSON lines, repeats an id, or has no usable record.
     """
     if not records.is_file():
         raise ValueError(f"data file {records} does not exist; write one with `make scenes`, or set data.records")
@@ -230,50 +232,55 @@ def read_records(records: Path, root: Path | None = None, limits: Limits = UNLIM
     starts = array("q")
     dropped: Counter[str] = Counter()
     notes: Counter[str] = Counter()
-    first: dict[str, str] = {}  # of each reason, the id that it was first met in
+    first: dict[str, str] = {}  # by reason: the id of the first such record
     seen: set[bytes] = set()  # digests of ids, which may be long
-    for number, start, record, halved in _lines(records):
+    for number, start, record, replaced in _lines(records):
         try:
             sample = _sample(record, root)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{records}, line {number}: not a record of schema {SCHEMA} ({type(error).__name__}: {error})") from error
         digest = hashlib.blake2b(sample.id.encode(), digest_size=12).digest()
         if digest in seen:
-            raise ValueError(f"{records}, line {number}: the id {sample.id!r} stands there twice; ids must be unique")
+            raise ValueError(f"{records}, line {number}: the id {sample.id!r} occurs twice; ids must be unique")
         seen.add(digest)
         if problems := problems_of(sample, limits):
             dropped[problems[0]] += 1
             first.setdefault(problems[0], sample.id)
             continue
         starts.append(start)
-        if halved:
-            notes[MENDED] += 1
-            first.setdefault(MENDED, sample.id)
+        if replaced:
+            notes[HALF_CHARACTER] += 1
+            first.setdefault(HALF_CHARACTER, sample.id)
     if not starts:
-        raise ValueError(f"{records} holds no usable record ({dropped.total()} dropped: {dict(dropped)}, first met in {first})")
+        raise ValueError(f"{records} holds no usable record ({dropped.total()} dropped: {dict(dropped)}, first in {first})")
     return Records(records, root, np.array(starts), first, notes), dropped
 
 
 def _lines(records: Path) -> Iterator[tuple[int, int, dict, bool]]:
-    """Number (from 1), first byte and content of every line that is not blank, and whether a text in it had to be mended."""
+    """Of every line that is not blank: number (from 1), offset, content, and whether a surrogate
+    was replaced.
+    """
     with records.open("rb") as lines:
         start = 0
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
                     yield number, start, *_parsed(line)
-                except (ValueError, RecursionError) as error:  # a ValueError also covers bytes that are not UTF-8 and endless numbers
+                except (ValueError, RecursionError) as error:  # ValueError includes bytes that are not UTF-8, and endless numbers
                     raise ValueError(f"{records}, line {number}: not JSON ({error}); the file holds one record per line") from error
             start += len(line)
 
 
 def _parsed(line: bytes) -> tuple[Any, bool]:
-    """A line of JSON with its texts `mended`, and whether that changed any. Raises ValueError or RecursionError."""
+    """The content of a line of JSON, and whether a surrogate in it was replaced.
+
+    Raises ValueError or RecursionError.
+    """
     content = json.loads(line)
     if line.isascii() and b"\\u" not in line:
         return content, False
-    whole = mended(content)
-    return whole, whole != content
+    cleaned = replace_surrogates_in(content)
+    return cleaned, cleaned != content
 
 
 def _sample(record: dict, root: Path) -> Sample:
@@ -287,7 +294,7 @@ def _sample(record: dict, root: Path) -> Sample:
             raise TypeError(f"{name} is {record[name]!r}, not a {kind.__name__}")
     options = tuple((option["key"], option["text"]) for option in record.get("options", ()))
     if not all(isinstance(text, str) for texts in (record["answers"], *options) for text in texts):
-        raise TypeError(f"answers {record['answers']} and options {options} must be texts")
+        raise TypeError(f"answers {record['answers']} and options {options} must be strings")
     return Sample(
         id=record["id"],
         source=record["source"],

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from focus.data.original import Original
+from focus.data.images.original import Original
 from focus.data.sample import Sample
 from focus.evaluation.answer_reading import AnswerReader, read_by_rule
 from focus.evaluation.level_search import DROPPED_NEVER, SEARCHES, UNREADABLE, LevelOutcome, LevelRule, Meanings

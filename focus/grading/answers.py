@@ -1,9 +1,11 @@
-"""How right is an answer? A ladder: the sample's own rule, then normal forms, then (elsewhere) a judge. Pure functions of strings.
+"""Scores an answer by the sample's own rule, then by normal forms. Pure functions of strings.
 
-Rules: choice, number, short text, and the two graded scores of text-rich benchmarks. Departures from the published scores:
-1. ANLS is divided by the longer text after white space is collapsed; lmms-eval divides by the raw lengths.
-2. A sample that is published with an LLM judge is scored by equality with an accepted answer, or by equal normal forms: a lower bound
-   on the judge's score.
+A third step, the judge, is in `grader.py`. Rules: choice, number, short text, and the two graded
+scores of text-rich benchmarks. Differences from the published scores:
+1. ANLS is divided by the longer text after white space is collapsed; lmms-eval divides by the raw
+lengths.
+2. A sample that is published with an LLM judge is scored by equality with an accepted answer, or by
+equal normal forms. This is a lower bound of the judge's score.
 """
 
 import re
@@ -19,7 +21,8 @@ from focus.grading import forms
 SCALE = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "k": 1000}
 SCALE |= {"\u767e": 100, "\u5343": 1000, "\u4e07": 10**4, "\u842c": 10**4, "\u4ebf": 10**8, "\u5104": 10**8}
 SCALED = re.compile(r"\s?(dozen|hundred|thousand|(?:m|b|tr)illion)s?\b|(k)\b|\s?([\u767e\u5343\u4e07\u842c\u4ebf\u5104])", re.IGNORECASE)
-# What makes another number, or none, of the one in digits: a denial or a bound before it, and wherever it stands a second one in words
+# Words that change a number in digits: a denial or a bound before it, or a second number in words
+# anywhere
 CHANGED_BEFORE = re.compile(
     r"\b(?:not|never|neither|nor|cannot)\b|n't\b|\bthan\b|\bat (?:least|most)\b|[<>\u2264\u2265]"
     r"|\b(?:minus|negative|point|over|under|above|below|almost|nearly|twice|double|up to)\W*$",
@@ -32,12 +35,14 @@ SECOND = re.compile(
     re.IGNORECASE,
 )
 SPACED_THOUSANDS = re.compile("(?<=\\d)[\u00a0\u2007\u2009\u202f](?=\\d{3}(?!\\d))")
-RIGHT_FROM = 0.5  # where a yes or no is needed: ANLS gives nothing below it, and it takes 2 of VQA's 10 people
-# The EvalAI normaliser of VQA and TextVQA, https://visualqa.org/evaluation.html. `none` counts as a number there.
+RIGHT_FROM = 0.5  # threshold for a yes or no: ANLS is 0 below it, and 2 of VQA's 10 people reach it
+# The EvalAI normaliser of VQA and TextVQA, https://visualqa.org/evaluation.html. `none` counts as a
+# number there.
 VQA_NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5"}
 VQA_NUMBERS |= {"six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
-VQA_MARKS = ';/[]"{}()=+\\_-><@`!'  # commas and question marks are gone by then
-# Words that are often typed without their apostrophe. Those that would be another word then (we'll, he'll, we're, I'd) stay apart.
+VQA_MARKS = ';/[]"{}()=+\\_-><@`!'  # commas and question marks are removed before
+# Words that are often typed without their apostrophe. Not those that are another word then (we'll,
+# he'll, we're, I'd).
 CONTRACTIONS = (
     "ain't aren't can't couldn't didn't doesn't don't hadn't hasn't haven't isn't mightn't mustn't needn't oughtn't shan't shouldn't "
     "wasn't weren't won't wouldn't could've might've must've should've they've we've who've would've you've it'll that'll "
@@ -52,21 +57,22 @@ def matches_text(answer: str, accepted: tuple[str, ...]) -> bool:
 
 
 def matches_number(answer: str, accepted: tuple[str, ...]) -> bool:
-    """The answer says exactly one number and it equals an accepted one; `1,200.0` equals `1200`, and `3 million` does not equal `3`.
+    """Whether the answer states exactly one number that equals an accepted one.
 
-    A number that the text denies (`not 3`), bounds (`at least 3`) or puts beside another one in words (`3 or four`) is none.
+    `1,200.0` equals `1200`; `3 million` does not equal `3`. A number that the text denies (`not
+    3`), bounds (`at least 3`) or combines with another one in words (`3 or four`) is not stated.
     """
-    said = _number(answer)
-    return said is not None and any([said] == _numbers(text)[:1] for text in accepted)
+    number = _stated_number(answer)
+    return number is not None and any([number] == _numbers(text)[:1] for text in accepted)
 
 
-def _number(text: str) -> float | None:
-    """The number that a text says; None if it says none, several, or one that its words change."""
-    text = _readable(text)
-    found = list(NUMBER.finditer(text))
-    if len(found) != 1:
+def _stated_number(text: str) -> float | None:
+    """The number that a text states; None for none, several, or one that its words change."""
+    text = _plain_numbers(text)
+    matches = list(NUMBER.finditer(text))
+    if len(matches) != 1:
         return None
-    number = found[0]
+    number = matches[0]
     value, end = _scaled(number, text)
     before, behind = text[: number.start()], text[end:]
     if CHANGED_BEFORE.search(before) or CHANGED_BEHIND.match(behind) or SECOND.search(f"{before} {behind}"):
@@ -75,16 +81,16 @@ def _number(text: str) -> float | None:
 
 
 def _numbers(text: str) -> list[float]:
-    text = _readable(text)
-    return [_scaled(found, text)[0] for found in NUMBER.finditer(text)]
+    text = _plain_numbers(text)
+    return [_scaled(match, text)[0] for match in NUMBER.finditer(text)]
 
 
-def _readable(text: str) -> str:
+def _plain_numbers(text: str) -> str:
     return plain(SPACED_THOUSANDS.sub("", text)).replace("\u066b", ".").replace("\u066c", ",")
 
 
 def _scaled(number: re.Match[str], text: str) -> tuple[float, int]:
-    """The value of a number in digits, with a `million` right behind it, and where it ends."""
+    """The value of a number in digits, times a `million` right behind it, and the index of its end."""
     value = float(number[0].replace(",", ""))
     scale = SCALED.match(text, number.end())
     if not scale:
@@ -93,29 +99,36 @@ def _scaled(number: re.Match[str], text: str) -> tuple[float, int]:
 
 
 def anls(answer: str, accepted: tuple[str, ...]) -> float:
-    """Average normalised Levenshtein similarity of one answer: 1 - edits / length of the longer, and 0 below 0.5; the best accepted.
+    """Average normalised Levenshtein similarity: 1 - edits / length of the longer text, best over
+    accepted answers.
 
-    Case and runs of white space do not count. In {0} and [0.5, 1]. arXiv 1905.13648, with the harnesses' threshold: 0.5 itself is kept.
+    Values below 0.5 become 0; 0.5 is kept, as in the harnesses. Case and runs of white space are
+    ignored. In {0} and [0.5, 1]. Source: arXiv 1905.13648.
     """
-    said = " ".join(answer.lower().split())
-    each = (Levenshtein.normalized_similarity(said, " ".join(text.lower().split()), score_cutoff=0.5) for text in accepted)
-    return max(each, default=0.0)
+    text = " ".join(answer.lower().split())
+    scores = (Levenshtein.normalized_similarity(text, " ".join(truth.lower().split()), score_cutoff=0.5) for truth in accepted)
+    return max(scores, default=0.0)
 
 
 def vqa_accuracy(answer: str, accepted: tuple[str, ...]) -> float:
-    """VQA accuracy: min(1, agreeing people / 3), averaged over leaving out each person of `accepted` once. In [0, 1].
+    """VQA accuracy: min(1, agreeing people / 3), averaged over leaving out each person once.
 
-    `accepted` holds one answer of each person, repeats included, ten as a rule; with fewer than four, everybody's answer stays below 1.
+    In [0, 1].
+
+    `accepted` holds one answer per person, with repeats, usually ten. With fewer than four people
+    even a unanimous answer scores below 1.
     """
-    said, people = vqa_normalise(answer), [vqa_normalise(text) for text in accepted]
-    agreeing = people.count(said)
-    return sum(min(1.0, (agreeing - (person == said)) / 3) for person in people) / max(len(people), 1)
+    normal, people = vqa_normalise(answer), [vqa_normalise(text) for text in accepted]
+    agreeing = people.count(normal)
+    return sum(min(1.0, (agreeing - (person == normal)) / 3) for person in people) / max(len(people), 1)
 
 
 def vqa_normalise(text: str) -> str:
-    """EvalAI's normal form: lower case, no punctuation, digits for number words, no articles, apostrophes in contractions.
+    """EvalAI's normal form: lower case, no punctuation, digits for number words, no articles,
+    apostrophes in contractions.
 
-    A mark vanishes if it touches a space anywhere in the text, else it becomes one; a full stop vanishes unless a digit follows.
+    A mark is removed if it touches a space anywhere in the text, else it becomes a space. A full
+    stop is removed unless a digit follows.
     """
     text = " ".join(text.lower().replace(",", "").replace("?", "").replace("'s", " 's").split())
     bare = text
@@ -126,28 +139,30 @@ def vqa_normalise(text: str) -> str:
 
 
 class Rung(StrEnum):
-    """Who says how right an answer is."""
+    """The step that decided a grade."""
 
     RULE = "rule"  # the sample's own rule
     FORM = "normal form"  # the answer has the normal form of an accepted one
-    JUDGE = "judge"  # a language model, which is not asked here
-    OPEN = "open"  # nobody: rule and form say no, and a judge could say yes
+    JUDGE = "judge"  # a language model; it is asked in `grader.py`
+    OPEN = "open"  # undecided: rule and form say no, but a judge could say yes
 
 
 class Grade(NamedTuple):
-    """How right an answer is, in [0, 1], and who says so."""
+    """The score of an answer, in [0, 1], and the step that decided it."""
 
     right: float
     rung: Rung
 
 
 def graded(answer: str | None, accepted: tuple[str, ...], scorer: str, options: Options = (), question: str = "") -> Grade:
-    """How right an answer is by the first rung that can say: the sample's rule, else its normal form.
+    """The grade of an answer by the sample's rule, else by its normal form.
 
-    The question says which thing a sentence must speak of and which unit is meant; without it normal forms know less.
-    0 or 1 for `letter`, `number`, `exact` and `judge`; `anls` and `vqa10` give parts too. Those two and `letter` have no other rung than
-    their rule. No answer is wrong, and so is one of more than `LONGEST_READ` characters. With the scorer `judge` an answer that neither
-    rung finds right is `OPEN`, and counts as wrong until a judge was asked. Raises ValueError for a rule that does not exist.
+    The question defines the thing that a sentence must be about and the unit that is meant; without
+    it fewer answers have an accepted form. The score is 0 or 1 for `letter`, `number`, `exact` and
+    `judge`; `anls` and `vqa10` also give fractions. `letter`, `anls` and `vqa10` use their rule
+    only. A missing answer and one of more than `LONGEST_READ` characters are wrong. With the scorer
+    `judge`, an answer that neither step accepts is `OPEN` and counts as wrong unless a judge
+    decides. Raises ValueError for an unknown scorer.
     """
     if scorer not in ("letter", "number", "exact", "anls", "vqa10", "judge"):
         raise ValueError(f"scorer {scorer!r} does not exist; choose letter, number, exact, anls, vqa10 or judge")
@@ -167,41 +182,48 @@ def graded(answer: str | None, accepted: tuple[str, ...], scorer: str, options: 
 
 
 def grade(answer: str | None, accepted: tuple[str, ...], scorer: str, options: Options = (), question: str = "") -> float:
-    """How right an answer is as far as rule and normal form can say, in [0, 1]; see `graded`."""
+    """The score of an answer by rule and normal form, in [0, 1]; see `graded`."""
     return graded(answer, accepted, scorer, options, question).right
 
 
 def _same_form(answer: str, accepted: tuple[str, ...], scorer: str, question: str) -> bool:
-    """Whether an answer, or what its one short sentence states, has the form of an accepted one."""
+    """Whether an answer, or the statement of its one short sentence, has the form of an accepted
+    answer.
+    """
     text = plain(answer).strip()
-    truths = {normalise(each) for each in accepted}
+    truths = {normalise(truth) for truth in accepted}
     if scorer != "number" and truths <= {"yes", "no"}:
         return forms.yes_or_no(text, question) in truths
     if scorer == "exact":
         return normalise(forms.bare(forms.read_out(text) or text)) in truths
-    said = [each for each in (text, forms.stated(text), forms.stated_of_a_thing(text, question)) if each]
-    if scorer == "judge" and {forms.form(each) for each in said} & {forms.form(forms.stated(each.strip()) or each) for each in accepted}:
+    readings = [reading for reading in (text, forms.stated(text), forms.stated_of_a_thing(text, question)) if reading]
+    accepted_forms = {forms.form(forms.stated(truth.strip()) or truth) for truth in accepted}
+    if scorer == "judge" and {forms.form(reading) for reading in readings} & accepted_forms:
         return True
-    pairs = [(forms.quantity(forms.bare(one)), forms.quantity(forms.bare(other))) for one in said for other in accepted]
+    pairs = [(forms.quantity(forms.bare(one)), forms.quantity(forms.bare(other))) for one in readings for other in accepted]
     return any(one and other and _same_quantity(one, other, question) for one, other in pairs)
 
 
 def _same_quantity(one: tuple[str, str], other: tuple[str, str], question: str) -> bool:
-    """Whether two numbers are equal and at most one of them says what the question asks for a number of, `3` and `3 people`."""
+    """Whether two numbers are equal and at most one has a unit, which the question asks for: `3`
+    and `3 people`.
+    """
     bare, unit = sorted((one[1], other[1]))
     return one[0] == other[0] and not bare and (not unit or forms.counts_or_measures(unit, question))
 
 
 def decidable(accepted: tuple[str, ...], scorer: str, options: Options = ()) -> bool:
-    """Whether rule and normal form can say both yes and no to every answer of such a question, so that no judge is missed.
+    """Whether rule and normal form can decide every answer to such a question, so that no judge is
+    needed.
 
-    With the scorer `judge`: where every accepted answer is closed, a key, a number or quantity, a date, yes or no, or a short read-out
-    (a code with a digit, capitals). Other words may be as right as any other accepted answer. True for every other scorer.
+    True for every scorer but `judge`. With `judge`: true if the question has options or every
+    accepted answer has only one wording: a number or quantity, a date, yes or no, or a short
+    read-out (a code with a digit, capitals). Other accepted answers can be worded differently.
     """
-    return scorer != "judge" or bool(options) or all(_closed(plain(each).strip(" .\"'")) for each in accepted)
+    return scorer != "judge" or bool(options) or all(_has_one_wording(plain(truth).strip(" .\"'")) for truth in accepted)
 
 
-def _closed(text: str) -> bool:
+def _has_one_wording(text: str) -> bool:
     words = text.split()
     if text.casefold() in ("yes", "no", "true", "false") or forms.moment(text):
         return True
@@ -211,10 +233,12 @@ def _closed(text: str) -> bool:
 
 
 def canonical(answer: str | None, accepted: tuple[str, ...], scorer: str, options: Options = (), question: str = "") -> str | None:
-    """What an answer means under its sample's scorer, for comparing answers with each other; None if nothing was said.
+    """The meaning of an answer under its sample's scorer, to compare answers with each other; None
+    without answer.
 
-    A choice is its key, a number its value, and every free answer that is right by rule or form is the same one; any other is its
-    normal form. Answers that mean the same are equal; those that differ in wording only a judge could join stay apart.
+    A choice becomes its key, a number its value, and every free answer that is right by rule or
+    form the same text; other answers become their normal form. Answers that only a judge could
+    equate stay different.
     """
     if answer is None or not answer.strip():
         return None
@@ -227,6 +251,6 @@ def canonical(answer: str | None, accepted: tuple[str, ...], scorer: str, option
     if grade(answer, accepted, scorer, options, question):
         answer = accepted[0]
     if scorer == "number":
-        said = _number(answer)
-        return normalise(answer) if said is None else str(said)
+        number = _stated_number(answer)
+        return normalise(answer) if number is None else str(number)
     return normalise(answer) if scorer == "exact" else forms.form(forms.stated(plain(answer).strip()) or answer)

@@ -1,41 +1,46 @@
-"""What a model's final text is taken to answer: one strict rule, and the rules of three published evaluations.
+"""Extraction of the answer from a model's final text: one strict rule, and the rules of three
+published harnesses.
 
-`strict` is what is reported. The others are rewritten from what the published harnesses do, holes included, so that a number of ours
-can be set beside a published one; where a rule reads a text as something that it does not say, a test says so. A text that a harness
-would hand to a judge or to chance is "not parsed" here, in every mode: report the share of those beside the accuracy.
+Reports use `strict`. The other modes reproduce the published harnesses, faults included, so that
+our numbers can be compared with published ones; tests show where such a rule misreads a text. A
+text that a harness would pass to a judge or to a random choice is "not parsed" here, in every mode:
+report the share of such texts beside the accuracy.
 """
 
 import re
 
 from focus.data.choices import Options, chosen_letter
-from focus.data.text import LONGEST_READ, plain
-from focus.grading.answers import normalise
+from focus.data.text import LONGEST_READ, boxed_spans, normalise, plain
 from focus.model.prompts import without_thoughts
 
 MODES = ("strict", "lmms", "vlmevalkit", "mme")
 
-LONGEST = 1000  # characters; DeepEyes gives 0 to free answers of this length or more, since judges can be talked into a yes
-WRAPPINGS = 8  # around one answer; each takes another pass over it
-ALLOWANCE = 32  # characters; an answer may wrap its options in a few words, `Option (B).`, but not in an essay
+# Characters. DeepEyes gives 0 to free answers of this length or more, because long answers can
+# persuade a judge
+LONGEST = 1000
+WRAPPINGS = 8  # most wrappings around one answer that are removed; each takes another pass
+ALLOWANCE = 32  # characters of a few words around an option, such as `Option (B).`
 
 TAGGED = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
-BOX = "\\boxed{"
 WRAPPED = re.compile(r"\$*\\(?:boxed|text|textbf|mathrm|mathbf)\s*\{(.*)\}\$*", re.DOTALL)
 
 LEADING = re.compile(r"\W*([A-Z])\s*(?:[.):,\]]|\W*$)")
-# Letters that stand as an answer of their own: `A` before a word in lower case is an article, unless `or` or `and` offers it.
+# Letters that are answers by themselves. `A` before a lower-case word is an article, except after
+# `or` or `and`.
 ALSO = re.compile(r"(?<!\w)([A-Z])(?![\w'])(?!\s+[a-z])|[(\[]\s*([A-Za-z])\s*[)\]]|\b(?:or|and)\s+([A-Z])(?!\w)")
 
 LMMS = (
-    re.compile(r"\A([A-D])"),  # even of a word
-    re.compile(r"(?:ANSWER|CHOICE|OPTION)(?:\s+IS)?[\s:]+([A-D])"),  # even of a word
+    re.compile(r"\A([A-D])"),  # even the first letter of a word
+    # Even the first letter of a word
+    re.compile(r"(?:ANSWER|CHOICE|OPTION)(?:\s+IS)?[\s:]+([A-D])"),
     re.compile(r"\(([A-D])\)"),
-    re.compile(r"([A-D])\s*[.)\]]"),  # even at the end of a word
+    re.compile(r"([A-D])\s*[.)\]]"),  # even the last letter of a word
     re.compile(r"(?<!\S)([A-D])(?!\S)"),
 )
 
 CAN_INFER_SPACES = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
-CAN_INFER_STATED = re.compile(r"answer\s+is\s+\**([A-D])", re.IGNORECASE)  # even of a word
+# Even the first letter of a word
+CAN_INFER_STATED = re.compile(r"answer\s+is\s+\**([A-D])", re.IGNORECASE)
 CAN_INFER_REFUSALS = (
     "Sorry, I can't help with images of people yet.",
     "I can't process this file.",
@@ -43,7 +48,8 @@ CAN_INFER_REFUSALS = (
     "Cannot determine the answer",
 )
 
-# The published script lists eight, but without two commas: the last four are glued into two that no text contains.
+# The published script lists eight prefixes but lacks two commas: Python joins the last four into
+# two that no text contains.
 MME_PREFIXES = (
     "The best answer is",
     "The correct answer is",
@@ -55,10 +61,12 @@ MME_PREFIXES = (
 
 
 def extract(text: str, options: Options, mode: str) -> str | None:
-    """What `text`, all that the model said in its last turn, answers by the rule `mode`; None if that cannot be told.
+    """The answer in `text`, the model's whole last turn, by the rule `mode`; None if there is no
+    clear answer.
 
-    With options: the key of one of them. Without: the answer itself; the harnesses score free answers as the whole text, so only
-    `strict` looks for one in it. Never raises for any text and evaluates nothing; ValueError for a mode that does not exist.
+    With options: the key of one of them. Without: the answer itself. The harnesses score the whole
+    text as a free answer; only `strict` searches for the answer in it. Accepts any text. Raises
+    ValueError for an unknown mode.
     """
     if mode not in MODES:
         raise ValueError(f"extraction mode {mode!r} does not exist; choose one of {', '.join(MODES)}")
@@ -74,10 +82,12 @@ def extract(text: str, options: Options, mode: str) -> str | None:
 
 
 def read_answer(text: str, tagged: str | None, cut: bool, options: Options, mode: str) -> str | None:
-    """What a conversation answers whose last turn is `text`, no call; `tagged` is what stands in its one closed `<answer>`, if it has one.
+    """The answer of a conversation whose last turn is `text` without a tool call; None if there is
+    no clear answer.
 
-    Every rule reads the tag where there is one. By the strict rule a turn that the token limit has `cut`, or whose tag is never closed,
-    answers nothing; the published rules read what there is.
+    `tagged` is the content of the turn's one closed `<answer>` tag, if it has one; every rule then
+    reads only the tag. By the strict rule a turn that was `cut` by the token limit, or whose tag is
+    not closed, has no answer; the published rules read the whole text.
     """
     if mode == "strict" and (cut or (tagged is None and "<answer>" in text)):
         return None
@@ -87,16 +97,18 @@ def read_answer(text: str, tagged: str | None, cut: bool, options: Options, mode
 
 
 def final_answer(text: str) -> str:
-    r"""What the text puts forward as its answer: the last `<answer>...</answer>`, else the last `\boxed{...}`, else the last line.
+    r"""The answer part of a text: the last `<answer>...</answer>`, else the last `\boxed{...}`, else
+    the last line.
 
-    Thoughts are no answer, closed or not. Empty if there is nothing, or if the tag or box holds nothing: what is outside them is not
-    asked then.
+    Thoughts are ignored, closed or not. Empty if the text is empty, or if the tag or box is empty:
+    text outside a tag or box is not used.
     """
     text = without_thoughts(text)
     if tagged := TAGGED.findall(text):
         answer = tagged[-1]
-    elif (boxed := _boxed(text)) is not None:
-        answer = boxed
+    elif spans := boxed_spans(text):
+        start, end = max(spans)
+        answer = text[start:end]
     else:
         answer = next((line for line in reversed(text.splitlines()) if line.strip()), "")
     answer = answer.strip()
@@ -107,25 +119,12 @@ def final_answer(text: str) -> str:
     return answer
 
 
-def _boxed(text: str) -> str | None:
-    r"""What stands in the last `\boxed{...}` whose braces balance; None if there is none. One pass, whatever the text."""
-    opened: list[tuple[int, bool]] = []
-    last = (-1, -1)
-    for place, character in enumerate(text):
-        if character == "{":
-            opened.append((place + 1, text.endswith(BOX, 0, place + 1)))
-        elif character == "}" and opened:
-            start, is_box = opened.pop()
-            if is_box:
-                last = max(last, (start, place))
-    return text[last[0] : last[1]] if last[0] >= 0 else None
-
-
 def _strict(answer: str, options: Options) -> str | None:
-    """The one option that an answer names. A letter counts alone, before a delimiter or with its own text; a text counts alone.
+    """The one option that an answer names; None if it names none or several.
 
-    Nothing is chosen by an answer that names a second option by key or by text, or that is over twice as long as all options
-    together: neither may be had by listing what there is.
+    A letter counts alone, before a delimiter, or with its own text; an option's text counts alone.
+    An answer that names a second option, or that is more than twice as long as all options
+    together, has no option: listing all options must not pay.
     """
     if len(answer) > LONGEST_READ:
         return None
@@ -138,37 +137,45 @@ def _strict(answer: str, options: Options) -> str | None:
     if led is None or led[1] not in texts:
         return None
     rest = text[led.end(1) :]
-    also = {(found[1] or found[2] or found[3]).upper() for found in ALSO.finditer(rest)} & texts.keys()
+    also = {(match[1] or match[2] or match[3]).upper() for match in ALSO.finditer(rest)} & texts.keys()
     if also - {led[1]} or quoted(rest, options) - {normalise(texts[led[1]])}:
         return None
     return led[1]
 
 
 def quoted(text: str, options: Options) -> set[str]:
-    """The option texts, normalised, that occur in a text as whole words. One inside a longer one is not quoted by it."""
-    rest, found = normalise(text), set()
+    """The normalised option texts that occur in a text as whole words.
+
+    An option text inside a longer quoted option text does not count.
+    """
+    rest, quotes = normalise(text), set()
     for option in sorted({normalise(option) for _, option in options}, key=len, reverse=True):
         if option in rest and re.search(r"\w", option):
             whole = re.compile(rf"(?<!\w)(?<!\d[.,]){re.escape(option)}(?!\w|[.,]\d)")
-            found |= {option} if whole.search(rest) else set()
+            quotes |= {option} if whole.search(rest) else set()
             rest = whole.sub("|", rest)
-    return found
+    return quotes
 
 
 def _lmms(text: str, options: Options) -> str | None:
-    """lmms-eval's V* rule: everything upper-cased, then the first of five patterns that finds A to D, else the only such letter."""
+    """lmms-eval's V* rule, on the upper-cased text.
+
+    The first of five patterns that matches A to D; else the letter A to D if there is only one.
+    """
     text = text.upper()
     for pattern in LMMS:
-        if found := pattern.search(text):
-            return found[1]
+        if match := pattern.search(text):
+            return match[1]
     letters = re.findall("[A-D]", text)
     return letters[0] if len(letters) == 1 else None
 
 
 def _vlmevalkit(text: str, options: Options) -> str | None:
-    """VLMEvalKit's `can_infer`: a lone option letter among the last four words, else `answer is X`, else the one option text inside.
+    """VLMEvalKit's `can_infer`: a lone option letter among the last four words, else `answer is X`,
+    else the one quoted option.
 
-    What is None here the published pipeline hands to a judge, or, where it has none, to a random choice or the wrong letter `Z`.
+    For a text that is None here, the published pipeline asks a judge; without a judge it makes a
+    random choice or takes the wrong letter `Z`.
     """
     if any(refusal in text for refusal in CAN_INFER_REFUSALS):
         return None
@@ -176,7 +183,7 @@ def _vlmevalkit(text: str, options: Options) -> str | None:
     named = [key for key, _ in options if key in words]
     if len(named) == 1 and words.index(named[0]) >= len(words) - 4:
         return named[0]
-    if not named and "Z" in words:  # the letter that stands for "none of them"
+    if not named and "Z" in words:  # the harness uses Z for "none of them"
         return None
     if (stated := CAN_INFER_STATED.search(text)) and stated[1].upper() in dict(options):
         return stated[1].upper()
@@ -188,15 +195,15 @@ def _vlmevalkit(text: str, options: Options) -> str | None:
 
 
 def _mme(text: str, options: Options) -> str | None:
-    """MME-RealWorld's rule: known prefixes are cut out wherever they stand, then the first capital A to E, be it of a word.
+    """MME-RealWorld's rule: without known prefixes, the first capital A to E, even inside a word.
 
-    Without one, the first option that contains the answer, case aside, and every option contains an empty one; but an answer of more
-    than ten words chooses nothing.
+    If there is none: the first option that contains the answer, ignoring case. An empty answer is
+    in every option. An answer of more than ten words has no option.
     """
     for prefix in MME_PREFIXES:
         text = text.replace(prefix, "")
-    if found := re.search("[A-E]", text):
-        return found[0]
+    if match := re.search("[A-E]", text):
+        return match[0]
     if len(text.split()) > 10:
         return None
     return next((key for key, option in options if text.lower() in f"({key}) {option}".lower()), None)

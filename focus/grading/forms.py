@@ -1,8 +1,10 @@
-"""Normal forms of short answers: two texts with one form say the same thing. Pure functions of strings.
+"""Normal forms of short answers: texts with the same form mean the same.
 
-A form must never join two different answers, since training pays for what is joined here. The question, where it is given, says which
-unit, thing or count is meant (`12 km/h` for `12`, `The flag is red`). Where that can't tell (`puppy` for `dog`), forms stay apart, and
-only a judge can say more.
+Pure functions of strings.
+
+Two different answers must never have the same form, because training rewards equal forms. A given
+question defines the unit, thing or count that is meant (`12 km/h` for `12`, `The flag is red`).
+Texts whose equality is unclear (`puppy` and `dog`) have different forms; only a judge can decide.
 """
 
 import re
@@ -12,27 +14,36 @@ from datetime import date
 
 from focus.data.text import FEET_OR_INCHES, normalise, plain
 
-SENTENCE = 200  # characters; a longer text is no short sentence that states an answer
+SENTENCE = 200  # characters of the longest sentence that is parsed as a statement of an answer
+
 _BE = r"(?:\s+(?:is|are|was|were)|'s|'re)"
+
 _ANSWER = re.compile(
     r"(?:so,?\s+|thus,?\s+)?(?:(?:the|my)\s+)?(?:(?:final|correct|right|best)\s+)?answer(?:\s+is|\s*[:=])\s*:?\s*(.+)"
     r"|(?:la\s+)?respuesta\s+es:?\s+(.+)|(?:la\s+)?r\u00e9ponse\s+est:?\s+(.+)|(?:die\s+)?antwort\s+(?:ist|lautet):?\s+(.+)"
     r"|\u7b54\u6848\s*[\u662f\u4e3a:]\s*(.+)",
     re.IGNORECASE | re.DOTALL,
 )
+
 _READ = re.compile(r"(?:it|(?:the|this|that)\s+[\w-]+)\s+(?:says|reads)[:,]?\s+(.+)", re.IGNORECASE | re.DOTALL)
+
 _IT = re.compile(rf"(?:it|this|that|he|she|they|there|these|those){_BE}\s+(.+)", re.IGNORECASE | re.DOTALL)
-# `The flag is red`, `The color of the flag is red`, `The flag's color is red`: one thing, no more
+
+
+# `The flag is red`, `The color of the flag is red`, `The flag's color is red`: exactly one thing
 _ATTRIBUTE = (
     r"colou?r|number|name|word|text|letter|digit|time|date|year|price|type|kind|shape|material|speed|brand|title|total|size|age|height"
     r"|length|width|weight|language|country|city|score|logo|model"
 )
+
 _THING = re.compile(
     rf"(?:the|this|that|its|his|her|their)\s+(?:(?:{_ATTRIBUTE})\s+(?:of|on)\s+(?:the|this|that|its|his|her|their)\s+|(\w+)'s\s+)?(\w+(?:\s\w+){{0,2}}?)"
     rf"{_BE}\s+(.+)",
     re.IGNORECASE | re.DOTALL,
 )
-# Things that say what the answer is not, or are another thing than the one asked about
+
+
+# Words for things that are not the answer, or not the thing in question
 _MISLEADING = (
     "wrong incorrect false opposite reverse contrary other another alternative rest former latter first second third last next previous "
     "left right top bottom front back background foreground inside outside guess possibility option options choice choices question "
@@ -42,42 +53,47 @@ _MISLEADING = (
 
 
 def stated(text: str) -> str | None:
-    """What a short sentence states: `It is red` and `The answer is red` state `red`. None if it is no such sentence.
+    """What a short sentence states: `It is red` and `The answer is red` state `red`.
 
-    It is all that stands behind the verb: `not red`, `red or blue`.
+    None for other texts.
+
+    The result is everything behind the verb: `not red`, `red or blue`.
     """
     shells = (_ANSWER, _READ, _IT) if len(text) <= SENTENCE else ()
-    found = next((found for shell in shells if (found := shell.fullmatch(text))), None)
-    return next(group for group in found.groups() if group) if found else None
+    match = next((match for shell in shells if (match := shell.fullmatch(text))), None)
+    return next(group for group in match.groups() if group) if match else None
 
 
 def stated_of_a_thing(text: str, question: str = "") -> str | None:
-    """What a short sentence states of the one thing that it names: `The flag is red`. None if it is no such sentence.
+    """What a short sentence states about the one thing that it names: `The flag is red`.
 
-    A thing that the question does not name first is another one, where there is a question: `The car is red` does not answer
-    `What color is the flag beside the car?`.
+    None for other texts.
+
+    With a question, the thing must be the first that the question names: `The car is red` does not
+    answer `What color is the flag beside the car?`.
     """
-    found = _THING.fullmatch(text) if len(text) <= SENTENCE else None
-    if not found:
+    match = _THING.fullmatch(text) if len(text) <= SENTENCE else None
+    if not match:
         return None
-    named = set(" ".join(word.casefold() for word in found.groups()[:2] if word).split())
-    if named.intersection(_MISLEADING.split()) or any(word.endswith("est") for word in named) or (" " in found[2] and not question):
+    named = set(" ".join(word.casefold() for word in match.groups()[:2] if word).split())
+    if named.intersection(_MISLEADING.split()) or any(word.endswith("est") for word in named) or (" " in match[2] and not question):
         return None
-    asked = {_singular(word) for word in (_asked_about(question) if question else named)}
+    subject = {_singular(word) for word in (_subject(question) if question else named)}
     attributes = {word for word in named if re.fullmatch(_ATTRIBUTE, word)}
-    return found[3] if not {_singular(word) for word in named - attributes} - asked else None
+    return match[3] if not {_singular(word) for word in named - attributes} - subject else None
 
 
 _NAMED = re.compile(r"\b(?:the|this|that|his|her|its|their|an?)\s+([\w'-]+)(?=(?:\s+([\w'-]+))?(?:\s+([\w'-]+))?)")
+
 _PASSED_OVER = re.compile(
     rf"(?:{_ATTRIBUTE})(?: (?:of|on|in)\b.*)?|(?:image|picture|photo|photograph|scene|left|right|top|bottom|front|back)\b.*"
 )
 
 
-def _asked_about(question: str) -> list[str]:
-    """The three words behind the first article (or `his`, ...) of a question that says which thing it is about."""
-    for found in _NAMED.finditer(plain(question).casefold()):
-        words = [word.removesuffix("'s") for word in found.groups() if word]
+def _subject(question: str) -> list[str]:
+    """The three words behind the first article (or `his`, ...) that names the thing in question."""
+    for match in _NAMED.finditer(plain(question).casefold()):
+        words = [word.removesuffix("'s") for word in match.groups() if word]
         if not _PASSED_OVER.fullmatch(" ".join(words)):
             return words
     return []
@@ -87,35 +103,44 @@ def _singular(word: str) -> str:
     return word.removesuffix("s")
 
 
-_APART = r"(?:and|or|not|no|than|of)\b"  # behind these words stands something else than what is counted
+_APART = r"(?:and|or|not|no|than|of)\b"  # the words behind these are not what is counted
 
 
 def counts_or_measures(unit: str, question: str) -> bool:
-    """Whether a question asks for a number of this: `people` where it asks how many people, `km/h` where it asks for it in km/h."""
-    asked = plain(question)
+    """Whether a question asks for a number of `unit`: `people` for `how many people`, `km/h` for
+    `in km/h`.
+    """
+    text = plain(question)
     if unit in _UNITS:
-        spellings = "|".join(re.escape(each) for each in (unit, *_UNITS[unit]))
-        return bool(re.search(rf"\bin (?:{spellings})(?![\w/]| per\b)", asked))  # km is not km/h
+        spellings = "|".join(re.escape(name) for name in (unit, *_UNITS[unit]))
+        return bool(re.search(rf"\bin (?:{spellings})(?![\w/]| per\b)", text))  # km is not km/h
     counted = re.search(
-        rf"\bhow many (?!{_APART})([\w-]+)(?!')(?: (?!{_APART})([\w-]+)(?!'))?(?: (?!{_APART})([\w-]+)(?!'))?", asked.casefold()
+        rf"\bhow many (?!{_APART})([\w-]+)(?!')(?: (?!{_APART})([\w-]+)(?!'))?(?: (?!{_APART})([\w-]+)(?!'))?", text.casefold()
     )
     return bool(counted) and {_singular(word) for word in unit.split()} <= {_singular(word) for word in counted.groups("")}  # type: ignore[union-attr]
 
 
 def read_out(text: str) -> str | None:
-    """What a short sentence reads out or names as the answer: `The sign says "STOP"`, `The answer is STOP`. None if it is none."""
-    found = (_ANSWER.fullmatch(text) or _READ.fullmatch(text)) if len(text) <= SENTENCE else None
-    return next(group for group in found.groups() if group) if found else None
+    """What a short sentence reads out or gives as the answer: `The sign says "STOP"`, `The answer
+    is STOP`.
+
+    None for other texts.
+    """
+    match = (_ANSWER.fullmatch(text) or _READ.fullmatch(text)) if len(text) <= SENTENCE else None
+    return next(group for group in match.groups() if group) if match else None
 
 
 _YES_NO = re.compile(r"(yes|yeah|yep|no|nope)\b[\s,.;:!-]*(.*)", re.IGNORECASE | re.DOTALL)
+
 _DENIES = re.compile(r"\b(?:not|no|none|never|neither|nor|nothing|nobody|cannot|without)\b|n't\b", re.IGNORECASE)
+
 _HEDGES = re.compile(
     r"\b(?:yes|yeah|yep|nope|but|or|if|unless|although|though|however|maybe|perhaps|possibly|probably|might|may|could|would|should|sure"
     r"|unsure|unclear|certain|know|tell|see|say|think|guess|believe|determine|depends|sometimes|partly|partially|either|wrong|false|true"
     r"|correct|incorrect|can't|cannot|hard|difficult|impossible|opposite|contrary|answer)\b|\?",
     re.IGNORECASE,
 )
+
 _ECHO = (
     "a an the it he she they there this that these those you we i is are was were be been am do does did has have had can will "
     "isn't aren't wasn't weren't doesn't don't didn't hasn't haven't won't not no any one some of in on at and"
@@ -123,29 +148,36 @@ _ECHO = (
 
 
 def yes_or_no(text: str, question: str = "") -> str | None:
-    """`yes` or `no` where a short sentence begins with it and goes on in the same sense: `No, there isn't.`; None for any other.
+    """`yes` or `no` if a short sentence begins with it and its rest agrees: `No, there isn't.`;
+    else None.
 
-    Where there is a question, what follows may only repeat its words: `Yes, the car is blue` is no yes to `Is the car red?`.
+    With a question, the rest may only repeat its words: `Yes, the car is blue` is not a yes to `Is
+    the car red?`.
     """
     text = plain(text).strip(" *_\"'`.!")
     text = stated(text) or text
-    found = _YES_NO.fullmatch(text) if len(text) <= SENTENCE else None
-    if not found:
+    match = _YES_NO.fullmatch(text) if len(text) <= SENTENCE else None
+    if not match:
         return None
-    said, rest = "no" if found[1][0] in "nN" else "yes", found[2]
-    consistent = bool(_DENIES.search(rest)) == (said == "no") and not _HEDGES.search(rest)
-    known = {_singular(word) for word in (f"{_ECHO} {plain(question).casefold()}").split() for word in re.split(r"[^\w']+", word)}
-    repeats = not question or all(_singular(word) in known for word in re.findall(r"[\w']+", rest.casefold()))
-    return said if not rest or (consistent and repeats) else None
+    verdict, rest = "no" if match[1][0] in "nN" else "yes", match[2]
+    consistent = bool(_DENIES.search(rest)) == (verdict == "no") and not _HEDGES.search(rest)
+    allowed = {_singular(word) for word in (f"{_ECHO} {plain(question).casefold()}").split() for word in re.split(r"[^\w']+", word)}
+    repeats = not question or all(_singular(word) in allowed for word in re.findall(r"[\w']+", rest.casefold()))
+    return verdict if not rest or (consistent and repeats) else None
 
 
 _UNITS_BELOW_TWENTY = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 )
+
 _WORDS = {word: value for value, word in enumerate(_UNITS_BELOW_TWENTY.split())}
+
 _TENS = dict(twenty=20, thirty=30, forty=40, fifty=50, sixty=60, seventy=70, eighty=80, ninety=90)
+
 _CHINESE = {"\u96f6": 0, "\u4e24": 2, **{digit: value for value, digit in enumerate("一二三四五六七八九十", start=1)}}
-# A unit's other spellings. Symbols as they are cased, since 5 M is no length; words in any case.
+
+
+# Other spellings of a unit. Symbols are case-sensitive, because 5 M is not a length; words are not.
 _UNITS = {
     "%": ["percent", "per cent"],
     "km/h": ["kmh", "kph", "kmph", "km per hour", "kilometers per hour", "kilometres per hour"],
@@ -178,12 +210,19 @@ _UNITS = {
     "\u20ac": ["euro", "euros", "EUR"],
     "\u00a3": ["GBP"],
 }
+
 _SYMBOLS = {unit: unit for unit in _UNITS} | {other: unit for unit, others in _UNITS.items() for other in others}
+
 _QUANTITY = re.compile(r"([$\u20ac\u00a3])?\s?([-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?)\s?(\D*)", re.ASCII)
+
 _MONTHS = "january february march april may june july august september october november december"
+
 _MONTH = {name: number for number, name in enumerate(_MONTHS.split(), start=1)}
+
 _MONTH |= {name[:3]: number for name, number in _MONTH.items()} | {"sept": 9}
+
 _DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
+
 _DATES = (
     (re.compile(rf"(?:the )?{_DAY}(?: of)? ([a-z]+)\.?(?:,? (\d{{4}}))?"), "dmy"),
     (re.compile(rf"([a-z]+)\.? (?:the )?{_DAY}(?:,? (\d{{4}}))?"), "mdy"),
@@ -192,11 +231,15 @@ _DATES = (
     (re.compile(r"(\d{4}) ?\u5e74 ?(\d{1,2}) ?\u6708 ?(\d{1,2}) ?[\u65e5\u53f7]"), "ymd"),
     (re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})"), "d-my"),
 )
+
 _CLOCK = re.compile(r"(\d{1,2})(?:[:.](\d{2}))? ?([ap])\.? ?m\.?|(\d{1,2}):(\d{2})")
 
 
 def number_word(text: str) -> int | None:
-    """The value of a whole number below a thousand that is spelt out, in English, or up to ten in Chinese; None for any other text."""
+    """The value of a spelt-out whole number: English below a thousand, Chinese up to ten.
+
+    None for other texts.
+    """
     if text in _CHINESE:
         return _CHINESE[text]
     words = text.casefold().replace("-", " ").split()
@@ -214,18 +257,21 @@ def number_word(text: str) -> int | None:
 
 
 def _digits(text: str) -> str:
-    """Every digit of whatever script as 0 to 9, and the Arabic separators as point and comma."""
+    """The text with digits of every script as 0 to 9, and Arabic separators as point and comma."""
     text = text.replace("\u066b", ".").replace("\u066c", ",")
     return text if text.isascii() else "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
 
 
 def quantity(text: str) -> tuple[str, str] | None:
-    """A number and what it counts or measures: `1200` and nothing, `12` and `km/h`, `3` and `people`; None for any other text.
+    """A number and its unit: `1200` and an empty unit, `12` and `km/h`, `3` and `people`.
 
-    Thousands commas and the spelling of number and unit do not count. Zeros do (`007`, `3.10`): such a text may be a code.
+    None for other texts.
+
+    Thousands commas and the spelling of number and unit are ignored. Zeros are kept (`007`,
+    `3.10`), because such a text may be a code.
     """
-    if found := _QUANTITY.fullmatch(_digits(text)):
-        currency, number, unit = found[1] or "", found[2].replace(",", ""), found[3].strip()
+    if match := _QUANTITY.fullmatch(_digits(text)):
+        currency, number, unit = match[1] or "", match[2].replace(",", ""), match[3].strip()
     else:
         words = text.split()
         at = next((n for n in range(min(len(words), 5), 0, -1) if number_word(" ".join(words[:n])) is not None), 0)
@@ -234,21 +280,23 @@ def quantity(text: str) -> tuple[str, str] | None:
         currency, number, unit = "", str(number_word(" ".join(words[:at]))), " ".join(words[at:])
     if currency and unit:
         return None
-    known = currency or _SYMBOLS.get(unit) or _SYMBOLS.get(unit.casefold() if len(unit) > 3 else "")
-    return number, known or (unit if unit.casefold() in _SYMBOLS else unit.casefold())  # 5 M is no 5 m
+    symbol = currency or _SYMBOLS.get(unit) or _SYMBOLS.get(unit.casefold() if len(unit) > 3 else "")
+    # 5 M is not 5 m
+    return number, symbol or (unit if unit.casefold() in _SYMBOLS else unit.casefold())
 
 
 def moment(text: str) -> str | None:
-    """A date or a time of day in one spelling: `2020-03-05`, `--03-05`, `2020-03`, `15:30`; None for any other text.
+    """A date or a time of day in one spelling: `2020-03-05`, `--03-05`, `2020-03`, `15:30`; else
+    None.
 
-    `05/03/2020` is either of two days, and `3:30` either of two times: None.
+    `05/03/2020` and `3:30` are ambiguous: None.
     """
     text = " ".join(_digits(text).casefold().split())
-    if found := _CLOCK.fullmatch(text):
-        hour, minute = int(found[1] or found[4]), int(found[2] or found[5] or 0)
-        if found[3] and 1 <= hour <= 12:
-            hour = hour % 12 + 12 * (found[3] == "p")
-        elif found[3] or hour < 13:
+    if match := _CLOCK.fullmatch(text):
+        hour, minute = int(match[1] or match[4]), int(match[2] or match[5] or 0)
+        if match[3] and 1 <= hour <= 12:
+            hour = hour % 12 + 12 * (match[3] == "p")
+        elif match[3] or hour < 13:
             return None
         return f"{hour:02}:{minute:02}" if hour < 24 and minute < 60 else None
     return next(_days(text), None)
@@ -256,13 +304,13 @@ def moment(text: str) -> str | None:
 
 def _days(text: str) -> Iterator[str]:
     for pattern, order in _DATES:
-        if not (found := pattern.fullmatch(text)):
+        if not (match := pattern.fullmatch(text)):
             continue
-        parts = dict(zip(order, found.groups(), strict=True))
+        parts = dict(zip(order, match.groups(), strict=True))
         year, month, day = parts.get("y"), parts["m"], parts.get("d")
         if order == "d-my" and day and int(day) <= 12 and int(day) != int(month):
             if int(month) <= 12:
-                continue  # either of two days
+                continue  # ambiguous
             day, month = month, day
         number = _MONTH.get(month) or (int(month) if month.isdecimal() else 0)
         try:
@@ -273,11 +321,15 @@ def _days(text: str) -> Iterator[str]:
 
 
 _SPELLINGS = {"gray": "grey", "color": "colour", "center": "centre", "theater": "theatre", "meter": "metre", "ok": "okay"}
+
 _JOINED = re.compile(r"(?<=[^\W\d])-(?=[^\W\d])")
 
 
 def bare(text: str) -> str:
-    """A text without white space, bold print, quotes and closing punctuation around it. A leading point belongs to a number."""
+    """A text without surrounding white space, bold marks, quotes and final punctuation.
+
+    A leading point stays, because it belongs to a number.
+    """
     text = plain(text).strip()
     if emphasised := re.fullmatch(r"([*_]{1,3})([^*_]+)\1[.]?", text):
         text = emphasised[2]
@@ -287,7 +339,9 @@ def bare(text: str) -> str:
 
 
 def form(text: str) -> str:
-    """One spelling for all texts that clearly say the same: of numbers, units, dates and times, of hyphens and `&`, of `gray`."""
+    """One spelling for texts that clearly mean the same: numbers, units, dates, times, hyphens,
+    `&`, `gray`.
+    """
     text = bare(text)
     if len(text) > SENTENCE:
         return normalise(text)

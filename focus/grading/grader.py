@@ -1,10 +1,10 @@
-"""How right is an answer? One ladder for reward, calibration, probe and evaluation.
+"""Grades answers for reward, calibration, probe and evaluation alike.
 
-1. The sample's own rule, then its normal forms (`answers.graded`): they decide most answers.
-2. The judge, where there is one, decides what they leave open.
+1. The sample's own rule, then its normal forms (`answers.graded`), decide most answers.
+2. The judge, if there is one, decides the open ones.
 
-Without a judge an open answer counts as wrong, so that right answers in other words earn nothing. `count_decidable` says beforehand how
-many questions of a data set that can happen to.
+Without a judge an open answer counts as wrong, so a right answer in other words earns nothing.
+`count_decidable` counts the questions of a data set that cannot have open answers.
 """
 
 import math
@@ -25,10 +25,11 @@ def case_of(sample: Sample, answer: str | None) -> Case:
 
 
 class Grader:
-    """Grades cases by the ladder; `judge` None leaves out the last rung.
+    """Grades cases by rule, form and judge; `judge` may be None.
 
-    `rungs` counts the graded cases by the rung that decided. An open one was decided by nobody: there is no judge, or no verdict, and the
-    latter are `ungraded`. `max_ungraded` is the share of an update's answers that a training bears (`end_update`).
+    `rungs` counts the graded cases by the step that decided. A case stays open without a judge or
+    without a verdict; cases without a verdict are `ungraded`. `max_ungraded` is the largest allowed
+    share of ungraded answers in an update (`end_update`).
     """
 
     def __init__(self, judge: Judge | None = None, max_ungraded: float = 1.0) -> None:
@@ -36,28 +37,35 @@ class Grader:
         self.begin_update()
 
     def submit(self, cases: Iterable[Case]) -> None:
-        """Let the judge begin with the cases that need it; nobody waits. Without a judge nothing happens."""
+        """Send the cases that need the judge, and return at once.
+
+        Without a judge nothing happens.
+        """
         if self.judge:
             self.judge.submit([case for case in cases if _by_rule(case).rung is Rung.OPEN])
 
     def grade_all(self, cases: Sequence[Case]) -> list[Grade]:
-        """The grade of every case. `right` is NaN where the judge was asked and gave no verdict; `judge.outage` may say why.
+        """The grade of every case.
 
-        Cases that were not submitted are asked about now.
+        `right` is NaN if the judge gave no verdict; `judge.outage` may give the reason.
+
+        Cases that were not submitted are sent now.
         """
         grades = [_by_rule(case) for case in cases]
         if self.judge:
-            left = [i for i, grade in enumerate(grades) if grade.rung is Rung.OPEN]
-            for i, right in zip(left, self.judge.grade_all([cases[i] for i in left]), strict=True):
+            open_cases = [i for i, grade in enumerate(grades) if grade.rung is Rung.OPEN]
+            for i, right in zip(open_cases, self.judge.grade_all([cases[i] for i in open_cases]), strict=True):
                 grades[i] = Grade(right, Rung.OPEN if math.isnan(right) else Rung.JUDGE)
         self.rungs.update(grade.rung for grade in grades)
         self.ungraded += sum(math.isnan(grade.right) for grade in grades)
         return grades
 
     def measure(self, cases: Sequence[Case]) -> list[Grade]:
-        """The grade of every case, for a measurement: without a verdict an answer is wrong, and stays in the denominator.
+        """The grade of every case for a measurement: an answer without verdict is wrong and stays
+        in the denominator.
 
-        Raises NoVerdict if the judge's server fails, or if it gives no verdict at all. What it said before is kept.
+        Raises NoVerdict if the judge's server fails or gives no verdict at all. Earlier verdicts
+        stay cached.
         """
         self.submit(cases)
         grades = self.grade_all(cases)
@@ -66,20 +74,24 @@ class Grader:
         return [Grade(0.0, Rung.OPEN) if math.isnan(grade.right) else grade for grade in grades]
 
     def begin_update(self) -> None:
-        """Count anew."""
+        """Reset the counts."""
         self.rungs: Counter[Rung] = Counter()
         self.ungraded = 0
         self._judge_before = Counter(self.judge.counts if self.judge else ())
 
     def metrics(self) -> dict[str, float]:
-        """Of this rank's answers in this update the shares that each rung decided, and what the judge was asked (`Judge.counts`)."""
-        found = {f"graded/{rung.name.lower()}": self.rungs[rung] / self.rungs.total() if self.rungs else math.nan for rung in Rung}
+        """For this rank's answers in this update: the share that each step decided, and the judge's
+        counts.
+        """
+        metrics = {f"graded/{rung.name.lower()}": self.rungs[rung] / self.rungs.total() if self.rungs else math.nan for rung in Rung}
         if self.judge:
-            found |= {f"judge/{name}": float(self.judge.counts[name] - self._judge_before[name]) for name in COUNTS}
-        return found
+            metrics |= {f"judge/{name}": float(self.judge.counts[name] - self._judge_before[name]) for name in COUNTS}
+        return metrics
 
     def end_update(self, update: int) -> None:
-        """Raises ValueError, on all ranks together, if more than the share `max_ungraded` of their answers got no verdict."""
+        """Raises ValueError, on all ranks together, if more than the share `max_ungraded` of their
+        answers got no verdict.
+        """
         if self.judge is None:
             return
         parts = distributed.all_gather((self.ungraded, self.rungs.total(), self.judge.outage))
@@ -88,8 +100,8 @@ class Grader:
             outage = next((f": {outage}" for *_, outage in parts if outage), "")
             raise ValueError(
                 f"{ungraded} of {graded} answers of update {update} have no verdict of the judge, more than the share "
-                f"judge.max_ungraded={self.max_ungraded:g}{outage}. Mend the judge and start the same command again: the run goes on from "
-                "its last checkpoint, and no verdict is asked for twice"
+                f"judge.max_ungraded={self.max_ungraded:g}{outage}. Repair the judge and start the same command again: the run continues "
+                "from its last checkpoint, and known verdicts are not requested again"
             )
 
 
@@ -98,26 +110,30 @@ def _by_rule(case: Case) -> Grade:
 
 
 def count_decidable(samples: Sequence[Sample]) -> int:
-    """Questions whose every answer the rules alone can decide. Reads every record once; 100,000 take 3 seconds."""
-    if isinstance(samples, Scenes):  # numbers, all of them
+    """The number of questions whose answers the rules alone can decide. 100,000 records take 3
+    seconds.
+    """
+    if isinstance(samples, Scenes):  # their scorer is `exact`
         return len(samples)
     return sum(answers.decidable(sample.answers, sample.scorer, sample.options) for sample in samples)
 
 
 def decidable_sentence(decidable: int, questions: int, judge: str | None) -> str:
-    """One sentence: how many questions the rules alone can decide, and what becomes of the others."""
-    said = f"the rules alone can grade {decidable:,} of {questions:,} questions ({decidable / questions:.1%})"
+    """One sentence: how many questions the rules alone can decide, and how the others are graded."""
+    sentence = f"the rules alone can grade {decidable:,} of {questions:,} questions ({decidable / questions:.1%})"
     if decidable == questions:
-        return said
-    others = f"the judge {judge} grades what they leave open" if judge else "of the others, right answers in other words count as wrong"
-    return f"{said}; {others}"
+        return sentence
+    others = f"the judge {judge} grades the open answers" if judge else "for the others, right answers in other words count as wrong"
+    return f"{sentence}; {others}"
 
 
 def check_decidable(decidable: int, questions: int, least: float) -> None:
-    """Raises ValueError if fewer than the share `least` can be decided by the rules: for a training without a judge."""
+    """Raises ValueError if the rules can decide less than the share `least`; for training without a
+    judge.
+    """
     if decidable < least * questions:
         raise ValueError(
             f"{decidable_sentence(decidable, questions, None)}, and training would punish them. Name a model that grades them "
-            "(judge.url=http://localhost:8000/v1 judge.model=NAME), or train all the same: "
+            "(judge.url=http://localhost:8000/v1 judge.model=NAME), or allow it: "
             f"judge.min_decidable={math.floor(100 * decidable / questions) / 100:g}, now {least:g}"
         )

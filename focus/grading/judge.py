@@ -1,10 +1,13 @@
-"""A language model says whether a free answer means the same as an accepted one. Published free-form scores need one.
+"""A judge: a language model that decides whether a free answer means the same as an accepted one.
 
-Departures from the published judges:
-1. What can be told without a judge is: an answer that plays for a yes (empty, an essay, several options, several alternatives) is wrong.
-   A judge can be talked into it. Answers that a rule finds right never come here (`grading.py`).
-2. The answer reaches the judge between fences as data. The prompt and the reading of the reply are ours, and strict.
-3. Without a verdict an answer is NaN. Whoever asks decides what that means: a reward teaches nothing, a measurement counts it as wrong.
+Published free-form scores need a judge. Differences from the published judges:
+1. Answers that try to get a yes without answering are wrong, and are not sent: an empty text, an
+essay, several options, several alternatives. They can persuade a judge. Answers that a rule finds
+right are not sent either (`grader.py`).
+2. The judge sees the answer as data between fences. The prompt and the parsing of the reply are our
+own, and strict.
+3. Without a verdict the grade is NaN. The caller decides: a reward leaves the answer out, a
+measurement counts it as wrong.
 """
 
 import fcntl
@@ -21,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from focus.data.choices import chosen_letter
-from focus.grading.answers import normalise
-from focus.grading.extraction import ALSO, LONGEST, Options, quoted
+from focus.data.choices import Options, chosen_letter
+from focus.data.text import normalise
+from focus.grading.extraction import ALSO, LONGEST, quoted
 from focus.runtime.endpoint import Endpoint, Outage, Refused
 
 SYSTEM = (
@@ -46,14 +49,16 @@ Is the candidate right? Reply with one word on the last line: yes or no."""
 REMINDER = "\nYour last line must be the single word yes or the single word no."
 VERDICT = re.compile(r"[\W_]*(yes|no)[\W_]*", re.IGNORECASE)
 LINK = re.compile(r"\s+(?:or|and)\s+")
-TOKENS = 1024  # of a reply: one word for most judges, and room for one that thinks first
-KEPT = 300  # characters of the end of a reply that the cache keeps, for whoever reads it
+TOKENS = 1024  # of a reply: most judges write one word, some think first
+REPLY_EXCERPT = 300  # last characters of a reply that the cache keeps for readers
 GRADES = {"yes": 1.0, "no": 0.0}
 COUNTS = ("asked", "cached", "turned_away", "unclear", "silent", "refused", "unreached", "disagreements")
-NEITHER = "neither"  # how the cache writes `unclear`; earlier versions wrote that word for replies that were empty or cut, too
+# The cache's word for `unclear`. Earlier versions wrote `unclear` also for empty and cut replies
+NEITHER = "neither"
 
-# What stands between alternatives, and from how many parts on it makes a list: `Paris, France` is one answer, `1, 2, 3, 4` is not.
-# A slash parts words only, not dates, fractions or addresses; a comma before three digits belongs to a number.
+# Separators of alternatives, each with the smallest number of parts that makes a list: `Paris,
+# France` is one answer, `1, 2, 3, 4` is not. A slash separates words only, not dates, fractions or
+# addresses; a comma before three digits belongs to a number.
 ALTERNATIVES = (
     (re.compile(r"\bor\b|[|;\n]|\s/\s|(?<=[^\W\d])/(?=[^\W\d])", re.IGNORECASE), 2),
     (re.compile(r",(?!\d{3}(?!\d))", re.IGNORECASE), 4),
@@ -62,9 +67,10 @@ ALTERNATIVES = (
 
 @dataclass(frozen=True)
 class Case:
-    """One answer to grade. `answer` is None where none could be extracted; `options` are those that the question shows, if any.
+    """One answer to grade.
 
-    `scorer` is the sample's rule (`answers.py`).
+    `answer` is None if none could be extracted. `options` are those of the question. `scorer` is
+    the sample's rule (`answers.py`).
     """
 
     question: str
@@ -75,11 +81,11 @@ class Case:
 
 
 def plays_for_a_yes(case: Case) -> str | None:
-    """Why an answer that no rule finds right is wrong without asking; None: it may be asked about.
+    """Why an answer that no rule accepts is wrong without asking the judge; None: ask the judge.
 
-    `empty`; `long`; `options`: more than one of them; `alternatives`: parts between `or`, a slash, a semicolon, a bar or a line break,
-    or four parts between commas, of which some quote an accepted answer and some do not. A mark that an accepted answer holds itself
-    parts nothing.
+    `empty`; `long`; `options`: it names more than one; `alternatives`: parts between `or`, a slash,
+    a semicolon, a bar or a line break, or four parts between commas, some of which quote an
+    accepted answer while others do not. A separator inside an accepted answer separates nothing.
     """
     answer = case.answer
     if answer is None or not answer.strip():
@@ -87,7 +93,7 @@ def plays_for_a_yes(case: Case) -> str | None:
     if len(answer) >= LONGEST:
         return "long"
     letters = ALSO.finditer(LINK.sub(" | ", answer))  # `A` before a word would be an article
-    keys = {(found[1] or found[2] or found[3]).upper() for found in letters} & dict(case.options).keys()
+    keys = {(match[1] or match[2] or match[3]).upper() for match in letters} & dict(case.options).keys()
     if chosen_letter(answer, case.options) is None and max(len(keys), len(quoted(answer, case.options))) > 1:
         return "options"
     for mark, least in ALTERNATIVES:
@@ -99,14 +105,14 @@ def plays_for_a_yes(case: Case) -> str | None:
 
 
 def read_verdict(reply: str) -> str | None:
-    """`yes` or `no` if that is all that the last line says, case and punctuation aside; else None."""
+    """`yes` or `no` if the last line is only that word, ignoring case and punctuation; else None."""
     lines = reply.split("\n")
-    said = VERDICT.fullmatch(next((line for line in reversed(lines) if line.strip()), ""))
-    return said[1].lower() if said else None
+    match = VERDICT.fullmatch(next((line for line in reversed(lines) if line.strip()), ""))
+    return match[1].lower() if match else None
 
 
 def prompt_of(case: Case) -> str:
-    """What the judge is shown. The fence is made from the answer, so no answer can hold its own."""
+    """The prompt of a case. The fence is a hash of the answer, so the answer cannot contain it."""
     answer = case.answer or ""
     fence = "#" * 8 + hashlib.sha256(answer.encode(errors="replace")).hexdigest()[:16]
     options = "".join(f"({key}) {text}\n" for key, text in case.options)
@@ -125,20 +131,23 @@ class NoVerdict(Outage):
 
 
 class Judge:
-    """Asks about cases through an `Endpoint` at temperature 0, and remembers every verdict.
+    """Asks about cases through an `Endpoint` at temperature 0, and caches every verdict.
 
-    `submit` sends what is not known yet and returns at once; threads wait for the replies, `endpoint.concurrency` requests at a time.
-    `grade_all` waits for them. A prompt is asked once, however many cases have it and whoever submitted it.
+    `submit` sends the prompts that have no verdict yet and returns at once; threads wait for the
+    replies, `endpoint.concurrency` requests at a time. `grade_all` waits for them. A prompt is sent
+    once, even if several cases have it.
 
-    `cache` is a file of JSON lines, one per verdict, found by a hash of model, prompt and `extra`. It is only added to, one whole line
-    at a time, so a second run asks nothing, an interrupted one goes on, and several processes may share it. `log`, written anew by
-    every `Judge`, holds the cases that the judge finds right as JSON lines (question, accepted, answer, judge, rule): the rule says no
-    to all of them.
+    `cache` is a file of JSON lines, one per verdict, with a hash of model, prompt and `extra` as
+    key. Whole lines are appended, so a second run sends nothing, an interrupted run continues, and
+    several processes may share the file. `log`, which every `Judge` starts anew, holds the cases
+    that the judge finds right as JSON lines (question, accepted, answer, judge, rule). The rule
+    finds all of them wrong.
 
-    `counts` of the cases that `grade_all` was given, by the names in `COUNTS`: `asked` + `cached` are those that needed a verdict. Among
-    them `unclear` (the reply was neither yes nor no, twice), `silent` (it was empty or cut), `refused` (by the server), `unreached` (an
-    outage) and `disagreements`. The others were `turned_away`, by reason in a counter of that name. An `unclear` verdict is remembered;
-    what was silent, refused or unreached is asked again by the next run or update.
+    `counts` are over the cases of `grade_all`, by the names in `COUNTS`: `asked` + `cached` needed
+    a verdict. Of these: `unclear` (the reply was neither yes nor no, twice), `silent` (it was empty
+    or cut), `refused` (by the server), `unreached` (an outage) and `disagreements`. The others are
+    `turned_away`; a counter of that name has the reasons. An `unclear` verdict is cached; `silent`,
+    `refused` and `unreached` cases are asked again by the next run or update.
     """
 
     def __init__(self, endpoint: Endpoint, cache: Path, log: Path | None = None) -> None:
@@ -148,12 +157,13 @@ class Judge:
         self.outage: NoVerdict | None = None  # why prompts of the last `submit` have no verdict
         self._verdicts = dict(_read_cache(cache))
         self._changed = threading.Condition()  # guards all below
-        self._waiting: deque[str] = deque()  # prompts to ask
-        self._pending: set[str] = set()  # keys of prompts that wait or are being asked
+        self._waiting: deque[str] = deque()  # prompts to send
+        self._pending: set[str] = set()  # keys of prompts that wait or are being sent
         self._failed: dict[str, str] = {}  # by key: `silent` or `refused`
-        self._fresh: set[str] = set()  # keys that were asked since the last `grade_all`
+        self._fresh: set[str] = set()  # keys sent since the last `grade_all`
         self._refusal: Refused | None = None  # the last one
-        self._fault: Exception | None = None  # of a thread, to be raised where somebody waits for it
+        # An error in a thread; `grade_all` raises it again
+        self._fault: Exception | None = None
         self._threads = 0
         cache.parent.mkdir(parents=True, exist_ok=True)
         if log:
@@ -161,16 +171,17 @@ class Judge:
             log.write_text("")
 
     def submit(self, cases: Sequence[Case]) -> None:
-        """Ask about these cases, and do not wait. After an outage the server is tried again."""
+        """Send these cases without waiting. After an outage the server is tried again."""
         with self._changed:
             self.outage = None
         self._send([prompt_of(case) for case in cases if not plays_for_a_yes(case)])
 
     def grade_all(self, cases: Sequence[Case]) -> list[float]:
-        """1.0 for every right case, 0.0 for every wrong one and NaN for those without a verdict, in their order.
+        """1.0 for every right case, 0.0 for every wrong one and NaN for those without a verdict, in
+        order.
 
-        `outage` then says why, if the server failed, or if it gave no verdict at all to this judge. What has not been submitted is asked
-        now, unless the last `submit` met an outage.
+        `outage` then has the reason if the server failed, or if this judge has never got a verdict.
+        Cases that were not submitted are sent now, unless the last `submit` met an outage.
         """
         reasons = [plays_for_a_yes(case) for case in cases]
         prompts = [None if reason else prompt_of(case) for case, reason in zip(cases, reasons, strict=True)]
@@ -186,8 +197,10 @@ class Judge:
             fresh = wanted & self._fresh
             self._fresh -= fresh
             if lost and not self._verdicts and self.outage is None:
-                said = f"The last refusal: {self._refusal}" if self._refusal else "Its replies are empty or cut; serve it without thinking"
-                self.outage = NoVerdict(f"the judge {self.endpoint.model} gave no verdict at all, so nothing is graded. {said}")
+                reason = (
+                    f"The last refusal: {self._refusal}" if self._refusal else "Its replies are empty or cut; serve it without thinking"
+                )
+                self.outage = NoVerdict(f"the judge {self.endpoint.model} gave no verdict at all, so nothing is graded. {reason}")
         self.turned_away.update(reason for reason in reasons if reason)
         self.counts["turned_away"] += len(prompts) - len([prompt for prompt in prompts if prompt])
         self.counts["asked"] += len(fresh)
@@ -195,7 +208,10 @@ class Judge:
         return [self._grade(case, lost, prompt and keys[prompt]) for case, prompt in zip(cases, prompts, strict=True)]
 
     def _grade(self, case: Case, lost: Mapping[str, str], key: str | None) -> float:
-        """The grade of one case, counted; `key` None: it was turned away, `lost`: why there is no verdict."""
+        """The grade of one case; updates `counts`.
+
+        `key` None: the case was turned away. `lost` has the reasons for missing verdicts by key.
+        """
         if key is None:
             return 0.0
         verdict = lost.get(key) or self._verdicts[key]
@@ -213,7 +229,7 @@ class Judge:
             _append(self.log, row)
 
     def _send(self, prompts: Sequence[str]) -> None:
-        """Hand prompts without a verdict to the threads, each once."""
+        """Queue prompts without a verdict for the threads, each once."""
         with self._changed:
             for prompt in prompts:
                 key = self._key(prompt)
@@ -224,10 +240,14 @@ class Judge:
             starting = min(self.endpoint.concurrency - self._threads, len(self._waiting))
             for _ in range(starting):
                 self._threads += 1
-                threading.Thread(target=self._work, daemon=True).start()  # a daemon: ctrl-C waits for no reply
+                # a daemon does not delay Ctrl-C
+                threading.Thread(target=self._work, daemon=True).start()
 
     def _work(self) -> None:
-        """Ask one prompt after the other until none is left. An outage is also that of all that wait."""
+        """Send one prompt after the other until none is left.
+
+        An outage ends all waiting prompts.
+        """
         while True:
             with self._changed:
                 if not self._waiting:
@@ -240,7 +260,7 @@ class Judge:
                 failure = None if verdict else "silent"
             except Refused as refusal:
                 failure, self._refusal = "refused", refusal
-            except Exception as raised:  # an Outage, or a fault of ours: raised again where somebody waits
+            except Exception as raised:  # an Outage or a bug; `grade_all` raises it again
                 fault = raised
             with self._changed:
                 self._pending.discard(key)
@@ -257,7 +277,10 @@ class Judge:
                 self._changed.notify_all()
 
     def _ask(self, key: str, prompt: str) -> str | None:
-        """`yes`, `no` or `unclear`, kept on disk; None where a reply was empty or cut. What is neither is asked for once more."""
+        """`yes`, `no` or `unclear`, written to the cache; None if a reply was empty or cut.
+
+        An unclear reply is requested once more, with a reminder.
+        """
         whole = True
         for reminder in ("", REMINDER):
             reply = self.endpoint.ask(_messages(prompt + reminder), temperature=0.0, max_tokens=TOKENS)
@@ -268,24 +291,26 @@ class Judge:
             whole = whole and legible
         verdict = verdict or ("unclear" if whole else None)
         if verdict:
-            kept = NEITHER if verdict == "unclear" else verdict
-            _append(self.cache, {"key": key, "model": self.endpoint.model, "verdict": kept, "reply": reply.text[-KEPT:]})
+            stored = NEITHER if verdict == "unclear" else verdict
+            _append(self.cache, {"key": key, "model": self.endpoint.model, "verdict": stored, "reply": reply.text[-REPLY_EXCERPT:]})
         return verdict
 
     def _key(self, prompt: str) -> str:
-        asked = [self.endpoint.model, SYSTEM, REMINDER, prompt, *([self.endpoint.extra] if self.endpoint.extra else [])]
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        identity = [self.endpoint.model, SYSTEM, REMINDER, prompt, *([self.endpoint.extra] if self.endpoint.extra else [])]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:
-    """Add one JSON line, whole, although other threads and processes add theirs. A torn last line is ended first.
+    """Append one whole JSON line; other threads and processes may append too.
 
-    Raises ValueError where the file can't be written.
+    A torn last line is ended first. Raises ValueError if the file can't be written.
     """
     line = json.dumps(row).encode() + b"\n"
     try:
         with path.open("a+b", buffering=0) as file:
-            with suppress(OSError):  # a file system without locks: one write of an appended file is all that can be done there
+            # A file system without locks: one write of an appended file is all that can be done
+            # there
+            with suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX)
             end = file.seek(0, os.SEEK_END)
             if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
@@ -302,7 +327,7 @@ def _messages(prompt: str) -> list[dict[str, str]]:
 
 
 def _read_cache(cache: Path) -> Iterator[tuple[str, str]]:
-    """Key and verdict of every line that is whole. One that an interruption tore is skipped, and asked again."""
+    """Key and verdict of every valid line. A torn line is skipped, so its prompt is sent again."""
     if not cache.exists():
         return
     with cache.open("rb") as lines:

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from focus.data.boxes import Box, Size, area, intersection, settle, to_view
-from focus.data.original import Original
-from focus.data.scenes import COLOURS, Scene, SceneSpec, Sign, _descriptions
+from focus.data.images.original import Original
+from focus.data.scenes import COLOURS, Scene, SceneSpec, Sign
+from focus.data.scenes.layout import descriptions
 from focus.gap import View, cut, resize_to_budget
 from focus.model.policy_model import Patches, PolicyModel
 from focus.model.positions import mrope_positions
@@ -148,7 +149,7 @@ class Transcripts(IterableDataset):
             scene_index += 1
             original = scene.open()
             view = resize_to_budget(original, level, self.policy.token_px)
-            asked = [d for kind in spec.asks for d in _descriptions(kind, scene.signs)]
+            asked = [d for kind in spec.asks for d in descriptions(kind, scene.signs)]
             for pick in random.permutation(len(asked))[:2]:
                 text, target = asked[pick]
                 if len(rows) < self.rows:

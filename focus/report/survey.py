@@ -20,8 +20,9 @@ from rich.text import Text
 
 from focus.data.boxes import Size, area
 from focus.data.readers import SETS
-from focus.data.sample import Records, Sample, mended
+from focus.data.sample import Records, Sample
 from focus.grading import grader
+from focus.runtime.text import replace_surrogates_in
 
 TOP = 6  # values of a field on the terminal
 VALUES = 200  # a field of `meta` with more different values says which question it is, not which kind
@@ -88,7 +89,7 @@ def _with_records(samples: Sequence[Sample]) -> Iterator[tuple[Sample, dict]]:
     with samples.path.open("rb") as lines:
         for index, start in enumerate(samples.starts):
             lines.seek(int(start))
-            yield samples[index], mended(json.loads(lines.readline()))
+            yield samples[index], replace_surrogates_in(json.loads(lines.readline()))
 
 
 def spread(count: int, shown: int, seed: int) -> list[int]:

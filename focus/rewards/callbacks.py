@@ -18,6 +18,7 @@ from jaxtyping import Float
 from pytorch_lightning import Callback
 from torch import Tensor
 
+from focus.data.boxes import enclosing
 from focus.grading.answers import RIGHT_FROM
 from focus.grading.grader import Grader, case_of
 from focus.model.policy_model import PolicyModel
@@ -158,8 +159,7 @@ class Grounding(RewardCallback):
         if self.crops is Crops.LAST:
             boxes = boxes[-1:]
         elif self.crops is Crops.UNION:
-            x1, y1, x2, y2 = zip(*boxes, strict=True)
-            boxes = [(min(x1), min(y1), max(x2), max(y2))]
+            boxes = [enclosing(boxes)]
         best = self.crops is Crops.BEST
         values = []
         for chain in t.sample.boxes:

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from focus.data.boxes import Box, settle, to_original
-from focus.data.original import Decoded, Original
+from focus.data.images.original import Decoded, Original
 from focus.data.sample import ImageFile, Sample
 from focus.gap import View, cut
 from focus.model.prompts import (

@@ -11,7 +11,7 @@ from itertools import count
 from PIL import Image
 
 from focus.data.boxes import Box, Size
-from focus.data.original import Original
+from focus.data.images.original import Original
 from focus.data.sample import Sample
 from focus.gap import View
 from focus.model.prompts import Answer, Malformed

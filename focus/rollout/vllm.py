@@ -242,15 +242,15 @@ class Remote:
 
     def load(self, folder: Path) -> None:
         self._adapter = ""
-        self.endpoint.tell("/collective_rpc", {"method": "load_policy", "args": [str(folder)]})
+        self.endpoint.command("/collective_rpc", {"method": "load_policy", "args": [str(folder)]})
         for name in ("prefix", "mm", "encoder"):
-            self.endpoint.tell(f"/reset_{name}_cache", {})
+            self.endpoint.command(f"/reset_{name}_cache", {})
 
     def adapt(self, folder: Path) -> None:
         if self._adapter:
-            self.endpoint.tell("/v1/unload_lora_adapter", {"lora_name": self._adapter})
+            self.endpoint.command("/v1/unload_lora_adapter", {"lora_name": self._adapter})
         self._adapter = f"focus-{uuid4().hex}"  # the server may still hold adapters of an earlier run
-        self.endpoint.tell("/v1/load_lora_adapter", {"lora_name": self._adapter, "lora_path": str(folder)})
+        self.endpoint.command("/v1/load_lora_adapter", {"lora_name": self._adapter, "lora_path": str(folder)})
 
 
 def _parse_output(body: Any) -> VLLMOutput:

@@ -1,8 +1,9 @@
-"""How a request reaches a model server: through the environment's proxy, if it names one, and within bounds of time and size.
+"""The HTTP connection to a model server: through the environment's proxy, within limits of time and
+size.
 
-httpx bounds each read of a reply, so a server that sends a byte now and then holds its client for ever, and a body without an end fills
-the memory. Here one request has one deadline, from connecting to the last byte, and a body has a greatest size, before and after it is
-unpacked.
+httpx limits each read of a reply. So a server that sends a byte now and then blocks its client for
+ever, and an endless body fills the memory. Here a request has one deadline, from connecting to the
+last byte, and a body has a largest size, packed and unpacked.
 """
 
 import math
@@ -18,7 +19,8 @@ from urllib.request import getproxies_environment, proxy_bypass
 import httpcore2
 import httpx2
 
-LARGEST_REPLY = 16 * 2**20  # bytes of one body; the longest replies in use, token ids with log-probabilities, take 2 MiB
+# Bytes of one body; the longest replies in use, token ids with log-probabilities, have 2 MiB
+LARGEST_REPLY = 16 * 2**20
 MOST_REDIRECTS = 3
 
 
@@ -27,12 +29,13 @@ class TooLarge(httpx2.ReadError):
 
 
 class _Clock(threading.local):
-    """When the request of this thread has to be over, by `time.monotonic`."""
+    """The deadline of this thread's request, by `time.monotonic`."""
 
-    ends = math.inf
+    deadline = math.inf
 
     def left(self, timeout: float | None) -> float:
-        left = min(self.ends - time.monotonic(), math.inf if timeout is None else timeout)
+        """Seconds until the deadline, at most `timeout`. Raises httpcore2.ReadTimeout after it."""
+        left = min(self.deadline - time.monotonic(), math.inf if timeout is None else timeout)
         if left <= 0:
             raise httpcore2.ReadTimeout("the time for this request is over")
         return left
@@ -78,9 +81,9 @@ class _TimedBackend(httpcore2.NetworkBackend):
 
 
 class Bounded(httpx2.BaseTransport):
-    """A transport whose requests are over after `seconds`, and whose bodies hold at most `LARGEST_REPLY` bytes.
+    """A transport with `seconds` per request and at most `LARGEST_REPLY` bytes per body.
 
-    Raises what httpx raises where time is over, and `TooLarge`.
+    Raises httpx's time-outs, and `TooLarge`.
     """
 
     def __init__(self, inner: httpx2.HTTPTransport, seconds: float) -> None:
@@ -89,7 +92,7 @@ class Bounded(httpx2.BaseTransport):
         pool._network_backend = _TimedBackend(pool._network_backend, self.clock)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        self.clock.ends = time.monotonic() + self.seconds
+        self.clock.deadline = time.monotonic() + self.seconds
         try:
             response = self.inner.handle_request(request)
             body = bytearray()
@@ -101,7 +104,7 @@ class Bounded(httpx2.BaseTransport):
             finally:
                 response.close()
         finally:
-            self.clock.ends = math.inf
+            self.clock.deadline = math.inf
         packed = ("content-encoding", "content-length", "transfer-encoding")
         headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in packed]
         return httpx2.Response(response.status_code, headers=headers, content=bytes(body), request=request)
@@ -111,16 +114,17 @@ class Bounded(httpx2.BaseTransport):
 
 
 def client(url: str, seconds: float, connections: int) -> httpx2.Client:
-    """A client for the server at `url`: a request may take `seconds` in all.
+    """A client for the server at `url`; a request may take `seconds` in all.
 
-    Raises ValueError, naming the environment variable, where the environment's proxy or certificates can't be used.
+    Raises ValueError, with the environment variable, if the environment's proxy or certificates
+    can't be used.
     """
     try:
         certificates = httpx2.create_ssl_context()
     except (OSError, ValueError) as error:
-        named = " and ".join(name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name))
+        variables = " and ".join(name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name))
         raise ValueError(
-            f"the certificates that {named or 'this system'} names can't be read ({error}); correct or unset the environment variable"
+            f"the certificates of {variables or 'this system'} can't be read ({error}); correct or unset the environment variable"
         ) from None
     proxy = proxy_of(url)
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=connections)
@@ -134,14 +138,14 @@ def client(url: str, seconds: float, connections: int) -> httpx2.Client:
         elif "scheme" in str(error):
             reason = "a proxy's address begins with http://, https://, socks5:// or socks5h://"
         raise ValueError(
-            f"the environment variable {proxy[0]} is {without_password(proxy[1])}: {reason}. Correct or unset it, or go past the proxy: "
+            f"the environment variable {proxy[0]} is {without_password(proxy[1])}: {reason}. Correct or unset it, or avoid the proxy: "
             f"NO_PROXY={urlsplit(url).hostname}"
         ) from None
     return httpx2.Client(transport=Bounded(inner, seconds), follow_redirects=True, max_redirects=MOST_REDIRECTS, trust_env=False)
 
 
 def proxy_of(url: str) -> tuple[str, str] | None:
-    """The environment variable whose proxy stands between here and `url`, and its value; None where nothing does."""
+    """The environment variable with the proxy for `url`, and its value; None without a proxy."""
     parts = urlsplit(url)
     proxies = getproxies_environment()
     kind = next((kind for kind in (parts.scheme, "all") if proxies.get(kind)), None)
@@ -153,5 +157,5 @@ def proxy_of(url: str) -> tuple[str, str] | None:
 
 
 def without_password(url: str) -> str:
-    """A URL as it may be shown: whoever it names and their password are stars."""
+    """A URL that may be shown: user name and password become stars."""
     return re.sub(r"//[^/?#]*@", "//***@", url)

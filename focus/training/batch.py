@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from focus.data.original import Decoded
+from focus.data.images.original import Decoded
 from focus.data.sample import ImageFile, Sample
 from focus.gap import View
 from focus.model.prompts import CROP_CONTENT, Fault, Malformed

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from focus.data.original import Original
+from focus.data.images.original import Original
 from focus.data.questions import Broken, Question
 from focus.gap import Gap, View
 from focus.model.policy_model import PolicyModel

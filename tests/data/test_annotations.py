@@ -575,7 +575,7 @@ def test_a_coco_box_that_cannot_be_used_is_dropped_alone(read, broken, fault):
         ("3", "holds 3"),
         ([{"image": "a.jpg", "id": 1, "label": NESTED, "annotator": 1, "annotation_id": 10}], "JSON-MIN.*export again, as JSON"),
         ([{"image": "a.jpg", "label": [{"x": 1, "original_width": 9}]}], "JSON-MIN"),
-        ("<annotations><image>", "not XML to its end"),
+        ("<annotations><image>", "not complete XML"),
         ("<html><body/></html>", "<html> with body"),
         ("<annotations><version>1.1</version></annotations>", "without <image>"),
         ("<annotations><track id='0'/></annotations>", "CVAT for video"),
@@ -732,6 +732,6 @@ def test_records_that_are_none_are_named_with_their_row(tmp_path, line, told):
 
 def test_a_file_is_never_overwritten_by_its_own_part(tmp_path):
     path = saved(tmp_path / "records.jsonl", json.dumps(canonical("s/t/7", "a.jpg")) + "\n")
-    with pytest.raises(ValueError, match="overwritten"):
+    with pytest.raises(ValueError, match="would overwrite"):
         write_annotated(path, saved(tmp_path / "export", [task(*NESTED)]), tmp_path / "x" / ".." / "records.jsonl")
     assert json.loads(path.read_text())["id"] == "s/t/7"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from focus.data.leaks import Asked, Overlap, hashes, known_sets, overlaps, report
+from focus.data.leaks import ImageUse, Overlap, hashes, known_sets, overlaps, report
 from focus.data.readers import SETS, ingest
 from focus.data.sample import write_records
 from focus.data.scenes import DIFFICULTY, Scenes
@@ -32,8 +32,8 @@ def trained(tmp_path) -> Path:
 
 def test_every_image_is_kept_as_sixteen_bytes_with_its_first_question_and_their_number(trained):
     assert hashes(trained) == {
-        bytes.fromhex(image("kite"))[:16]: Asked("deepeyes47k/train/0", 2, True),
-        bytes.fromhex(image("boat"))[:16]: Asked("deepeyes47k/train/1", 1, True),
+        bytes.fromhex(image("kite"))[:16]: ImageUse("deepeyes47k/train/0", 2, True),
+        bytes.fromhex(image("boat"))[:16]: ImageUse("deepeyes47k/train/1", 1, True),
     }
 
 
@@ -125,7 +125,7 @@ def test_records_without_any_hash_are_known_by_their_place_alone_and_that_is_tol
     mine, theirs = (written(tmp_path / name, (f"{name}/0", "?"), (f"{name}/1", "?"), image_sha256=None) for name in ("a", "b"))
     assert overlaps(hashes(mine), hashes(theirs)).images == 0  # both have a 0.jpg
     [sentence] = report("a", mine, {"b": theirs})
-    assert sentence.startswith("2 questions of a have no image_sha256") and sentence.endswith("Add the field")
+    assert sentence.startswith("2 questions of a have neither image_sha256 nor") and sentence.endswith("Add the field")
     inside = written(tmp_path / "a/inside", ("c/0", "?"), image_sha256=None, image="../0.jpg")
     assert overlaps(hashes(mine), hashes(inside)).images == 1
 

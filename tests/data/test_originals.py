@@ -21,9 +21,12 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
 
 from experiments.faults.images import damaged, outcome
-from focus.data import original as originals
+from focus.data.images import header, pixels, streaming
+from focus.data.images import original as originals
+from focus.data.images.exif import TURNS
+from focus.data.images.header import BadImage, image_size
+from focus.data.images.original import Decoded, Huge, LargeJpeg, Original, read
 from focus.data.names import other_spelling
-from focus.data.original import BadImage, Decoded, Huge, LargeJpeg, Original, measured, read
 from focus.data.sample import ImageFile
 from focus.gap import Gap, Mode, cut, resize_to_budget
 from tests.support.samples import sample
@@ -210,7 +213,7 @@ def test_many_crops_from_many_threads_cost_one_decode(tmp_path, monkeypatch):
         time.sleep(0.05)  # all threads are waiting by now
         return image
 
-    monkeypatch.setattr(originals, "_upright", slowly)  # what every full decode passes through
+    monkeypatch.setattr(pixels, "load_upright", slowly)  # what every full decode passes through
     boxes = [(13 * i, 7 * i, 13 * i + 200, 7 * i + 160) for i in range(16)]
     with ThreadPoolExecutor(8) as threads:
         crops = list(threads.map(original.region, boxes))
@@ -313,8 +316,8 @@ def test_without_a_gap_crops_of_a_large_jpeg_come_from_its_view(tmp_path):
 def huge(monkeypatch):
     """Every file above 150 x 100 px counts as huge, and its view is made from bands of 16 rows or so."""
     pytest.importorskip("pyvips")
-    monkeypatch.setattr(originals, "HUGE_PX", 15_000)
-    monkeypatch.setattr(originals, "BAND_PX", 10_000)
+    monkeypatch.setattr(header, "HUGE_PX", 15_000)
+    monkeypatch.setattr(streaming, "BAND_PX", 10_000)
 
 
 def picture(mode: str) -> Image.Image:
@@ -347,7 +350,7 @@ def test_a_streamed_crop_has_exactly_the_pixels_of_the_full_decode(tmp_path, hug
     mode, options = HUGE_FILES[name]
     path = jpeg(tmp_path, picture(mode), name, **options)
     original, exact = read(path), decoded(path)
-    assert isinstance(original, Huge) and original.size == exact.size == measured(path) == (600, 400)
+    assert isinstance(original, Huge) and original.size == exact.size == image_size(path) == (600, 400)
     for box in [*CORNERS_AND_INSIDE, (599, 399, 600, 400), (0, 0, 600, 400)]:
         assert same(original.region(tuple(map(float, box))), exact.crop(box))
 
@@ -373,7 +376,7 @@ def test_the_view_of_a_huge_jpeg_is_that_of_a_large_one_and_exact_where_a_scaled
 def test_a_huge_file_is_turned_once(tmp_path, huge, name, options, orientation):
     path = jpeg(tmp_path, photograph(603, 397), name, orientation, **options)
     original, exact = read(path), decoded(path)
-    assert isinstance(original, Huge) and original.size == measured(path) == exact.size
+    assert isinstance(original, Huge) and original.size == image_size(path) == exact.size
     for box in CORNERS_AND_INSIDE[:3]:
         assert same(original.region(tuple(map(float, box))), exact.crop(box))
     size = (exact.width // 3, exact.height // 5)  # no scaled decode of a JPEG serves it
@@ -402,9 +405,9 @@ def test_exif_behind_the_pixels_of_a_png_turns_it_and_is_found_without_decoding(
     path = late_exif(jpeg(tmp_path, photograph(), "late.png", 6, format="PNG"))
     exact = decoded(path)
     assert exact.size == (400, 600)
-    monkeypatch.setattr(originals, "_rgb", lambda image: pytest.fail("decoded"))
+    monkeypatch.setattr(pixels, "to_rgb", lambda image: pytest.fail("decoded"))
     monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("decoded"))
-    assert measured(path) == measured(io.BytesIO(path.read_bytes())) == read(path).size == (400, 600)
+    assert image_size(path) == image_size(io.BytesIO(path.read_bytes())) == read(path).size == (400, 600)
     monkeypatch.undo()
     assert same(Huge(path, (400, 600)).region((10.0, 20.0, 300.0, 500.0)), exact.crop((10, 20, 300, 500)))
 
@@ -473,14 +476,14 @@ def test_a_huge_jpeg_that_is_damaged_inside_has_the_pixels_that_pillow_gives_it(
 @pytest.mark.parametrize(
     "name, options, said",
     [
-        ("a.jpg", {"progressive": True}, r"progressive JPEG of 600x400 px, which above 15000 px must be read row by row; `jpegtran"),
-        ("a.webp", {"format": "WEBP"}, "RGB WEBP of 600x400 px, .* convert it to PNG, TIFF or JPEG"),
+        ("a.jpg", {"progressive": True}, r"progressive JPEG of 600x400 px; above 15000 px a file must be read row by row; `jpegtran"),
+        ("a.webp", {"format": "WEBP"}, "RGB WEBP of 600x400 px; .* convert it to PNG, TIFF or JPEG"),
         ("a.bmp", {"format": "BMP"}, "RGB BMP of 600x400 px"),
     ],
 )
 def test_a_huge_file_that_cannot_be_read_row_by_row_is_refused_from_its_header(tmp_path, huge, name, options, said):
     path = jpeg(tmp_path, photograph().convert(options.pop("mode", "RGB")), name, **options)
-    for refusing in (read, measured):
+    for refusing in (read, image_size):
         with pytest.raises(ValueError, match=rf"{name} cannot be decoded \(it is a {said}"):
             refusing(path)
 
@@ -490,7 +493,7 @@ def test_a_huge_interlaced_png_is_refused_with_what_rewrites_it(tmp_path, huge):
 
     path = tmp_path / "interlaced.png"
     pyvips.Image.new_from_array(np.asarray(photograph())).pngsave(str(path), interlace=True)
-    with pytest.raises(ValueError, match=r"interlaced PNG of 600x400 px.*`vips copy OLD NEW` makes it a plain one of the same pixels"):
+    with pytest.raises(ValueError, match=r"interlaced PNG of 600x400 px.*`vips copy OLD NEW` makes a plain one of the same pixels"):
         read(path)
 
 
@@ -503,15 +506,15 @@ def test_a_huge_file_without_pyvips_is_told_what_to_install_and_a_smaller_one_ne
 
 
 def test_the_recorded_8k_square_is_not_huge_and_a_file_of_200_megapixels_is_allowed():
-    assert originals.HUGE_PX >= 8192 * 8192  # experiments/speed/images.json
-    assert 200_000_000 < originals.LIMIT_PX == 2 * Image.MAX_IMAGE_PIXELS  # Pillow refuses twice its limit
+    assert header.HUGE_PX >= 8192 * 8192  # experiments/speed/images.json
+    assert 200_000_000 < header.LIMIT_PX == 2 * Image.MAX_IMAGE_PIXELS  # Pillow refuses twice its limit
 
 
 STREAM_200_MPX = """
 import resource, sys
 from pathlib import Path
 import numpy as np, pyvips
-from focus.data.original import Huge, read
+from focus.data.images.original import Huge, read
 
 path = Path(sys.argv[1])
 pyvips.Image.black(20_000, 10_000).copy(interpretation="b-w").pngsave(str(path), compression=1)
@@ -541,20 +544,20 @@ def test_a_view_and_a_crop_of_200_megapixels_take_little_memory(tmp_path):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 def test_the_measured_size_is_that_of_the_original_though_the_file_ends_behind_its_header(tmp_path, kind, orientation):
     path = jpeg(tmp_path, photograph(90, 60), f"a.{kind}", orientation, format=kind)
-    assert measured(path) == measured(io.BytesIO(path.read_bytes())) == read(path).size == ((90, 60) if orientation == 1 else (60, 90))
+    assert image_size(path) == image_size(io.BytesIO(path.read_bytes())) == read(path).size == ((90, 60) if orientation == 1 else (60, 90))
     if kind in ("JPEG", "PNG"):
-        assert measured(io.BytesIO(path.read_bytes()[:1500])) == measured(path)
+        assert image_size(io.BytesIO(path.read_bytes()[:1500])) == image_size(path)
 
 
 def test_what_is_no_image_or_too_large_is_not_measured(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"image of 5 bytes cannot be decoded \(it has the header of no JPEG, PNG, WEBP, .*\); convert"):
-        measured(io.BytesIO(b"hello"))
+    with pytest.raises(ValueError, match=r"image of 5 bytes cannot be decoded \(its header is none of JPEG, PNG, WEBP, .*\); convert"):
+        image_size(io.BytesIO(b"hello"))
     with pytest.raises(ValueError, match=r"gone\.png does not exist"):
-        measured(tmp_path / "gone.png")
+        image_size(tmp_path / "gone.png")
     path = jpeg(tmp_path, photograph())
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600 * 400 // 2 - 1)
     with pytest.raises(ValueError, match=r"cannot be decoded \(.*240000 pixels.*exceeds limit of 239998 pixels.*replace the file"):
-        measured(path)
+        image_size(path)
 
 
 # ----------------------------------------------------------------------------------------------------- odd and damaged files
@@ -587,9 +590,9 @@ def test_a_turned_photograph_with_an_odd_tag_is_shown_upright(tmp_path, kind, ta
     lying = photograph(*size)
     for orientation in (1, 6, 8):
         lying.save(tmp_path / "a", kind, exif=raw_exif(orientation, ODD_TAGS[tag]), quality=100, lossless=True)
-        upright = lying.transpose(originals.TURNS[orientation]) if orientation > 1 else lying
+        upright = lying.transpose(TURNS[orientation]) if orientation > 1 else lying
         original = read(tmp_path / "a")
-        assert measured(tmp_path / "a") == original.size == upright.size
+        assert image_size(tmp_path / "a") == original.size == upright.size
         assert np.abs(apart(original.reduced(original.size), upright)).mean() < 3
         assert original.region((0.0, 0.0, 9.0, 9.0)).size == (9, 9) and original.reduced((20, 30)).size == (20, 30)
 
@@ -599,7 +602,7 @@ def test_a_turned_photograph_with_an_odd_tag_is_shown_upright(tmp_path, kind, ta
 def test_of_an_animated_picture_the_first_frame_is_used(tmp_path, kind, frames):
     first, *others = [Image.new("RGB", (100, 80), (40 * number, 90, 200)) for number in range(frames)]
     first.save(tmp_path / "a", kind, save_all=True, append_images=others, lossless=True)
-    assert measured(tmp_path / "a") == (100, 80)
+    assert image_size(tmp_path / "a") == (100, 80)
     red, green, blue = read(tmp_path / "a").reduced((100, 80)).getpixel((50, 40))
     assert abs(red) < 6 and abs(green - 90) < 6 and abs(blue - 200) < 6
 
@@ -622,21 +625,21 @@ def png_with(*chunks: bytes) -> bytes:
 ])  # fmt: skip
 def test_a_png_with_a_large_profile_or_text_is_read(tmp_path, chunks):
     (tmp_path / "a.png").write_bytes(png_with(*chunks))
-    assert measured(tmp_path / "a.png") == read(tmp_path / "a.png").size == (100, 80)
+    assert image_size(tmp_path / "a.png") == read(tmp_path / "a.png").size == (100, 80)
 
 
 def test_a_text_that_unpacks_without_limit_is_refused_with_what_takes_it_out():
     bomb = png_with(chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(80 << 20))))
-    with pytest.raises(BadImage, match="unpacks to more than 64 MiB: take it out") as told:
-        measured(io.BytesIO(bomb))
-    assert told.value.reason == "its text or colour profile unpacks to more than 64 MiB: take it out, `exiftool -all= FILE`"
+    with pytest.raises(BadImage, match="unpacks to more than 64 MiB; remove it") as told:
+        image_size(io.BytesIO(bomb))
+    assert told.value.reason == "its text or colour profile unpacks to more than 64 MiB; remove it with `exiftool -all= FILE`"
 
 
 @pytest.mark.parametrize("claimed", [2**32 - 1, 2**31 - 1, 5000])
 def test_a_chunk_that_claims_more_than_there_is_takes_no_memory(claimed):
     plain = png_with()
     longer = plain[:-12] + struct.pack(">I", claimed) + b"eXIf" + plain[-12:]  # behind the pixels
-    assert measured(io.BytesIO(longer)) == (100, 80)
+    assert image_size(io.BytesIO(longer)) == (100, 80)
 
 
 RAMP = np.tile(np.linspace(0, 1, 96), (64, 1))
@@ -659,7 +662,7 @@ def test_deep_greys_run_from_black_to_white_in_small_and_in_huge_files_alike(tmp
     pixels = np.asarray(small.reduced(small.size))[0, :, 0]
     assert np.abs(pixels - RAMP[0] * 255).max() <= 1.5
     pytest.importorskip("pyvips")
-    monkeypatch.setattr(originals, "HUGE_PX", 1000)
+    monkeypatch.setattr(header, "HUGE_PX", 1000)
     streamed = read(tmp_path / "a.tif")
     assert isinstance(streamed, Huge) and same(streamed.reduced((96, 64)), small.reduced((96, 64)))
     assert same(streamed.region((50.0, 10.0, 90.0, 30.0)), small.region((50.0, 10.0, 90.0, 30.0)))
@@ -675,10 +678,10 @@ def colours_of_16_bits(path: Path, values: np.ndarray) -> None:
 @pytest.mark.parametrize("huge_px", [1000, 10**6])
 def test_16_bit_colours_that_would_be_all_but_black_are_refused_and_others_are_not(tmp_path, monkeypatch, huge_px):
     pytest.importorskip("pyvips")
-    monkeypatch.setattr(originals, "HUGE_PX", huge_px)
+    monkeypatch.setattr(header, "HUGE_PX", huge_px)
     colours_of_16_bits(tmp_path / "dark.png", DEEP["12 bits in 16"])
     colours_of_16_bits(tmp_path / "light.png", DEEP["16 bits"])
-    with pytest.raises(BadImage, match=r"dark\.png .*lowest 12 of 16 bits and would be all but black; scale them"):
+    with pytest.raises(BadImage, match=r"dark\.png .*lowest 12 of 16 bits and would look black; scale them"):
         read(tmp_path / "dark.png").reduced((9, 9))
     assert np.asarray(read(tmp_path / "light.png").reduced((96, 64))).max() == 255
 
@@ -697,7 +700,7 @@ def test_a_small_file_whose_header_claims_a_billion_pixels_is_refused_from_its_h
         at = blob.index(struct.pack("<H", tag) + b"\4\0" if struct.pack("<H", tag) + b"\4\0" in blob else struct.pack("<H", tag) + b"\3\0")
         blob[at : at + 12] = struct.pack("<HHII", tag, 4, 1, 30_000)
     (tmp_path / "a.tif").write_bytes(blob)
-    for refusing in (read, measured):
+    for refusing in (read, image_size):
         with pytest.raises(BadImage, match=r"its header says 30000x30000 px, more than its \d+ bytes can hold"):
             refusing(tmp_path / "a.tif")
 
@@ -705,14 +708,14 @@ def test_a_small_file_whose_header_claims_a_billion_pixels_is_refused_from_its_h
 @pytest.mark.parametrize("content", [b"\0\0\0 ftypavif", b"\0\0\0\x0cjP  \r\n", b"P6 2 2 255 " + bytes(12)])
 def test_an_image_of_another_kind_is_told_which_are_read(tmp_path, content):
     (tmp_path / "a").write_bytes(content)
-    with pytest.raises(BadImage, match="the header of no JPEG, PNG, WEBP, TIFF, BMP, GIF, or a damaged one"):
+    with pytest.raises(BadImage, match="its header is none of JPEG, PNG, WEBP, TIFF, BMP, GIF, or is damaged"):
         read(tmp_path / "a")
 
 
 def test_a_link_that_leads_to_itself_and_a_name_that_no_file_can_have_are_bad_images(tmp_path):
     (tmp_path / "a.png").symlink_to("a.png")
     for name in ("a.png", "b\0.png", "c\ud83d.png"):
-        for refusing in (read, measured):
+        for refusing in (read, image_size):
             with pytest.raises(BadImage):
                 refusing(tmp_path / name)
 
@@ -721,7 +724,7 @@ def test_a_link_that_leads_to_itself_and_a_name_that_no_file_can_have_are_bad_im
 def test_an_image_that_is_spelt_otherwise_on_disk_is_named(tmp_path, stated, there):
     (tmp_path / there).parent.mkdir(exist_ok=True)
     Image.new("RGB", (9, 9)).save(tmp_path / there)
-    with pytest.raises(BadImage, match=r"does not exist; .* lies there, of the same name in another case or Unicode form") as told:
+    with pytest.raises(BadImage, match=r"does not exist; .* is there, the same name in another case or Unicode form") as told:
         read(tmp_path / stated)
     assert ascii(there) in str(told.value)
     assert other_spelling(tmp_path, stated) == there

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from focus.data.readers import SETS, ingest, tables, textvqa, vstar
-from focus.data.readers.draft import Place, Reason
+from focus.data.readers.draft import Location, Reason
 from focus.data.readers.tables import rows_of
-from focus.data.readers.text import listed, question_of
-from focus.data.readers.training import parted
+from focus.data.readers.text import parse_list, question_of
+from focus.data.readers.training import split_options
 from focus.data.sample import MARKUP, Sample, problems_of
 from tests.support.published import WRITERS, edit, encoded, picture, write_bytes, write_json
 from tests.support.samples import prediction
@@ -877,8 +877,8 @@ RUBBISH = (None, True, 5, -2.5, float("nan"), 10**30, "", "x", "\0", b"x", [], [
 def test_rubbish_in_any_column_costs_its_own_row_at_most(tmp_path, name):
     found = Read(tmp_path, name)
     rows = list(SETS[name].rows(found.root))
-    place, last = rows[-1]
-    rows += [(Place(place.file, place.row + 1), last | {column: value}) for column in last for value in RUBBISH]
+    location, last = rows[-1]
+    rows += [(Location(location.file, location.row + 1), last | {column: value}) for column in last for value in RUBBISH]
     reading = ingest(replace(SETS[name], rows=lambda _: iter(rows)), found.root, tmp_path / "rubbish")
     assert [sample.id for sample in reading.samples][: len(found.samples)] == [sample.id for sample in found.samples]
     assert len(reading.samples) + reading.dropped.total() == len(rows)
@@ -1068,8 +1068,8 @@ def test_an_instruction_behind_a_question_is_cut_off(instruction):
 @pytest.mark.parametrize("stored", ["\n" * 60_000 + "x", "Options" + " " * 60_000 + "x\n(A) a\n(B) b", "A)" + " " * 60_000 + "\nB) b"])
 def test_many_blanks_cost_no_more_than_reading_them(stored):
     began = time.process_time()
-    parted("What?" + stored)
-    parted(stored)
+    split_options("What?" + stored)
+    split_options(stored)
     assert time.process_time() - began < 5.0  # CPU seconds: a pattern that starts again at every blank takes over ten seconds
 
 
@@ -1087,7 +1087,7 @@ def test_an_answer_line_of_cof_is_cut_off_and_one_that_asks_is_not(tmp_path):
 @pytest.mark.parametrize("instruction", ["Please answer with the letter only.", "Choose the right one.", "Answer:"])
 @pytest.mark.parametrize("options", ["(A) red\n(B) blue", "(A) red (B) blue"])
 def test_an_instruction_behind_the_options_is_no_part_of_the_last_one(options, instruction):
-    assert parted(f"What colour is it?\n{options}\n{instruction}") == ("What colour is it?", (("A", "red"), ("B", "blue")))
+    assert split_options(f"What colour is it?\n{options}\n{instruction}") == ("What colour is it?", (("A", "red"), ("B", "blue")))
 
 
 @pytest.mark.parametrize("text", [
@@ -1096,7 +1096,7 @@ def test_an_instruction_behind_the_options_is_no_part_of_the_last_one(options, i
     "What stands there?\n(A)\n(B)",
 ])  # fmt: skip
 def test_letters_in_brackets_inside_a_sentence_are_no_options(text):
-    assert parted(text) == (text, ())
+    assert split_options(text) == (text, ())
 
 
 @pytest.mark.parametrize("query", [
@@ -1324,7 +1324,7 @@ def test_numbers_among_the_answers_of_json_are_read_as_text(tmp_path):
 
 
 def test_a_list_that_is_stored_as_text_may_be_python_or_json():
-    assert listed("['a', None, True]", "key") == listed('["a", null, true]', "key") == ["a", None, True]
+    assert parse_list("['a', None, True]", "key") == parse_list('["a", null, true]', "key") == ["a", None, True]
 
 
 @pytest.mark.parametrize("reason, change", [
@@ -1334,7 +1334,7 @@ def test_a_list_that_is_stored_as_text_may_be_python_or_json():
 ])  # fmt: skip
 def test_a_row_that_is_laid_out_otherwise_says_which_release_to_get(read, reason, change):
     told = read("vstar", changed("test_questions.jsonl", change)).reading.first[reason]
-    assert told.endswith("; if many rows are like it, get the release that conf/data/vstar.yaml names")
+    assert told.endswith("; if many rows are like it, download the release that conf/data/vstar.yaml names")
 
 
 # ----------------------------------------------------------------------------------------------------- paths of images
@@ -1437,7 +1437,7 @@ def test_a_visualprobe_tier_is_told_from_the_folder_of_all_three(tmp_path):
 def test_a_visualprobe_tier_that_is_missing_is_said(read):
     found = read("visualprobe", lambda root: (root / "VisualProbe_Medium/val.json").unlink())
     [note] = found.reading.notes
-    assert len(found.samples) == 2 and note.startswith("VisualProbe_Medium does not lie beside it: download it")
+    assert len(found.samples) == 2 and note.startswith("VisualProbe_Medium is not beside it: download it")
 
 
 # ------------------------------------------------------------------------------------------------------ cut and turned

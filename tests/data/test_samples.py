@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focus.data.original import Original
+from focus.data.images.original import Original
 from focus.data.sample import ImageFile, problems_of, read_records, write_records
 from focus.data.scenes import DIFFICULTY, Scenes
 from tests.support.samples import Painted, sample
@@ -157,7 +157,7 @@ def test_an_empty_file_is_an_error_and_not_an_empty_data_set(tmp_path, content):
         (record(id="b", boxes=[[[1, 2, 3]]]), "ValueError"),
         (record(id="b", boxes=[[["left", 2, 3, 4]]]), "ValueError"),
         (record(id="b", options=["wool", "cotton"]), "TypeError"),
-        (record(id="a"), "the id 'a' stands there twice"),
+        (record(id="a"), "the id 'a' occurs twice"),
     ],
 )
 def test_a_line_that_is_no_record_is_named_with_its_file_and_number(tmp_path, line, complaint):

@@ -160,7 +160,7 @@ def test_a_broken_row_costs_itself_and_is_said_with_file_row_and_key(published, 
 def test_a_broken_image_costs_its_row_and_is_said(published, opened):
     root = published("treevgr_rl", lambda root: (root / "images/1.jpg").write_bytes(b"no image"))
     samples, said = opened("treevgr_rl", root)
-    assert len(samples) == 2 and "treevgr_rl: 1 rows dropped: its image can't be used, for the reason behind its place" in said
+    assert len(samples) == 2 and "treevgr_rl: 1 rows dropped: its image can't be used, for the reason given below" in said
     assert "vstar30k_visdrone6k_x1y1x2y2.parquet, row 2" in said
 
 

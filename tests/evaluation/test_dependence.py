@@ -20,7 +20,7 @@ from PIL import Image
 
 from focus.config import ConfigError
 from focus.data.boxes import Box, Frame, area, intersection, settle, to_view
-from focus.data.original import Decoded
+from focus.data.images.original import Decoded
 from focus.data.sample import ImageFile, Sample, write_records
 from focus.data.scenes import DIFFICULTY, Scenes
 from focus.evaluation.arms import Evaluator

@@ -135,7 +135,7 @@ def test_an_answer_without_a_verdict_has_no_reward_at_all(tmp_path):
 class Speaking:
     """An engine: sibling k of a question gives the k-th of `answers(update)`, without a crop. `playing` is called before each batch."""
 
-    checkpoint: PolicyModel
+    policy: PolicyModel
     answers: object
     playing: object = field(default=lambda batch: None)
     updates: int = 0
@@ -240,7 +240,7 @@ def test_refusals_teach_nothing_and_are_counted_and_an_outage_ends_the_run_in_on
     assert [(row["reward/ungraded"], row["judge/refused"], row["judge/unreached"]) for row in rows] == [(0, 0, 0), (1, 1, 0)]
     said = str(ended.value)
     assert "judge.max_ungraded=0.2" in said and server.url in said
-    assert "goes on from its last checkpoint" in said
+    assert "continues from its last checkpoint" in said
 
 
 def test_a_group_whose_server_is_away_is_asked_about_again_with_the_next_group(tmp_path):
@@ -332,7 +332,7 @@ def test_the_scenes_are_decided_by_rules_as_their_count_says():
 def test_the_share_that_rules_decide_is_said_and_a_training_without_a_judge_refuses_below_its_floor():
     assert decidable_sentence(20, 20, None) == "the rules alone can grade 20 of 20 questions (100.0%)"
     assert "right answers in other words count as wrong" in decidable_sentence(13, 20, None)
-    assert "the judge big grades what they leave open" in decidable_sentence(13, 20, "big")
+    assert "the judge big grades the open answers" in decidable_sentence(13, 20, "big")
     check_decidable(18, 20, 0.9)
     with pytest.raises(ValueError, match=r"13 of 20 questions \(65.0%\).*judge.url=.*judge.min_decidable=0.65, now 0.9"):
         check_decidable(13, 20, 0.9)
@@ -374,7 +374,7 @@ def test_a_run_says_how_many_questions_rules_decide_refuses_without_a_judge_and_
         train.run(judged(tmp_path, *judge, "objective.updates=2"))
         first = len(server.chats)
         said = " ".join(capsys.readouterr().out.split())
-        assert "the rules alone can grade 0 of 2 questions (0.0%); the judge big grades what they leave open" in said
+        assert "the rules alone can grade 0 of 2 questions (0.0%); the judge big grades the open answers" in said
         history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
         assert [row["reward/accuracy"] for row in history] == [0.5, 0.5] and first == 6
         train.run(judged(tmp_path, *judge, "objective.updates=2"))  # shows the result again

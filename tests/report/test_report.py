@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from rich.console import Console
 
 from focus.data.boxes import Box, Frame, to_view
-from focus.data.original import Decoded
+from focus.data.images.original import Decoded
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.evaluation.outcome import METRICS, Outcome
 from focus.gap import cut, resize_to_budget

@@ -23,7 +23,7 @@ from focus.config import CONF, problems_of
 from focus.config.schema import TrainConfig
 from focus.config.validate import plain
 from focus.data.boxes import settle
-from focus.data.original import Decoded
+from focus.data.images.original import Decoded
 from focus.data.scenes import DIFFICULTY, Scene, Scenes, scene_spec
 from focus.gap import View
 from focus.model.prompts import CALL_OPEN, encode

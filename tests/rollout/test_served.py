@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from focus.data.original import Decoded
+from focus.data.images.original import Decoded
 from focus.data.sample import Sample
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.evaluation.arms import Evaluator

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from focus.config import CONF
-from focus.data.original import Decoded, LargeJpeg
+from focus.data.images.original import Decoded, LargeJpeg
 from focus.data.readers import TESTS
 from focus.data.sample import ImageFile, Sample
 from focus.report import survey

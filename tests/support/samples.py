@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from focus.data.original import Decoded
+from focus.data.images.original import Decoded
 from focus.data.sample import Sample
 
 

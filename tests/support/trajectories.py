@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from PIL import Image
 
-from focus.data.original import Decoded
+from focus.data.images.original import Decoded
 from focus.data.sample import Sample
 from focus.gap import View
 from focus.model.prompts import CROP_CONTENT, Answer, call_text

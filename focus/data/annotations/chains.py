@@ -1,83 +1,91 @@
-"""Nested chains of boxes: ordered by level, by link or by containment, and checked."""
+"""Builds nested chains of boxes: ordered by level, by link or by containment, and checked."""
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from focus.data.annotations.faults import FORGIVEN_PX, BadAnnotation, Fault
+from focus.data.annotations.faults import BadAnnotation, Fault
 from focus.data.annotations.regions import (
     LEVEL,
     LEVEL_LABEL,
-    ROUNDING_PX,
     Annotated,
     Question,
     Region,
-    _said_size,
     area_of,
     label_of,
     percent_to_px,
 )
-from focus.data.boxes import Box, Size, area, intersection
-from focus.data.sample import LEAST_SIDE_PX
+from focus.data.boxes import FORGIVEN_PX, LEAST_SIDE_PX, Box, Size, area, clamp, enclosing, intersection
 
-SIDE_TOLERANCE = 0.01  # of the outer box's side: how far an inner box may stick out, where that is more than FORGIVEN_PX
+# Of the outer box's side: how far an inner box may stick out if this is more than FORGIVEN_PX
+SIDE_TOLERANCE = 0.01
+ROUNDING_PX = 1e-6  # a smaller move of an edge is a rounding error of percent, and is not noted
 
 
-def size_of(question: Question, known: set[Size]) -> Size:
-    """The size of the image that a question's boxes are drawn on; `known` are those of the records that it may be for."""
+def size_of(question: Question, record_sizes: set[Size]) -> Size:
+    """The size of the image on which the question's boxes were drawn.
+
+    `record_sizes` are the image sizes of the records that it may belong to. Raises BadAnnotation.
+    """
     if question.size is None:
-        if len(known) != 1:
-            raise BadAnnotation(Fault.NO_SIZE, "width x height", f"missing; records of {question.image or 'it'} have {len(known)} sizes")
-        return next(iter(known))
-    if question.size not in known and question.size[::-1] in known:
-        raise BadAnnotation(Fault.TURNED_SIZE, "width x height", _said_size(question.size))
+        if len(record_sizes) != 1:
+            raise BadAnnotation(
+                Fault.NO_SIZE, "width x height", f"missing; records of {question.image or 'it'} have {len(record_sizes)} sizes"
+            )
+        return next(iter(record_sizes))
+    if question.size not in record_sizes and question.size[::-1] in record_sizes:
+        raise BadAnnotation(Fault.TURNED_SIZE, "width x height", describe_size(question.size))
     return question.size
 
 
 def annotate(question: Question, size: Size, repair: bool) -> tuple[Annotated, list[BadAnnotation]]:
-    """The chains of a question about an image of this size, and what had to be noted about them. Raises BadAnnotation."""
+    """The chains of a question about an image of this size, and notes about them.
+
+    Raises BadAnnotation.
+    """
     notes: list[BadAnnotation] = []
     regions = list(question.regions)
     if question.in_percent:
         regions = [replace(region, box_px=percent_to_px(*region.box_px, size)) for region in regions]
-    regions = [_inside(region, size, notes) for region in regions]
+    regions = [_clamped(region, size, notes) for region in regions]
     rule, ordered = _ordered(regions, question.links, repair)
-    chains = tuple(_grown(chain, repair, notes) for chain in ordered)
+    chains = tuple(_nested(chain, repair, notes) for chain in ordered)
     labels = tuple(tuple(map(label_of, chain)) for chain in ordered)
-    return Annotated(question.question_id, question.image, size, chains, labels, rule, question.place), notes
+    return Annotated(question.question_id, question.image, size, chains, labels, rule, question.location), notes
 
 
-def _inside(region: Region, size: Size, notes: list[BadAnnotation]) -> Region:
+def _clamped(region: Region, size: Size, notes: list[BadAnnotation]) -> Region:
+    """The region inside the image. Raises BadAnnotation for a box that can't be used."""
     if not all(map(math.isfinite, region.box_px)):
         raise BadAnnotation(Fault.BAD_NUMBER, region.name, region.box_px)
     if region.rotation % 360 != 0:  # NaN is refused as well
         raise BadAnnotation(Fault.ROTATED, f"{region.name}.rotation", region.rotation)
     if area(region.box_px) <= 0:
         raise BadAnnotation(Fault.NO_AREA, region.name, region.box_px)
-    clamped = intersection(region.box_px, (0.0, 0.0, float(size[0]), float(size[1])))
-    moved_px = max(abs(a - b) for a, b in zip(region.box_px, clamped, strict=True))
+    clamped, moved_px = clamp(region.box_px, size)
     if moved_px > FORGIVEN_PX or area(clamped) <= 0:
-        raise BadAnnotation(Fault.OUTSIDE, region.name, f"{region.box_px} in {_said_size(size)}")
+        raise BadAnnotation(Fault.OUTSIDE, region.name, f"{region.box_px} in {describe_size(size)}")
     if min(clamped[2] - clamped[0], clamped[3] - clamped[1]) < LEAST_SIDE_PX:
-        raise BadAnnotation(Fault.FRACTION, region.name, f"{region.box_px} in {_said_size(size)}")
+        raise BadAnnotation(Fault.FRACTION, region.name, f"{region.box_px} in {describe_size(size)}")
     if moved_px > ROUNDING_PX:
         notes.append(BadAnnotation(Fault.CLAMPED, region.name, region.box_px))
     return replace(region, box_px=clamped)
 
 
 def _ordered(regions: list[Region], links: Sequence[tuple[str, str]], repair: bool) -> tuple[str, list[list[Region]]]:
-    """The rule that applies, and the boxes of each chain from the inside out."""
+    """The first rule that applies, and the boxes of each chain from the inside out."""
     levels = [_level(region) for region in regions]
     if any(level is not None for level in levels):
         return "level", _by_level(regions, levels)
-    groups = [[each for each in regions if each.group == name] for name in dict.fromkeys(each.group for each in regions if each.group)]
+    names = dict.fromkeys(region.group for region in regions if region.group)
+    groups = [[region for region in regions if region.group == name] for name in names]
     grouped = [(a.name, b.name) for group in groups for a, b in pairwise(sorted(group, key=area_of))]
     if links or grouped:
         return "link", _by_link(regions, [*links, *grouped])
     targets: dict[str, list[Region]] = {}
     for region in regions:
-        targets.setdefault(region.said.get("chain", ""), []).append(region)
+        targets.setdefault(region.stated.get("chain", ""), []).append(region)
     chains = []
     for name, members in targets.items():
         chains += [sorted(members, key=area_of)] if name else _by_containment(members, repair)
@@ -86,11 +94,11 @@ def _ordered(regions: list[Region], links: Sequence[tuple[str, str]], repair: bo
 
 def _level(region: Region) -> int | None:
     stated = [label for label in region.labels if LEVEL_LABEL.fullmatch(label)]
-    stated += [region.said["level"]] if "level" in region.said else []
-    found = {match[1] if (match := LEVEL.fullmatch(text)) else None for text in stated}
-    if None in found or len(found) > 1:
+    stated += [region.stated["level"]] if "level" in region.stated else []
+    levels = {match[1] if (match := LEVEL.fullmatch(text)) else None for text in stated}
+    if None in levels or len(levels) > 1:
         raise BadAnnotation(Fault.BAD_LEVEL, f"{region.name}.level", " and ".join(stated))
-    return int(next(iter(found)) or 0) if found else None
+    return int(next(iter(levels)) or 0) if levels else None
 
 
 def _by_level(regions: list[Region], levels: list[int | None]) -> list[list[Region]]:
@@ -98,7 +106,7 @@ def _by_level(regions: list[Region], levels: list[int | None]) -> list[list[Regi
     for region, level in zip(regions, levels, strict=True):
         if level is None:
             raise BadAnnotation(Fault.LACKS_LEVEL, f"{region.name}.level", " ".join(region.labels))
-        chain = targets.setdefault(region.said.get("chain") or region.group, {})
+        chain = targets.setdefault(region.stated.get("chain") or region.group, {})
         if level in chain:
             raise BadAnnotation(Fault.REPEATED_LEVEL, f"{region.name}.level", level)
         chain[level] = region
@@ -133,14 +141,17 @@ def _by_link(regions: list[Region], links: Iterable[tuple[str, str]]) -> list[li
 
 
 def _by_containment(regions: list[Region], repair: bool) -> list[list[Region]]:
-    """Boxes lie beside each other or nest; those that do neither are refused, unless `repair`."""
+    """Chains of boxes that are nested or separate.
+
+    Overlapping boxes that are neither are refused, unless `repair`.
+    """
     chains: list[list[Region]] = []
     for region in sorted(regions, key=area_of):
         overlapping = [chain for chain in chains if _overlapping(chain[-1].box_px, region.box_px)]
         within = [chain for chain in overlapping if repair or _contains(region.box_px, chain[-1].box_px)]
         if len(within) < len(overlapping):
-            apart = next(chain for chain in overlapping if chain not in within)
-            raise BadAnnotation(Fault.NOT_NESTED, f"{apart[-1].name} in {region.name}", f"{apart[-1].box_px} in {region.box_px}")
+            mismatch = next(chain for chain in overlapping if chain not in within)
+            raise BadAnnotation(Fault.NOT_NESTED, f"{mismatch[-1].name} in {region.name}", f"{mismatch[-1].box_px} in {region.box_px}")
         if len(within) > 1:
             raise BadAnnotation(Fault.SEVERAL_INSIDE, region.name, " and ".join(chain[-1].name for chain in within))
         if within:
@@ -151,12 +162,15 @@ def _by_containment(regions: list[Region], repair: bool) -> list[list[Region]]:
     return sorted(chains, key=lambda chain: min(first[region.name] for region in chain))
 
 
-def _grown(chain: list[Region], repair: bool, notes: list[BadAnnotation]) -> tuple[Box, ...]:
-    """The boxes of a chain, each made to contain the one before it exactly. Raises _Bad where that is more than drawing by hand excuses."""
+def _nested(chain: list[Region], repair: bool, notes: list[BadAnnotation]) -> tuple[Box, ...]:
+    """The boxes of a chain, each grown to contain the one before it.
+
+    Raises BadAnnotation if a box sticks out by more than `_contains` allows, unless `repair`.
+    """
     boxes = [chain[0].box_px]
     for before, region in pairwise(chain):
         inner, outer = boxes[-1], region.box_px
-        both = (min(inner[0], outer[0]), min(inner[1], outer[1]), max(inner[2], outer[2]), max(inner[3], outer[3]))
+        both = enclosing((inner, outer))
         within = _contains(outer, inner)
         if area(both) <= area(inner) or not (within or repair):
             raise BadAnnotation(Fault.NOT_NESTED, f"{before.name} in {region.name}", f"{inner} in {outer}")
@@ -167,13 +181,22 @@ def _grown(chain: list[Region], repair: bool, notes: list[BadAnnotation]) -> tup
 
 
 def _contains(outer: Box, inner: Box) -> bool:
-    """Inner lies in outer, give or take 2 px or 1 % of outer's side."""
+    """Whether inner lies in outer, with a tolerance of 2 px or 1 % of outer's side, whichever is
+    larger.
+    """
     x, y = (max(FORGIVEN_PX, SIDE_TOLERANCE * (outer[axis + 2] - outer[axis])) for axis in (0, 1))
     return inner[0] >= outer[0] - x and inner[1] >= outer[1] - y and inner[2] <= outer[2] + x and inner[3] <= outer[3] + y
 
 
 def _overlapping(smaller: Box, larger: Box) -> bool:
-    """They share more than a seam of FORGIVEN_PX, or the smaller one is so thin that it lies in the larger one with less."""
+    """Whether boxes share more than FORGIVEN_PX, or the smaller one is thinner than that and lies
+    in the larger one.
+    """
     shared = intersection(smaller, larger)
     overlap_px = min(shared[2] - shared[0], shared[3] - shared[1])
     return overlap_px > FORGIVEN_PX or (overlap_px > 0 and _contains(larger, smaller))
+
+
+def describe_size(size: Size) -> str:
+    """An image size for messages."""
+    return f"{size[0]}x{size[1]} px"

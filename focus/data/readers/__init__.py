@@ -1,4 +1,6 @@
-"""Readers of the sets that the field publishes: each into the canonical record, every dropped row counted."""
+"""Readers of published data sets: each converts its files to canonical records and counts dropped
+rows.
+"""
 
 from focus.data.readers import (
     cof,
@@ -28,12 +30,12 @@ __all__ = ["SETS", "TESTS", "Published", "Reading", "ingest"]
 EVALUATION = (vstar, hrbench, mme_realworld, treebench, zoombench, visualprobe, documents)
 TRAINING = (pixelreasoner, cof, thinklite, deepeyes, treevgr, seal, vigorl, visual_cot, gqa, textvqa, zwz)
 
-# No policy trains on these: their images, and for HR-Bench both resolutions, are what it is measured by
+# Test sets: no policy may train on their images. For HR-Bench this includes both resolutions
 TESTS: tuple[str, ...] = ("vstar", "hrbench4k", "hrbench8k", "mme_rw_lite", "mme_rw", "mme_rw_cn", "treebench", "zoombench", "visualprobe")
 TESTS += ("infovqa", "docvqa", "textvqa")  # their validation parts
 
 SETS: dict[str, Published] = {}  # by the name in `data.source`
 for module in (*EVALUATION, *TRAINING):
-    for published in module.SETS:
-        assert published.source not in SETS, f"two readers are called {published.source}: {module.__name__} has the second"
+    for published in module.PUBLISHED:
+        assert published.source not in SETS, f"two published sets are called {published.source}: the second is in {module.__name__}"
         SETS[published.source] = published

@@ -1,28 +1,31 @@
-"""A chain of nested boxes from one flat box, for sets that nobody annotated with nested ones.
+"""A chain of nested boxes from one flat box, for sets without annotated chains.
 
-A flat box says where the answer stands, not what it is a part of: the sign around a word, the paragraph around a line. So the outer levels
-here are the same multiples of the box for every question. Records made with them are to be marked `derived`.
+A flat box says where the answer is, not what it is a part of: the sign around a word, the paragraph
+around a line. So the outer boxes are the same multiples of the flat box for every question. Records
+with such chains are marked `derived`.
 """
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from focus.data.boxes import Box, Size, area, intersection
+from focus.data.boxes import Box, Size, area, intersection, widen
 from focus.data.readers.tables import rows_of
 from focus.runtime.files import atomic_write
 
-# B2 and B3 as multiples of B1 per side. B2: SEAL crops at 1.2, Chain-of-Focus at 1.5; 1.25 is a choice in that range.
+# B2 and B3 as multiples of B1 per side. B2: SEAL crops at 1.2, Chain-of-Focus at 1.5; 1.25 is a
+# choice in that range.
 GROWTH = (1.25, 2.0)
 
 
 def derived_chain(box_px: Box, size: Size, least_px: int) -> tuple[Box, ...]:
     """B1, B2 and B3 of a target, in pixels of the original, smallest first, each inside the next.
 
-    B1 is the box with each side at least `least_px` (28 for Qwen2.5-VL, 32 for Qwen3-VL), B2 and B3 are B1 times 1.25 and 2 per side about
-    its centre. All are clamped to the image; a level that is then no larger than the one before it is dropped. For example, a box of
-    40 x 40 at (0, 0) of a large image gives (0, 0, 40, 40), (0, 0, 45, 45) and (0, 0, 60, 60).
-    Raises ValueError for a box without area inside the image.
+    B1 is the box with each side at least `least_px` (28 for Qwen2.5-VL, 32 for Qwen3-VL). B2 and B3
+    are B1 times 1.25 and 2 per side about its centre. All are clamped to the image. A level that is
+    then no larger than the one before it is dropped. For example, a box of 40 x 40 at (0, 0) of a
+    large image gives (0, 0, 40, 40), (0, 0, 45, 45) and (0, 0, 60, 60). Raises ValueError for a box
+    without area inside the image.
     """
     inside = intersection(box_px, (0.0, 0.0, float(size[0]), float(size[1])))
     if not area(inside) > 0:  # not <=: a NaN has no area either
@@ -48,20 +51,18 @@ def _has_sound_boxes(record: Mapping) -> bool:
 
 
 def _widened(low: float, high: float, limit: int, least: int) -> tuple[float, float]:
-    """Grown about its centre to a least length, and then slid inside 0 to `limit`; a shorter axis is taken whole."""
-    missing = min(least, limit) - (high - low)
-    if missing > 0:
-        low, high = low - missing / 2, high + missing / 2
-        shift = max(0.0, -low) - max(0.0, high - limit)
-        low, high = low + shift, high + shift
+    """See `widen`; a rounding error may not leave the image."""
+    low, high = widen(low, high, limit, least)
     return max(0.0, float(low)), min(float(limit), float(high))
 
 
 def write_derived(records: Path, out: Path, least_px: int) -> int:
-    """Write to `out` the records of a `records.jsonl`, each target of one box with a derived chain; returns how many targets had one.
+    """Write to `out` the records of a `records.jsonl`, with a derived chain for each target of one
+    box.
 
-    Targets that are nested already stay as they are, and so does a record whose boxes are none: whoever reads `out` counts it.
-    `out` appears when it is complete. Raises ValueError if no target has one box.
+    Returns the number of derived chains. Targets that have a chain stay as they are. So does a
+    record with a malformed box: the reader of `out` counts it. `out` appears when it is complete.
+    Raises ValueError if no target has one box.
     """
     targets = 0
     out.parent.mkdir(parents=True, exist_ok=True)

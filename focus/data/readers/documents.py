@@ -1,8 +1,9 @@
-"""InfographicVQA, DocVQA and TextVQA, validation parts, as lmms-eval repackages them: parquet files with the encoded image in every row.
+"""InfographicVQA, DocVQA and TextVQA, validation parts, as lmms-eval repackages them: parquet files
+with an encoded image in every row.
 
-Several rows show the same image; it is written out once. The first two come from one repository, a folder each; their scorer is ANLS.
-TextVQA has ten answers a question, repeated ones included, because its scorer counts how many people gave an answer. The test parts have no
-answers and are not read.
+Several rows may have the same image; it is written once. The first two sets are folders of one
+repository; their scorer is ANLS. TextVQA has ten answers per question, with repeats, because its
+scorer counts how many people gave an answer. The test parts have no answers and are not read.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from functools import partial
 
 from focus.data.readers.draft import Bad, Draft, Published, Reason
 from focus.data.readers.tables import rows_in
-from focus.data.readers.text import image_bytes, native, text_of
+from focus.data.readers.text import image_bytes, meta_fields, text_of
 
 
 def draft(row: Mapping, scorer: str) -> Draft:
@@ -23,11 +24,11 @@ def draft(row: Mapping, scorer: str) -> Draft:
         question=row["question"],
         answers=tuple(map(text_of, row["answers"])),
         scorer=scorer,
-        meta=native(row, "question_types", "answer_type", "docId", "image_id", "image_classes", "set_name"),
+        meta=meta_fields(row, "question_types", "answer_type", "docId", "image_id", "image_classes", "set_name"),
     )
 
 
-SETS: tuple[Published, ...] = (
+PUBLISHED: tuple[Published, ...] = (
     Published(
         source="infovqa",
         about="InfographicVQA/validation-*.parquet (image, question, answers, questionId)",

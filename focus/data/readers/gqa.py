@@ -1,8 +1,11 @@
-"""GQA: questions about photographs of at most about 500 px, whose boxes stand in a second file, the scene graphs.
+"""GQA: questions about photographs of at most about 500 px, with boxes in a second file, the scene
+graphs.
 
-A question's `annotations` name objects by id, for spans of the question and of the answers; an object's box is x, y, width, height in
-pixels of the original. The evidence is the union of all objects that a question names, so it is marked `derived`. A question that names an
-object which no scene graph has is used without a box, and that is noted: a union of the others would be too small.
+A question's `annotations` name objects by id, for spans of the question and of the answers; an
+object's box is x, y, width, height in pixels of the original. The evidence is the union of all
+objects that a question names, so it is marked `derived`. A question that names an object without
+scene graph is used without a box, and a note is counted: a union of the other objects would be too
+small.
 
 The scene graphs are joined by image. Only ids, boxes and names are kept, as arrays.
 """
@@ -11,13 +14,13 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from focus.data.boxes import Box
-from focus.data.readers.draft import Draft, Place, Published
+from focus.data.boxes import Box, enclosing
+from focus.data.readers.draft import Draft, Location, Published
 from focus.data.readers.tables import entries_of, find
-from focus.data.readers.text import from_corner, native
-from focus.data.readers.training import answered
+from focus.data.readers.text import from_corner, meta_fields
+from focus.data.readers.training import accepted_answers
 
-UNKNOWN_OBJECT = "an object of its annotations is in no scene graph: the row is used without a box"
+UNKNOWN_OBJECT = "an object of its annotations is not in the scene graphs: the row is used without a box"
 QUESTIONS = ("**/train_balanced_questions.json", "**/train*questions*.json", "**/*questions*.json")
 GRAPHS = "**/*sceneGraphs*.json"
 
@@ -30,22 +33,25 @@ class Objects:
         self._ids, self._name_of, self._boxes = array("q"), array("l"), array("d")
         self._names: dict[str, int] = {}
         for path in graphs:
-            for place, image, graph in entries_of(path):
+            for location, image, graph in entries_of(path):
                 start = len(self._ids)
                 try:
                     for name, content in graph["objects"].items():
-                        self._ids.append(hash(name))  # ids are texts; of one image's few objects no two share a hash
+                        # Ids are strings; the few objects of an image have different hashes
+                        self._ids.append(hash(name))
                         self._name_of.append(self._names.setdefault(content["name"], len(self._names)))
                         self._boxes.extend(float(content[key]) for key in "xywh")
                 except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
                     raise ValueError(
-                        f"{path}, row {place.row} ({image}): no scene graph of objects with name, x, y, w, h ({error!r})"
+                        f"{path}, row {location.row} ({image}): not a scene graph of objects with name, x, y, w, h ({error!r})"
                     ) from error
                 self._spans[image] = (start, len(self._ids))
         self._named = list(self._names)
 
     def find(self, image: str, name: str) -> tuple[str, Box] | None:
-        """Name and box (x1, y1, x2, y2, pixels of the original) of an object; None if the image has no such object."""
+        """Name and box (x1, y1, x2, y2, pixels of the original) of an object; None if the image has
+        no such object.
+        """
         start, end = self._spans.get(image, (0, 0))
         try:
             at = self._ids.index(hash(name), start, end)
@@ -55,32 +61,37 @@ class Objects:
         return self._named[self._name_of[at]], from_corner((x, y, width, height))
 
 
-def rows(root: Path) -> Iterator[tuple[Place, dict]]:
-    """The questions, each with its id, its split (by its file's name) and the objects of all images."""
+def rows(root: Path) -> Iterator[tuple[Location, dict]]:
+    """The questions, each with its id, its split (by its file's name) and the objects of all
+    images.
+    """
     questions, graphs = find(root, *QUESTIONS), find(root, GRAPHS)
     objects = Objects(graphs)
     for path in questions:
-        for place, name, row in entries_of(path):
-            yield place, row | {"question id": name, "split": path.stem.partition("_")[0], "objects": objects}
+        for location, name, row in entries_of(path):
+            yield location, row | {"question id": name, "split": path.stem.partition("_")[0], "objects": objects}
 
 
 def draft(row: Mapping) -> Draft:
-    """One box, the union of the objects, labelled with their names. Answers are a word or two, which GQA scores by equality."""
-    answers, _ = answered([row["answer"]], (), "answer")
+    """One box, the union of the objects, labelled with their names.
+
+    Answers are a word or two, which GQA scores by equality.
+    """
+    answers, _ = accepted_answers([row["answer"]], (), "answer")
     named = [row["objects"].find(row["imageId"], target) for target in _targets(row.get("annotations"))]
-    known = [found for found in named if found]
-    complete = bool(known) and len(known) == len(named)
+    objects = [item for item in named if item]
+    complete = bool(objects) and len(objects) == len(named)
     return Draft(
         split=row["split"],
         image=f"images/{row['imageId']}.jpg",
         question=row["question"],
         answers=answers,
         scorer="exact",
-        boxes=(_union([box for _, box in known]),) if complete else (),
-        box_labels=(", ".join(dict.fromkeys(name for name, _ in known)),) if complete else (),
+        boxes=(enclosing(box for _, box in objects),) if complete else (),
+        box_labels=(", ".join(dict.fromkeys(name for name, _ in objects)),) if complete else (),
         box_origin="derived",
-        meta=native(row, "isBalanced", "types"),
-        notes=(UNKNOWN_OBJECT,) if len(known) < len(named) else (),
+        meta=meta_fields(row, "isBalanced", "types"),
+        notes=(UNKNOWN_OBJECT,) if len(objects) < len(named) else (),
     )
 
 
@@ -90,12 +101,7 @@ def _targets(annotations: Mapping | None) -> list[str]:
     return list(dict.fromkeys(str(target) for named in spans for target in named.values()))
 
 
-def _union(boxes: Sequence[Box]) -> Box:
-    x1, y1, x2, y2 = zip(*boxes, strict=True)
-    return min(x1), min(y1), max(x2), max(y2)
-
-
-SETS: tuple[Published, ...] = (
+PUBLISHED: tuple[Published, ...] = (
     Published(
         source="gqa",
         about="train_balanced_questions.json, or else other *questions*.json (imageId, question, answer, annotations), "

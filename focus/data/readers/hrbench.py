@@ -1,11 +1,13 @@
-"""HR-Bench 4K and 8K (`DreamMr/HR-Bench`): 200 questions each, every one asked four times with its options rotated.
+"""HR-Bench 4K and 8K (`DreamMr/HR-Bench`): 200 questions each, every question four times with
+rotated options.
 
-Parquet and TSV hold the same 800 rows; the parquet file is a quarter the size and is preferred. Images are base64 text; those of 8K reach
-tens of Mpx. No boxes are published. The 4K images are cut from the 8K ones around what is asked for: never train on one and test on the
-other.
+Parquet and TSV hold the same 800 rows; the parquet file is a quarter the size and is preferred.
+Images are base64 text; those of 8K reach tens of Mpx. No boxes are published. The 4K images are cut
+from the 8K images around the object in question: never train on one and test on the other.
 
-`group` is what the four rotations of a question share: its text and its image. The order of the rows and `cycle_category` are not relied
-on; byte-equal images come in groups of exactly four.
+`group` is a hash of the text and the image, which the four rotations of a question share.
+Byte-equal images come in groups of exactly four. The order of the rows and `cycle_category` are not
+used for it.
 """
 
 import hashlib
@@ -13,11 +15,14 @@ from collections.abc import Mapping
 
 from focus.data.readers.draft import Bad, Draft, Published, Reason
 from focus.data.readers.tables import rows_in
-from focus.data.readers.text import chosen, image_bytes, letter_options, native
+from focus.data.readers.text import image_bytes, letter_options, meta_fields, right_option
 
 
 def draft(row: Mapping) -> Draft:
-    """One rotation of a question. Raises Bad if an option is empty or the answer is none of them."""
+    """One rotation of a question.
+
+    Raises Bad if an option is empty or the answer is not an option.
+    """
     options = letter_options(row, "ABCD")
     if len(options) < 4:
         raise Bad(Reason.BAD_VALUE, "A, B, C, D", options)
@@ -26,15 +31,15 @@ def draft(row: Mapping) -> Draft:
         split="test",
         image=image,
         question=row["question"],
-        answers=chosen(options, row["answer"], "answer"),
+        answers=right_option(options, row["answer"], "answer"),
         scorer="letter",
         options=options,
         group=hashlib.sha256(row["question"].strip().encode() + image).hexdigest(),
-        meta=native(row, "category", "cycle_category"),
+        meta=meta_fields(row, "category", "cycle_category"),
     )
 
 
-SETS: tuple[Published, ...] = tuple(
+PUBLISHED: tuple[Published, ...] = tuple(
     Published(
         source=f"hrbench{size}",
         about=f"hr_bench_{size}.parquet, else hr_bench_{size}.tsv (index, question, A, B, C, D, answer, category, cycle_category, image)",

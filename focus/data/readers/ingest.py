@@ -1,8 +1,9 @@
-"""From the published files of a set to canonical records: read once, checked, counted, kept.
+"""Converts the published files of a set to canonical records, and caches the result.
 
-Images that lie beside the table stay where they are; images inside it are written out under the hash of their bytes, never re-encoded.
-Every row that is not used is counted with its reason and the place where that reason was first met. The result is kept beside the identity
-of the published files, so that it is made once; and again when an image turns up that was missing.
+Image files beside the table stay where they are. Images inside the table are written to files that
+are named by the hash of their bytes; they are not re-encoded. Every row that is not used is counted
+by its reason, with the location of the first such row. The result is cached with the identity of
+the published files. It is made again when the files change or when a missing image appears.
 """
 
 import hashlib
@@ -17,53 +18,59 @@ from typing import Any
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from focus.data.boxes import area, intersection
+from focus.data.boxes import FORGIVEN_PX, LEAST_SIDE_PX, area, clamp
+from focus.data.images.header import BadImage, image_orientation, image_size
+from focus.data.images.original import read
 from focus.data.names import other_spelling
-from focus.data.original import BadImage, measured, orientation, read
-from focus.data.readers.draft import LAYOUT, UNREAD, Bad, Draft, Place, Published, Reason
-from focus.data.readers.text import answer_type, first_of, inside, question_of
-from focus.data.sample import LEAST_SIDE_PX, MARKUP, MENDED, SCHEMA, Records, mended, read_records
+from focus.data.readers.draft import LAYOUT, UNREAD, Bad, Draft, Location, Published, Reason
+from focus.data.readers.text import answer_type, first_of, path_inside_root, question_of
+from focus.data.sample import HALF_CHARACTER, MARKUP, SCHEMA, Records, read_records
 from focus.runtime.files import atomic_write
+from focus.runtime.text import replace_surrogates, replace_surrogates_in
 
-FORGIVEN_PX = 2.0  # a box that leaves the image by no more is clamped
 SUFFIXES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"II*": "tif", b"MM\0*": "tif", b"BM": "bmp", b"GIF8": "gif"}
-ENDS = {"jpg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}  # of a file that is whole; a few have more behind it
-COLUMNAR = (".tsv", ".parquet")  # every row of these has the same columns
-SHOWN = 80  # characters of what is told of a value
-REASON = 300  # and of why an image can't be used
+# The last bytes of a complete file; a few files have more behind them
+ENDS = {"jpg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}
+COLUMNAR = (".tsv", ".parquet")  # all rows of these have the same columns
+SHOWN = 80  # characters of a value that a message quotes
+REASON = 300  # characters of the reason why an image can't be used
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What became of a set. `first` says, of every reason, where it was first met: id, file, row and key."""
+    """The result of reading a set.
+
+    `first`: id, file, row and key of the first row for each reason.
+    """
 
     samples: Records
     dropped: Counter[str]
     first: Mapping[str, str]
-    notes: Counter[str]  # of rows that are used: boxes that were clamped, dropped or missing
+    notes: Counter[str]  # about rows that are used: boxes that were clamped, dropped or missing
 
 
 def ingest(published: Published, root: Path, kept: Path) -> Reading:
-    """The canonical records of a published set that lies under `root`; they are written to the folder `kept`, once.
+    """The canonical records of a published set under `root`, cached in the folder `kept`.
 
-    Raises ValueError if the files are not there, are not what they should be, or leave no usable row, and if `kept` lies among them.
+    Raises ValueError if files are missing or malformed, if no row is usable, or if `kept` lies
+    inside `root`.
     """
     if kept.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"data.cache_dir is {kept}, inside data.root ({root}), where it would be read as published files; choose another")
+        raise ValueError(f"data.cache_dir is {kept}, inside data.root ({root}), whose files are read as published; choose another folder")
     manifest = kept / "reading.json"
     identity = _identity(published, root)
-    known = _known(manifest)
-    if known.get("identity") != identity or any(_found(root, image) for image in known["missing"]):
+    cached = _read_manifest(manifest)
+    if cached.get("identity") != identity or any(_image_path(root, image) for image in cached["missing"]):
         kept.mkdir(parents=True, exist_ok=True)
-        known = {"identity": identity} | _write(published, root, kept)
+        cached = {"identity": identity} | _write(published, root, kept)
         with atomic_write(manifest) as partial:
-            partial.write_text(json.dumps(known, indent=1) + "\n")
-    samples, _ = read_records(kept / "records.jsonl", Path(known["root"]))
-    return Reading(samples, Counter(known["dropped"]), known["first"], Counter(known["notes"]))
+            partial.write_text(json.dumps(cached, indent=1) + "\n")
+    samples, _ = read_records(kept / "records.jsonl", Path(cached["root"]))
+    return Reading(samples, Counter(cached["dropped"]), cached["first"], Counter(cached["notes"]))
 
 
-def _known(manifest: Path) -> dict:
-    """What was written before; empty if that is not there or not whole."""
+def _read_manifest(manifest: Path) -> dict:
+    """The manifest of an earlier conversion; empty if it or its records are missing or damaged."""
     if not manifest.with_name("records.jsonl").is_file():
         return {}
     try:
@@ -73,17 +80,20 @@ def _known(manifest: Path) -> dict:
 
 
 def _identity(published: Published, root: Path) -> str:
-    """Changes with the published tables (not with each of a million images), and with the readers themselves."""
+    """A hash of the published tables' names, sizes and times, and of the readers' code.
+
+    Image files are not included: a set may have a million.
+    """
     code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     files = ((folder, name) for folder, _, names in os.walk(root) for name in names)
     named = (Path(folder, name) for folder, name in files if name.endswith((".tsv", ".parquet", ".json", ".jsonl")))
-    tables = sorted(path for path in named if path.is_file())  # a link may lead nowhere
+    tables = sorted(path for path in named if path.is_file())  # a link may be broken
     stamps = [f"{path.relative_to(root)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in tables]
     return hashlib.sha256("\n".join([published.source, str(root.resolve()), *stamps]).encode() + code).hexdigest()
 
 
 def _write(published: Published, root: Path, kept: Path) -> dict:
-    """Write the records that can be used and return what was dropped, with the first place of each reason."""
+    """Write the usable records; returns the content of the manifest without the identity."""
     with atomic_write(kept / "records.jsonl") as partial:
         return _write_rows(published, root, kept, partial)
 
@@ -92,16 +102,16 @@ def _write_rows(published: Published, root: Path, kept: Path, partial: Path) -> 
     dropped: Counter[str] = Counter()
     notes: Counter[str] = Counter()
     first: dict[str, str] = {}
-    missing: dict[str, None] = {}  # images that are not there
+    missing: dict[str, None] = {}  # images that do not exist
     seen: set[bytes] = set()
     written = 0
     odd = Path()  # a file whose first row lacks a column
-    remedy = f"; if many rows are like it, get the release that conf/data/{published.source}.yaml names"
+    remedy = f"; if many rows are like it, download the release that conf/data/{published.source}.yaml names"
     embedded = False
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TextColumn("{task.fields[counted]}"))
     with partial.open("w") as out, Progress(*columns, transient=True) as progress:
         task = progress.add_task(f"reading {published.source}", total=None, counted="")
-        for place, row in published.rows(root):
+        for location, row in published.rows(root):
             row = _Row(row)
             native_id = "?"
             try:
@@ -109,55 +119,59 @@ def _write_rows(published: Published, root: Path, kept: Path, partial: Path) -> 
                     raise Bad(Reason.BAD_LINE, "line", row[UNREAD])
                 native_id = _native_id(published, row)
                 draft = _draft(published, row)
-                name = mended(f"{published.source}/{draft.split}/{native_id}")
+                name = replace_surrogates(f"{published.source}/{draft.split}/{native_id}")
                 digest = hashlib.blake2b(name.encode(), digest_size=12).digest()
                 if digest in seen:
                     raise Bad(Reason.REPEATED, "id", native_id)
-                record, noted = _record(published, draft, name, root, kept)
+                record, own_notes = _record(published, draft, name, root, kept)
                 line = _line(record)
                 seen.add(digest)
             except Bad as bad:
                 dropped[bad.reason] += 1
                 if bad.reason is Reason.NO_IMAGE:
                     missing[str(bad.seen)] = None
-                seen_there = str(bad.seen)[: REASON if bad.reason is Reason.BAD_IMAGE else SHOWN]
-                told = f"{native_id}: {_said(place, root)}, {bad.key}: {seen_there!r}"
-                first.setdefault(bad.reason, mended(told) + (remedy if bad.reason in LAYOUT else ""))
+                excerpt = str(bad.seen)[: REASON if bad.reason is Reason.BAD_IMAGE else SHOWN]
+                message = f"{native_id}: {_describe(location, root)}, {bad.key}: {excerpt!r}"
+                first.setdefault(bad.reason, replace_surrogates(message) + (remedy if bad.reason in LAYOUT else ""))
                 continue
             except KeyError as error:
-                column = error.args[0] == row.last  # what lies deeper costs its own row; so does the first row of a JSON file alone
-                if column and ((place.row == 1 and place.file.suffix in COLUMNAR) or place == Place(odd, 2)):
+                # A missing column ends the reading if the file is a table, or if two rows of a JSON
+                # file lack it. A missing key inside a value drops its row.
+                column = error.args[0] == row.last
+                if column and ((location.row == 1 and location.file.suffix in COLUMNAR) or location == Location(odd, 2)):
                     raise ValueError(
-                        f"{_said(place, root)} has no column {error}; there is {', '.join(map(str, row))}. "
+                        f"{_describe(location, root)} has no column {error}; its columns are {', '.join(map(str, row))}. "
                         f"data.source={published.source} reads: {published.about}"
                     ) from error
-                odd = place.file if column and place.row == 1 else odd
+                odd = location.file if column and location.row == 1 else odd
                 dropped[Reason.LACKS_KEY] += 1
-                first.setdefault(Reason.LACKS_KEY, mended(f"{native_id}: {_said(place, root)}, {row.last}: no {error}{remedy}"))
+                first.setdefault(
+                    Reason.LACKS_KEY, replace_surrogates(f"{native_id}: {_describe(location, root)}, {row.last}: no {error}{remedy}")
+                )
                 continue
             embedded |= isinstance(draft.image, bytes)
-            for note in noted:
+            for note in own_notes:
                 notes[note] += 1
-                first.setdefault(note, mended(f"{native_id}: {_said(place, root)}"))
+                first.setdefault(note, replace_surrogates(f"{native_id}: {_describe(location, root)}"))
             out.write(line)
             written += 1
             if written % 50 == 0:
                 progress.update(task, counted=f"{written} rows, {dropped.total()} dropped")
     if not written and not dropped:
-        raise ValueError(f"the files of {published.source} in {root} have no row at all; download them again. They are: {published.about}")
+        raise ValueError(f"the files of {published.source} in {root} have no rows; download them again. Expected: {published.about}")
     if not written:
         raise ValueError(
             f"{root} holds no usable row of {published.source} ({dropped.total()} dropped): "
             + "; ".join(f"{count} x {reason} (first: {first[reason]})" for reason, count in dropped.items())
             + f". data.source={published.source} reads: {published.about}"
         )
-    place_of_images = kept if embedded else root
-    images = {"root": str(place_of_images.resolve()), "missing": list(missing)}
+    image_folder = kept if embedded else root
+    images = {"root": str(image_folder.resolve()), "missing": list(missing)}
     return images | {"dropped": dropped, "first": first, "notes": notes, "rows": written}
 
 
 class _Row(dict):
-    """A row that knows which of its columns was read last: where a reader stumbles over a value, that one is named."""
+    """A row that remembers the last column that was read, so that an error can name it."""
 
     last = ""
 
@@ -171,7 +185,7 @@ class _Row(dict):
 
 
 def _line(record: dict) -> str:
-    """A record as it is written. Raises Bad for one that JSON can't hold."""
+    """A record as a line of JSON. Raises Bad if it can't be written as JSON."""
     try:
         return json.dumps(record) + "\n"
     except (TypeError, ValueError, RecursionError) as error:
@@ -186,7 +200,10 @@ def _native_id(published: Published, row: Mapping) -> str:
 
 
 def _draft(published: Published, row: _Row) -> Draft:
-    """Raises Bad also for values of other types than the format says, on which a reader stumbles."""
+    """The reader's draft of a row.
+
+    Raises Bad also for values of another type than the format says.
+    """
     try:
         draft = published.draft(row)
     except Bad:
@@ -203,30 +220,30 @@ def _draft(published: Published, row: _Row) -> Draft:
     return draft
 
 
-def _said(place: Place, root: Path) -> str:
-    name = place.file.relative_to(root) if place.file.is_relative_to(root) else place.file
-    return f"{name}, row {place.row}"
+def _describe(location: Location, root: Path) -> str:
+    name = location.file.relative_to(root) if location.file.is_relative_to(root) else location.file
+    return f"{name}, row {location.row}"
 
 
 def _record(published: Published, draft: Draft, name: str, root: Path, kept: Path) -> tuple[dict, list[str]]:
-    """The canonical record of a row, and what was noted about its boxes. Raises Bad."""
+    """The canonical record of a row, and notes about it. Raises Bad."""
     question = question_of(draft.question)
     if not question:
         raise Bad(Reason.NO_QUESTION, "question", draft.question)
     answers = [answer for answer in draft.answers if answer.strip()]
     if not answers:
         raise Bad(Reason.NO_ANSWER, "answer", draft.answers)
-    if found := [mark for mark in MARKUP for text in (question, *(text for _, text in draft.options)) if mark in text]:
-        raise Bad(Reason.MARKUP, "question", found[0])
+    if marks := [mark for mark in MARKUP for text in (question, *(text for _, text in draft.options)) if mark in text]:
+        raise Bad(Reason.MARKUP, "question", marks[0])
     if draft.scorer == "letter" and draft.answers[0] not in dict(draft.options):
         raise Bad(Reason.NOT_AN_OPTION, "answer", draft.answers[0])
     image, digest, (width, height) = _image(draft.image, "image", root, kept)
     more = {key: _image(blob, key, root, kept)[0] for key, blob in draft.more_images.items()}
-    boxes, labels, noted = _boxes(draft, width, height)
-    if boxes and orientation(io.BytesIO(draft.image) if isinstance(draft.image, bytes) else root / image) > 1:
-        noted.append(Reason.TURNED)
-    if isinstance(draft.image, str) and image != inside(draft.image, "image"):
-        noted.append(Reason.OTHER_NAME)
+    boxes, labels, notes = _boxes(draft, width, height)
+    if boxes and image_orientation(io.BytesIO(draft.image) if isinstance(draft.image, bytes) else root / image) > 1:
+        notes.append(Reason.TURNED)
+    if isinstance(draft.image, str) and image != path_inside_root(draft.image, "image"):
+        notes.append(Reason.OTHER_NAME)
     record = {
         "schema": SCHEMA,
         "id": name,
@@ -250,36 +267,42 @@ def _record(published: Published, draft: Draft, name: str, root: Path, kept: Pat
         "licence": published.licence,
     }
     blank = ["one of several answers is empty and is left out"] * (len(answers) < len(draft.answers))
-    whole = _mended(record)
-    halved = [MENDED] * (whole != record)
-    return whole, [*draft.notes, *noted, *blank, *halved]
+    cleaned = _without_surrogates(record)
+    replaced = [HALF_CHARACTER] * (cleaned != record)
+    return cleaned, [*draft.notes, *notes, *blank, *replaced]
 
 
-def _mended(record: dict) -> dict:
+def _without_surrogates(record: dict) -> dict:
     try:
-        return mended(record)
+        return replace_surrogates_in(record)
     except RecursionError as error:
         raise Bad(Reason.BAD_VALUE, "meta", "a value that is nested too deeply") from error
 
 
-def _found(root: Path, stored: str) -> str | None:
-    """The path, relative to the root, of the file that a table calls `stored`; None where there is none. Raises Bad for one outside."""
+def _image_path(root: Path, stored: str) -> str | None:
+    """The path, relative to `root`, of the file that a table calls `stored`; None if there is none.
+
+    Raises Bad for a path outside `root`.
+    """
     if (root / stored).is_file():
         return stored
-    return other_spelling(root, inside(stored.replace("\\", "/"), "image"))
+    return other_spelling(root, path_inside_root(stored.replace("\\", "/"), "image"))
 
 
 def _image(stored: str | bytes, key: str, root: Path, kept: Path) -> tuple[str, str, tuple[int, int]]:
-    """Path of an image, hash of its bytes, and its upright size; bytes are written out under their hash. Raises Bad, at `key`."""
+    """Path of an image, hash of its bytes, and its upright size. Raises Bad, at `key`.
+
+    Bytes are written to a file that is named by their hash.
+    """
     if isinstance(stored, str):
-        named = inside(stored, key)
+        named = path_inside_root(stored, key)
         try:
-            if (found := _found(root, named)) is None:
+            if (existing := _image_path(root, named)) is None:
                 raise Bad(Reason.NO_IMAGE, key, named)
-            stored, path = found, root / found
+            stored, path = existing, root / existing
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:  # a name that is too long, a file that may not be read
+        except OSError as error:  # the name is too long, or the file may not be read
             raise Bad(Reason.BAD_IMAGE, key, f"{named[:40]}: {error.strerror}") from error
         size = _size(path, key, stored)
         _check_end(path, key, stored)
@@ -294,8 +317,11 @@ def _image(stored: str | bytes, key: str, root: Path, kept: Path) -> tuple[str, 
     return name, digest, size
 
 
-def _check_end(path: Path, key: str, said: str) -> None:
-    """Raises Bad for an image that ends too early. To tell, a file that lacks the mark at its end is decoded; no other is."""
+def _check_end(path: Path, key: str, name: str) -> None:
+    """Raises Bad for an image file that ends too early.
+
+    A file is decoded only if it lacks the mark at its end.
+    """
     with path.open("rb") as file:
         mark = ENDS.get(_suffix(file.read(8)), b"")
         file.seek(max(0, file.seek(0, io.SEEK_END) - len(mark)))
@@ -304,40 +330,41 @@ def _check_end(path: Path, key: str, said: str) -> None:
     try:
         read(path).reduced((1, 1))
     except BadImage as error:
-        raise Bad(Reason.BAD_IMAGE, key, f"{said}: {error.reason}") from error
+        raise Bad(Reason.BAD_IMAGE, key, f"{name}: {error.reason}") from error
 
 
 def _suffix(blob: bytes) -> str:
     return next((suffix for head, suffix in SUFFIXES.items() if blob.startswith(head)), "image")
 
 
-def _size(source: Path | io.BytesIO, key: str, said: str) -> tuple[int, int]:
+def _size(source: Path | io.BytesIO, key: str, name: str) -> tuple[int, int]:
     try:
-        return measured(source)
+        return image_size(source)
     except BadImage as error:
-        raise Bad(Reason.BAD_IMAGE, key, f"{said}: {error.reason}") from error
+        raise Bad(Reason.BAD_IMAGE, key, f"{name}: {error.reason}") from error
 
 
 def _boxes(draft: Draft, width: int, height: int) -> tuple[list, list, list[str]]:
-    """Chains of one box each that lie in the image, their labels, and what had to be noted."""
+    """Chains of one box each inside the image, their labels, and notes about clamped and dropped
+    boxes.
+    """
     chains, labels = [], []
-    noted: list[str] = []
+    notes: list[str] = []
     if draft.boxes and draft.size not in (None, (width, height)):
         return [], [], [Reason.OTHER_FRAME]
     for box, label in zip(draft.boxes, draft.box_labels or [""] * len(draft.boxes), strict=True):
         if box is None:
-            noted.append(Reason.BOX_UNREADABLE)
+            notes.append(Reason.BOX_UNREADABLE)
             continue
-        clamped = intersection(box, (0, 0, width, height))
-        moved = max(abs(a - b) for a, b in zip(box, clamped, strict=True))
-        if not moved <= FORGIVEN_PX or area(clamped) <= 0:  # not <=: a NaN is not forgiven
-            noted.append(Reason.BOX_OUTSIDE)
+        clamped, moved_px = clamp(box, (width, height))
+        if not moved_px <= FORGIVEN_PX or area(clamped) <= 0:  # `not <=` also refuses NaN
+            notes.append(Reason.BOX_OUTSIDE)
             continue
         if min(clamped[2] - clamped[0], clamped[3] - clamped[1]) < LEAST_SIDE_PX:
-            noted.append(Reason.BOX_BELOW_PX)
+            notes.append(Reason.BOX_BELOW_PX)
             continue
-        if moved:
-            noted.append(f"a box left the image by at most {FORGIVEN_PX:g} px and was clamped")
+        if moved_px:
+            notes.append(f"a box left the image by at most {FORGIVEN_PX:g} px and was clamped")
         chains.append([list(clamped)])
         labels.append([label])
-    return chains, labels, noted
+    return chains, labels, notes

@@ -1,4 +1,6 @@
-"""Rows of the files that sets are published in, one at a time: TSV, parquet, JSON lines, JSON lists and JSON mappings of any size."""
+"""Rows of published files of any size, one at a time: TSV, parquet, JSON lines, JSON lists and JSON
+mappings.
+"""
 
 import csv
 import json
@@ -15,54 +17,65 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from focus.data.readers.draft import ROW_ID, UNREAD, Place, Rows
+from focus.data.readers.draft import ROW_ID, UNREAD, Location, Rows
 
-# Of a parquet file some sets have row groups of 1 to 2 GB once decompressed. With both settings and `pre_buffer=False`, pages and rows are
-# decoded as they are asked for; without any one of them pyarrow holds the whole row group.
+# Some sets have parquet files with row groups of 1 to 2 GB when decompressed. With both settings
+# and `pre_buffer=False`, pyarrow decodes pages and rows one by one. Without any one of the three it
+# holds the whole row group.
 ROWS_AT_ONCE = 8
 READ_AT_ONCE = 1 << 18  # bytes
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a TSV cell holds a whole 8K image
-LARGEST_ROW = 16 << 20  # bytes of a row of JSON, which holds no image; its lists and texts take some twenty times as much memory
-DEEPEST = 500  # levels of lists and mappings in a row of JSON: `ijson` takes memory with the square of them
-INDEX = re.compile(r"\s*\d{1,18}\s*")  # in place of an image: that of the row with this index
+# Bytes of a row of JSON, which holds no image. Parsed, its lists and texts take some twenty times
+# as much memory.
+LARGEST_ROW = 16 << 20
+# Levels of lists and mappings in a row of JSON; the memory of `ijson` grows with their square
+DEEPEST = 500
+# Instead of an image: the index of the row that has the image
+INDEX = re.compile(r"\s*\d{1,18}\s*")
 
 
 def find(root: Path, *patterns: str) -> list[Path]:
-    """The files below `root` that match the first of these patterns that matches any, sorted.
+    """The files below `root` that match the first pattern that has matches, sorted.
 
-    Raises ValueError, naming what was looked for and what is there, if none does.
+    Raises ValueError, with the patterns and the files in `root`, if no pattern has a match.
     """
     if not root.is_dir():
-        raise ValueError(f"data.root is {root}, which is no folder; give the folder that the set was downloaded into")
+        raise ValueError(f"data.root is {root}, which is not a folder; give the folder with the downloaded set")
     for pattern in patterns:
-        if found := sorted(path for path in root.glob(pattern) if path.is_file()):
-            return found
+        if files := sorted(path for path in root.glob(pattern) if path.is_file()):
+            return files
     there = sorted(path.name for path in root.iterdir())[:12]
-    raise ValueError(f"{root} holds none of {', '.join(patterns)}; there is {', '.join(there) or 'nothing'}. Set data.root to the download")
+    raise ValueError(
+        f"{root} holds none of {', '.join(patterns)}; it holds {', '.join(there) or 'nothing'}. Set data.root to the folder of the download"
+    )
 
 
-def rows_of(path: Path, spare: bool = False) -> Iterator[tuple[Place, dict]]:
+def rows_of(path: Path, spare: bool = False) -> Iterator[tuple[Location, dict]]:
     """Every row of a table, as a mapping from its columns. Memory does not grow with the file.
 
-    With `spare`, a row that is no record, or a line that is no JSON, is a mapping from UNREAD to the reason, and the next one is read.
-    Raises ValueError, with file and row, for a file that is not what its name says.
+    With `spare`, a row that is not a record and a line that is not JSON become a mapping from
+    UNREAD to the reason, and reading continues. Raises ValueError, with file and row, for a file
+    that does not have the format of its suffix.
     """
     readers = {".tsv": _tsv, ".parquet": _parquet, ".jsonl": _json_lines, ".json": _json_list}
     if path.suffix not in readers:
-        raise ValueError(f"{path} is no table that can be read; there are {', '.join(readers)}")
-    for place, _, content in _placed(path, ((None, content) for content in readers[path.suffix](path)), spare):
-        yield place, content
+        raise ValueError(f"{path} can't be read as a table; allowed are {', '.join(readers)}")
+    for location, _, content in _located(path, ((None, content) for content in readers[path.suffix](path)), spare):
+        yield location, content
 
 
-def entries_of(path: Path) -> Iterator[tuple[Place, str, dict]]:
-    """Key and value of every entry of a JSON mapping of records. Raises ValueError like `rows_of`."""
-    yield from _placed(path, _json_mapping(path), spare=False)
+def entries_of(path: Path) -> Iterator[tuple[Location, str, dict]]:
+    """Key and value of every entry of a JSON mapping of records.
+
+    Raises ValueError like `rows_of`.
+    """
+    yield from _located(path, _json_mapping(path), spare=False)
 
 
 def rows_in(*patterns: str) -> Rows:
-    """What walks a set below its root: the rows of the files that match the first of these patterns that matches any."""
+    """A function that iterates over the rows of the files that `find` finds below a root."""
 
-    def walk(root: Path) -> Iterator[tuple[Place, dict]]:
+    def walk(root: Path) -> Iterator[tuple[Location, dict]]:
         for path in find(root, *patterns):
             yield from rows_of(path, spare=True)
 
@@ -70,20 +83,20 @@ def rows_in(*patterns: str) -> Rows:
 
 
 def rows_with_ids(*patterns: str, own: str = "") -> Rows:
-    """Like `rows_in`, each row with a `row id`: for sets whose rows have no id, or none that is unique.
+    """Like `rows_in`, with a `row id` in each row: for sets whose rows have no unique id.
 
-    It is the name of the file, the row's number, and its id in the column `own` where it has one.
+    It joins the name of the file, the row's number, and its id in the column `own` if it has one.
     """
 
-    def walk(root: Path) -> Iterator[tuple[Place, dict]]:
-        for place, row in rows_in(*patterns)(root):
-            parts = (place.file.stem, place.row, row.get(own))
-            yield place, row | {ROW_ID: "-".join(str(part) for part in parts if part is not None)}
+    def walk(root: Path) -> Iterator[tuple[Location, dict]]:
+        for location, row in rows_in(*patterns)(root):
+            parts = (location.file.stem, location.row, row.get(own))
+            yield location, row | {ROW_ID: "-".join(str(part) for part in parts if part is not None)}
 
     return walk
 
 
-def _placed(path: Path, contents: Iterable[tuple[Any, object]], spare: bool) -> Iterator[tuple[Place, Any, dict]]:
+def _located(path: Path, contents: Iterable[tuple[Any, object]], spare: bool) -> Iterator[tuple[Location, Any, dict]]:
     row = 0
     try:
         for row, (key, content) in enumerate(contents, start=1):
@@ -92,26 +105,33 @@ def _placed(path: Path, contents: Iterable[tuple[Any, object]], spare: bool) -> 
                 if not spare:
                     row -= 1
                     raise ValueError(content[UNREAD])
-            yield Place(path, row), key, content
+            yield Location(path, row), key, content
     except (ValueError, OSError, RecursionError, csv.Error, pa.ArrowException, ijson.JSONError) as error:
         raise ValueError(f"{path}, row {row + 1}: the file can't be read ({error}); download it again") from error
 
 
 def _tsv(path: Path) -> Iterator[dict]:
-    """The rows; a cell `image` that is the index of another row is the image of that row."""
+    """The rows.
+
+    A cell `image` that holds the index of another row is replaced by that row's image.
+    """
     images = None
     with path.open(encoding="utf-8-sig", newline="") as file:
-        for row in csv.DictReader(file, delimiter="\t", strict=True):  # strict: a quote that is never closed swallows rows
+        # strict: an unclosed quote would swallow rows
+        for row in csv.DictReader(file, delimiter="\t", strict=True):
             if None in row or None in row.values():
                 raise ValueError("it has more or fewer cells than the header has columns")
             if "index" in row and INDEX.fullmatch(row.get("image", "")):
                 images = images or _Images(path)
-                row["image"] = images.of(row["image"].strip())
+                row["image"] = images.image_of(row["image"].strip())
             yield row
 
 
 class _Images:
-    """The images of a TSV by the index of their row. In memory are where each row begins, and the image that was asked for last."""
+    """The images of a TSV by the index of their row.
+
+    Memory holds the offset of each row and the last image.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -126,8 +146,10 @@ class _Images:
                     self._starts.setdefault(row["index"], start)
                 start = file.tell()
 
-    def of(self, index: str) -> str:
-        """The image of the row with this index; the index itself where no row has both."""
+    def image_of(self, index: str) -> str:
+        """The image of the row with this index; the index itself if there is no such row with an
+        image.
+        """
         if index != self._last[0] and index in self._starts:
             with self._path.open("rb") as file:
                 file.seek(self._starts[index])
@@ -136,18 +158,22 @@ class _Images:
 
 
 def _tsv_rows(file: BinaryIO) -> Iterator[list[str]]:
-    """Rows from where the file stands; behind each it stands where the next one begins."""
+    """Rows from the file's position on. After each row, the position is the start of the next."""
     return csv.reader((line.decode("utf-8-sig") for line in iter(file.readline, b"")), delimiter="\t", strict=True)
 
 
 def _parquet(path: Path) -> Iterator[dict]:
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_AT_ONCE) as table:
-        for some in table.iter_batches(batch_size=ROWS_AT_ONCE):
-            yield from some.to_pylist()
+        for batch in table.iter_batches(batch_size=ROWS_AT_ONCE):
+            yield from batch.to_pylist()
 
 
 def _json_lines(path: Path) -> Iterator[object]:
-    """The content of every line that is not blank, or the ValueError that says why it can't be read. Raises that of a torn last line."""
+    """The content of every line that is not blank, or a ValueError with the reason if it can't be
+    read.
+
+    Raises that error for a last line that was cut off.
+    """
     with path.open("rb") as file:
         while line := file.readline(LARGEST_ROW + 1):
             if len(line) > LARGEST_ROW:
@@ -158,13 +184,14 @@ def _json_lines(path: Path) -> Iterator[object]:
                 try:
                     yield json.loads(line, parse_constant=_no_number)
                 except (ValueError, RecursionError) as error:
-                    if not line.endswith(b"\n"):  # the download was cut off: more than this line is missing
+                    # The download was cut off: later lines are missing too
+                    if not line.endswith(b"\n"):
                         raise
                     yield ValueError(str(error))
 
 
 def _no_number(name: str) -> None:
-    """NaN and Infinity, which JSON has not but Python writes, are nothing."""
+    """NaN and Infinity are read as null: they are not JSON, but Python writes them."""
 
 
 def _json_list(path: Path) -> Iterator[object]:
@@ -178,7 +205,7 @@ def _json_list(path: Path) -> Iterator[object]:
             yield item
             stream.row = 0
         if item is None:
-            raise ValueError('it is neither a list of records nor {"data": [...]}, or an empty one')
+            raise ValueError('it is neither a list of records nor {"data": [...]}, or it is empty')
 
 
 def _json_mapping(path: Path) -> Iterator[tuple[str, object]]:
@@ -191,50 +218,56 @@ def _json_mapping(path: Path) -> Iterator[tuple[str, object]]:
 
 
 class _Json:
-    """A file of JSON as `ijson` reads it: NaN and Infinity, which Python writes, are null.
+    """A JSON file for `ijson`, in which NaN and Infinity, which Python writes, become null.
 
-    Raises ValueError for a row that is too long or nested too deeply, before memory is taken for it.
+    Raises ValueError for a row that is too long or nested too deeply, before `ijson` allocates
+    memory for it.
     """
 
     MARKS = re.compile(rb'\\.|"|NaN|-?Infinity', re.DOTALL)
     LONGEST = len(b"-Infinity")
     ESCAPES = re.compile(rb"\\.", re.DOTALL)
     NO_BRACKETS = bytes(set(range(256)) - set(b'"[]{}'))
-    STEPS = np.array([(each in b"[{") - (each in b"]}") for each in range(256)])
+    STEPS = np.array([(byte in b"[{") - (byte in b"]}") for byte in range(256)])
 
     def __init__(self, file: BinaryIO) -> None:
-        self.row = 0  # bytes since the last row; to be set to 0 behind each
-        self._file, self._held, self._in_text = file, b"", False
+        self.row = 0  # bytes since the last row; the caller sets it to 0 after each row
+        self._file, self._pending, self._in_text = file, b"", False
         self._depth, self._quotes, self._escape = 0, 0, b""
         self._odd = _has_names_of_numbers(file)
 
     def read(self, size: int) -> bytes:
-        """The next bytes; none at the end of the file, or where none are asked for."""
-        told, block = b"", b"."
-        while size and block and not told:
+        """The next bytes; none at the end of the file, or if `size` is 0."""
+        output, block = b"", b"."
+        while size and block and not output:
             block = self._file.read(size)
             self.row += len(block)
             if self.row > LARGEST_ROW + size:
                 raise ValueError(f"it has more than {LARGEST_ROW} bytes")
             self._check_depth(block)
-            told = self._renamed(block) if self._odd else block
-        return told
+            output = self._with_nulls(block) if self._odd else block
+        return output
 
     def _check_depth(self, block: bytes) -> None:
         text = self._escape + block
-        self._escape = b"\\" * ((len(text) - len(text.rstrip(b"\\"))) % 2)  # of a pair that the end of the block cuts
+        # A pair that the end of the block cuts
+        self._escape = b"\\" * ((len(text) - len(text.rstrip(b"\\"))) % 2)
         text = self.ESCAPES.sub(b"", text[: len(text) - len(self._escape)])
         marks = np.frombuffer(text.translate(None, self.NO_BRACKETS), np.uint8)
         if marks.size:
             quotes = self._quotes + np.cumsum(marks == ord('"'))
-            depths = self._depth + np.cumsum(self.STEPS[marks] * (quotes % 2 == 0))  # brackets inside texts are none
+            # Brackets inside strings do not count
+            depths = self._depth + np.cumsum(self.STEPS[marks] * (quotes % 2 == 0))
             self._depth, self._quotes = int(depths[-1]), int(quotes[-1])
             if depths.max() > DEEPEST:
                 raise ValueError(f"it is nested more than {DEEPEST} deep")
 
-    def _renamed(self, block: bytes) -> bytes:
-        """The block with `null` for names of numbers outside texts. Its end, where a name may be cut, is held back until the file ends."""
-        data, at, parts = self._held + block, 0, []
+    def _with_nulls(self, block: bytes) -> bytes:
+        """The block with `null` for NaN and Infinity outside strings.
+
+        The end of the block, which may cut such a name, is kept for the next call.
+        """
+        data, at, parts = self._pending + block, 0, []
         last = max(0, len(data) - self.LONGEST) if block else len(data)
         for mark in self.MARKS.finditer(data):
             if mark.start() >= last:
@@ -245,12 +278,12 @@ class _Json:
                 parts += [data[at : mark.start()], b"null"]
                 at = mark.end()
             last = max(last, mark.end())
-        self._held = data[last:]
+        self._pending = data[last:]
         return b"".join([*parts, data[at:last]])
 
 
 def _has_names_of_numbers(file: BinaryIO) -> bool:
-    """Whether a file holds NaN or Infinity, be it inside a text."""
+    """Whether a file contains NaN or Infinity, also inside a string."""
     if not os.fstat(file.fileno()).st_size:
         return False
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
@@ -258,5 +291,5 @@ def _has_names_of_numbers(file: BinaryIO) -> bool:
 
 
 def _skip_mark(file: BinaryIO) -> int:
-    """Go behind a byte order mark, if the file has one, and say where that is."""
+    """Seek behind the byte order mark, if the file has one; returns that position."""
     return file.seek(3 if file.read(3) == b"\xef\xbb\xbf" else 0)

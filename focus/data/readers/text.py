@@ -1,4 +1,7 @@
-"""What published questions are wrapped in, and how lists, answers and images are stored as text. Pure functions of strings."""
+"""Parsing of stored cells: wrapped questions, options, lists, answers, boxes and images.
+
+Pure functions.
+"""
 
 import ast
 import base64
@@ -13,15 +16,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from focus.data.boxes import Box
-from focus.data.choices import chosen_letter
+from focus.data.choices import Options, chosen_letter
 from focus.data.readers.draft import Bad, Reason
-from focus.data.text import NUMBER
-
-Options = tuple[tuple[str, str], ...]
+from focus.data.text import BOX, NUMBER, boxed_spans
 
 LEADING = re.compile(r"^(?:\s|<image>|<\|vision_start\|>.*?<\|vision_end\|>|Question:)+", re.DOTALL)
-# From here to the end: instructions that a set stores behind its questions. Words that a question may hold as well count only where a
-# sentence or a line begins, as they are spelt there
+# Instructions that a set stores behind its questions, from their first words to the end. Words that
+# a question itself may contain count only at the start of a sentence or line
 TRAILER = re.compile(
     r"(?<=\s)(?i:Think first, call \*{0,2}image_zoom_in_tool|Think in the mind first|Answer with the option's letter"
     r"|Answer the question using a single word or phrase|Answer the option letter directly"
@@ -30,29 +31,38 @@ TRAILER = re.compile(
     re.DOTALL,
 )
 OPTION = re.compile(r"^\s*[(（]?([A-ZＡ-Ｚ])[)）.．:：、]\s*(\S.*)\Z", re.DOTALL)
-# Other spellings: behind a bullet, bold, in small letters, in square brackets, or with a blank alone behind a capital
+# Other spellings: with a bullet, bold, in lower case, in square brackets, or a capital and a space
 LOOSE_OPTION = re.compile(
     r"^\s*(?:[-*•]\s+)?(?:\*\*\s*)?[(（\[]?"
     r"(?:([A-Za-zＡ-Ｚａ-ｚ])(?:\s*\*\*)?\s*[)）\].．:：、](?:\s*\*\*)?\s*|([A-ZＡ-Ｚ])(?:\s*\*\*)?\s+(?:[-–—]\s+)?)(\S.*)\Z",
     re.DOTALL,
 )
-LARGEST_LIST = 1 << 18  # characters of a list that is stored as text: its values take a hundred times as much memory
+# Characters of a list that is stored as text; parsed, it takes a hundred times as much memory
+LARGEST_LIST = 1 << 18
 
 WRAPPED = re.compile(r"""\[?b?(["'])(.*)\1\]?""", re.DOTALL)  # `["..."]` or `b'...'` around base64
 URL_SAFE = str.maketrans("-_", "+/")
 
-FEW_WORDS = 5  # an answer of more words is a sentence; so is one of four or more that ends with a full stop
+# An answer with more words is a sentence; so is one of four or more words with a full stop
+FEW_WORDS = 5
 YES_NO = re.compile(r"(?:yes|no)\.?", re.IGNORECASE)
 
 
 def question_of(stored: str) -> str:
-    """A stored question without image tags, tool prompts and trailing instructions; options are the reader's business."""
+    """A stored question without image tags, tool prompts and trailing instructions.
+
+    Options stay in it.
+    """
     text = TRAILER.sub("", LEADING.sub("", stored))
     return text.replace("<image>", "").strip()
 
 
-def options_among(lines: Sequence[str]) -> tuple[list[str], Options]:
-    """The lines that are no option, and the options `(A) text` or `A. text` that end the text, in order; brackets may be full-width."""
+def trailing_options(lines: Sequence[str]) -> tuple[list[str], Options]:
+    """The lines before the options, and the options `(A) text` or `A. text` at the end of the text,
+    in order.
+
+    Brackets may be full-width.
+    """
     rest = list(lines)
     options: list[tuple[str, str]] = []
     while rest and OPTION.match(rest[-1]):
@@ -60,26 +70,35 @@ def options_among(lines: Sequence[str]) -> tuple[list[str], Options]:
     return rest, tuple(options)
 
 
-def loose_options_among(lines: Sequence[str]) -> tuple[list[str], Options]:
-    """Like `options_among`, in the spellings of LOOSE_OPTION: from the last line that begins with A to the end, keys as capitals."""
+def loose_trailing_options(lines: Sequence[str]) -> tuple[list[str], Options]:
+    """Like `trailing_options`, in the spellings of LOOSE_OPTION.
+
+    The options run from the last line that begins with A to the end. Keys become capitals.
+    """
     rest = list(lines)
     options: list[tuple[str, str]] = []
-    while rest and not (options and options[0][0] == "A") and (found := LOOSE_OPTION.match(rest[-1])):
-        options.insert(0, (unicodedata.normalize("NFKC", found[1] or found[2]).upper(), found[3].rstrip()))
+    while rest and not (options and options[0][0] == "A") and (match := LOOSE_OPTION.match(rest[-1])):
+        options.insert(0, (unicodedata.normalize("NFKC", match[1] or match[2]).upper(), match[3].rstrip()))
         rest.pop()
     return rest, tuple(options)
 
 
 def option_of(stored: str, key: str) -> tuple[str, str]:
-    """Key and text of one option `(A) text`, the text as stored. Raises Bad (at `key`) if it does not begin with a letter."""
-    found = OPTION.match(str(stored))
-    if not found:
+    """Key and text of one option `(A) text`, the text as stored.
+
+    Raises Bad (at `key`) if it does not begin with a letter.
+    """
+    match = OPTION.match(str(stored))
+    if not match:
         raise Bad(Reason.BAD_VALUE, key, stored)
-    return unicodedata.normalize("NFKC", found[1]), found[2].rstrip()
+    return unicodedata.normalize("NFKC", match[1]), match[2].rstrip()
 
 
-def chosen(options: Options, stored: object, key: str) -> tuple[str, str]:
-    """The right option as accepted answers: its letter, then its text. `stored` names it by either. Raises Bad if it is no option."""
+def right_option(options: Options, stored: object, key: str) -> tuple[str, str]:
+    """The right option as accepted answers: its letter, then its text.
+
+    `stored` is either of the two. Raises Bad if it names none of the options.
+    """
     letter = chosen_letter(stored, options) if isinstance(stored, str) else None
     if letter is None:
         raise Bad(Reason.NOT_AN_OPTION, key, stored)
@@ -87,7 +106,9 @@ def chosen(options: Options, stored: object, key: str) -> tuple[str, str]:
 
 
 def answer_type(answers: Sequence[str], options: Options) -> str:
-    """`mcq` where there are options; `number`, `yes_no` or `sentence` where every accepted answer is one; else `short_text`."""
+    """`mcq` with options; `number`, `yes_no` or `sentence` if every accepted answer is one; else
+    `short_text`.
+    """
     if options:
         return "mcq"
     for kind, holds in (("number", NUMBER.fullmatch), ("yes_no", YES_NO.fullmatch), ("sentence", _is_sentence)):
@@ -102,51 +123,63 @@ def _is_sentence(answer: str) -> bool:
 
 
 def first_of(row: Mapping, *names: str) -> Any:
-    """The value of the first of these columns that a row has. Raises KeyError, with the first name, if it has none."""
+    """The value of the first of these columns that the row has.
+
+    Raises KeyError, with the first name, if it has none.
+    """
     return row[next((name for name in names if name in row), names[0])]
 
 
-def native(row: Mapping, *names: str) -> dict[str, object]:
-    """Those of these fields that a row has, under their own names, for `meta`."""
-    return {name: row[name] for name in names if row.get(name) not in (None, "") and row[name] == row[name]}  # a NaN is not itself
+def meta_fields(row: Mapping, *names: str) -> dict[str, object]:
+    """The fields of these names that a row has, for `meta`. Empty ones are left out."""
+    # NaN is not equal to itself
+    return {name: row[name] for name in names if row.get(name) not in (None, "") and row[name] == row[name]}
 
 
-def listed(stored: object, key: str) -> list:
-    """A list that may be stored as its Python or JSON text. Raises Bad if it is no list. Nothing is evaluated but literals."""
-    found = stored
+def parse_list(stored: object, key: str) -> list:
+    """A list, also one stored as Python or JSON text.
+
+    Only literals are evaluated. Raises Bad if it is no list.
+    """
+    value = stored
     if isinstance(stored, str):
         if len(stored) > LARGEST_LIST:
             raise Bad(Reason.BAD_LIST, key, f"{len(stored)} characters: {stored[:20]}")
-        for literal in (ast.literal_eval, json.loads):  # JSON alone has null and true
+        for literal in (ast.literal_eval, json.loads):  # only JSON has null and true
             try:
-                found = literal(stored.strip())
+                value = literal(stored.strip())
                 break
             except (ValueError, SyntaxError, MemoryError, RecursionError):
                 continue
-    if isinstance(found, tuple):
-        found = list(found)
-    if not isinstance(found, list):
+    if isinstance(value, tuple):
+        value = list(value)
+    if not isinstance(value, list):
         raise Bad(Reason.BAD_LIST, key, stored)
-    return found
+    return value
 
 
 def text_of(stored: object) -> Any:
-    """A number as its text, which is how a JSON file may hold an answer; anything else as it is."""
+    """A number as text, because a JSON file may store an answer as a number; anything else as it
+    is.
+    """
     number = isinstance(stored, int | float) and not isinstance(stored, bool) and math.isfinite(stored)
     return str(stored) if number else stored
 
 
 def box_of(stored: object, key: str, corner: bool = False) -> Box | None:
-    """Four numbers as (x1, y1, x2, y2); with `corner` they are left, top, width, height. None for anything else."""
+    """Four numbers as (x1, y1, x2, y2); with `corner` they are left, top, width, height.
+
+    None for anything else.
+    """
     try:
-        return from_corner(numbers(stored, key)) if corner else numbers(stored, key)
+        return from_corner(four_numbers(stored, key)) if corner else four_numbers(stored, key)
     except Bad:
         return None
 
 
-def numbers(stored: object, key: str) -> Box:
+def four_numbers(stored: object, key: str) -> Box:
     """Four numbers. Raises Bad for anything else."""
-    four = listed(stored, key)
+    four = parse_list(stored, key)
     if len(four) != 4 or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in four):
         raise Bad(Reason.BAD_VALUE, key, stored)
     try:
@@ -162,23 +195,23 @@ def from_corner(box: Box) -> Box:
     return x, y, x + width, y + height
 
 
-def boxed(stored: str) -> str:
-    r"""What stands in the last `\boxed{...}`, braces balanced; the text itself where there is none."""
-    start = stored.rfind(r"\boxed{")
+def last_boxed(stored: str) -> str:
+    r"""The content of the last `\boxed{...}`, with balanced braces; the whole text if there is none.
+
+    If the braces do not close, the rest of the text is the content.
+    """
+    start = stored.rfind(BOX)
     if start < 0:
         return stored.strip()
-    depth, begin = 0, start + len(r"\boxed{")
-    for at in range(begin - 1, len(stored)):
-        depth += {"{": 1, "}": -1}.get(stored[at], 0)
-        if depth == 0:
-            return stored[begin:at].strip()
-    return stored[begin:].strip()
+    begin = start + len(BOX)
+    return stored[begin : dict(boxed_spans(stored)).get(begin)].strip()
 
 
 def image_bytes(stored: object, key: str) -> bytes:
-    """The encoded image of a cell: bytes, a `{bytes, path}` struct, or base64 with or without a data URL. Raises Bad.
+    """The encoded image of a cell: bytes, a `{bytes, path}` struct, or base64 with or without a
+    data URL. Raises Bad.
 
-    Base64 may lack its padding, be URL-safe, stand in a list of one, or be the text of Python's bytes.
+    Base64 may lack padding, be URL-safe, be in a list of one, or be the text of Python's bytes.
     """
     if isinstance(stored, dict):
         stored = stored.get("bytes")
@@ -197,10 +230,12 @@ def image_bytes(stored: object, key: str) -> bytes:
 
 
 def letter_options(row: Mapping, names: str = "") -> Options:
-    """The options that stand in single-capital columns, or in those of `names`, without empty ones at the end.
+    """The options in the columns `A`, `B`, ... or in those of `names`, without empty ones at the
+    end.
 
-    A TSV, where every cell is a text, may write `nan` for an empty one; `Nan` is a bread. In a table that has numbers and nulls, every
-    text is an option. Raises Bad where an empty one stands before another, and KeyError for a name that is no column.
+    A TSV, where every cell is text, may write `nan` for an empty cell; `Nan` is a bread. In a table
+    with numbers and nulls, every text is an option. Raises Bad if an empty option stands before
+    another, and KeyError for a name that is not a column.
     """
     columns = names or [name for name in string.ascii_uppercase if name in row]
     nothing = ("", "nan", "NaN") if all(isinstance(value, str) for value in row.values()) else ("",)
@@ -211,8 +246,11 @@ def letter_options(row: Mapping, names: str = "") -> Options:
     return options
 
 
-def inside(stored: str, key: str) -> str:
-    """A path relative to the root, without `./` and the like. Raises Bad for one that leads out of it."""
+def path_inside_root(stored: str, key: str) -> str:
+    """The normalised path, relative to the root.
+
+    Raises Bad for a path that leads out of the root.
+    """
     path = posixpath.normpath(stored.strip())
     if path.startswith("/") or path == ".." or path.startswith("../"):
         raise Bad(Reason.OUTSIDE_ROOT, key, stored)

@@ -1,10 +1,12 @@
-"""TextVQA as published (0.5.1), with boxes from the OCR that was published beside it (Rosetta).
+"""TextVQA as published (0.5.1), with boxes from the published OCR (Rosetta).
 
-Ten people answered each question; all ten answers are kept, with repeats, because `vqa10` counts them. Nobody drew a box: the box of a
-question is where the OCR read the answer that most people gave, or else the next one that it read at all. Its words must follow each
-other in the OCR's order, and in one place only; case and punctuation at the ends do not count. It is marked `ocr`.
+Ten people answered each question; all ten answers are kept, with repeats, because `vqa10` counts
+them. No box was drawn by a person. The box of a question is where the OCR read the most frequent
+answer that it read at all. The words of the answer must be consecutive in the OCR's order, and
+occur only once; case and punctuation at the ends are ignored. The box is marked `ocr`.
 
-The OCR's boxes are fractions of the image, left, top, width, height. Words with a rotation are not used: their boxes turn about a corner.
+The OCR's boxes are fractions of the image, left, top, width, height. Words with a rotation are not
+used: their boxes turn about a corner.
 """
 
 from array import array
@@ -12,25 +14,28 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from focus.data.boxes import Box
-from focus.data.readers.draft import Draft, Place, Published
+from focus.data.boxes import Box, enclosing
+from focus.data.readers.draft import Draft, Location, Published
 from focus.data.readers.tables import find, rows_of
-from focus.data.readers.text import from_corner, native, text_of
+from focus.data.readers.text import from_corner, meta_fields, text_of
 from focus.data.text import normalise
 
-NOT_READ = "the OCR did not read its answer in one place only: the row is used without a box"
+NOT_READ = "the OCR did not read its answer exactly once: the row is used without a box"
 UPRIGHT_DEGREES = 5.0
-Read = tuple[tuple[str, ...], array]  # words as `normalise` leaves them, and four fractions for each
+# Normalised words, and four fractions (x1, y1, x2, y2) for each
+Words = tuple[tuple[str, ...], array]
 
 
-def rows(root: Path) -> Iterator[tuple[Place, dict]]:
-    """The questions of the training split, or of what else is there with answers, each with its split and the OCR of its image."""
-    found = find(root, "**/TextVQA_0.5.1_train.json", "**/TextVQA_0.5.1_val.json", "**/TextVQA_0.5.1_*.json")
-    for path in found:
+def rows(root: Path) -> Iterator[tuple[Location, dict]]:
+    """The questions of the training split, or of another split with answers, each with its split
+    and its image's OCR.
+    """
+    paths = find(root, "**/TextVQA_0.5.1_train.json", "**/TextVQA_0.5.1_val.json", "**/TextVQA_0.5.1_*.json")
+    for path in paths:
         split = path.stem.rpartition("_")[2]
-        read = _read(find(root, f"**/*Rosetta*_{split}.json", "**/*Rosetta*.json"))
-        for place, row in rows_of(path):
-            yield place, row | {"split": split, "ocr": read.get(str(row.get("image_id")))}
+        words_by_image = _read_ocr(find(root, f"**/*Rosetta*_{split}.json", "**/*Rosetta*.json"))
+        for location, row in rows_of(path):
+            yield location, row | {"split": split, "ocr": words_by_image.get(str(row.get("image_id")))}
 
 
 def draft(row: Mapping) -> Draft:
@@ -42,7 +47,7 @@ def draft(row: Mapping) -> Draft:
     for label, _ in Counter(filter(None, answers)).most_common():
         spans = _spans(words, [normalise(word) for word in label.split()])
         if spans:
-            box = _union(fractions, spans[0], size) if len(spans) == 1 else None
+            box = _box_of_words(fractions, spans[0], size) if len(spans) == 1 else None
             break
     return Draft(
         split=row["split"],
@@ -54,49 +59,51 @@ def draft(row: Mapping) -> Draft:
         box_labels=(label,) if box else (),
         box_origin="ocr",
         size=size,
-        meta=native(row, "image_classes"),
+        meta=meta_fields(row, "image_classes"),
         notes=() if box else (NOT_READ,),
     )
 
 
-def _read(paths: Sequence[Path]) -> dict[str, Read]:
-    """What the OCR read in each image. Raises ValueError, with file and row, if it is laid out otherwise."""
-    read: dict[str, Read] = {}
+def _read_ocr(paths: Sequence[Path]) -> dict[str, Words]:
+    """The words of each image. Raises ValueError, with file and row, for another format."""
+    words: dict[str, Words] = {}
     for path in paths:
-        for place, row in rows_of(path):
+        for location, row in rows_of(path):
             try:
-                read[str(row["image_id"])] = _upright_words(row["ocr_info"])
+                words[str(row["image_id"])] = _upright_words(row["ocr_info"])
             except (KeyError, TypeError, AttributeError, OverflowError) as error:
                 raise ValueError(
-                    f"{path}, row {place.row}: not image_id and ocr_info with word and bounding_box "
+                    f"{path}, row {location.row}: not image_id and ocr_info with word and bounding_box "
                     f"(top_left_x, top_left_y, width, height, rotation) ({error!r})"
                 ) from error
-    return read
+    return words
 
 
-def _upright_words(entries: Sequence[Mapping]) -> Read:
+def _upright_words(entries: Sequence[Mapping]) -> Words:
     words, fractions = [], array("d")
     for entry in entries:
         box = entry["bounding_box"]
-        turned = abs(box["rotation"] or 0) > UPRIGHT_DEGREES  # stays as a word that nothing equals: its neighbours don't follow each other
+        # Kept as an empty word, so that its neighbours are not consecutive
+        turned = abs(box["rotation"] or 0) > UPRIGHT_DEGREES
         words.append("" if turned else normalise(entry["word"]))
         fractions.extend(from_corner((box["top_left_x"], box["top_left_y"], box["width"], box["height"])))
     return tuple(words), fractions
 
 
 def _spans(words: Sequence[str], wanted: Sequence[str]) -> list[tuple[int, int]]:
-    """First and behind-last index of every place where the wanted words follow each other."""
+    """First and end (excluded) index of every occurrence of the wanted words in a row."""
     count = len(wanted)
     return [(at, at + count) for at in range(len(words) - count + 1) if list(words[at : at + count]) == list(wanted)]
 
 
-def _union(fractions: array, span: tuple[int, int], size: tuple[int, int]) -> Box:
-    chosen = fractions[4 * span[0] : 4 * span[1]]
+def _box_of_words(fractions: array, span: tuple[int, int], size: tuple[int, int]) -> Box:
+    """The box around the words of a span, in pixels of an image of `size`."""
+    x1, y1, x2, y2 = enclosing(tuple(fractions[4 * at : 4 * at + 4]) for at in range(*span))
     width, height = size
-    return min(chosen[0::4]) * width, min(chosen[1::4]) * height, max(chosen[2::4]) * width, max(chosen[3::4]) * height
+    return x1 * width, y1 * height, x2 * width, y2 * height
 
 
-SETS: tuple[Published, ...] = (
+PUBLISHED: tuple[Published, ...] = (
     Published(
         source="textvqa_ocr",
         about="TextVQA_0.5.1_train.json, or else _val.json (question_id, question, image_id, answers, image_width, image_height), "

@@ -1,23 +1,25 @@
-"""ViGoRL (`gsarch/vigorl_datasets`): of its 125 GB, the visual-search questions for reinforcement learning, about SA-1B photographs.
+"""ViGoRL (`gsarch/vigorl_datasets`): the visual-search questions for reinforcement learning (of 125
+GB in all), about SA-1B photographs.
 
-`visual_search/vigorl_SA_RL.jsonl` has `problem`, `answer` and `images`, one path relative to the folder of the download. Points stand only
-inside the traces of other files, so there are no boxes. `visual_search/vstar/vstarbench_test_RL.jsonl`, beside it, is an evaluation set
-(V*Bench) and is never read. Neither is web grounding, whose answers are boxes.
+`visual_search/vigorl_SA_RL.jsonl` has `problem`, `answer` and `images`, one path relative to the
+folder of the download. Points occur only in the traces of other files, so there are no boxes.
+`visual_search/vstar/vstarbench_test_RL.jsonl` is an evaluation set (V*Bench) and is never read. Web
+grounding, whose answers are boxes, is not read either.
 """
 
 from collections.abc import Mapping
 
 from focus.data.readers.draft import Draft, Published
 from focus.data.readers.tables import rows_with_ids
-from focus.data.readers.training import asked, only_image
+from focus.data.readers.training import only_image, training_draft
 
 
 def draft(row: Mapping) -> Draft:
-    """Raises Bad like its parts."""
-    return asked(row["problem"], [row["answer"]], only_image(row["images"], "images"))
+    """Raises Bad like `training_draft` and `only_image`."""
+    return training_draft(row["problem"], [row["answer"]], only_image(row["images"], "images"))
 
 
-SETS: tuple[Published, ...] = (
+PUBLISHED: tuple[Published, ...] = (
     Published(
         source="vigorl",
         about="visual_search/vigorl_SA_RL.jsonl (problem, answer, images), and the images its paths name",

@@ -1,38 +1,44 @@
-"""VisualProbe (`Mini-o3/VisualProbe_{Easy,Medium,Hard}`), its training part, and DeepEyes_train_4K, which has the same records.
+"""VisualProbe (`Mini-o3/VisualProbe_{Easy,Medium,Hard}`), its training part, and DeepEyes_train_4K,
+with the same record format.
 
-Answers are free text, so they are judged; a final full stop, which some have, is left out. No boxes are published.
+Answers are free text, so they are judged. A final full stop is removed. No boxes are published.
 
-The image paths of the tests begin with the name of their repository: `data.root` is the folder that holds the three downloads. Those of the
-training parts are read as `data/<file>` beside `train.json`, whatever folder they name.
+The image paths of the tests begin with the name of their repository: `data.root` is the folder that
+holds the three downloads. The image paths of the training parts are read as `data/<file>` beside
+`train.json`, without the folder that they name.
 """
 
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from focus.data.readers.draft import Draft, Place, Published
+from focus.data.readers.draft import Draft, Location, Published
 from focus.data.readers.tables import rows_in
-from focus.data.readers.text import native, text_of
+from focus.data.readers.text import meta_fields, text_of
 from focus.data.readers.training import only_image
 
 RECORD = "images, doc_id, problem, solution, data_source"
 TIERS = ("VisualProbe_Easy", "VisualProbe_Medium", "VisualProbe_Hard")
 
 
-def rows(root: Path) -> Iterator[tuple[Place, dict]]:
-    """The rows of every tier that lies under `root`, in the order easy, hard, medium, each with its tier and the tiers that are missing.
+def rows(root: Path) -> Iterator[tuple[Location, dict]]:
+    """The rows of every tier under `root`, in the order easy, hard, medium, each with its tier and
+    the missing tiers.
 
     Raises ValueError if `root` is one tier.
     """
     if (root / "val.json").is_file():
         raise ValueError(f"data.root is {root}, which is one tier of VisualProbe; give its parent folder, {root.resolve().parent}")
     missing = [tier for tier in TIERS if not any(root.glob(f"{tier}*/val.json"))]
-    for place, row in rows_in("VisualProbe_[EHM]*/val.json")(root):
-        yield place, row | {"split": place.file.parent.name.removeprefix("VisualProbe_").lower(), "missing": missing}
+    for location, row in rows_in("VisualProbe_[EHM]*/val.json")(root):
+        yield location, row | {"split": location.file.parent.name.removeprefix("VisualProbe_").lower(), "missing": missing}
 
 
 def draft(row: Mapping, split: str = "") -> Draft:
-    """A row of either part, of the tests where no `split` is given. Raises Bad if it has not exactly one image."""
+    """A row of a training part, or of the tests if `split` is empty.
+
+    Raises Bad for none or several images.
+    """
     image = only_image(row["images"], "images")
     return Draft(
         split=split or row["split"],
@@ -40,12 +46,12 @@ def draft(row: Mapping, split: str = "") -> Draft:
         question=row["problem"],
         answers=(text_of(row["solution"]).strip().removesuffix(".").strip(),),
         scorer="judge",
-        meta=native(row, "data_source"),
-        notes=tuple(f"{tier} does not lie beside it: download it, or its questions are missing" for tier in row.get("missing", ())),
+        meta=meta_fields(row, "data_source"),
+        notes=tuple(f"{tier} is not beside it: download it, or its questions are missing" for tier in row.get("missing", ())),
     )
 
 
-SETS: tuple[Published, ...] = (
+PUBLISHED: tuple[Published, ...] = (
     Published(
         source="visualprobe",
         about=f"VisualProbe_Easy, VisualProbe_Medium and VisualProbe_Hard side by side, of each val.json ({RECORD}) and data/",

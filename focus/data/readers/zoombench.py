@@ -1,25 +1,28 @@
-"""ZoomBench (`inclusionAI/ZoomBench`): questions about an image, with the crop that holds the answer where one is published.
+"""ZoomBench (`inclusionAI/ZoomBench`): questions about an image, some with a published crop that
+shows the answer.
 
-A record asks about the whole image; `meta.crop_image` is the path of the crop, relative to the same root, or null. Accuracy with the crops
-in place of the images, less that on the images, is the gap of the set's dual view.
+A record asks about the whole image; `meta.crop_image` is the path of the crop, relative to the same
+root, or null. The set's dual-view gap is the accuracy on the crops minus the accuracy on the
+images.
 
-Columns go by two sets of names (query, response; prompt or question, answer). Options stand in the query, one a line, behind "Select from
-the following choices."; a query without them is open, and judged. `bbox` (x1, y1, x2, y2 in pixels of the image) is not in every release.
+The columns have one of two sets of names (query, response; prompt or question, answer). The query
+holds the options, one per line, after "Select from the following choices."; a query without options
+is open, and judged. `bbox` (x1, y1, x2, y2 in pixels of the image) is not in every release.
 """
 
 from collections.abc import Mapping
 
 from focus.data.readers.draft import Draft, Published
 from focus.data.readers.tables import rows_in
-from focus.data.readers.text import box_of, first_of, image_bytes, native
-from focus.data.readers.training import answered, parted
+from focus.data.readers.text import box_of, first_of, image_bytes, meta_fields
+from focus.data.readers.training import accepted_answers, split_options
 
 
 def draft(row: Mapping) -> Draft:
     """A row with its crop. Raises Bad for a letter without an option, or without any options."""
     stored = first_of(row, "query", "prompt", "question")
-    question, options = parted(stored)
-    answers, _ = answered([first_of(row, "response", "answer")], options, "response")
+    question, options = split_options(stored)
+    answers, _ = accepted_answers([first_of(row, "response", "answer")], options, "response")
     bbox = row.get("bbox")
     return Draft(
         split="test",
@@ -30,7 +33,7 @@ def draft(row: Mapping) -> Draft:
         options=options,
         boxes=(box_of(bbox, "bbox"),) if bbox else (),
         box_origin="dataset",
-        meta=native(row, "question_type") | {"crop_image": None},
+        meta=meta_fields(row, "question_type") | {"crop_image": None},
         more_images={"crop_image": image_bytes(row["crop_image"], "crop_image")} if _has_crop(row) else {},
         raw=stored,
     )
@@ -42,7 +45,7 @@ def _has_crop(row: Mapping) -> bool:
     return crop.get("bytes") is not None if isinstance(crop, Mapping) else crop is not None
 
 
-SETS: tuple[Published, ...] = (
+PUBLISHED: tuple[Published, ...] = (
     Published(
         source="zoombench",
         about="data/test*.parquet (id, query, response, image, crop_image, question_type; bbox if there is one)",

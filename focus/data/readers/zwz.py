@@ -1,7 +1,7 @@
 """ZwZ-RL-VQA (`inclusionAI/ZwZ-RL-VQA`), the training set of Zooming-without-Zooming.
 
-The published images have the box of the answer drawn on them: whoever sees one is told where to look. `meta.box_is_drawn` says so in every
-record. `bbox` is x1, y1, x2, y2 in pixels of the original.
+The published images have the box of the answer drawn on them, so they show the model where to look.
+Every record has `meta.box_is_drawn`. `bbox` is x1, y1, x2, y2 in pixels of the original.
 """
 
 from collections.abc import Mapping
@@ -9,21 +9,21 @@ from dataclasses import replace
 
 from focus.data.readers.draft import Draft, Published
 from focus.data.readers.tables import rows_with_ids
-from focus.data.readers.text import box_of, native
-from focus.data.readers.training import asked, only_image
+from focus.data.readers.text import box_of, meta_fields
+from focus.data.readers.training import only_image, training_draft
 
 
 def draft(row: Mapping) -> Draft:
-    """A null is no box."""
+    """A null `bbox` means that there is no box."""
     return replace(
-        asked(row["problem"], [row["answer"]], only_image(row["images"], "images")),
+        training_draft(row["problem"], [row["answer"]], only_image(row["images"], "images")),
         boxes=(box_of(row["bbox"], "bbox"),) if row["bbox"] else (),
         box_origin="dataset",
-        meta=native(row, "status") | {"box_is_drawn": True},
+        meta=meta_fields(row, "status") | {"box_is_drawn": True},
     )
 
 
-SETS: tuple[Published, ...] = (
+PUBLISHED: tuple[Published, ...] = (
     Published(
         source="zwz_rl",
         about="*.parquet (images, problem, answer, bbox, status), and the images its paths name",

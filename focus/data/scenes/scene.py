@@ -1,0 +1,119 @@
+"""One scene by its seed, and a range of scenes as a sequence of samples."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from PIL import ImageDraw
+
+from focus.data.images.original import Decoded, Original
+from focus.data.sample import Sample
+from focus.data.scenes.drawing import draw_ground, draw_sign, is_photograph
+from focus.data.scenes.layout import descriptions, make_sign, scatter_boards
+from focus.data.scenes.spec import COLOURS, SPLITS, SceneSpec, Sign
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A scene by its seed: equal arguments give equal layouts and equal pixels."""
+
+    spec: SceneSpec
+    split: str
+    index: int
+
+    def _random(self, purpose: int) -> np.random.Generator:
+        return np.random.default_rng([SPLITS[self.split].code, self.index, purpose])
+
+    @cached_property
+    def signs(self) -> tuple[Sign, ...]:
+        """All signs of the scene.
+
+        Raises ValueError if `spec` asks for more signs than fit, or for signs that no text fits.
+        """
+        random = self._random(0)
+        for _ in range(200):
+            boards = scatter_boards(random, self.spec)
+            if len(boards) == self.spec.signs:
+                colours = random.permutation(list(COLOURS))
+                return tuple(
+                    make_sign(random, self.spec, SPLITS[self.split], board, str(colours[i % len(colours)]))
+                    for i, board in enumerate(boards)
+                )
+        raise ValueError(f"{self.spec.signs} signs of {self.spec.sign_side} of a side do not fit into a scene; lower data.difficulty")
+
+    @cached_property
+    def question(self) -> tuple[str, int]:
+        """The question and the index of the sign that it names; no other sign fits the description.
+
+        Raises ValueError if no description of the kinds in `spec.asks` fits one sign alone.
+        """
+        random = self._random(1)
+        by_kind = {kind: descriptions(kind, self.signs) for kind in self.spec.asks}
+        kinds = [kind for kind, candidates in by_kind.items() if candidates]
+        if not kinds:
+            raise ValueError(
+                f"no description by {' or '.join(self.spec.asks)} fits just one of the {len(self.signs)} signs of scene "
+                f"{self.index}; add 'colour' or 'place' to SceneSpec.asks, or lower SceneSpec.signs"
+            )
+        candidates = by_kind[kinds[int(random.integers(len(kinds)))]]
+        description, target = candidates[int(random.integers(len(candidates)))]
+        return f"What is on the {description}?", target
+
+    def sample(self) -> Sample:
+        """The canonical record of this scene."""
+        text, target = self.question
+        sign = self.signs[target]
+        return Sample(
+            id=f"synthetic/{self.split}/{_fingerprint(self.spec)}/{self.index}",
+            source="synthetic",
+            split=self.split,
+            image=self,
+            width=self.spec.side_px,
+            height=self.spec.side_px,
+            question=text,
+            answers=(sign.text,),
+            scorer="exact",
+            boxes=((sign.text_px, sign.sign_px, sign.board_px),),
+            group=str(self.index),
+        )
+
+    @property
+    def on_photograph(self) -> bool:
+        """Whether the ground is a photograph, which has a licence; a procedural ground has none."""
+        return is_photograph(self._random(2))
+
+    def open(self) -> Original:
+        """The drawn scene."""
+        random = self._random(2)
+        image = draw_ground(random, SPLITS[self.split], self.spec.side_px)
+        draw = ImageDraw.Draw(image)
+        for _ in range(self.spec.clutter):
+            side = self.spec.side_px * random.uniform(0.02, 0.06)
+            x, y = random.uniform(0, self.spec.side_px - side, 2)
+            draw.rectangle((x, y, x + side, y + side), fill=tuple(int(v) for v in random.integers(40, 215, 3)))
+        for sign in self.signs:
+            draw_sign(draw, sign)
+        return Decoded(image)
+
+
+@lru_cache(maxsize=64)
+def _fingerprint(spec: SceneSpec) -> str:
+    """A hash of the spec for ids: scenes with equal index and different specs are different scenes."""
+    return hashlib.blake2b(repr(spec).encode(), digest_size=4).hexdigest()
+
+
+class Scenes(Sequence[Sample]):
+    """`count` scenes from `start` on, as a sequence of samples."""
+
+    def __init__(self, spec: SceneSpec, split: str, count: int, start: int = 0) -> None:
+        self.spec, self.split, self._count, self.start = spec, split, count, start
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index):
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        return Scene(self.spec, self.split, self.start + index).sample()
