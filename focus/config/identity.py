@@ -83,6 +83,9 @@ UNKEPT = (
     *("device", "devices", "lengths", "split", "difficulty", "side_px", "letter_px", "scenes", "first"),
     *("sweep", "metrics", "resamples", "rows", "learning_rate", "difficulties", "phases"),
 )
+# Settings that are gone, by the reward term that had them, with the value that the code follows now. They stay in the
+# identity: recorded points keep their hashes, and a run that had another value is not resumed
+GONE_FROM_TERMS = {"focus.rewards.Grounding": {"crops": "last"}}
 LISTS = (PLAYED, LEARNED, LENGTH, MEMORY, MEASURED, EVALUATED, GRADED, STOPPING, CALIBRATED, ASKED, PLACE, REPORTED, UNKEPT)
 
 # Two evaluations with these entries alike (`evaluation.json`, "settings") may stand in one row beside the paper's tables
@@ -117,6 +120,9 @@ def learned_settings(settings: Settings) -> dict[str, Any]:
         kept |= {key: value for key, value in flat(settings) if under(key, STOPPING)}
     if kept.get("policy.prompts", "") is None:  # runs from before this setting have no such entry
         del kept["policy.prompts"]
+    for name, term in settings["reward"]["terms"].items():
+        for key, value in GONE_FROM_TERMS.get(term.get("_target_"), {}).items():
+            kept.setdefault(f"reward.terms.{name}.{key}", value)
     judge = settings.get("judge") or {}
     if judge.get("url"):  # runs from before there was a judge have no such entry
         kept["judge.model"] = judge["model"]

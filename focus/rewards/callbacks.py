@@ -7,7 +7,6 @@ To add a term: subclass `RewardCallback`, give it a `name`, implement `score`, a
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import partial
 from numbers import Real
 from typing import Any, NamedTuple
@@ -18,7 +17,6 @@ from jaxtyping import Float
 from pytorch_lightning import Callback
 from torch import Tensor
 
-from focus.data.boxes import enclosing
 from focus.grading.answers import RIGHT_FROM
 from focus.grading.grader import Grader, case_of
 from focus.model.policy_model import PolicyModel
@@ -114,15 +112,6 @@ class Tool(RewardCallback):
         return [terms.tool_bonus(len(t.crops)) for t in trajectories]
 
 
-class Crops(StrEnum):
-    """Which of several crops is paid."""
-
-    LAST = "last"  # the default: a crop that was corrected counts as corrected
-    BEST = "best"  # invites spam: every further crop is another draw
-    MEAN = "mean"
-    UNION = "union"  # the smallest box that holds all of them
-
-
 class Grounding(RewardCallback):
     """How tightly does the last crop enclose the target? E8, added to E3 with its weight (E11).
 
@@ -137,34 +126,24 @@ class Grounding(RewardCallback):
     name = "grounding"
     needs_boxes = True
 
-    def __init__(self, weight: float, omega: float = 0.5, tau: float | None = 0.9, crops: str = "last", gate: str | None = None) -> None:
+    def __init__(self, weight: float, omega: float = 0.5, tau: float | None = 0.9, gate: str | None = None) -> None:
         super().__init__(weight, gate)
         if not 0 <= omega <= 1:
             raise ValueError(f"omega of the grounding reward is {omega}; it must be in [0, 1]")
         if tau is not None and not 0 <= tau < 1:
             raise ValueError(f"tau of the grounding reward is {tau}; it must be in [0, 1), or null for no gate (coverage must exceed it)")
-        if crops not in list(Crops):
-            raise ValueError(f"crops of the grounding reward is {crops!r}; choose one of {', '.join(Crops)}")
-        self.omega, self.tau, self.crops = omega, tau, Crops(crops)
+        self.omega, self.tau = omega, tau
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
-        return [self._of(t) for t in trajectories]
+        return [self._reward(t) for t in trajectories]
 
-    def _of(self, t: Trajectory) -> float:
+    def _reward(self, t: Trajectory) -> float:
         if not t.sample.boxes:
             return math.nan
-        boxes = [crop.box_px for crop in t.crops]
-        if not boxes:
+        if not t.crops:
             return 0.0
-        if self.crops is Crops.LAST:
-            boxes = boxes[-1:]
-        elif self.crops is Crops.UNION:
-            boxes = [enclosing(boxes)]
-        best = self.crops is Crops.BEST
-        values = []
-        for chain in t.sample.boxes:
-            each = [terms.grounding(box, chain, t.sample.size, self.omega, self.tau) for box in boxes]
-            values.append(max(each) if best else sum(each) / len(each))
+        box = t.crops[-1].box_px
+        values = [terms.grounding(box, chain, t.sample.size, self.omega, self.tau) for chain in t.sample.boxes]
         return sum(values) / len(values)
 
 

@@ -51,6 +51,16 @@ def test_a_recorded_run_keeps_its_hashes(changes, point, measured):
     assert (settings_hash(settings), measurement_hash(settings)) == (point, measured)
 
 
+def test_a_setting_that_is_gone_stays_in_the_identity_with_the_value_that_the_code_follows():
+    """Recorded points keep their hashes, and a run that had another value is another run."""
+    grounding = {"_target_": "focus.rewards.Grounding", "weight": 1.0, "omega": 0.5, "tau": 0.9}
+    hashes = [
+        settings_hash(recorded(reward__terms__grounding=term))
+        for term in (grounding, grounding | {"crops": "last"}, grounding | {"crops": "best"})
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
 def test_what_is_only_reported_or_placed_changes_no_hash():
     changes = {"name": "other", "threads": 7, "report__trajectories": 9, "trainer__devices": 4, "judge__timeout_s": 5.0}
     assert settings_hash(recorded(**changes)) == settings_hash(recorded())

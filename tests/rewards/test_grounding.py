@@ -90,30 +90,25 @@ def test_without_a_crop_nothing_is_paid_and_without_an_annotation_nothing_is_gra
     assert math.isnan(paid(B1, sample=SAMPLE))
 
 
-def test_of_several_crops_the_last_is_paid_unless_another_rule_is_chosen():
+def test_of_several_crops_the_last_is_graded():
     far = (850.0, 900.0, 950.0, 940.0)
     assert paid(B1, far) == pytest.approx(0.265)
     assert paid(far, B1) == 1
-    assert paid(B1, far, crops="best") == 1
-    assert paid(B1, far, crops="mean") == pytest.approx((1 + 0.265) / 2)
-    left, right = (360.0, 360.0, 460.0, 480.0), (450.0, 360.0, 560.0, 480.0)
-    assert paid(left, right, crops="union") == 1  # together they are the sign
 
 
-def test_crop_spam_does_not_pay_under_the_default_rule():
+def test_crop_spam_does_not_pay():
     assert paid(*[B1] * 4, (0.0, 0.0, 1000.0, 1000.0)) == paid((0.0, 0.0, 1000.0, 1000.0))
 
 
 def test_every_target_of_a_question_counts_alike():
     other = ((850.0, 900.0, 950.0, 940.0),)
     two = replace(ANNOTATED, boxes=(CHAIN, other))
-    assert paid(B1, other[0], sample=two, crops="best") == 1
     assert paid(B1, sample=two) == pytest.approx((1 + grounding(B1, other, SIZE, 0.5, 0.9)) / 2)
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"omega": 1.5}, "omega"), ({"tau": 1.0}, "tau"), ({"tau": -0.1}, "tau"), ({"crops": "first"}, "last, best, mean, union")],
+    [({"omega": 1.5}, "omega"), ({"tau": 1.0}, "tau"), ({"tau": -0.1}, "tau")],
 )
 def test_settings_that_mean_nothing_are_refused(settings, said):
     with pytest.raises(ValueError, match=said):
