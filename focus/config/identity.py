@@ -85,7 +85,7 @@ UNKEPT = (
 )
 # Settings that are gone, by the reward term that had them, with the value that the code follows now. They stay in the
 # identity: recorded points keep their hashes, and a run that had another value is not resumed
-GONE_FROM_TERMS = {"focus.rewards.Grounding": {"crops": "last"}}
+GONE_FROM_TERMS = {"focus.rewards.Grounding": {"crops": "last"}, "focus.rewards.InformationGain": {"form": "p"}}
 LISTS = (PLAYED, LEARNED, LENGTH, MEMORY, MEASURED, EVALUATED, GRADED, STOPPING, CALIBRATED, ASKED, PLACE, REPORTED, UNKEPT)
 
 # Two evaluations with these entries alike (`evaluation.json`, "settings") may stand in one row beside the paper's tables

@@ -23,8 +23,6 @@ from focus.rollout.loop import RolloutLimits, reopen, request_for
 from focus.rollout.substitutes import elsewhere
 from focus.rollout.trajectory import Alter, Crop, Trajectory
 
-FORMS = ("p", "logp")
-
 
 class InformationGain(RewardCallback):
     """E9': the label's probability after the rollout's own crop minus its mean over `placebos` crops from elsewhere, not below 0.
@@ -33,7 +31,6 @@ class InformationGain(RewardCallback):
 
     - `placebos` 0 compares with the label before any crop instead. That probability is the same for all
       siblings, so E4 cancels it, except where the gain is clipped at 0.
-    - `form` is `p` or `logp` (see `terms.information_gain`).
     - `reader` names a frozen policy (a folder, or `embedded`) that predicts in place of the policy in
       training.
     - With weight 0 the gain is computed every `every` updates for the log (0: never), and is NaN between.
@@ -41,15 +38,11 @@ class InformationGain(RewardCallback):
 
     name = "information_gain"
 
-    def __init__(
-        self, weight: float, form: str = "p", placebos: int = 1, every: int = 20, reader: str | None = None, gate: str | None = None
-    ) -> None:
+    def __init__(self, weight: float, placebos: int = 1, every: int = 20, reader: str | None = None, gate: str | None = None) -> None:
         super().__init__(weight, gate)
-        if form not in FORMS:
-            raise ValueError(f"form of the information gain is {form!r}; choose one of {', '.join(FORMS)}")
         if placebos < 0 or every < 0:
             raise ValueError(f"the information gain has placebos={placebos} and every={every}; both are counts, 0 or more")
-        self.form, self.placebos, self.every, self.reader = form, placebos, every, reader
+        self.placebos, self.every, self.reader = placebos, every, reader
         self._due = weight != 0 or every > 0
 
     def attach(self, policy: PolicyModel, engine: Engine, limits: RolloutLimits) -> None:
@@ -78,7 +71,7 @@ class InformationGain(RewardCallback):
         own, against = self._mean_logprobs([self._own(t) for t in with_crop]), self._counterfactuals(with_crop)
         if self._engine is not self._policy_engine:
             self._engine.clear_cache()  # the training step clears the policy's own engine
-        gains = [terms.information_gain(a, b, self.form == "logp") for a, b in zip(own, against, strict=True)]
+        gains = [terms.information_gain(a, b) for a, b in zip(own, against, strict=True)]
         gain_of = dict(zip(map(id, with_crop), gains, strict=True))
         return [gain_of.get(id(t), 0.0) for t in trajectories]
 

@@ -45,14 +45,13 @@ def grounding(box_px: Box, chain: Sequence[Box], original_size: Size, omega: flo
     return omega * conditional_iou(box_px, chain, tau) + (1 - omega) * l1_reward(box_px, chain, original_size)
 
 
-def information_gain(own: float, placebos: Sequence[float], logp: bool, floor: float = -5.0) -> float:
+def information_gain(own: float, placebos: Sequence[float]) -> float:
     """r_ig of E9': how much better the label is predicted with the rollout's own crop than with placebo crops, not below 0.
 
-    `own` and `placebos` are mean log-probabilities (nats) of the label's tokens. With `logp` False they are compared as probabilities
-    exp(.), so the gain lies in [0, 1]; with `logp` True as they are, none below `floor`, so it lies in [0, -floor].
+    `own` and `placebos` are mean log-probabilities (nats) of the label's tokens. They are compared as
+    probabilities exp(.), so the gain lies in [0, 1].
     """
-    seen = [max(value, floor) if logp else math.exp(value) for value in (own, *placebos)]
-    return max(0.0, seen[0] - sum(seen[1:]) / len(placebos))
+    return max(0.0, math.exp(own) - sum(map(math.exp, placebos)) / len(placebos))
 
 
 def contributions(raw: Mapping[str, float], weights: Mapping[str, float], gates: Mapping[str, str | None]) -> dict[str, float]:

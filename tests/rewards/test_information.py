@@ -39,30 +39,21 @@ DIGITS = list("0123456789")
 
 
 def test_the_gain_is_the_labels_probability_with_the_own_crop_minus_its_mean_with_placebos():
-    assert information_gain(LN[0.8], [LN[0.2], LN[0.4]], logp=False) == pytest.approx(0.5)  # 0.8 - (0.2 + 0.4) / 2
-    assert information_gain(LN[0.8], [LN[0.2]], logp=False) == pytest.approx(0.6)
+    assert information_gain(LN[0.8], [LN[0.2], LN[0.4]]) == pytest.approx(0.5)  # 0.8 - (0.2 + 0.4) / 2
+    assert information_gain(LN[0.8], [LN[0.2]]) == pytest.approx(0.6)
 
 
 def test_a_crop_that_tells_less_than_its_placebos_earns_nothing_and_loses_nothing():
-    assert information_gain(LN[0.2], [LN[0.4]], logp=False) == 0
-    assert information_gain(LN[0.2], [LN[0.4]], logp=True) == 0
-    assert information_gain(LN[0.4], [LN[0.1], LN[0.9]], logp=False) == 0  # 0.4 - 0.5
-
-
-def test_in_nats_no_placebo_counts_for_less_than_minus_five():
-    assert information_gain(LN[0.8], [LN[0.2]], logp=True) == pytest.approx(LN[0.8] - LN[0.2])  # ln 4
-    assert information_gain(-1.0, [-3.0, -40.0], logp=True) == pytest.approx(3.0)  # -1 - (-3 - 5) / 2
-    assert information_gain(-9.0, [-40.0], logp=True) == 0  # both lie at the floor
-    assert information_gain(-1.0, [-3.0, -40.0], logp=True, floor=-10.0) == pytest.approx(5.5)  # -1 - (-3 - 10) / 2
+    assert information_gain(LN[0.2], [LN[0.4]]) == 0
+    assert information_gain(LN[0.4], [LN[0.1], LN[0.9]]) == 0  # 0.4 - 0.5
 
 
 nats = st.one_of(st.floats(-200, 0), st.just(-math.inf))
 
 
 @given(own=nats, placebos=st.lists(nats, min_size=1, max_size=4))
-def test_the_gain_lies_between_zero_and_one_and_in_nats_between_zero_and_five(own, placebos):
-    assert 0 <= information_gain(own, placebos, logp=False) <= 1
-    assert 0 <= information_gain(own, placebos, logp=True) <= 5
+def test_the_gain_lies_between_zero_and_one(own, placebos):
+    assert 0 <= information_gain(own, placebos) <= 1
 
 
 # ------------------------------------------------------------------------------------------------- weighing, the naive way
@@ -183,7 +174,7 @@ def test_nothing_to_weigh_is_nothing():
 
 @pytest.fixture(scope="module", params=[random_qwen2_5_vl, random_qwen3_vl])
 def heeding(request) -> PolicyModel:
-    """A random policy whose images move what it says and that likes to say digits: its gains are neither 0 nor at the floor."""
+    """A random policy whose images move what it says and that likes to say digits: its gains are not all 0."""
     made = request.param()
     made.model.eval()
     ids = made.tokenizer.convert_tokens_to_ids(DIGITS)
@@ -208,15 +199,15 @@ def said(policy: PolicyModel, *script: str, max_crops: int = 1) -> Trajectory:
 
 
 def by_hand(policy: PolicyModel, t: Trajectory, placebos: int, reader: PolicyModel | None = None) -> float:
-    """The gain in nats, every label weighed by a plain forward of its own."""
+    """The gain, the label's probability from a plain forward of its own each time."""
 
-    def weighed(history: Trajectory) -> float:
+    def likely(history: Trajectory) -> float:
         values = naive(reader or policy, history, t.sample.answers[0])
-        return max(-5.0, sum(values) / len(values))
+        return math.exp(sum(values) / len(values))
 
-    own = weighed(after(t, max(n for n, turn in enumerate(t.turns, start=1) if turn.observation)))
+    own = likely(after(t, max(n for n, turn in enumerate(t.turns, start=1) if turn.observation)))
     alters = [elsewhere(LIMITS, policy.token_px, draw) for draw in range(placebos)]
-    others = [weighed(reopen(policy, t, alter)) for alter in alters] or [weighed(replace(t, prefill="", prefill_ids=(), turns=()))]
+    others = [likely(reopen(policy, t, alter)) for alter in alters] or [likely(replace(t, prefill="", prefill_ids=(), turns=()))]
     return max(0.0, own - sum(others) / len(others))
 
 
@@ -229,30 +220,18 @@ def test_the_score_equals_the_gain_by_plain_forwards_with_and_without_the_cache(
     engine, played = rolled(heeding, crops)
     trajectories = [played[0], without_a_crop(played[0]), *played[1:]]
     expected = [by_hand(heeding, t, placebos) if t.crops else 0.0 for t in trajectories]
-    assert max(expected) > 0.01  # it is not all clipped away
-    gain = term(heeding, engine, form="logp", placebos=placebos)
-    assert gain.score(trajectories) == pytest.approx(expected, abs=5e-5)
+    assert max(expected) > 1e-3  # it is not all clipped away
+    gain = term(heeding, engine, placebos=placebos)
+    assert gain.score(trajectories) == pytest.approx(expected, abs=5e-6)
     engine.clear_cache()
-    assert gain.score(trajectories) == pytest.approx(expected, abs=5e-5)
-    assert gain.score(trajectories[::-1])[::-1] == pytest.approx(expected, abs=5e-5)
-
-
-def test_as_probabilities_the_gain_is_the_difference_of_the_exponentials(heeding):
-    engine, played = rolled(heeding, 1)
-
-    def likely(history: Trajectory, t: Trajectory) -> float:
-        return math.exp(np.mean(naive(heeding, history, t.sample.answers[0])))
-
-    alter = elsewhere(LIMITS, heeding.token_px)
-    expected = [max(0.0, likely(after(t, 1), t) - likely(reopen(heeding, t, alter), t)) for t in played]
-    assert max(expected) > 1e-3
-    assert term(heeding, engine).score(played) == pytest.approx(expected, abs=5e-6)
+    assert gain.score(trajectories) == pytest.approx(expected, abs=5e-6)
+    assert gain.score(trajectories[::-1])[::-1] == pytest.approx(expected, abs=5e-6)
 
 
 def test_a_call_that_failed_before_the_crop_stays_part_of_both_conversations(heeding):
     t = said(heeding, call(9000, 9000, 9999, 9999), call(10, 10, 60, 60), BLUE, max_crops=2)
     assert [turn.observation is not None for turn in t.turns] == [True, True, False] and len(t.crops) == 1
-    assert term(heeding, KVEngine(heeding), form="logp").score([t]) == pytest.approx([by_hand(heeding, t, 1)], abs=5e-5)
+    assert term(heeding, KVEngine(heeding)).score([t]) == pytest.approx([by_hand(heeding, t, 1)], abs=5e-6)
 
 
 # ------------------------------------------------------------------------------------------- what is asked, by a told engine
@@ -305,7 +284,7 @@ class Silent:
 def test_one_rollout_by_hand(qwen3_vl):
     t = said(qwen3_vl, ZOOM, BLUE)
     assert term(qwen3_vl, sees(t, LN[0.8], LN[0.2], LN[0.4]), placebos=2).score([t]) == pytest.approx([0.5])
-    assert term(qwen3_vl, sees(t, LN[0.8], LN[0.2]), form="logp").score([t]) == pytest.approx([math.log(4)])
+    assert term(qwen3_vl, sees(t, LN[0.8], LN[0.2])).score([t]) == pytest.approx([0.6])
 
 
 def test_a_label_of_several_tokens_counts_by_the_mean_of_its_logarithms(qwen3_vl):
@@ -403,7 +382,7 @@ def test_a_reader_is_asked_in_place_of_the_policy_and_does_not_move_with_it(fold
     policy = random_qwen3_vl(seed=1)
     policy.model.eval()
     engine, played = rolled(policy, 1)
-    read = term(policy, engine, form="logp", reader=str(folder))
+    read = term(policy, engine, reader=str(folder))
     own = term(policy, engine)
     reader = loading.load_model(folder, "tiny")
     weighed = [naive(reader, after(t, 1), t.sample.answers[0]) for t in played]
@@ -460,7 +439,6 @@ def test_a_reader_with_another_patch_size_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"form": "prob"}, r"form of the information gain is 'prob'; choose one of p, logp"),
         ({"placebos": -1}, r"placebos=-1 .* counts, 0 or more"),
         ({"every": -1}, r"every=-1; both are counts, 0 or more"),
     ],
@@ -504,7 +482,7 @@ def test_a_crop_of_the_whole_image_earns_nothing_from_a_real_policy(heeding):
     box = (0, 0, 1000, 1000) if heeding.dialect.name != "qwen2_5_vl" else (0, 0, width, height)
     t = said(heeding, call(*box), BLUE)
     assert t.crops[0].box_px == (0, 0, *t.sample.size)
-    assert term(heeding, KVEngine(heeding), form="logp", placebos=2).score([t]) == pytest.approx([0.0], abs=1e-5)
+    assert term(heeding, KVEngine(heeding), placebos=2).score([t]) == pytest.approx([0.0], abs=1e-5)
 
 
 def test_the_same_crop_again_is_not_paid_again(qwen3_vl):
@@ -524,12 +502,12 @@ def test_a_wrong_answer_after_a_telling_crop_earns_as_much_as_a_right_one(qwen3_
 def test_without_placebos_a_crop_is_compared_with_the_answer_before_any_crop(heeding, crops):
     engine, played = rolled(heeding, crops)
     before = [sum(each) / len(each) for each in (naive(heeding, after(t, 0), t.sample.answers[0]) for t in played)]
-    gain = term(heeding, engine, form="logp", placebos=0)
+    gain = term(heeding, engine, placebos=0)
     expected = [by_hand(heeding, t, 0) for t in played]
     for _ in range(2):
         assert [value for [value] in gain._counterfactuals(played)] == pytest.approx(before, abs=5e-5)
-        assert gain.score(played) == pytest.approx(expected, abs=5e-5)
-        assert gain.score(played[::-1])[::-1] == pytest.approx(expected, abs=5e-5)
+        assert gain.score(played) == pytest.approx(expected, abs=5e-6)
+        assert gain.score(played[::-1])[::-1] == pytest.approx(expected, abs=5e-6)
         engine.clear_cache()
 
 
@@ -546,7 +524,7 @@ def test_without_placebos_siblings_share_one_counterfactual_that_shows_the_view_
 def test_a_reader_never_takes_a_question_for_an_earlier_one(folder):
     """A later question may stand where an earlier one stood in memory."""
     policy = random_qwen3_vl(seed=1)
-    gain = term(policy, KVEngine(policy), form="logp", reader=str(folder))
+    gain = term(policy, KVEngine(policy), reader=str(folder))
     for index in range(8):
         t = playing(policy, ZOOM, BLUE, index=index, crop_tokens=LIMITS.crop_tokens)
         found = gain._mean_logprobs([gain._own(t)])
