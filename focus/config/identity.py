@@ -60,8 +60,6 @@ EVALUATED = (
 )
 # Which model grades. Where it is served is no part of it. It counts only where `judge.url` names a server
 GRADED = ("judge.model", "judge.extra")
-# Ends a training early, but only with alarms.stop=true: then all of the section counts as learned
-STOPPING = ("alarms",)
 # How views are chosen (calibrate)
 CALIBRATED = ("calibration", "tokens_per_turn")
 # What an evaluation or a probe asks for besides. `options` stands in the name of an evaluation, the others in its lines
@@ -75,7 +73,7 @@ PLACE = (
 )
 # Where results go and what is shown of them
 REPORTED = (
-    *("name", "output", "results", "logger", "report", "judge.max_ungraded", "judge.min_decidable"),
+    *("name", "output", "results", "logger", "report", "alarms", "judge.max_ungraded", "judge.min_decidable"),
     *("served", "pictures"),
 )
 # Commands whose results are made anew each time, and the training of the base policy, which keeps all its settings
@@ -86,7 +84,7 @@ UNKEPT = (
 # Settings that are gone, by the reward term that had them, with the value that the code follows now. They stay in the
 # identity: recorded points keep their hashes, and a run that had another value is not resumed
 GONE_FROM_TERMS = {"focus.rewards.Grounding": {"crops": "last"}, "focus.rewards.InformationGain": {"form": "p"}}
-LISTS = (PLAYED, LEARNED, LENGTH, MEMORY, MEASURED, EVALUATED, GRADED, STOPPING, CALIBRATED, ASKED, PLACE, REPORTED, UNKEPT)
+LISTS = (PLAYED, LEARNED, LENGTH, MEMORY, MEASURED, EVALUATED, GRADED, CALIBRATED, ASKED, PLACE, REPORTED, UNKEPT)
 
 # Two evaluations with these entries alike (`evaluation.json`, "settings") may stand in one row beside the paper's tables
 COMPARABLE = (
@@ -116,8 +114,6 @@ def learned_settings(settings: Settings) -> dict[str, Any]:
     kept = {key: value for key, value in named.items() if under(key, lists)}
     # Recorded hashes have an entry for each of these sections where it is not used
     kept |= {f"rollout.{name}": None for name in ("endpoint", "vllm") if settings["rollout"][name] is None}
-    if "alarms" in settings and settings["alarms"]["stop"]:
-        kept |= {key: value for key, value in flat(settings) if under(key, STOPPING)}
     if kept.get("policy.prompts", "") is None:  # runs from before this setting have no such entry
         del kept["policy.prompts"]
     for name, term in settings["reward"]["terms"].items():

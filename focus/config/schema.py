@@ -198,7 +198,6 @@ class AlarmsConfig(Section):
     area_drift: Number
     mismatch: Number
     equal_accuracy: Number
-    stop: bool
 
 
 class ReportConfig(Section):

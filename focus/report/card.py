@@ -27,8 +27,7 @@ TAGS = ["lfpc", "grpo", "image-text-to-text"]
 class Card:
     """What a card says. `results` is the run's final table, None where nothing was measured.
 
-    `licence` holds `license` and `license_name` as the base states them, and is empty where it states none. `ended` is said where the run
-    made fewer updates than it was to make.
+    `licence` holds `license` and `license_name` as the base states them, and is empty where it states none.
     """
 
     name: str
@@ -45,7 +44,6 @@ class Card:
     gap: str
     starts: Sequence[Start]
     results: Results | None
-    ended: str = ""
 
 
 def card_text(card: Card) -> str:
@@ -70,7 +68,7 @@ def card_text(card: Card) -> str:
         "",
         f"- base: {_code(card.base)}, hash of its weights {_code(card.base_hash)}",
         f"- data: {_code(card.source)}, {card.questions:,} questions, digest {_code(card.digest)}",
-        f"- updates: {card.updates} of {card.wanted}" + (f", {card.ended}" if card.ended else ""),
+        f"- updates: {card.updates} of {card.wanted}",
         f"- seed: {card.seed}",
         f"- reward, terms and weights: {rewards}",
         f"- gap: {_code(card.gap)}",

@@ -67,7 +67,7 @@ from focus.runtime.progress import Progress
 from focus.training import checkpoints
 from focus.training.alarms import CollapseAlarms
 from focus.training.checkpoints import latest_checkpoint
-from focus.training.history import STOPPED, History, read_history, run_status
+from focus.training.history import History, read_history, run_status
 from focus.training.policy import FocusPolicy
 from focus.training.probe_callback import ProbeCallback
 from focus.training.progress import TrainingProgress
@@ -172,7 +172,7 @@ def fit(
         if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of ctrl-C
             raise error.__context__ from None
         raise  # a job that is requeued
-    if module.updates_done != cfg.objective.updates and not alarms.ended:
+    if module.updates_done != cfg.objective.updates:
         raise Unfinished(_unfinished(cfg, module.updates_done))
 
 
@@ -362,7 +362,6 @@ def _card(
         gap=f"{cfg.gap.mode}, at most {cfg.gap.view_tokens} visual tokens of the whole image",
         starts=starts(output / STARTS),
         results=results,
-        ended=STOPPED if run_status(history, wanted).startswith(STOPPED) else "",
     )
 
 

@@ -1,7 +1,7 @@
 """Alarms of a training run: the policy gives up its crops, groups teach nothing, conversations are cut off, crops change
 their size, the sampler's weights differ.
 
-They read logged metrics and change no update; they may end the training early.
+They read logged metrics and print; they change no update and end no training.
 """
 
 import math
@@ -59,8 +59,7 @@ class CollapseAlarms(pl.Callback):
       nats, above 0; infinity: off.
 
     NaN is left out of a mean. No alarm is raised before the window is full, or while it holds nothing but
-    NaN. With `stop`, a raised alarm on any rank ends the training on all ranks, as if its last update were
-    done.
+    NaN.
 
     Every update logs `alarm/<name>`: 1.0 while it is raised, else 0.0. `History` has it in the same row if
     that callback comes later. Only rank zero prints. Raises ValueError for an argument outside its range.
@@ -76,7 +75,6 @@ class CollapseAlarms(pl.Callback):
         truncated: float,
         area_drift: float,
         mismatch: float,
-        stop: bool,
     ) -> None:
         if not isinstance(window, int) or window < 1:
             raise ValueError(f"window of CollapseAlarms is {window}; it must be a whole number of updates, at least 1")
@@ -88,22 +86,11 @@ class CollapseAlarms(pl.Callback):
             raise ValueError(f"area_drift of CollapseAlarms is {area_drift}; it must be a factor above 1. To switch it off write .inf")
         if not mismatch > 0:
             raise ValueError(f"mismatch of CollapseAlarms is {mismatch}; it must be above 0 nats. To switch it off write .inf")
-        if not isinstance(stop, bool):
-            raise ValueError(f"stop of CollapseAlarms is {stop!r}; it must be true (an alarm ends the training) or false (it only says so)")
-        self.window, self.area_drift, self.stop = window, area_drift, stop
+        self.window, self.area_drift = window, area_drift
         self._limits = {"crop_rate": (crop_rate, 1.0), **{name: (0.0, limit) for name, limit in (largest | {"mismatch": mismatch}).items()}}
         self._windows = {name: deque[float](maxlen=window) for name in ALARMS}
         self._first_area = math.nan
         self._raised: set[str] = set()
-        self.ended = False  # whether an alarm ended the training
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """A run that an alarm ended, and that is started again before it was exported, makes no further update."""
-        self._end(trainer)
-
-    def _end(self, trainer: pl.Trainer) -> None:
-        if self.stop and trainer.strategy.reduce_boolean_decision(bool(self._raised), all=False):
-            trainer.should_stop = self.ended = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int) -> None:
         for name, (metrics, _) in ALARMS.items():
@@ -118,11 +105,10 @@ class CollapseAlarms(pl.Callback):
                 (metrics, advice), (low, high) = ALARMS[name], limits[name]
                 rich.print(
                     f"alarm/{name} at update {pl_module.updates_done}: the mean of {' + '.join(metrics)} over {self.window} updates is "
-                    f"{means[name]:.4g}, outside {low:.4g} to {high:.4g}. {advice}{' The training ends here.' if self.stop else ''}"
+                    f"{means[name]:.4g}, outside {low:.4g} to {high:.4g}. {advice}"
                 )
         self._raised = raised
         pl_module.log_dict({f"alarm/{name}": float(name in raised) for name in ALARMS})
-        self._end(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The state with which a resumed run raises the same alarms as an uninterrupted one."""

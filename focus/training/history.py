@@ -11,7 +11,8 @@ from pytorch_lightning.callbacks import Callback
 
 from focus.runtime import files
 
-FINISHED, STOPPED = "finished", "stopped by an alarm"
+FINISHED = "finished"
+STOPPED = "stopped by an alarm"  # of earlier versions, whose alarms could end a training; their records are still read
 
 
 class History(Callback):

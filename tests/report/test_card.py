@@ -106,12 +106,10 @@ def test_a_card_says_what_was_trained_on_what_by_what_and_how_good_it_is():
 
 
 def test_what_is_not_known_or_not_measured_is_said():
-    text = card_text(
-        replace(CARD, base="outputs/stage1/policy", licence={}, starts=(), results=None, updates=12, ended="stopped by an alarm")
-    )
+    text = card_text(replace(CARD, base="outputs/stage1/policy", licence={}, starts=(), results=None, updates=12))
     assert "## Measured\n\nnot measured\n" in text
     assert "- commit, versions and command: unknown\n" in text
-    assert "- updates: 12 of 80, stopped by an alarm\n" in text
+    assert "- updates: 12 of 80\n" in text
     assert "is unknown: the base states none here" in text
     assert front_matter(text) == {"library_name": "transformers", "tags": ["lfpc", "grpo", "image-text-to-text"]}
 

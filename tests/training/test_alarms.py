@@ -26,7 +26,6 @@ HEALTHY = {
 }
 LIMITS = {
     "window": 2, "crop_rate": 0.1, "zero_variance": 0.9, "equal_accuracy": 0.9, "truncated": 0.5, "area_drift": 2.0, "mismatch": 0.05,
-    "stop": False,
 }  # fmt: skip
 NEVER = {"crop_rate": 0.0, "zero_variance": 1.0, "equal_accuracy": 1.0, "truncated": 1.0, "area_drift": math.inf, "mismatch": math.inf}
 
@@ -200,12 +199,11 @@ def test_an_alarm_is_said_once_and_again_only_after_it_fell(name, change, messag
     assert told == ["", "", "", once, "", "", "", "", once]
 
 
-def test_only_rank_zero_speaks_and_an_alarm_on_any_rank_ends_all(capsys):
-    anywhere = SimpleNamespace(reduce_boolean_decision=lambda decision, all: not all)
-    alarms = CollapseAlarms(**{**LIMITS, "window": 1, "stop": True})
-    assert update(alarms, {}, strategy=anywhere).should_stop
-    assert update(alarms, {"crop/rate": 0.0}, is_global_zero=False).should_stop
+def test_only_rank_zero_speaks(capsys):
+    update(CollapseAlarms(**{**LIMITS, "window": 1}), {"crop/rate": 0.0}, is_global_zero=False)
     assert said(capsys) == ""
+    update(CollapseAlarms(**{**LIMITS, "window": 1}), {"crop/rate": 0.0})
+    assert said(capsys).startswith("alarm/crop_rate")
 
 
 def test_every_update_of_a_run_has_its_alarms_in_the_history(tmp_path):
@@ -214,10 +212,8 @@ def test_every_update_of_a_run_has_its_alarms_in_the_history(tmp_path):
     assert all(row[f"alarm/{name}"] == 0.0 for row in rows for name in ("zero_variance", "truncated", "area_drift", "mismatch"))
 
 
-def test_an_alarm_ends_the_run_only_where_it_is_told_to(tmp_path, capsys):
+def test_an_alarm_does_not_end_the_run(tmp_path):
     series = each("crop/rate", 0.5, 0.0, 0.0, 0.5, 0.5)
-    assert [row["update"] for row in fit(tmp_path, series, stop=True)] == [1.0, 2.0, 3.0]
-    assert said(capsys).endswith("The training ends here.")
     assert [row["update"] for row in fit(tmp_path, series)] == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
@@ -260,7 +256,6 @@ def test_the_policy_logs_all_that_the_alarms_watch(qwen3_vl):
         ("area_drift", 1.0, "area_drift of CollapseAlarms is 1.0; it must be a factor above 1"),
         ("area_drift", math.nan, "area_drift of CollapseAlarms is nan"),
         ("mismatch", 0.0, "mismatch of CollapseAlarms is 0.0; it must be above 0 nats. To switch it off write .inf"),
-        ("stop", "false", "stop of CollapseAlarms is 'false'; it must be true .* or false"),
     ],
 )
 def test_an_argument_out_of_range_is_refused_by_name(name, value, message):

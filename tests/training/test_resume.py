@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from focus import config
 from focus.config import CONF
-from focus.model import loading, policy_model
+from focus.model import loading
 from focus.report.run import has_row
 from focus.runs import train
 from focus.runtime import files, processes
@@ -82,19 +82,6 @@ def test_a_run_that_has_made_more_updates_than_it_is_to_make_is_not_exported_wit
     with pytest.raises(train.Unfinished, match=r"not exported: 2 updates are made already, but objective.updates is 1; raise it to 2"):
         train.run(settings(run, random_policy, *SHORT, "objective.updates=1"))
     assert not (run / "policy").exists()
-
-
-def test_a_run_that_an_alarm_ended_makes_no_further_update_when_it_was_interrupted_before_its_export(tmp_path, random_policy, monkeypatch):
-    """Everything is paid alike, so the alarm ends the training at update 2, which has a checkpoint."""
-    run = tmp_path / "run"
-    cfg = settings(run, random_policy, *SHORT, "objective.updates=9", "alarms.window=2", "alarms.truncated=0", "alarms.stop=true")
-    monkeypatch.setattr(policy_model.PolicyModel, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        train.run(cfg)
-    monkeypatch.undo()
-    assert history(run) == [1, 2]
-    train.run(cfg)
-    assert history(run) == [1, 2] and (run / "policy/config.json").is_file()
 
 
 # ------------------------------------------------------------------------------------------------------------------- checkpoints
