@@ -257,7 +257,6 @@ def build_policy(cfg: TrainConfig, loaded: PolicyModel, grader: Grader | None = 
         dual_clip=objective.dual_clip,
         advantage_epsilon=objective.advantage_epsilon,
         updates_per_rollout=objective.updates_per_rollout,
-        mask_overturn=objective.mask_overturn,
         teach_groups=objective.teach_groups,
     )
     gap = Gap(Mode(cfg.gap.mode), cfg.gap.view_tokens, loaded.token_px, selected_levels(cfg.gap))

@@ -39,7 +39,7 @@ LEARNED = (
     *("rollout.questions_per_update", "rollout.rollouts_per_question", "rollout.force_first_crop", "reward"),
     *("objective.updates_per_rollout", "objective.learning_rate", "objective.warmup_updates", "objective.weight_decay"),
     *("objective.grad_clip", "objective.clip", "objective.dual_clip", "objective.advantage_epsilon"),
-    *("objective.mask_overturn", "objective.teach_groups"),
+    "objective.teach_groups",
 )
 # How long a run is and what it leaves: may change until it has finished
 LENGTH = ("objective.updates", "policy.export_dtype")
@@ -81,8 +81,9 @@ UNKEPT = (
     *("device", "devices", "lengths", "split", "difficulty", "side_px", "letter_px", "scenes", "first"),
     *("sweep", "metrics", "resamples", "rows", "learning_rate", "difficulties", "phases"),
 )
-# Settings that are gone, by the reward term that had them, with the value that the code follows now. They stay in the
-# identity: recorded points keep their hashes, and a run that had another value is not resumed
+# Settings that are gone, with the value that the code follows now, and those of reward terms by the term's class. They
+# stay in the identity: recorded points keep their hashes, and a run that had another value is not resumed
+GONE = {"objective.mask_overturn": False}
 GONE_FROM_TERMS = {"focus.rewards.Grounding": {"crops": "last"}, "focus.rewards.InformationGain": {"form": "p"}}
 LISTS = (PLAYED, LEARNED, LENGTH, MEMORY, MEASURED, EVALUATED, GRADED, CALIBRATED, ASKED, PLACE, REPORTED, UNKEPT)
 
@@ -116,6 +117,7 @@ def learned_settings(settings: Settings) -> dict[str, Any]:
     kept |= {f"rollout.{name}": None for name in ("endpoint", "vllm") if settings["rollout"][name] is None}
     if kept.get("policy.prompts", "") is None:  # runs from before this setting have no such entry
         del kept["policy.prompts"]
+    kept |= {key: named.get(key, value) for key, value in GONE.items()}
     for name, term in settings["reward"]["terms"].items():
         for key, value in GONE_FROM_TERMS.get(term.get("_target_"), {}).items():
             kept.setdefault(f"reward.terms.{name}.{key}", value)

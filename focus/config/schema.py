@@ -168,7 +168,6 @@ class ObjectiveConfig(Section):
     dual_clip: Annotated[Number, Field(gt=1), Hint("it bounds the ratio of bad tokens and must be above 1 (3.0 is usual)")]
     advantage_epsilon: Annotated[Number, Field(ge=0)]
     tokens_per_forward: Count
-    mask_overturn: bool
     teach_groups: Literal["all", "accuracy"]
 
 

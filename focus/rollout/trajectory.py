@@ -38,7 +38,6 @@ class Crop:
     box_px: Box
 
 
-TRUNCATED = (Status.OUT_OF_TURNS, Status.OUT_OF_TOKENS)
 Action = Crop | Answer | Malformed
 # Replaces a crop. Arguments: the crop, the call, and the trajectory before the turn with the call.
 # None: the tool returns no image.

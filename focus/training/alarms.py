@@ -30,8 +30,7 @@ ALARMS = {
     ),
     "truncated": (
         ("ending/out_of_tokens", "ending/out_of_turns"),
-        "Conversations are cut off before they answer. Raise rollout.tokens_per_turn (out of tokens) or rollout.max_crops (out of "
-        "turns); with objective.mask_overturn=true they are not learned from.",
+        "Conversations are cut off before they answer. Raise rollout.tokens_per_turn (out of tokens) or rollout.max_crops (out of turns).",
     ),
     "area_drift": (
         ("crop/area_p50",),

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from focus.model.policy_model import PolicyModel
 from focus.rewards import Example, RewardCallback, Scores, begin_scoring, examples
 from focus.rollout.engine import Engine
 from focus.rollout.loop import WORKERS, RolloutLimits, begin, blank, play, seed_of
-from focus.rollout.trajectory import TRUNCATED, Trajectory
+from focus.rollout.trajectory import Trajectory
 from focus.runtime import distributed, strategies
 from focus.training.batch import Batch, not_finite_error
 from focus.training.logprobs import logprobs_and_entropy, micro_batches
@@ -27,15 +27,16 @@ from focus.training.metrics import TokenStatistics, update_metrics
 from focus.training.objective import group_advantage, policy_loss, sampler_weight
 from focus.training.trainable_state import SavesTrainableState
 
-# So many updates in a row without one readable question, over all ranks, end a run: then it is the data that is gone, not an image that
-# is broken. With one question an update and a fifth of all images broken that happens once in ten million updates.
+# The run ends after this many updates in a row in which no rank could read a question: then the data set
+# is gone, and not one image broken. With one question per update and a fifth of all images broken, this
+# happens by chance once in ten million updates.
 UNREADABLE_UPDATES = 10
 PHASES = ("view", "rollout", "reward", "publish", "update")
 
 
 @dataclass(frozen=True)
 class UpdateSettings:
-    """How an update is made."""
+    """The settings of an update."""
 
     rollouts_per_question: int
     questions_per_forward: int | None
@@ -49,12 +50,30 @@ class UpdateSettings:
     dual_clip: float
     advantage_epsilon: float
     updates_per_rollout: int
-    mask_overturn: bool
     teach_groups: str
 
 
+@dataclass
+class _Learning:
+    """The rollouts that this rank passes through the network in one update, and the state that its optimiser steps share.
+
+    Lists are indexed by rollout, and so are the keys of `old_logprobs` and `sampler_weights`.
+    """
+
+    rollouts: Sequence[Trajectory]
+    advantages: Sequence[float]
+    rows: Sequence[int]  # the rollouts that pass: those with an advantage, or one without weight
+    update_tokens: int  # sampled tokens of the whole update, over all ranks: the loss's denominator
+    blank: bool  # this rank has no rollout of its own, and passes one that counts nowhere
+    old_logprobs: dict[int, Tensor] = field(default_factory=dict)
+    sampler_weights: dict[int, Tensor] = field(default_factory=dict)
+    statistics: TokenStatistics = field(default_factory=TokenStatistics)
+    loss: float = 0.0  # summed over micro-batches and steps
+    not_finite: list[int] = field(default_factory=list)  # rollouts whose loss is not finite
+
+
 class FocusPolicy(SavesTrainableState):
-    """A multimodal policy that learns to look at what it zooms into. E1, E3, E4, E12, E13 of the README's ledger."""
+    """A multimodal policy that is trained to use what it crops. E1, E3, E4, E12, E13 of docs/method.md."""
 
     def __init__(
         self,
@@ -72,7 +91,7 @@ class FocusPolicy(SavesTrainableState):
         self.settings, self.seed = settings, seed
         self.model = policy.model
         self.updates_done = 0
-        self.unreadable_updates = 0  # in a row, until now
+        self.unreadable_updates = 0  # in a row
         self.last_examples: list[Example] = []
         for reward in self.rewards:
             reward.attach(policy, engine, limits)
@@ -80,46 +99,49 @@ class FocusPolicy(SavesTrainableState):
 
     def training_step(self, questions: list[Question | Broken], index: int) -> None:
         self._seconds = dict.fromkeys(PHASES, 0.0)
-        trajectories: list[Trajectory] = []
-        scoring = []
         with self.policy.image_cache():
-            with distributed.unsharded(self.model):
-                for played in self.roll_out(questions):  # E1
-                    with self._timed("reward"):
-                        trajectories += played
-                        scoring.append(begin_scoring(self.rewards, played))  # E3; a judge is asked while others still play
-                        self.engine.clear_cache()  # its caches were kept for terms that weigh answers
-            with self._timed("reward"):
-                scores = sum((finish() for finish in scoring), Scores({reward.name: [] for reward in self.rewards}, []))
-            siblings = self.settings.rollouts_per_question
-            reward = scores.grouped(siblings)
-            accuracy = scores.grouped(siblings, "accuracy") if self.settings.teach_groups == "accuracy" else None
-            advantage = group_advantage(reward, self.settings.advantage_epsilon, accuracy).flatten()  # E4
+            trajectories, scores = self.roll_out_and_score(questions)  # E1, E3
+            reward = scores.grouped(self.settings.rollouts_per_question)
+            advantage = group_advantage(reward, self.settings.advantage_epsilon, self._accuracy(scores)).flatten()  # E4
             with self._timed("update"):
-                update = self.update(trajectories, advantage)  # E12
+                update = self.update(trajectories, advantage)  # E12, E13
         self.updates_done += 1
         for trajectory in trajectories:
-            trajectory.source.release()  # the examples that are kept for display hold on to it
+            trajectory.source.release()  # `last_examples` keeps the trajectories, not the decoded originals
         self.last_examples = examples(trajectories, scores)
-        self._log_update(trajectories, scores, reward, update, broken=len(questions) - len(trajectories) // siblings)
+        self._log_update(trajectories, scores, reward, update, broken=len(questions) - len(reward))
+
+    def roll_out_and_score(self, questions: Sequence[Question | Broken]) -> tuple[list[Trajectory], Scores]:
+        """The rollouts of every readable question, siblings side by side, and their rewards (E1, E3)."""
+        trajectories: list[Trajectory] = []
+        unfinished = []
+        with distributed.unsharded(self.model):
+            for played in self.roll_out(questions):
+                with self._timed("reward"):
+                    trajectories += played
+                    unfinished.append(begin_scoring(self.rewards, played))  # a judge grades them while the next questions play
+                    self.engine.clear_cache()  # it was kept for terms that ask for log-probabilities
+        with self._timed("reward"):
+            none = Scores({reward.name: [] for reward in self.rewards}, [])
+            return trajectories, sum((finish() for finish in unfinished), none)
 
     def roll_out(self, questions: Sequence[Question | Broken]) -> Iterator[list[Trajectory]]:
         """The rollouts of every readable question, `questions_per_forward` questions at a time, siblings side by side.
 
-        None where no question could be read. Raises ValueError, on all ranks, where no rank could read any for `UNREADABLE_UPDATES`
-        updates in a row.
+        Yields nothing where no question can be read. Raises ValueError, on all ranks, after
+        `UNREADABLE_UPDATES` updates in a row in which no rank could read a question.
         """
         with self._timed("view"), ThreadPoolExecutor(WORKERS) as workers:
-            seen = list(workers.map(self._prepare_view, questions))
-        opening = self.policy.dialect.call[0] if self.limits.force_first_crop else ""
+            views = list(workers.map(self._prepare_view, questions))
+        prefill = self.policy.dialect.call[0] if self.limits.force_first_crop else ""
         opened: list[Trajectory] = []
-        for question, view in zip(questions, seen, strict=True):
+        for question, view in zip(questions, views, strict=True):
             if isinstance(question, Question) and not isinstance(view, str):
                 seeds = [seed_of(self.seed, question.draw, k) for k in range(self.settings.rollouts_per_question)]
-                opened += begin(self.policy, question.sample, *view, seeds, opening)
+                opened += begin(self.policy, question.sample, *view, seeds, prefill)
         self.unreadable_updates = 0 if distributed.all_reduce_sum(self.trainer.strategy, len(opened)) else self.unreadable_updates + 1
         if self.unreadable_updates >= UNREADABLE_UPDATES:
-            reasons = [reason for reason in seen if isinstance(reason, str)]
+            reasons = [view for view in views if isinstance(view, str)]
             raise ValueError(
                 f"no question of the last {UNREADABLE_UPDATES} updates could be read; look whether the images are still where the settings "
                 f"say. The last reasons: {reasons[:3]}"
@@ -131,7 +153,7 @@ class FocusPolicy(SavesTrainableState):
             yield played
 
     def _prepare_view(self, question: Question | Broken) -> tuple[View, Original] | str:
-        """The view of a question and the source of its crops, or why there is none. Worker threads ask it."""
+        """The view of a question and the source of its crops, or why there is none. Runs in worker threads."""
         if isinstance(question, Broken):
             return question.reason
         try:
@@ -141,82 +163,107 @@ class FocusPolicy(SavesTrainableState):
         self.policy.prepare(view.image)
         return view, source
 
-    def update(self, trajectories: Sequence[Trajectory], advantage: Float[Tensor, " trajectory"]) -> dict[str, float]:
-        """One or more optimiser steps on these rollouts; returns what there is to log.
+    def _accuracy(self, scores: Scores) -> Float[Tensor, "question rollout"] | None:
+        """The term `accuracy`, where only groups that differ in it may teach; else None."""
+        return scores.grouped(self.settings.rollouts_per_question, "accuracy") if self.settings.teach_groups == "accuracy" else None
 
-        A rollout with zero advantage has zero gradient and is not passed forward, but its tokens stay in the denominator; with
-        `mask_overturn` a truncated one leaves both. Where no rollout of any rank has an advantage, weights and moments stay as they are.
-        Every rank makes the same number of synchronised backwards, whatever its number of micro-batches: one without anything to learn
-        passes its first rollout, or a blank one, without weight.
+    def update(self, trajectories: Sequence[Trajectory], advantage: Float[Tensor, " trajectory"]) -> dict[str, float]:
+        """One or more optimiser steps on these rollouts; returns the metrics to log.
+
+        A rollout with zero advantage has zero gradient. It does not pass through the network, but its
+        tokens stay in the denominator. Where no rollout of any rank has an advantage, weights and moments
+        stay as they are. Every rank runs the same number of synchronised backwards: a rank without a
+        rollout that teaches passes its first one, or a blank one, without weight.
         """
-        s, optimizer = self.settings, self.optimizers()
+        strategy, optimizer = self.trainer.strategy, self.optimizers()
         assert not isinstance(optimizer, list)  # there is one
-        masked = torch.tensor([s.mask_overturn and t.status in TRUNCATED for t in trajectories], dtype=torch.bool)
-        advantage = advantage.masked_fill(masked, 0.0)
-        sampled = torch.tensor([sum(t.sampled_mask) for t in trajectories], dtype=torch.long)
-        strategy = self.trainer.strategy
-        tokens = max(1, distributed.all_reduce_sum(strategy, int(sampled[~masked].sum())))
-        teaching = [i for i in range(len(trajectories)) if advantage[i] != 0]
-        moves = distributed.all_reduce_sum(strategy, len(teaching)) > 0
-        passed, teaching = trajectories or [blank(self.policy)], teaching or [0]
-        advantages = advantage.tolist() or [0.0]
-        old: dict[int, Tensor] = {}
-        weight: dict[int, Tensor] = {}
-        watched, loss_sum, grad_norm, suspects = TokenStatistics(), 0.0, 0.0, list[int]()
-        for _ in range(s.updates_per_rollout):
-            micro = micro_batches([passed[i] for i in teaching], s.tokens_per_forward)
-            rounds = strategies.backward_count(strategy, len(micro))
-            for number in range(rounds):
-                rows = [teaching[m] for m in micro[min(number, len(micro) - 1)]]
-                counts = float(number < len(micro))  # a rank that is done passes its last rows again, without weight
-                with nullcontext() if number + 1 == rounds else strategies.no_gradient_sync(strategy):
-                    logprobs, entropies = logprobs_and_entropy(self.policy, [passed[i] for i in rows], self.limits.sampling.temperature)
-                    if not all(i in old for i in rows):  # the first update is strictly on-policy: old = new
-                        old |= {i: lp.detach() for i, lp in zip(rows, logprobs, strict=True)}
-                        sampler = {i: torch.tensor(passed[i].sampler_logprobs, device=self.device) for i in rows}
-                        weight |= {i: sampler_weight(old[i], sampler[i], s.sampler_ratio_cap) for i in rows}  # E13
-                        if trajectories:  # and not the blank rollout
-                            watched.add_sampled(torch.cat([old[i] - sampler[i] for i in rows]), torch.cat(entropies))
-                    new, before = torch.cat(logprobs), torch.cat([old[i] for i in rows])
-                    each = torch.cat([advantages[i] * weight[i] for i in rows])
-                    loss = policy_loss(new, before, each, tokens, s.clip, s.dual_clip)
-                    self.manual_backward(loss * counts * self.trainer.world_size)  # ranks are averaged; the denominator is global
-                    loss_sum += float(loss.detach()) * counts
-                    suspects += [] if math.isfinite(loss.detach()) else rows
-                    if trajectories and counts:
-                        watched.add_step(new.detach(), before, each, s.clip, s.dual_clip)
-            grad_norm = strategies.clip_gradients(strategy, self._trainable(), s.grad_clip)
-            if suspects or not math.isfinite(grad_norm):
-                at_fault = suspects or teaching
-                kept = Batch(self.updates_done + 1, tokens, [advantages[i] for i in at_fault], [passed[i] for i in at_fault])
-                folder = Path(self.trainer.default_root_dir) / f"not_finite_{self.global_rank}"
-                raise not_finite_error(kept, "loss" if suspects else "gradient", grad_norm, folder)
+        sampled_tokens = distributed.all_reduce_sum(strategy, sum(sum(t.sampled_mask) for t in trajectories))
+        with_advantage = [i for i in range(len(trajectories)) if advantage[i] != 0]
+        teaches = distributed.all_reduce_sum(strategy, len(with_advantage)) > 0
+        learning = _Learning(
+            rollouts=trajectories or [blank(self.policy)],
+            advantages=advantage.tolist() or [0.0],
+            rows=with_advantage or [0],
+            update_tokens=max(1, sampled_tokens),
+            blank=not trajectories,
+        )
+        grad_norm = 0.0
+        for _ in range(self.settings.updates_per_rollout):
+            self._accumulate_gradients(learning)
+            grad_norm = strategies.clip_gradients(strategy, self._trainable(), self.settings.grad_clip)
+            self._check_finite(learning, grad_norm)
             self._warm_up(optimizer)
-            if not moves:
+            if not teaches:
                 strategies.skip_step(strategy, optimizer)
-            optimizer.step()  # also where nothing moves: Lightning counts it, and checkpoints follow its count
+            optimizer.step()  # called even if it is skipped: Lightning counts it, and names checkpoints by the count
             optimizer.zero_grad()
         with self._timed("publish"):
             self.engine.sync_weights()
         return {
-            "objective/loss": loss_sum * self.trainer.world_size,  # figures are averaged over ranks; this one is a sum
+            "objective/loss": learning.loss * self.trainer.world_size,  # metrics are averaged over ranks; this one is a sum
             "objective/grad_norm": grad_norm,
-            **watched.metrics(s.sampler_ratio_cap),
-            "tokens/sampled": float(distributed.all_reduce_sum(strategy, int(sampled.sum()))),
+            **learning.statistics.metrics(self.settings.sampler_ratio_cap),
+            "tokens/sampled": float(sampled_tokens),
             "tokens/visual": float(distributed.all_reduce_sum(strategy, sum(t.visual_tokens for t in trajectories))),
-            "tokens/trained": float(tokens),
+            "tokens/trained": float(learning.update_tokens),
         }
+
+    def _accumulate_gradients(self, learning: _Learning) -> None:
+        """The gradients of E12 on all rollouts that teach, one backward per micro-batch."""
+        strategy = self.trainer.strategy
+        micro = micro_batches([learning.rollouts[i] for i in learning.rows], self.settings.tokens_per_forward)
+        rounds = strategies.backward_count(strategy, len(micro))
+        for number in range(rounds):
+            # A rank without micro-batches left repeats its last one with weight 0: all ranks run as many backwards
+            rows = [learning.rows[m] for m in micro[min(number, len(micro) - 1)]]
+            weight = float(number < len(micro))
+            with nullcontext() if number + 1 == rounds else strategies.no_gradient_sync(strategy):
+                loss = self._loss(learning, rows, counted=bool(weight))
+                self.manual_backward(loss * weight * self.trainer.world_size)  # ranks are averaged; the denominator is global
+            learning.loss += float(loss.detach()) * weight
+            learning.not_finite += [] if math.isfinite(loss.detach()) else rows
+
+    def _loss(self, learning: _Learning, rows: Sequence[int], counted: bool) -> Float[Tensor, ""]:
+        """E12 on these rollouts. `counted`: their tokens enter the statistics of this step."""
+        s = self.settings
+        logprobs, entropies = logprobs_and_entropy(self.policy, [learning.rollouts[i] for i in rows], self.limits.sampling.temperature)
+        if not all(i in learning.old_logprobs for i in rows):  # the first step is strictly on-policy: old = new
+            learning.old_logprobs |= {i: logprob.detach() for i, logprob in zip(rows, logprobs, strict=True)}
+            old = {i: learning.old_logprobs[i] for i in rows}
+            sampler = {i: torch.tensor(learning.rollouts[i].sampler_logprobs, device=self.device) for i in rows}
+            learning.sampler_weights |= {i: sampler_weight(old[i], sampler[i], s.sampler_ratio_cap) for i in rows}  # E13
+            if not learning.blank:
+                learning.statistics.add_sampled(torch.cat([old[i] - sampler[i] for i in rows]), torch.cat(entropies))
+        logprob, old_logprob = torch.cat(logprobs), torch.cat([learning.old_logprobs[i] for i in rows])
+        advantage = torch.cat([learning.advantages[i] * learning.sampler_weights[i] for i in rows])
+        if counted and not learning.blank:
+            learning.statistics.add_step(logprob.detach(), old_logprob, advantage, s.clip, s.dual_clip)
+        return policy_loss(logprob, old_logprob, advantage, learning.update_tokens, s.clip, s.dual_clip)
+
+    def _check_finite(self, learning: _Learning, grad_norm: float) -> None:
+        """Raises ValueError, after saving the rollouts at fault, where the loss or the gradient is not finite."""
+        if not learning.not_finite and math.isfinite(grad_norm):
+            return
+        rows = learning.not_finite or learning.rows
+        batch = Batch(
+            update=self.updates_done + 1,
+            tokens=learning.update_tokens,
+            advantages=[learning.advantages[i] for i in rows],
+            rollouts=[learning.rollouts[i] for i in rows],
+        )
+        folder = Path(self.trainer.default_root_dir) / f"not_finite_{self.global_rank}"
+        raise not_finite_error(batch, "loss" if learning.not_finite else "gradient", grad_norm, folder)
 
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, strategies.FullyShardedStrategy):
             self.trainer.strategy.shard(self.policy.unwrapped)
 
     def on_train_start(self) -> None:
-        """By now the weights of a run that resumes are in place."""
+        """Sends the weights to the sampler: those of a resumed run are in place by now."""
         self.engine.sync_weights()
 
     def transfer_batch_to_device(self, batch, device, dataloader_idx):
-        """Questions hold images, not tensors; pixels move when they are packed."""
+        """Questions hold images, not tensors; pixels move to the device when they are packed."""
         return batch
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -226,13 +273,13 @@ class FocusPolicy(SavesTrainableState):
         checkpoint["focus"] = {"updates_done": self.updates_done, "gap": self._gap_identity()}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        kept = checkpoint["focus"]
-        if kept["gap"] != self._gap_identity():
+        saved = checkpoint["focus"]
+        if saved["gap"] != self._gap_identity():
             raise ValueError(
-                f"this run was started with another gap ({kept['gap']}, now {self._gap_identity()}); resume with the same "
+                f"this run was started with another gap ({saved['gap']}, now {self._gap_identity()}); resume with the same "
                 "settings, or start anew in another output folder"
             )
-        self.updates_done = kept["updates_done"]
+        self.updates_done = saved["updates_done"]
 
     def _gap_identity(self) -> str:
         return f"{self.gap.mode} {self.gap.view_tokens} {seed_of(sorted(self.gap.selected.items())):x}"
@@ -254,7 +301,7 @@ class FocusPolicy(SavesTrainableState):
     def _log_update(
         self, trajectories: Sequence[Trajectory], scores: Scores, reward: Tensor, update: dict[str, float], broken: int
     ) -> None:
-        """Log one update: what was played and paid beside tokens, seconds and what the optimiser did."""
+        """Log one update: metrics of its rollouts and rewards, tokens, seconds, and the metrics of the optimiser's steps."""
         values = update_metrics(trajectories, scores, reward) | {
             "data/broken": float(broken),
             **{f"seconds/{phase}": float(seconds) for phase, seconds in self._seconds.items()},

@@ -59,6 +59,7 @@ def test_a_setting_that_is_gone_stays_in_the_identity_with_the_value_that_the_co
         for term in (grounding, grounding | {"crops": "last"}, grounding | {"crops": "best"})
     ]
     assert hashes[0] == hashes[1] != hashes[2]
+    assert settings_hash(recorded(objective__mask_overturn=True)) != settings_hash(recorded())
 
 
 def test_what_is_only_reported_or_placed_changes_no_hash():

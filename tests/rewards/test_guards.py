@@ -31,31 +31,28 @@ from focus.report.run import RunFacts, has_row, write_row
 from focus.rewards import Accuracy, Grounding
 from focus.rollout.engine import Sampling
 from focus.rollout.loop import RolloutLimits
-from focus.rollout.trajectory import TRUNCATED, Status, Trajectory
+from focus.rollout.trajectory import Status, Trajectory
 from focus.runs import train
 from tests.support.policies import random_qwen3_vl
 from tests.support.runs import SMALL, settings
 from tests.support.trajectories import ANNOTATED, B1, says, trajectory, zooms
-from tests.support.updates import assert_close, policy_of, questions, trainer, weights
+from tests.support.updates import policy_of, questions, trainer, weights
 
 # ------------------------------------------------------------------------------------------- rollouts that ran out of room
 
 ADVANTAGE = [1.0, -0.5, 2.0, -2.0, 0.3, 0.7, -1.2, 0.4]
-CUT = {1: Status.OUT_OF_TURNS, 6: Status.OUT_OF_TOKENS}
 
 
-def stepped(mask: bool, statuses: dict[int, Status], kept: list[int] | None = None):
-    """One optimiser step on eight rollouts (or those `kept`), their endings and advantages set by hand.
+def stepped(statuses: dict[int, Status], advantage: list[float] = ADVANTAGE):
+    """One optimiser step on eight rollouts, their endings and advantages set by hand.
 
     Returns the weights, what the update logged, and the sampled tokens of every rollout that it was given."""
-    policy = policy_of(random_qwen3_vl(seed=1), mask_overturn=mask)
+    policy = policy_of(random_qwen3_vl(seed=1))
     made, update = {}, policy.update
 
     def by_hand(rolled, _):
-        ended = [replace(t, status=statuses.get(i, Status.ANSWERED)) for i, t in enumerate(rolled)]
-        chosen = range(len(ended)) if kept is None else kept
-        given = [ended[i] for i in chosen]
-        made.update(logged=update(given, torch.tensor([ADVANTAGE[i] for i in chosen])), tokens=[sum(t.sampled_mask) for t in given])
+        given = [replace(t, status=statuses.get(i, Status.ANSWERED)) for i, t in enumerate(rolled)]
+        made.update(logged=update(given, torch.tensor(advantage)), tokens=[sum(t.sampled_mask) for t in given])
         return made["logged"]
 
     policy.update = by_hand
@@ -64,38 +61,21 @@ def stepped(mask: bool, statuses: dict[int, Status], kept: list[int] | None = No
     return weights(policy), made["logged"], made["tokens"]
 
 
-def test_a_masked_rollout_leaves_the_loss_the_gradient_and_the_denominator():
-    masked, logged, tokens = stepped(True, CUT)
-    rest = [i for i in range(8) if i not in CUT]
-    alone, expected, _ = stepped(False, CUT, kept=rest)
-    assert_close(masked, alone, 1e-6)
-    for name in ("objective/loss", "objective/grad_norm", "tokens/trained"):
-        assert logged[name] == pytest.approx(expected[name], rel=1e-5)
-    count = sum(tokens[i] for i in rest)
-    assert logged["tokens/trained"] == count
-    # on-policy every ratio is 1, so the loss is the mean advantage of the tokens that are left
-    assert logged["objective/loss"] == pytest.approx(-sum(ADVANTAGE[i] * tokens[i] for i in rest) / count, rel=1e-5)
-
-
-def test_without_the_mask_a_truncated_rollout_stays_in_all_three():
-    free, logged, tokens = stepped(False, CUT)
-    masked, of_masked, _ = stepped(True, CUT)
+def test_a_truncated_rollout_stays_in_the_loss_the_gradient_and_the_denominator():
+    cut, logged, tokens = stepped({1: Status.OUT_OF_TURNS, 6: Status.OUT_OF_TOKENS})
+    whole, of_whole, _ = stepped({})
     assert logged["tokens/trained"] == sum(tokens)
+    # on-policy every ratio is 1, so the loss is the mean advantage of the tokens
     assert logged["objective/loss"] == pytest.approx(-sum(a * n for a, n in zip(ADVANTAGE, tokens, strict=True)) / sum(tokens), rel=1e-5)
-    assert logged["objective/grad_norm"] != pytest.approx(of_masked["objective/grad_norm"], rel=1e-2)
-    assert max((free[name] - masked[name]).abs().max() for name in free) > 1e-4
+    assert logged["objective/grad_norm"] == of_whole["objective/grad_norm"]
+    assert all(torch.equal(cut[name], whole[name]) for name in cut)
 
 
-@pytest.mark.parametrize("ending", [status for status in Status if status not in (*TRUNCATED, Status.OPEN)])
-def test_a_rollout_that_ended_of_itself_is_never_masked(ending):
-    _, logged, tokens = stepped(True, {1: ending})
-    assert logged["tokens/trained"] == sum(tokens)
-
-
-def test_an_update_whose_rollouts_were_all_truncated_is_no_step_and_breaks_nothing():
+def test_an_update_without_an_advantage_is_no_step_and_breaks_nothing():
     policy = policy_of(random_qwen3_vl(seed=1))
-    found, logged, _ = stepped(True, dict.fromkeys(range(8), Status.OUT_OF_TURNS))
+    found, logged, tokens = stepped({}, [0.0] * 8)
     assert logged["objective/loss"] == 0 and logged["objective/grad_norm"] == 0
+    assert logged["tokens/trained"] == sum(tokens)
     assert all(math.isfinite(value) for value in logged.values())
     assert all(torch.equal(before, found[name]) for name, before in weights(policy).items())
 
@@ -205,9 +185,9 @@ def test_a_fixed_crop_shows_the_pixels_of_its_box_enlarged():
 
 
 def test_the_settings_of_a_run_reach_the_rules_and_the_update(tmp_path):
-    cfg = settings(tmp_path, tmp_path, "rollout.fixed_crops=true", "rollout.force_first_crop=true", "objective.mask_overturn=true")
+    cfg = settings(tmp_path, tmp_path, "rollout.fixed_crops=true", "rollout.force_first_crop=true", "objective.clip=0.3")
     assert build.rollout_limits(cfg, 1.0).fixed_crops and build.rollout_limits(cfg, 1.0).force_first_crop
-    assert build.build_policy(cfg, random_qwen3_vl(seed=1)).settings.mask_overturn
+    assert build.build_policy(cfg, random_qwen3_vl(seed=1)).settings.clip == 0.3
     plain = settings(tmp_path, tmp_path)
     assert not build.rollout_limits(plain, 1.0).fixed_crops and not build.rollout_limits(plain, 1.0).force_first_crop
 

@@ -414,8 +414,7 @@ def write_pixelreasoner(root: Path, copies: int = 1) -> None:
     rows = [
         {
             "qid": "p",
-            "question": "<image>\nWhat flies over the roof?\n\nGuidelines: look where it flies, "
-            "and say what it is.",
+            "question": "<image>\nWhat flies over the roof?\n\nGuidelines: look where it flies, and say what it is.",
             "answer": [r"\boxed{['a red kite', 'red kite']}"],
             "image": ["images/0.jpg"],
             "is_video": False,

@@ -36,7 +36,6 @@ SETTINGS = UpdateSettings(
     dual_clip=3.0,
     advantage_epsilon=1e-6,
     updates_per_rollout=1,
-    mask_overturn=False,
     teach_groups="all",
 )
 
