@@ -44,15 +44,15 @@ from focus.rollout.vllm import Remote, Sampler, VLLMEngine, VLLMOptions, colocat
 from focus.runtime.endpoint import Endpoint
 from focus.training.policy import FocusPolicy, UpdateSettings
 
-# Training scenes of the base policy lie below; RL sees others of the same split
+# The base policy was trained on scenes below this number; RL sees later ones of the same split
 FIRST_TRAINING_SCENE = 100_000_000
-SCENES = 500  # held-out ones, where the settings ask for all
+SCENES = 500  # held-out scenes, if the settings ask for all
 
 PlayConfig = TrainConfig | ProbeConfig | EvaluateConfig  # of a command that plays held-out questions
 
 
 def load_policy(cfg: PolicyConfig) -> PolicyModel:
-    """The policy that this section names, ready to train: adapters added, frozen parts frozen.
+    """The policy of a config section, ready to train: adapters added, frozen parts frozen.
 
     Raises ValueError where a LoRA target is no layer that learns.
     """
@@ -67,15 +67,15 @@ def load_policy(cfg: PolicyConfig) -> PolicyModel:
 
 
 def _with_adapters(model: Any, cfg: PolicyConfig) -> PeftModel:
-    """The model with LoRA adapters; a frozen tower gets none. They begin the same in every process and after every restart."""
+    """The model with LoRA adapters; a frozen tower gets none. Their initial weights are the same in every process."""
     settings = loading.lora_config(model, cfg.lora_rank, cfg.lora_alpha, cfg.lora_targets, cfg.train_vision)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return get_peft_model(model, settings)  # in float32, whatever the dtype of what they are added to
+        return get_peft_model(model, settings)  # adapters are float32, also on a bfloat16 model
 
 
 def load_evaluated(cfg: ProbeConfig | EvaluateConfig) -> tuple[Model, Engine]:
-    """The policy that is only asked, not trained, and what speaks for it: its own weights, or the server that `cfg.rollout` names.
+    """A policy to measure, not to train, and its engine: from its weights, or on the server of `cfg.rollout`.
 
     Raises ValueError if the server can't be reached or does not serve it.
     """
@@ -90,7 +90,7 @@ def load_evaluated(cfg: ProbeConfig | EvaluateConfig) -> tuple[Model, Engine]:
 
 
 def connect(cfg: EndpointConfig) -> Endpoint:
-    """A model on a server that answers. Raises ValueError if it can't be reached or does not serve that model.
+    """The endpoint of a server that answers. Raises ValueError if it can't be reached or does not serve the model.
 
     A model that the server does not list is asked one question, which decides.
     """
@@ -101,7 +101,7 @@ def connect(cfg: EndpointConfig) -> Endpoint:
 
 
 def endpoint_from(cfg: EndpointConfig) -> Endpoint:
-    """A model on a server that was not asked yet."""
+    """The endpoint of a server, without a request to it."""
     assert cfg.url and cfg.model  # checked where a server is needed
     return Endpoint(
         url=cfg.url,
@@ -115,7 +115,7 @@ def endpoint_from(cfg: EndpointConfig) -> Endpoint:
 
 
 def build_judge(cfg: EndpointConfig, log: Path | None = None, reach: bool = True) -> Judge | None:
-    """The model that this section names, with the verdicts that any run got from it; None where it names none.
+    """The judge of a config section, with the cached verdicts of all runs; None if the section names no server.
 
     `reach`: raise ValueError if it can't be reached now. Without it verdicts that are known still count.
     """
@@ -126,26 +126,26 @@ def build_judge(cfg: EndpointConfig, log: Path | None = None, reach: bool = True
 
 
 def training_samples(cfg: DataConfig) -> Sequence[Sample]:
-    """The questions that this section names, of the split that is trained on; what is dropped is said."""
+    """The training questions of a config section. Prints what is dropped."""
     if cfg.source == "scenes":
         return Scenes(scene_spec(cfg.difficulty, cfg.letter_px, cfg.side_px), "train", cfg.scenes, FIRST_TRAINING_SCENE)
     return _open_source(cfg)
 
 
 def held_out_samples(cfg: PlayConfig) -> Sequence[Sample]:
-    """The questions that `cfg.evaluation` and `cfg.data` name: never trained on."""
+    """The held-out questions of `cfg.evaluation` and `cfg.data`."""
     e = cfg.evaluation
     if e.records:
-        root = cfg.data.root if cfg.data.source == "records" else None  # a published training set has a root of its own
+        root = cfg.data.root if cfg.data.source == "records" else None  # of a published training set the root is another folder
         return open_source("records", e.records, root, limits=_limits(cfg.data))[: e.samples]
-    if cfg.data.source != "scenes":  # of an entry that does not train
+    if cfg.data.source != "scenes":  # of a command that does not train
         return _open_source(cfg.data)[: e.samples]
     spec = scene_spec(e.difficulty or cfg.data.difficulty, e.letter_px or cfg.data.letter_px, cfg.data.side_px)
     return Scenes(spec, "eval", SCENES if e.samples is None else e.samples)
 
 
 def leak_report(cfg: PlayConfig, samples: Sequence[Sample]) -> list[str]:
-    """What these questions share with every set that was read before and with `evaluation.records`, one sentence each."""
+    """One sentence for each set that shares images with these questions: sets read before, and `evaluation.records`."""
     if not isinstance(samples, Records):
         return []
     known = {name: path for name, path in leaks.known_sets(Path(cfg.data.cache_dir).parent).items() if name not in cfg.data.mix}
@@ -173,7 +173,7 @@ def _limits(data: DataConfig) -> Limits:
 
 
 def gradable_samples(samples: Sequence[Sample], rewards: Sequence[RewardCallback]) -> Sequence[Sample]:
-    """The samples that these rewards can grade: with a term that needs boxes, those that are annotated; the others are counted.
+    """The samples that these rewards can grade. If a term needs boxes, unannotated ones are left out and counted.
 
     Raises ValueError where none is left.
     """
@@ -192,7 +192,7 @@ def gradable_samples(samples: Sequence[Sample], rewards: Sequence[RewardCallback
 
 
 def build_rewards(cfg: TrainConfig) -> list[RewardCallback]:
-    """The terms of `cfg.reward`, in config order. Raises ValueError for one that refuses its settings."""
+    """The terms of `cfg.reward`, in config order. Raises ValueError if one refuses its settings."""
     rewards: list[RewardCallback] = []
     for name, term in cfg.reward.terms.items():
         try:
@@ -207,7 +207,7 @@ def build_rewards(cfg: TrainConfig) -> list[RewardCallback]:
 
 
 def build_engine(cfg: PlayConfig, loaded: PolicyModel) -> Engine:
-    """What samples from these weights, as `cfg.rollout` says; call `sync_weights` before the first `generate`.
+    """The engine of `cfg.rollout` for these weights. Call `sync_weights` before the first `generate`.
 
     Raises ValueError if a server can't be reached or does not serve the policy.
     """
@@ -215,7 +215,7 @@ def build_engine(cfg: PlayConfig, loaded: PolicyModel) -> Engine:
         return KVEngine(loaded)
     vllm, rollout = cfg.rollout.vllm, cfg.rollout
     assert vllm is not None  # checked with rollout.engine
-    run = seed_of(str(Path.cwd()), repr(cfg))  # the same on all ranks, and another for every run of this machine
+    run = seed_of(str(Path.cwd()), repr(cfg))  # the same on all ranks, different for each run on this machine
     sampler: Sampler
     if vllm.mode == "served":
         assert rollout.endpoint is not None  # checked with rollout.vllm.mode
@@ -237,12 +237,12 @@ def build_engine(cfg: PlayConfig, loaded: PolicyModel) -> Engine:
 
 
 def selected_levels(gap: GapConfig) -> dict[str, int]:
-    """The view of each question that was calibrated, in visual tokens by its id; nothing without `gap=calibrated`."""
+    """View tokens by question id, from the calibration table; empty without `gap=calibrated`."""
     return read_levels(Path(gap.table)) if gap.mode == Mode.CALIBRATED and gap.table else {}
 
 
 def build_policy(cfg: TrainConfig, loaded: PolicyModel, grader: Grader | None = None) -> FocusPolicy:
-    """Put the LightningModule together from its typed sections. Answers are graded by `grader`; None: by the rules alone."""
+    """The LightningModule. `grader` grades the answers; None: the rules alone."""
     objective, rollout = cfg.objective, cfg.rollout
     settings = UpdateSettings(
         rollouts_per_question=rollout.rollouts_per_question,
@@ -276,7 +276,7 @@ def build_policy(cfg: TrainConfig, loaded: PolicyModel, grader: Grader | None = 
 
 
 def rollout_limits(cfg: PlayConfig, temperature: float) -> RolloutLimits:
-    """What a conversation may cost, sampled at this temperature."""
+    """The limits of a conversation, with a sampling temperature."""
     rollout = cfg.rollout
     return RolloutLimits(
         max_crops=rollout.max_crops,
@@ -289,7 +289,7 @@ def rollout_limits(cfg: PlayConfig, temperature: float) -> RolloutLimits:
 
 
 def build_trainer(cfg: Target, callbacks: Sequence[Callback], **rest: Any) -> Trainer:
-    """Lightning's trainer with these callbacks, and those of the settings after them.
+    """Lightning's trainer with these callbacks, then those of the settings.
 
     Raises ValueError where it, or its strategy, refuses its settings.
     """
@@ -300,13 +300,13 @@ def build_trainer(cfg: Target, callbacks: Sequence[Callback], **rest: Any) -> Tr
 
 
 def autocast_like_trainer(trainer: Target) -> AbstractContextManager:
-    """A policy is measured in the arithmetic that it was trained in, though the trainer is not there to see to it."""
+    """Autocast like the trainer's, for measurements outside of it."""
     enabled = arithmetic_of(trainer) == "bfloat16"
     return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16, enabled=enabled)
 
 
 def run_facts(cfg: TrainConfig) -> RunFacts:
-    """What tables and results files say about this run beside its numbers."""
+    """The facts of a run that tables and results files show beside its numbers."""
     return RunFacts(
         name=cfg.name,
         folder=Path(cfg.output).name,
