@@ -365,7 +365,7 @@ def test_half_of_a_surrogate_pair_in_a_turn_is_sent_back_as_a_replacement_charac
 
 @pytest.mark.parametrize("text", ["<answer>7</answer>", "<think>so</think><tool_call>{}", "It is a 7."], ids=["answer", "call", "plain"])
 def test_a_server_that_ignores_prefills_is_an_outage_of_those_arms(text):
-    with Server(lambda request: (text, "stop", 3)) as server, pytest.raises(ValueError, match="leave tool_free and forced out"):
+    with Server(lambda request: (text, "stop", 3)) as server, pytest.raises(ValueError, match="remove tool_free and forced from"):
         examined(*served(server), samples=SCENES[:4], arms=("own", "tool_free"))
 
 

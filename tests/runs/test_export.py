@@ -117,7 +117,7 @@ def test_steps_below_the_resolution_of_bfloat16_survive_the_export_of_a_run(tmp_
 def test_a_checkpoint_holds_what_learns_and_nothing_that_is_frozen(words, stored, tmp_path, random_policy):
     cfg = settings(tmp_path / "run", random_policy, "evaluation.samples=0", "objective.updates=1", *words)
     train.run(cfg)
-    state = torch.load(train.latest(tmp_path / "run/checkpoints"), weights_only=False)
+    state = torch.load(train.latest_checkpoint(tmp_path / "run/checkpoints"), weights_only=False)
     learns = {f"model.{name}" for name, p in build.load_policy(cfg.policy).model.named_parameters() if p.requires_grad}
     assert set(state["state_dict"]) == learns and all(stored in name for name in learns)
     assert len(state["optimizer_states"][0]["state"]) == len(learns)
