@@ -1,4 +1,7 @@
-"""Measure accuracy, cost and boxes of a policy: `python -m focus.evaluate policy.checkpoint=FOLDER data=vstar`."""
+"""Measure accuracy, cost and boxes of a policy.
+
+`python -m focus.evaluate policy.checkpoint=FOLDER data=vstar`
+"""
 
 import hydra
 from omegaconf import DictConfig

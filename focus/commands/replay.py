@@ -1,4 +1,4 @@
-"""Repeat the update whose loss or gradient was not finite: `python -m focus.replay FOLDER [POLICY]`."""
+"""Repeat an update whose loss or gradient was not finite: `python -m focus.replay FOLDER`."""
 
 import sys
 from pathlib import Path

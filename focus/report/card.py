@@ -1,7 +1,8 @@
-"""The model card of a trained policy: README.md beside its weights, as the Hugging Face hub shows it.
+"""The model card of a trained policy: the README.md beside its weights, for the Hugging Face hub.
 
-Names, settings and messages of others stand in code spans and fenced blocks, where nothing is markup. A card holds no date and no time: a
-run that was interrupted leaves the same one as a run that was not.
+Names, settings and texts from outside stand in code spans and fenced blocks, where Markdown has no
+effect. A card holds no date and no time, so a run leaves the same card whether it was interrupted
+or not.
 """
 
 import json
@@ -25,9 +26,11 @@ TAGS = ["lfpc", "grpo", "image-text-to-text"]
 
 @dataclass(frozen=True)
 class Card:
-    """What a card says. `results` is the run's final table, None where nothing was measured.
+    """The content of a card.
 
-    `licence` holds `license` and `license_name` as the base states them, and is empty where it states none.
+    `licence` holds `license` and `license_name` as the base states them; it is empty if the base
+    states none. `updates` is the number of updates made, `wanted` the number in the settings.
+    `results` is the final table, None if nothing was measured.
     """
 
     name: str
@@ -62,7 +65,7 @@ def card_text(card: Card) -> str:
         f"# {_code(card.name)}",
         "",
         "A vision-language policy, trained by reinforcement learning with focus, an open implementation of LFPC (arXiv 2603.27494). It "
-        "sees the whole image at few tokens, may ask for crops of the original, and answers.",
+        "sees the whole image at few tokens, can request crops of the original, and answers.",
         "",
         "## Training",
         "",
@@ -93,19 +96,19 @@ def _measured(results: Results | None) -> list[str]:
 
 def _licence(licence: Mapping[str, str]) -> str:
     stated = licence.get("license_name") or licence.get("license")
-    named = f"It states {_code(stated)}" if stated else f"Which one that is, is {UNKNOWN}: the base states none here"
-    return f"The weights are made from those of the base, so its licence applies to them. {named}."
+    named = f"The base states {_code(stated)}" if stated else f"It is {UNKNOWN}: the base states none here"
+    return f"The weights derive from those of the base, so the licence of the base applies to them. {named}."
 
 
 def _code(text: str) -> str:
-    """A code span that shows this text, in one line, and nothing else whatever the text holds."""
+    """A code span with this text on one line. Backticks in the text do not end the span."""
     shown = "".join(letter if letter.isprintable() else " " for letter in text).strip() or " "
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     return f"{fence} {shown} {fence}" if "`" in shown else f"{fence}{shown}{fence}"
 
 
 def _fenced(text: str) -> list[str]:
-    """A block inside a list item, line by line."""
+    """The lines of a fenced block inside a list item."""
     shown = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
     return [f"  {line}" for line in (fence, *shown.split("\n"), fence)]
@@ -119,21 +122,23 @@ def _is_hub_name(base: str) -> bool:
     return "/" in base and not Path(base).exists()
 
 
-def stated_licence(base: str, place: str | Path) -> dict[str, str]:
-    """`license`, and `license_name` where there is one, of a base that lies at `place` (`checkpoint.place`), by its card or its config.
+def stated_licence(base: str, path: str | Path) -> dict[str, str]:
+    """`license`, and `license_name` if there is one, of a base, from its card or its config.
 
-    Empty where neither states one. Without a network what was fetched of a hub's model is asked.
+    `path` is what `loading.checkpoint_path` returns: a folder, or a name on the hub. The result is
+    empty if neither file states a licence. Without a network only the local cache of the hub is
+    read.
     """
     if base == "embedded":  # made here
         return {"license": "mit"}
     for name, read in (("README.md", metadata_load), ("config.json", lambda path: json.loads(Path(path).read_text()))):
-        found = cached_file(place, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+        file = cached_file(path, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
         try:
-            said = (read(found) if found else None) or {}
-        except (OSError, ValueError, YAMLError, RecursionError):  # a text of others, which may be anything
+            fields = (read(file) if file else None) or {}
+        except (OSError, ValueError, YAMLError, RecursionError):  # a file from outside, with any content
             continue
-        words = {key: said[key] for key in ("license", "license_name") if isinstance(said.get(key), str)}
-        words = {key: word for key, word in words.items() if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,99}", word)}
-        if "license" in words:
-            return words
+        stated = {key: fields[key] for key in ("license", "license_name") if isinstance(fields.get(key), str)}
+        stated = {key: value for key, value in stated.items() if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,99}", value)}
+        if "license" in stated:
+            return stated
     return {}

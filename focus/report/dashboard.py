@@ -1,4 +1,7 @@
-"""A run on a live dashboard: one entry for each output folder, its settings, its curves, and some trajectories as pictures and texts."""
+"""A run on a live dashboard: one entry per output folder.
+
+An entry has the run's settings, its curves, and some trajectories as pictures and texts.
+"""
 
 import math
 import secrets
@@ -23,38 +26,39 @@ from focus.rollout.trajectory import Trajectory
 from focus.runtime import files
 from focus.training.history import read_history
 
-LONGEST_NAME = 128  # of a run or a group, which is what W&B takes
+LONGEST_NAME = 128  # W&B's limit for the name of a run or a group
 
 
 class FolderWandbLogger(WandbLogger):
-    """One Weights & Biases run for each folder: its id is kept in `save_dir/wandb_id.txt`, so that a run that resumes goes on in its own.
+    """One Weights & Biases run per folder, with all arguments of Lightning's WandbLogger.
 
-    Rows up to the step that the run holds already are not sent again. Takes whatever Lightning's WandbLogger takes.
+    The id of the run is stored in `save_dir/wandb_id.txt`, so a resumed run continues its entry.
+    Rows up to the last step that the entry has are not sent again.
     """
 
     def __init__(self, save_dir: str, **rest: Any) -> None:
-        kept = Path(save_dir) / "wandb_id.txt"
-        if not kept.is_file():
-            files.write_on_first_rank(kept, secrets.token_hex(4))
-        super().__init__(save_dir=save_dir, id=kept.read_text() if kept.is_file() else None, resume="allow", **rest)
+        id_file = Path(save_dir) / "wandb_id.txt"
+        if not id_file.is_file():
+            files.write_on_first_rank(id_file, secrets.token_hex(4))
+        super().__init__(save_dir=save_dir, id=id_file.read_text() if id_file.is_file() else None, resume="allow", **rest)
         self.offline_before = sorted(Path(save_dir).glob(f"wandb/offline-run-*/run-{self._id}.wandb"))
-        self._held: int | None = None  # the last step that the run on the server held at the start; -1 without a server
+        self._sent_before: int | None = None  # the last step that the server had at the start; -1 without a server
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Send one row, unless the run holds its step already."""
+        """Send one row, unless the server has its step already."""
         if not files.is_first_rank():
             return
-        if self._held is None:
-            self._held = int(self.experiment.summary.get("trainer/global_step", -1))
-        if step is None or step > self._held:
+        if self._sent_before is None:
+            self._sent_before = int(self.experiment.summary.get("trainer/global_step", -1))
+        if step is None or step > self._sent_before:
             super().log_metrics(metrics, step)
 
 
 def start_logger(section: Mapping[str, Any], settings: Mapping[str, Any]) -> Logger:
-    """The logger that a section describes, already started, with all settings of the run sent to it.
+    """The logger that a section describes, started and with all settings of the run sent to it.
 
-    A run on W&B is called like its output folder, and points of a sweep share the sweep's name as their group. Raises ValueError if
-    W&B can't be reached.
+    A W&B run has the name of its output folder. Points of a sweep have the name of the sweep as
+    their group. Raises ValueError if W&B can't be reached.
     """
     section = dict(section)
     if not section["_target_"].endswith("WandbLogger"):
@@ -81,7 +85,10 @@ def start_logger(section: Mapping[str, Any], settings: Mapping[str, Any]) -> Log
 
 @contextmanager
 def closing(logger: Logger) -> Iterator[None]:
-    """Within the block a run logs; after it its entry is closed, also where the run crashes: the next run of this process opens its own."""
+    """Close the run's entry after the block, also if the run crashes.
+
+    The next run of this process then opens its own.
+    """
     failed = 1
     try:
         yield
@@ -92,29 +99,32 @@ def closing(logger: Logger) -> Iterator[None]:
 
 
 def shown_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings as a dashboard may show them: without the logger's own, and of a server neither a password in its URL nor what it is
-    told besides (`extra`), which may hold a key.
+    """The settings that a dashboard may show.
+
+    Left out are the section `logger`, passwords in the URLs of servers, and a server's `extra`,
+    which may hold a key.
     """
 
     def shown(node: Any) -> Any:
         if isinstance(node, list):
-            return [shown(each) for each in node]
+            return [shown(item) for item in node]
         if not isinstance(node, dict):
             return node
-        kept = {str(key): shown(value) for key, value in node.items() if not ("url" in node and key == "extra")}
-        if isinstance(url := kept.get("url"), str):
+        visible = {str(key): shown(value) for key, value in node.items() if not ("url" in node and key == "extra")}
+        if isinstance(url := visible.get("url"), str):
             parts = urlsplit(url)
-            kept["url"] = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-        return kept
+            visible["url"] = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        return visible
 
     return shown({key: value for key, value in settings.items() if key != "logger"})
 
 
 class Replay(Callback):
-    """Give a logger that begins anew the rows of before, when a run resumes: the CSV file and an offline run of W&B then hold all of it.
+    """Send the earlier rows again when a run resumes, to loggers that start a new file.
 
-    Rows come from the run's own history (`path`), whose step is one below its update. What an offline run of W&B had written before is
-    superseded and gets the ending `.before`, unless it was synced already.
+    The CSV file and an offline W&B run then hold all rows. The rows come from the run's history
+    (`path`); the step of a row is its update minus 1. The earlier files of an offline W&B run are
+    renamed to `*.before`. A run that was synced already is left alone.
     """
 
     def __init__(self, path: Path) -> None:
@@ -137,16 +147,18 @@ class Replay(Callback):
 
 
 class TrajectoryTable(pl.Callback):
-    """Send some trajectories of every `every_updates`-th update to W&B (a table) or TensorBoard (pictures); CSV takes none.
+    """Send some trajectories of every `every_updates`-th update to a logger.
 
-    The policy exposes `updates_done` (from 1) and `last_examples`. They are spread over the update, so that they belong to
-    different questions where there are several. Only rank zero sends. Raises ValueError where a number is below 1.
+    W&B gets a table, TensorBoard gets pictures, CSV gets none.
+    The policy has `updates_done` (from 1) and `last_examples`. The trajectories are taken at equal
+    distances, so they belong to different questions if the update has several. Only rank zero
+    sends. Raises ValueError if a number is below 1.
     """
 
     def __init__(self, every_updates: int = 20, rows: int = 4) -> None:
         for name, value in (("every_updates", every_updates), ("rows", rows)):
             if value < 1:
-                raise ValueError(f"{name} of TrajectoryTable is {value}; it must be at least 1. To send nothing remove the callback.")
+                raise ValueError(f"{name} of TrajectoryTable is {value}; it must be at least 1. To send nothing, remove the callback.")
         self.every_updates, self.rows = every_updates, rows
         self._sent_update = 0
 
@@ -155,7 +167,7 @@ class TrajectoryTable(pl.Callback):
         if not trainer.is_global_zero or update % self.every_updates or update == self._sent_update:
             return
         self._sent_update = update
-        examples = spread(pl_module.last_examples, self.rows)
+        examples = evenly_spaced(pl_module.last_examples, self.rows)
         if not examples:
             return
         for logger in trainer.loggers:
@@ -167,8 +179,8 @@ class TrajectoryTable(pl.Callback):
                     logger.experiment.add_image(f"trajectories/{number}", picture, global_step=update, dataformats="HWC")
 
 
-def spread(examples: Sequence[Example], rows: int) -> list[Example]:
-    """At most `rows` examples at equal distances, from the first on."""
+def evenly_spaced(examples: Sequence[Example], rows: int) -> list[Example]:
+    """At most `rows` examples at equal distances, starting with the first."""
     return [examples[i * len(examples) // rows] for i in range(rows)] if len(examples) > rows else list(examples)
 
 
@@ -191,11 +203,11 @@ def _send_table(logger: WandbLogger, examples: Sequence[Example], update: int) -
             *(example.terms.get(name, math.nan) for name in names),
             example.total,
         )
-    logger.log_metrics({"trajectories": table}, step=update)  # Lightning speaks of numbers; W&B takes tables too
+    logger.log_metrics({"trajectories": table}, step=update)  # Lightning's type says numbers; W&B takes tables too
 
 
 def _crop_strip(trajectory: Trajectory) -> Image.Image | None:
-    """The delivered crops side by side at their own pixels, or None where there is none."""
+    """The delivered crops side by side at their own resolution; None if there is none."""
     crops = trajectory.images[1:]
     if not crops:
         return None

@@ -1,7 +1,8 @@
-"""An evaluation in numbers: per arm, per category and rotation, beside the paper's tables, and its failures as pictures.
+"""The tables of an evaluation, the paper's tables beside them, and failures as pictures.
 
-Departures from published scores: a row that fails stays in the denominator; intervals are resampled by image (for HR-Bench by question:
-its four rotations stand or fall together); strict-circular, where all rotations of a question must be right, is an extra.
+Differences to published scores: a row that fails counts as wrong. Intervals are resampled by image,
+for HR-Bench by question, because its four rotations are not independent. Strict-circular, where all
+rotations of a question must be right, is an additional metric.
 """
 
 import json
@@ -27,7 +28,7 @@ from focus.rollout.trajectory import Status
 
 Rows = Sequence[Mapping[str, Any]]
 
-# of a row of predictions -> label, unit, factor. `right` is the accuracy
+# field of a row of predictions -> label, unit, factor. `right` is the accuracy
 METRICS = {
     "right": ("accuracy", "%", 100.0),
     "unparsed": ("no answer could be read", "%", 100.0),
@@ -46,18 +47,23 @@ NAMES = {"own": "own crops", "tool_free": "tool-free", "format_only": "format on
 
 
 def summary(rows: Rows, arms: Sequence[str], resamples: int) -> dict[str, Any]:
-    """Every number of an evaluation, each `[mean, low, high]` with its 95 % interval; repeats of a question are averaged first."""
+    """All numbers of an evaluation as `[mean, low, high]`, with 95 % intervals.
+
+    Repeats of a question are averaged first.
+    """
     by_arm: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         by_arm[row["arm"]].append(row)
     played = {arm: by_arm[arm] for arm in dict.fromkeys(["own", *arms]) if arm in by_arm}
     own = played["own"]
-    found: dict[str, Any] = {
+    numbers: dict[str, Any] = {
         "questions": len({row["id"] for row in own}),
         "images": len({row["group"] for row in own}),
         "repeats": len({row["repeat"] for row in own}),
-        "metrics": {arm: _metrics(each, resamples) for arm, each in played.items()},
-        "n": {arm: {metric: len(values) for metric in METRICS if (values := _by_question(each, metric))} for arm, each in played.items()},
+        "metrics": {arm: _metrics(of_arm, resamples) for arm, of_arm in played.items()},
+        "n": {
+            arm: {metric: len(values) for metric in METRICS if (values := _by_question(of_arm, metric))} for arm, of_arm in played.items()
+        },
         "differences": {},
         "by": {},
         "unweighted": {},
@@ -67,32 +73,32 @@ def summary(rows: Rows, arms: Sequence[str], resamples: int) -> dict[str, Any]:
     for name, (first, second) in DIFFERENCES.items():
         if first in played and second in played:
             before, after = _by_question(played[second], "right"), _by_question(played[first], "right")
-            found["differences"][name] = _interval({key: v - before[key] for key, v in after.items() if key in before}, own, resamples)
+            numbers["differences"][name] = _interval({key: v - before[key] for key, v in after.items() if key in before}, own, resamples)
     for name in FIELDS:
-        labels: dict[str, str] = {}  # sets spell a category in more than one way
+        labels: dict[str, str] = {}  # a set may spell one category in several ways
         for row in own:
             if (value := _field(row, name)) is not None:
                 labels.setdefault(str(value).casefold(), str(value))
         if len(labels) > 1:
             parts: dict[str, dict[str, list[float]]] = {}
             for key, label in sorted(labels.items()):
-                of_arm = {arm: [r for r in each if str(_field(r, name)).casefold() == key] for arm, each in played.items()}
-                parts[label] = {arm: _accuracy(each, resamples) for arm, each in of_arm.items() if each}
-            found["by"][name] = parts
+                selected = {arm: [r for r in of_arm if str(_field(r, name)).casefold() == key] for arm, of_arm in played.items()}
+                parts[label] = {arm: _accuracy(of_arm, resamples) for arm, of_arm in selected.items() if of_arm}
+            numbers["by"][name] = parts
             everywhere = [arm for arm in played if all(arm in part for part in parts.values())]
-            found["unweighted"][name] = {arm: round(sum(p[arm][0] for p in parts.values()) / len(parts), 5) for arm in everywhere}
+            numbers["unweighted"][name] = {arm: round(sum(p[arm][0] for p in parts.values()) / len(parts), 5) for arm in everywhere}
     if any("cycle_category" in row["meta"] for row in own):
-        found["strict_circular"] = {arm: _circular(each, resamples) for arm, each in played.items()}
-    return found
+        numbers["strict_circular"] = {arm: _circular(of_arm, resamples) for arm, of_arm in played.items()}
+    return numbers
 
 
-def interval_metrics(found: Mapping[str, Any]) -> dict[str, Metrics]:
+def interval_metrics(numbers: Mapping[str, Any]) -> dict[str, Metrics]:
     """The metrics of every arm, and the differences between arms, as `results.json` has them."""
     metrics = {
-        arm: {name: interval(mean, low, high, found["n"][arm][name]) for name, (mean, low, high) in of_arm.items()}
-        for arm, of_arm in found["metrics"].items()
+        arm: {name: interval(mean, low, high, numbers["n"][arm][name]) for name, (mean, low, high) in of_arm.items()}
+        for arm, of_arm in numbers["metrics"].items()
     }
-    differences = {name: interval(mean, low, high, found["questions"]) for name, (mean, low, high) in found["differences"].items()}
+    differences = {name: interval(mean, low, high, numbers["questions"]) for name, (mean, low, high) in numbers["differences"].items()}
     return metrics | {"differences": differences}
 
 
@@ -101,22 +107,22 @@ def _field(row: Mapping[str, Any], name: str) -> Any:
 
 
 def _metrics(rows: Rows, resamples: int) -> dict[str, list[float]]:
-    found = {}
+    metrics = {}
     for metric in METRICS:
         values = _by_question(rows, metric)
         if values:
-            found[metric] = _interval(values, rows, resamples)
-    return found
+            metrics[metric] = _interval(values, rows, resamples)
+    return metrics
 
 
 def _by_question(rows: Rows, metric: str) -> dict[str, float]:
-    """Mean over the repeats of each question; questions to which the metric does not apply are left out."""
+    """Mean over the repeats of each question to which the metric applies."""
     values: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         value = _value(row, metric)
         if value is not None:
             values[row["id"]].append(value)
-    return {key: sum(each) / len(each) for key, each in values.items()}
+    return {key: sum(repeats) / len(repeats) for key, repeats in values.items()}
 
 
 def _value(row: Mapping[str, Any], metric: str) -> float | None:
@@ -147,62 +153,62 @@ def _circular(rows: Rows, resamples: int) -> list[float]:
     by_group: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         by_group[row["group"]].append(row["right"])
-    values = [float(min(each) >= RIGHT_FROM) for each in by_group.values()]
+    values = [float(min(rotations) >= RIGHT_FROM) for rotations in by_group.values()]
     return [round(v, 5) for v in bootstrap(values, list(by_group), resamples)]
 
 
-def evaluation_table(found: Mapping[str, Any]) -> Results:
+def evaluation_table(numbers: Mapping[str, Any]) -> Results:
     """One column for each arm."""
-    arms = list(found["metrics"])
+    arms = list(numbers["metrics"])
     rows = []
     for metric, (label, unit, factor) in METRICS.items():
-        cells = [_cell(found["metrics"][arm].get(metric), factor) for arm in arms]
-        if metric == "seconds":  # of whole forwards: the questions of one have no times of their own
+        cells = [_cell(numbers["metrics"][arm].get(metric), factor) for arm in arms]
+        if metric == "seconds":  # measured per forward, so there is no time per question and no interval
             cells = [Cell(cell.mean, math.nan, math.nan) for cell in cells]
         if any(cell.mean == cell.mean for cell in cells) and not (metric == "refused" and all(cell.mean == 0 for cell in cells)):
             rows.append(Row(label, unit, tuple(cells)))
-    if "strict_circular" in found:
-        rows.append(Row("accuracy, all rotations right", "%", tuple(_cell(found["strict_circular"][arm], 100.0) for arm in arms)))
-    for name, parts in found["by"].items():
+    if "strict_circular" in numbers:
+        rows.append(Row("accuracy, all rotations right", "%", tuple(_cell(numbers["strict_circular"][arm], 100.0) for arm in arms)))
+    for name, parts in numbers["by"].items():
         for value, part in parts.items():
             n = part["own"][3]
             cells = [_cell(part[arm][:3] if arm in part else None, 100.0) for arm in arms]
             rows.append(Row(f"{name} {value} ({n})", "%", tuple(cells)))
-        unweighted = tuple(Cell(100 * found["unweighted"][name].get(arm, math.nan), math.nan, math.nan) for arm in arms)
+        unweighted = tuple(Cell(100 * numbers["unweighted"][name].get(arm, math.nan), math.nan, math.nan) for arm in arms)
         rows.append(Row(f"{name}: mean over its {len(parts)} values", "%", unweighted))
-    s = found["settings"]
+    s = numbers["settings"]
     least, most = s["view_tokens"]
     crop_least, crop_most = s["crop_tokens"]
-    repeats = f", {found['repeats']} answers to each (Avg@{found['repeats']})" if found["repeats"] > 1 else ""
-    clusters = "groups of rotations" if "strict_circular" in found else "images"
+    repeats = f", {numbers['repeats']} answers to each (Avg@{numbers['repeats']})" if numbers["repeats"] > 1 else ""
+    clusters = "groups of rotations" if "strict_circular" in numbers else "images"
     first = f", the first {s['samples']:,} of the set" if s["samples"] else ""
     notes = [
-        f"questions: {found['questions']:,}{first}, in {found['images']:,} {clusters}{repeats}; "
+        f"questions: {numbers['questions']:,}{first}, in {numbers['images']:,} {clusters}{repeats}; "
         f"95 % intervals from a bootstrap over {clusters}; in brackets the number of questions",
         f"view: {least} to {most} visual tokens; up to {s['max_crops']} crops of {crop_least} to {crop_most}; "
         f"temperature {s['temperature']:g}",
         (f"options in an order drawn by seed {s['seed']}" if s["options"] == "shuffled" else "options in published order")
-        + ("; rotations as published" if "strict_circular" in found else "")
+        + ("; rotations as published" if "strict_circular" in numbers else "")
         + f"; answers read by the rule {s['extraction']}; "
         + (f"free answers graded by {s['judge']}" if s["judge"] else "free answers graded by rules alone, a lower bound"),
         f"{s['engine']} on {s['device']}; seconds: {s['side_by_side']} conversations side by side, without opening images",
     ]
     if s["derived_boxes"]:
-        notes.append("boxes of more than one level are derived; IoU is that with the smallest")
+        notes.append("boxes of more than one level are derived; IoU is that of the smallest box")
     if "view_seen" in s:
         notes.append(_view_note(s["view_seen"]))
-    for arm, share in found.get("refusals", {}).items():
+    for arm, share in numbers.get("refusals", {}).items():
         number = "its numbers are not this model's" if arm == "own" else "so it has no numbers"
         notes.append(f"the server refused {100 * share:.0f} % of the questions of the arm {arm}: {number}")
     notes += s["prompts"]["notes"]
-    notes += [f"{name}: {_said(interval)} points" for name, interval in found["differences"].items()]
-    if found["broken"]:
-        notes.append(f"{len(found['broken'])} questions could not be read and count as wrong: {found['broken'][0]}")
+    notes += [f"{name}: {_percent(interval)} points" for name, interval in numbers["differences"].items()]
+    if numbers["broken"]:
+        notes.append(f"{len(numbers['broken'])} questions could not be read and count as wrong: {numbers['broken'][0]}")
     verdicts: tuple[str, ...] = ()
-    if "D_noise" in found["differences"]:
-        points, low, high = (100 * value for value in found["differences"]["D_noise"])
+    if "D_noise" in numbers["differences"]:
+        points, low, high = (100 * value for value in numbers["differences"]["D_noise"])
         verdicts = (
-            dependence_sentence((points, low, high), found["metrics"]["own"]["called"][0], f"at {most:,} tokens", found["questions"]),
+            dependence_sentence((points, low, high), numbers["metrics"]["own"]["called"][0], f"at {most:,} tokens", numbers["questions"]),
         )
     return Results(f"{s['policy']} on {s['data']}", tuple(NAMES.get(arm, arm) for arm in arms), tuple(rows), tuple(notes), verdicts)
 
@@ -210,7 +216,7 @@ def evaluation_table(found: Mapping[str, Any]) -> Results:
 def _view_note(seen: Mapping[str, int | None]) -> str:
     if seen.get("counted") is None:
         return "the server does not count the tokens of images: whether it resizes the view is not known"
-    return f"a view of {seen['expected']} visual tokens is {seen['counted']} tokens to the server, separators included"
+    return f"the server counts {seen['counted']} tokens for a view of {seen['expected']} visual tokens, separators included"
 
 
 def _cell(interval: Sequence[float] | None, factor: float) -> Cell:
@@ -218,17 +224,17 @@ def _cell(interval: Sequence[float] | None, factor: float) -> Cell:
     return Cell(mean * factor, low * factor, high * factor)
 
 
-def _said(interval: Sequence[float]) -> str:
+def _percent(interval: Sequence[float]) -> str:
     mean, low, high = (100 * value for value in interval)
     return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
 
 
 # ------------------------------------------------------------------------------------------------ the paper, arXiv 2603.27494
 
-# What two evaluations share that may stand in one row
-SETS = ("hrbench8k", "hrbench4k", "vstar")  # the columns of its tables
+SETS = ("hrbench8k", "hrbench4k", "vstar")  # the data sets of COLUMNS
 COLUMNS = ("HR-Bench 8K", "HR-Bench 4K", "V*")
-# Overall accuracy, %, under the paper's protocol. The rivals' rows are its re-runs; their own papers print other numbers
+# Overall accuracy, %, under the paper's protocol. Rows of other methods are the paper's re-runs; their
+# own papers report other numbers
 TABLE_2 = {
     "CoF-sft, 1,024 tokens": (58.9, 66.0, 72.8),
     "Pixel Reasoner, 1,024 tokens": (59.9, 65.8, 73.9),
@@ -258,21 +264,22 @@ TABLE_6 = {
 }
 
 
-def beside_the_paper(found: Mapping[str, Any], folder: Path) -> list[Results]:
-    """The paper's tables; the last row of each is this evaluation and those of the same policy that lie in `folder`.
+def beside_the_paper(numbers: Mapping[str, Any], folder: Path) -> list[Results]:
+    """The paper's tables, each with a row measured here.
 
-    What neither the paper nor an evaluation says is `not run`.
+    That row holds this evaluation and the comparable ones of the same policy in `folder`. A number
+    that neither the paper nor an evaluation has is `not run`.
     """
-    me = found["settings"]
+    settings = numbers["settings"]
     others = [json.loads(path.read_text()) for path in sorted(folder.glob("*/evaluation.json"))]
-    same = [
-        e
-        for e in others
-        if {*e.get("settings", {})} >= {*COMPARABLE, "prompts"}
-        and all(e["settings"][key] == me[key] for key in COMPARABLE)
-        and e["settings"]["prompts"]["hash"] == me["prompts"]["hash"]
+    comparable = [
+        other
+        for other in others
+        if {*other.get("settings", {})} >= {*COMPARABLE, "prompts"}
+        and all(other["settings"][key] == settings[key] for key in COMPARABLE)
+        and other["settings"]["prompts"]["hash"] == settings["prompts"]["hash"]
     ]
-    ours = {e["settings"]["data"]: e for e in (*same, found) if e["settings"]["data"] in SETS}
+    ours = {row["settings"]["data"]: row for row in (*comparable, numbers) if row["settings"]["data"] in SETS}
 
     def row(label: str, unit: str, cells: Iterable[Cell | None]) -> Row:
         return Row(label, unit, tuple(cells))
@@ -289,16 +296,19 @@ def beside_the_paper(found: Mapping[str, Any], folder: Path) -> list[Results]:
             for key in keys:
                 value = value.get(key) if value else None
             cells.append(_cell(value, factor) if value else None)
-        some = f", first {me['samples']:,} questions" if me["samples"] else ""
-        return row(f"{me['policy']}, {me['view_tokens'][1]:,} tokens, measured here{some}", unit, cells)
+        some = f", first {settings['samples']:,} questions" if settings["samples"] else ""
+        return row(f"{settings['policy']}, {settings['view_tokens'][1]:,} tokens, measured here{some}", unit, cells)
 
     accuracy = measured("%", 100.0, "metrics", "own", "right")
     dependence = measured("pt", 100.0, "differences", "D_noise")
     annotated = measured("pt", 100.0, "differences", "U_GT")
-    beside = f"{me['policy']}: {me['side_by_side']} questions side by side. For a latency set evaluation.questions_per_forward=1."
+    note = (
+        f"{settings['policy']}: {settings['side_by_side']} questions side by side. "
+        "To measure latency, set evaluation.questions_per_forward=1."
+    )
     return [
         Results(
-            "Table 1: accuracy lost when crops become noise, and gained when they become the annotated ones (the paper: very little)",
+            "Table 1: accuracy lost with noise in place of the crops, and gained with annotated crops (the paper: very little)",
             COLUMNS,
             (dependence, replace(annotated, metric=f"{annotated.metric}, annotated crops")),
         ),
@@ -310,7 +320,7 @@ def beside_the_paper(found: Mapping[str, Any], folder: Path) -> list[Results]:
             "Table 6: seconds per question, each on its own device",
             COLUMNS,
             (*printed(TABLE_6, "s"), measured("s", 1.0, "metrics", "own", "seconds")),
-            (beside,),
+            (note,),
         ),
     ]
 
@@ -319,7 +329,10 @@ def beside_the_paper(found: Mapping[str, Any], folder: Path) -> list[Results]:
 
 
 def worst(rows: Rows, samples: Sequence[Sample], evaluator: Evaluator, count: int) -> dict[str, list[Example]]:
-    """Wrong answers as trajectories for the page, `count` of each kind, the worst kinds first."""
+    """Wrong answers as trajectories for the page, up to `count` of each kind.
+
+    A question is shown once.
+    """
     first = [row for row in rows if row["repeat"] == 0 and not row["broken"]]
     own = [row for row in first if row["arm"] == "own" and row["right"] < RIGHT_FROM]
     without = {row["id"] for row in first if row["arm"] == "tool_free" and row["right"] >= RIGHT_FROM}

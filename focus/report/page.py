@@ -21,9 +21,9 @@ from focus.rewards import Example
 from focus.rollout.trajectory import Observation, Turn
 
 QUANTILE = re.compile(r"(.+)_p(\d+)$")
-GROUPS = ("reward", "crop", "ending", "objective", "seconds", "tokens", "group", "probe", "alarm", "data")  # in this order, then all others
+GROUPS = ("reward", "crop", "ending", "objective", "seconds", "tokens", "group", "probe", "alarm", "data")  # in this order, then the others
 INK, LINE = "#010203", "#f76707"  # INK becomes the text colour of the page, light or dark
-KINDS = {"best": "The highest total reward", "worst": "The lowest total reward", "random": "Drawn at random: what is usual"}
+KINDS = {"best": "The highest total reward", "worst": "The lowest total reward", "random": "Drawn at random"}
 
 
 def write_page(
@@ -34,10 +34,13 @@ def write_page(
     examples: Mapping[str, Sequence[Example]],
     settings: str,
 ) -> None:
-    """Write the page of a run, a probe or an evaluation. It appears whole or not at all; an older page stays until then.
+    """Write the page of a run, a probe or an evaluation.
 
-    `history` holds one row per update, in order; None for what did not train. Keys may be missing and values NaN.
-    `examples` maps a kind (`best`, `worst`, `random`, ...) to trajectories; `settings` is the resolved config as text.
+    An older page stays until the new one is complete.
+
+    `history` holds one row per update, in order; None if nothing was trained. Keys may be missing
+    and values NaN. `examples` maps a kind (`best`, `worst`, `random`, ...) to trajectories;
+    `settings` is the resolved config as text.
     """
     kinds = [
         {"key": f"examples-{number}", "name": kind, "about": KINDS.get(kind), "examples": [_example(example) for example in of_kind]}
@@ -75,7 +78,10 @@ def _results(results: Results) -> dict[str, Any]:
 
 
 def _curves(history: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
-    """Small charts, one for each key, grouped by the part of the key before its slash. Quantiles of one value share a chart."""
+    """Small charts, one per key, grouped by the part of the key before its slash.
+
+    Quantiles of one value share a chart.
+    """
     charts: dict[str, dict[str, list[str]]] = {}
     for key in dict.fromkeys(key for row in history for key in row if key != "update"):
         group, _, name = key.rpartition("/")
@@ -94,7 +100,7 @@ def _chart(group: str, name: str, keys: Sequence[str], update: np.ndarray, histo
     keys = sorted(keys, key=lambda key: quantiles.get(key, 0))
     values = np.array([[row.get(key, math.nan) for row in history] for key in keys], dtype=float)
     values[~np.isfinite(values)] = math.nan
-    measured = ~np.isnan(values).all(0)  # a value that is probed every few updates is drawn only there
+    measured = ~np.isnan(values).all(0)  # some values are measured only every few updates
     values, update = values[:, measured], update[measured]
     chart: dict[str, Any] = {"name": name, "quantiles": ", ".join(f"p{q}" for q in sorted(quantiles.values())), "svg": None}
     if not measured.any():
@@ -111,9 +117,9 @@ def _brief(value: float, position: object = None) -> str:
 
 
 def _svg(values: np.ndarray, smooth: np.ndarray, update: np.ndarray, title: str) -> Markup:
-    """A chart of `values` and their running means, each [key, update], as inline SVG without background.
+    """A chart of `values` and their running means, both [key, update], as SVG without background.
 
-    Text and axes have the text colour of the page, light or dark. `title` is what a screen reader says.
+    Text and axes have the text colour of the page, light or dark. `title` is for screen readers.
     """
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "focus", "font.size": 8}):
         figure = Figure(figsize=(2.6, 1.5))
@@ -143,13 +149,16 @@ def _svg(values: np.ndarray, smooth: np.ndarray, update: np.ndarray, title: str)
 
 
 def _running_mean(row: np.ndarray) -> np.ndarray:
-    """Centred mean over about a twelfth of the updates; NaN is left out, and stays NaN where a window holds nothing else."""
+    """Centred mean over about a twelfth of the updates.
+
+    NaN values are left out; a window of NaN alone gives NaN.
+    """
     reach = len(row) // 24
     window = np.ones(2 * reach + 1)
-    known = ~np.isnan(row)
-    count = np.convolve(known, window)[reach : reach + len(row)]
-    total = np.convolve(np.where(known, row, 0.0), window)[reach : reach + len(row)]
-    return np.where(count > 0, total / np.maximum(count, 1), math.nan)
+    measured = ~np.isnan(row)
+    count = np.convolve(measured, window)[reach : reach + len(row)]
+    sums = np.convolve(np.where(measured, row, 0.0), window)[reach : reach + len(row)]
+    return np.where(count > 0, sums / np.maximum(count, 1), math.nan)
 
 
 def _example(example: Example) -> dict[str, Any]:
@@ -170,7 +179,10 @@ def _example(example: Example) -> dict[str, Any]:
 
 
 def _terms(example: Example) -> dict[str, Any]:
-    """The rows of the table of terms. The last column adds up to the total where a reward was computed."""
+    """The rows of the table of terms.
+
+    If a reward was computed, the last column adds up to the total.
+    """
     if not example.payments:
         return {"columns": ["value"], "terms": [{"name": n, "cells": [_graded(v)], "logged": False} for n, v in example.terms.items()]}
     rows = []
@@ -189,7 +201,7 @@ def _graded(value: float) -> str:
 
 
 def _turn(turn: Turn, prefill: str) -> dict[str, Any]:
-    """What the policy sampled, and what the tool appended. A prefill was not sampled either."""
+    """The sampled text of a turn, its prefill (not sampled), and the tool's observation."""
     fault = turn.action.fault if isinstance(turn.action, Malformed) else None
     return {
         "tokens": len(turn.ids),

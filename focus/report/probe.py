@@ -1,4 +1,4 @@
-"""The probe as a table and as a figure: what the policy gets right when its crops are its own, and when they are something else."""
+"""The probe as a table and a figure: accuracy with the policy's own crops and with substitutes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ COLOURS = ("#1f6f8b", "#c06c3e", "#6b4f9a", "#3f7d4a", "#8a8a8a")
 
 
 def probe_table(title: str, outcomes: Mapping[str, Outcome], resamples: int, temperature: float, more: Sequence[str] = ()) -> Results:
-    """One column for each view; arms that were not played have no row. `more` are notes below the table."""
+    """One column per view. Arms that were not played have no row. `more` are notes below the table."""
     rows = [
         Row(
             label,
@@ -37,32 +37,35 @@ def probe_table(title: str, outcomes: Mapping[str, Outcome], resamples: int, tem
             for factor_name in ("mass", "policy", "quality", "schema"):
                 values = (Cell(100 * part[name][factor_name], math.nan, math.nan) for part in parts)
                 rows.append(Row(f"MED {name}: {factor_name}", "%", tuple(values)))
-    asked = next(iter(outcomes.values()))
-    notes = [f"{len(asked.groups)} held-out questions, 95 % intervals from a bootstrap over images; temperature {temperature:g}"]
-    if asked.broken:
-        notes.append(f"{len(asked.broken)} questions could not be read and count as wrong: {asked.broken[0]}")
+    first = next(iter(outcomes.values()))
+    notes = [f"{len(first.groups)} held-out questions, 95 % intervals from a bootstrap over images; temperature {temperature:g}"]
+    if first.broken:
+        notes.append(f"{len(first.broken)} questions could not be read and count as wrong: {first.broken[0]}")
     verdicts = tuple(verdict_of(outcome, resamples) for outcome in outcomes.values())
     return Results(f"crop dependence of {title}", tuple(f"{view} tokens" for view in outcomes), tuple(rows), (*notes, *more), verdicts)
 
 
-def telling(outcome: Outcome, samples: Sequence[Sample], shown: Sequence[Trajectory], count: int) -> dict[str, list[dict[str, Any]]]:
-    """Conversations with the policy's own crops that tell most about it, up to `count` of each kind, as rows for the page.
+def conversations_by_kind(
+    outcome: Outcome, samples: Sequence[Sample], trajectories: Sequence[Trajectory], count: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Conversations with the policy's own crops as rows for the page, up to `count` of each kind.
 
-    `shown` are the trajectories of the arm `own`; a question whose image can't be read has none. `place` is that among the samples.
+    `trajectories` are those of the arm `own`; a question whose image can't be read has none.
+    `place` in a row is the index of the question in `samples`.
     """
-    by_id = {t.sample.id: t for t in shown}
-    places = {i: by_id[samples[i].id] for i in range(len(samples)) if samples[i].id in by_id}
+    by_id = {t.sample.id: t for t in trajectories}
+    by_index = {i: by_id[samples[i].id] for i in range(len(samples)) if samples[i].id in by_id}
     own, noise, called = (outcome.values[metric] for metric in ("own", "noise", "called"))
     kinds = {
-        "right with its own crops, wrong with noise": [i for i in places if own[i] >= RIGHT_FROM > noise[i]],
-        "right, whatever its crops show": [i for i in places if called[i] and own[i] >= RIGHT_FROM and noise[i] >= RIGHT_FROM],
-        "right after a crop": [i for i in places if called[i] and own[i] >= RIGHT_FROM and math.isnan(noise[i])],  # without that arm
-        "wrong after a crop": [i for i in places if called[i] and own[i] < RIGHT_FROM],
-        "answered without a crop": [i for i in places if not called[i]],
+        "right with its own crops, wrong with noise": [i for i in by_index if own[i] >= RIGHT_FROM > noise[i]],
+        "right with its own crops and with noise": [i for i in by_index if called[i] and own[i] >= RIGHT_FROM and noise[i] >= RIGHT_FROM],
+        "right after a crop": [i for i in by_index if called[i] and own[i] >= RIGHT_FROM and math.isnan(noise[i])],  # without that arm
+        "wrong after a crop": [i for i in by_index if called[i] and own[i] < RIGHT_FROM],
+        "answered without a crop": [i for i in by_index if not called[i]],
     }
     chosen = {}
     for kind, of_kind in kinds.items():
-        rows = [{"place": i, "right": own[i], "caption": _caption(places[i]), **conversation_json(places[i])} for i in of_kind[:count]]
+        rows = [{"place": i, "right": own[i], "caption": _caption(by_index[i]), **conversation_json(by_index[i])} for i in of_kind[:count]]
         if rows:
             chosen[kind] = rows
     return chosen
@@ -73,7 +76,7 @@ def _caption(t: Trajectory) -> str:
 
 
 def draw_probe(outcomes: Mapping[str, Outcome], path: Path, resamples: int) -> None:
-    """Accuracy of every arm at every view, with intervals, and beside it what the substitutes cost."""
+    """Accuracy of every arm at every view, and paired differences and shares, with intervals."""
     shown = [row for row in ROWS if played(row[2], *outcomes.values())]
     panels = (
         ("accuracy, %", [row for row in shown if row[2] in ARMS]),
@@ -87,12 +90,12 @@ def draw_probe(outcomes: Mapping[str, Outcome], path: Path, resamples: int) -> N
     for axis, (title, rows) in zip(figure.subplots(1, 2), panels, strict=True):
         for number, (view, outcome) in enumerate(outcomes.items()):
             cells = [cell(outcome.of(metric), outcome.groups, factor, resamples) for _, _, metric, factor in rows]
-            places = [i + 0.16 * (number - (len(outcomes) - 1) / 2) for i in range(len(rows))]
-            # few resamples may leave the mean outside their interval
+            heights = [i + 0.16 * (number - (len(outcomes) - 1) / 2) for i in range(len(rows))]
+            # with few resamples the mean may lie outside the interval
             spread = [[max(0.0, c.mean - c.low) for c in cells], [max(0.0, c.high - c.mean) for c in cells]]
             axis.errorbar(
                 [c.mean for c in cells],
-                places,
+                heights,
                 xerr=spread,
                 fmt="o",
                 ms=4,

@@ -63,7 +63,7 @@ def remember_start(path: Path) -> None:
 
 def starts(path: Path) -> list[Start]:
     """The starts that `remember_start` wrote; other lines are skipped."""
-    found = []
+    rows = []
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         try:
             row = json.loads(line)
@@ -71,12 +71,12 @@ def starts(path: Path) -> list[Start]:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
         versions = {str(name): str(version) for name, version in versions}
-        found.append(Start(None if command is None else str(command), str(commit), versions))
-    return found
+        rows.append(Start(None if command is None else str(command), str(commit), versions))
+    return rows
 
 
 def _command() -> str | None:
-    """The command line of this run, for a point of a sweep that of the point alone; None if it was started from Python."""
+    """The command line of this run or point of a sweep; None for a start from Python."""
     if not HydraConfig.initialized():
         return None
     hydra = HydraConfig.get()
@@ -84,7 +84,10 @@ def _command() -> str | None:
 
 
 def command_of(overrides: Sequence[str], name: str = "train") -> str:
-    """The command with these overrides, ready for a shell. Overrides that may hold a key are left out; a comment says so."""
+    """The command with these overrides, ready for a shell.
+
+    Overrides that may hold a key are left out; a comment says so.
+    """
     words = [word for word in overrides if not _may_hold_a_key(word)]
     left_out = "" if len(words) == len(overrides) else "  # without settings that may hold a key"
     return shlex.join(["python", "-m", f"focus.{name}", *words]) + left_out
@@ -95,14 +98,17 @@ def _may_hold_a_key(override: str) -> bool:
 
 
 def _commit() -> str:
-    """The commit of the checkout with this code; `with changes` if code or settings differ; `unknown` outside a checkout."""
+    """The commit of the checkout with this code; `unknown` outside a checkout.
+
+    `with changes` is added if code or settings differ from the commit.
+    """
     root = CONF.parent
     try:
         top, head = _git("rev-parse", "--show-toplevel", "HEAD").split("\n")
         if Path(top).resolve() != root.resolve():  # a repository around an installed package
             return UNKNOWN
         return head + (" with changes" if _git("status", "--porcelain", "--", "focus", "conf") else "")
-    except (OSError, ValueError, subprocess.SubprocessError):  # no git, no checkout, no commit yet, one of another user
+    except (OSError, ValueError, subprocess.SubprocessError):  # no git, no checkout, no commit yet, or a checkout of another user
         return UNKNOWN
 
 

@@ -14,10 +14,11 @@ Metrics = dict[str, dict[str, Any]]
 
 
 def write_results(path: Path, metrics: Mapping[str, Metrics], *, verdicts: Sequence[str], settings: str, seconds: float) -> None:
-    """Write the file, unless it holds these numbers already: a command that only shows a result again does not change it.
+    """Write the file, unless it has these numbers already.
 
-    `metrics` is by measurement and metric (`measured_metrics`). `settings` names the settings by a hash, `seconds` is the
-    wall-clock time of this start of the command.
+    A command that only prints a result again does not change it.
+    `metrics` is by measurement and metric (`measured_metrics`). `settings` names the settings by a
+    hash, `seconds` is the wall-clock time of this start of the command.
     """
     start = this_start()
     content = {
@@ -44,7 +45,7 @@ def measured_metrics(outcome: Outcome, resamples: int, before: Outcome | None = 
 
     Shares are in [0, 1]. With `before`, the difference to that outcome, paired by question.
     """
-    found = {}
+    metrics = {}
     for metric in (*METRICS, *DIFFERENCES):
         values = outcome.of(metric)
         if before is not None:
@@ -52,8 +53,8 @@ def measured_metrics(outcome: Outcome, resamples: int, before: Outcome | None = 
         applies = sum(value == value for value in values)
         if applies:
             mean, low, high = bootstrap(values, outcome.groups, resamples)
-            found[metric] = interval(mean, low, high, applies)
-    return found
+            metrics[metric] = interval(mean, low, high, applies)
+    return metrics
 
 
 def interval(mean: float, low: float, high: float, questions: int) -> dict[str, Any]:

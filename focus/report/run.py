@@ -1,4 +1,4 @@
-"""What stays of a run: its history, the table of its result, the page, and its row in a sweep."""
+"""The results of a run: its table, its page, and its row in the results file of a sweep."""
 
 import csv
 import fcntl
@@ -19,7 +19,7 @@ from focus.report.verdict import verdict_of
 from focus.rewards import Example
 from focus.training.history import FINISHED, STOPPED, read_history
 
-# label, unit, metric of an Outcome, factor from what is stored to the unit
+# label, unit, metric of an Outcome, factor from the stored value to the unit
 ROWS = (
     ("accuracy, own crop", "%", "own", 100.0),
     ("accuracy, annotated crop", "%", "gt", 100.0),
@@ -45,7 +45,7 @@ ROWS = (
     ("visual tokens/question", "", "visual_tokens", 1.0),
     ("sampled tokens/question", "", "sampled_tokens", 1.0),
 )
-NO_TOOL = (  # played for agents that think; sweeps do not have these columns
+NO_TOOL = (  # measured for agents that think; results files of sweeps have no such columns
     ("accuracy, no tool offered", "%", "no_tool", 100.0),
     ("own - no tool offered", "pt", "no_tool_effect", 100.0),
 )
@@ -55,10 +55,11 @@ MAIN = ("own", "called", "D_noise", "coverage")  # on the terminal, with `own` a
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What tables and results files say about a run beside its numbers.
+    """The facts about a run that tables and results files state beside its numbers.
 
-    `folder` is the name of its output folder, `point` the hash of its settings (`identity.settings_hash`).
-    `view_tokens` and `common_view_tokens` are the budgets of both views, in merged visual tokens.
+    `folder` is the name of its output folder, `point` the hash of its settings
+    (`identity.settings_hash`). `view_tokens` and `common_view_tokens` are the budgets of both
+    views, in merged visual tokens.
     """
 
     name: str
@@ -75,9 +76,12 @@ class RunFacts:
 
 
 def result_table(run: RunFacts, measured: Mapping[str, Outcome]) -> Results:
-    """Base beside trained, at the run's own view and at the common one; the last column is paired by question."""
+    """Base and trained policy at the run's own view and at the common one.
+
+    The last column is their difference, paired by question.
+    """
     rows: list[Row] = []
-    asked = next(iter(measured.values()))
+    first = next(iter(measured.values()))
     for view, prefix in (("own view", ""), ("common view", f"@{run.common_view_tokens} ")):
         base, trained = measured.get(f"base {view}"), measured.get(f"trained {view}")
         for label, unit, metric, factor in ROWS:
@@ -85,20 +89,20 @@ def result_table(run: RunFacts, measured: Mapping[str, Outcome]) -> Results:
                 continue
             before, after = (None if outcome is None else outcome.of(metric) for outcome in (base, trained))
             change = None if before is None or after is None else [b - a for a, b in zip(before, after, strict=True)]
-            cells = [None if values is None else cell(values, asked.groups, factor, run.resamples) for values in (before, after, change)]
+            cells = [None if values is None else cell(values, first.groups, factor, run.resamples) for values in (before, after, change)]
             if cells[2] and unit == "%":
                 cells[2] = replace(cells[2], unit="pt")
             rows.append(Row(prefix + label, unit, tuple(cells), main=metric in (("own",) if prefix else MAIN)))
         seconds = [Cell(o.seconds / len(o.groups), math.nan, math.nan) if o and o.groups else None for o in (base, trained)]
         rows.append(Row(prefix + "seconds/question", "s", (*seconds, Cell(math.nan, math.nan, math.nan))))
     notes = [
-        f"{len(asked.groups)} held-out questions, 95 % intervals from a bootstrap over images; temperature {run.temperature}",
+        f"{len(first.groups)} held-out questions, 95 % intervals from a bootstrap over images; temperature {run.temperature}",
         f"own view: gap={run.gap}, at most {run.view_tokens} tokens; @{run.common_view_tokens}: the common view",
     ]
     if {"base own view", "trained own view"} <= measured.keys():
-        notes.append("trained - base is paired by question; of boxes it is the mean over questions that both cropped")
-    if asked.broken:
-        notes.append(f"{len(asked.broken)} questions could not be read and count as wrong: {asked.broken[0]}")
+        notes.append("trained - base is paired by question; for boxes, only questions in which both cropped count")
+    if first.broken:
+        notes.append(f"{len(first.broken)} questions could not be read and count as wrong: {first.broken[0]}")
     columns = ("base", "trained", "trained - base")
     own = measured.get("trained own view")
     verdicts = (verdict_of(own, run.resamples),) if own else ()
@@ -106,7 +110,7 @@ def result_table(run: RunFacts, measured: Mapping[str, Outcome]) -> Results:
 
 
 def played(metric: str, *outcomes: Outcome | None) -> bool:
-    """Whether some outcome has a number for this metric: arms that were not played have none."""
+    """Whether some outcome has a number for this metric. An arm that was not played has none."""
     return any(value == value for outcome in outcomes if outcome for value in outcome.of(metric))
 
 
@@ -124,9 +128,11 @@ def report_run(
     shown: int,
     settings: str,
 ) -> tuple[Results | None, Path]:
-    """Write `report.html` into the output folder; returns the table (None without evaluation) and the page's path.
+    """Write `report.html` into the output folder.
 
-    `shown` trajectories of each kind are drawn; `settings` is the text of settings.yaml.
+    Returns the table (None without evaluation) and the path of the page.
+
+    The page shows `shown` trajectories of each kind. `settings` is the text of settings.yaml.
     """
     results = result_table(run, measured) if measured else None
     n, graded = shown, [example for example in examples if not math.isnan(example.total)]
@@ -139,14 +145,17 @@ def report_run(
 
 
 def has_row(path: Path, settings: str, base: str) -> bool:
-    """Whether this point stands in the results file already; `base` names the policy and the questions that it starts from."""
+    """Whether the results file has a finished row of this point.
+
+    `base` names the policy and the questions that it starts from.
+    """
     if not path.is_file():
         return False
     return any((row["settings"], row["base"]) == (settings, base) and row["status"].startswith((FINISHED, STOPPED)) for row in _rows(path))
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    """The whole rows of a results file: the last one may have been cut by a kill or a full disk."""
+    """The complete rows of a results file. A kill or a full disk may have cut the last one."""
     with path.open(newline="") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         text = file.read()
@@ -155,7 +164,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def last_status(path: Path, folder: str, point: str) -> str:
-    """How this point ended last, in any start; empty if it never did."""
+    """The status in the last row of this point; empty if it has no row."""
     if not path.is_file():
         return ""
     return next((row["status"] for row in _rows(path)[::-1] if (row["run"], row["settings"]) == (folder, point)), "")
@@ -163,14 +172,17 @@ def last_status(path: Path, folder: str, point: str) -> str:
 
 @rank_zero_only
 def write_row(path: Path, run: RunFacts, base: str, measured: Mapping[str, Outcome], status: str = FINISHED) -> None:
-    """Append one point of a sweep, a crashed one too (its numbers are empty). Processes side by side take turns."""
+    """Append one point of a sweep.
+
+    A crashed point has no numbers. A file lock makes parallel processes write one after the other.
+    """
     row = _row(run, base, measured, status)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         whole = file.read().rfind(b"\n") + 1
-        file.truncate(whole)  # a row that was cut would else become the beginning of this one
+        file.truncate(whole)  # otherwise a cut row would become the beginning of this one
         lines = io.StringIO(newline="")
         writer = csv.DictWriter(lines, list(row))
         if whole == 0:
@@ -180,7 +192,7 @@ def write_row(path: Path, run: RunFacts, base: str, measured: Mapping[str, Outco
 
 
 def check_results(path: Path, run: RunFacts) -> None:
-    """Raises ValueError for a results file that rows can't be added to: of another version, or where files can't be written or locked."""
+    """Raise ValueError if the results file has other columns, or can't be written or locked."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+", newline="") as file:
@@ -189,8 +201,8 @@ def check_results(path: Path, run: RunFacts) -> None:
             columns = next(csv.reader(file), None)
     except OSError as error:
         raise ValueError(
-            f"results file {path} can't be written and locked ({error}), so processes could not take turns; name one on another file "
-            "system with results=FILE"
+            f"results file {path} can't be written and locked ({error}), so parallel processes could damage it; set results=FILE to a path "
+            "on another file system"
         ) from error
     if columns not in (None, list(_row(run, "", {}, ""))):
         raise ValueError(f"results file {path} has other columns than this version writes; name another with results=FILE")
@@ -211,8 +223,8 @@ def _row(run: RunFacts, base: str, measured: Mapping[str, Outcome], status: str)
     for view in ("own view", "common view"):
         outcome = measured.get(f"trained {view}")
         for _, _, metric, factor in ROWS:
-            found = cell(outcome.of(metric), outcome.groups, factor, run.resamples) if outcome else None
-            known = found is not None and found.mean == found.mean
+            interval = cell(outcome.of(metric), outcome.groups, factor, run.resamples) if outcome else None
+            measurable = interval is not None and interval.mean == interval.mean
             name = f"{view.split()[0]} {metric} "
-            row |= {name + part: round(getattr(found, part), 4) if known else "" for part in ("mean", "low", "high")}
+            row |= {name + part: round(getattr(interval, part), 4) if measurable else "" for part in ("mean", "low", "high")}
     return row

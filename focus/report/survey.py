@@ -1,7 +1,10 @@
-"""What does a data set hold? Counts, options, sizes and boxes, a contact sheet, and the images it shares with other sets. `make inspect`.
+"""What a data set holds: counts, options, sizes, boxes, and images that it shares with other sets.
 
-Look here before training or testing on a set: answers that are always at A, boxes in another frame, images too small for a gap and test
-images among the training ones are all visible on one screen. The questions are read one after the other and forgotten.
+`make inspect`.
+
+Run it before training or testing on a set. One screen shows answers that are always A, boxes in a
+wrong frame, images too small for a gap, and test images among the training ones. The questions are
+read one at a time and not kept in memory.
 """
 
 import json
@@ -25,22 +28,22 @@ from focus.grading import grader
 from focus.runtime.text import replace_surrogates_in
 
 TOP = 6  # values of a field on the terminal
-VALUES = 200  # a field of `meta` with more different values says which question it is, not which kind
-BAR = 24  # characters of a share of 100 %
+VALUES = 200  # a field of `meta` with more different values identifies questions, not kinds of questions
+BAR = 24  # characters that stand for a share of 100 %
 
 
 @dataclass
 class Contents:
-    """What was counted over all questions."""
+    """The counts over all questions."""
 
     questions: int = 0
-    decidable: int = 0  # questions whose every answer the rules alone can decide
+    decidable: int = 0  # questions that the rules alone can grade, for every accepted answer
     groups: set[str] = field(default_factory=set)
     fields: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # split, scorer, licence, ...
     meta: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     options: Counter[int] = field(default_factory=Counter)  # of questions by the number of their options
     letters: Counter[str] = field(default_factory=Counter)  # of questions by the letter of the right option
-    by_chance: float = 0.0  # right answers that guessing an option is expected to give
+    by_chance: float = 0.0  # expected number of right answers when options are guessed
     images: dict[str, Size] = field(default_factory=dict)
     boxed: int = 0  # questions with boxes
     targets: Counter[int] = field(default_factory=Counter)  # of questions with boxes
@@ -50,39 +53,42 @@ class Contents:
 
 
 def survey(samples: Sequence[Sample]) -> Contents:
-    """Count over all questions. No image is opened: sizes are those that the records state."""
-    found = Contents()
+    """Count over all questions. No image is opened: the records state the sizes."""
+    contents = Contents()
     for sample, record in track(_with_records(samples), "counting", total=len(samples), transient=True):
-        found.questions += 1
-        found.decidable += grader.count_decidable([sample])
-        found.groups.add(sample.group)
-        found.fields["source"][sample.source] += 1
-        found.fields["split"][sample.split] += 1
-        found.fields["scorer"][sample.scorer] += 1
+        contents.questions += 1
+        contents.decidable += grader.count_decidable([sample])
+        contents.groups.add(sample.group)
+        contents.fields["source"][sample.source] += 1
+        contents.fields["split"][sample.split] += 1
+        contents.fields["scorer"][sample.scorer] += 1
         for name in ("answer_type", "licence", "box_origin", "box_rule"):
             if record.get(name):
-                found.fields[name][str(record[name])] += 1
+                contents.fields[name][str(record[name])] += 1
         for name, value in sample.meta.items():
-            if isinstance(value, str | bool | int) and len(found.meta[name]) <= VALUES:
-                found.meta[name][str(value)] += 1
+            if isinstance(value, str | bool | int) and len(contents.meta[name]) <= VALUES:
+                contents.meta[name][str(value)] += 1
         if sample.options:
-            found.options[len(sample.options)] += 1
+            contents.options[len(sample.options)] += 1
         if sample.scorer == "letter":
-            found.letters[sample.answers[0]] += 1
-            found.by_chance += 1 / len(sample.options)
-        found.images[record.get("image_sha256") or record.get("image") or sample.id] = sample.size
+            contents.letters[sample.answers[0]] += 1
+            contents.by_chance += 1 / len(sample.options)
+        contents.images[record.get("image_sha256") or record.get("image") or sample.id] = sample.size
         if sample.boxes:
-            found.boxed += 1
-            found.targets[len(sample.boxes)] += 1
+            contents.boxed += 1
+            contents.targets[len(sample.boxes)] += 1
         for chain in sample.boxes:
-            found.levels[len(chain)] += 1
-            found.evidence.append(area(chain[0]) / (sample.width * sample.height))
-        found.characters.append(len(sample.question))
-    return found
+            contents.levels[len(chain)] += 1
+            contents.evidence.append(area(chain[0]) / (sample.width * sample.height))
+        contents.characters.append(len(sample.question))
+    return contents
 
 
 def _with_records(samples: Sequence[Sample]) -> Iterator[tuple[Sample, dict]]:
-    """Every question with its line of the file, which says more than a sample does; of a scene, which has none, it is empty."""
+    """Every question with its record, which has more fields than a sample.
+
+    Scenes have no records; theirs are empty.
+    """
     if not isinstance(samples, Records):
         yield from ((sample, {}) for sample in samples)
         return
@@ -92,44 +98,50 @@ def _with_records(samples: Sequence[Sample]) -> Iterator[tuple[Sample, dict]]:
             yield samples[index], replace_surrogates_in(json.loads(lines.readline()))
 
 
-def spread(count: int, shown: int, seed: int) -> list[int]:
-    """Places of `shown` of `count` questions: a random one from each of as many equal stretches."""
+def stratified_indices(count: int, shown: int, seed: int) -> list[int]:
+    """Indices of `shown` of `count` questions: a random one from each of `shown` equal ranges."""
     edges = np.linspace(0, count, min(shown, count) + 1).astype(int)
     random = np.random.default_rng(seed)
     return [int(random.integers(low, high)) for low, high in pairwise(edges)]
 
 
-def _three(values: array) -> list[float] | None:
-    """Least, median and most."""
+def smallest_median_largest(values: array) -> list[float] | None:
+    """The smallest value, the median and the largest; None without values."""
     return [float(v) for v in (min(values), np.median(values), max(values))] if values else None
 
 
-def _kinds(found: Contents) -> list[tuple[str, Counter[str]]]:
-    """The fields of `meta` that say what kind of question it is."""
-    return [(name, counter) for name, counter in found.meta.items() if len(counter) <= min(VALUES, max(2 * TOP, counter.total() // 2))]
+def kinds(contents: Contents) -> list[tuple[str, Counter[str]]]:
+    """The fields of `meta` that name kinds of questions, with the counts of their values."""
+    return [(name, counter) for name, counter in contents.meta.items() if len(counter) <= min(VALUES, max(2 * TOP, counter.total() // 2))]
 
 
-def _print(found: Contents, source: str, shared: Mapping[str, list[str]], console: Console) -> None:
+def print_contents(contents: Contents, source: str, shared: Mapping[str, list[str]], console: Console) -> None:
+    """Print the counts as a table.
+
+    `shared` has the sets that were compared, what was found, and the sets that were not read.
+    """
     table = Table(title=Text(source, style="bold"), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(min_width=12, style="dim")
     table.add_column(overflow="fold")
     published = SETS.get(source)
-    counts = f"{found.questions}" + (f"; published: {published.counts}" if published else "")
+    counts = f"{contents.questions}" + (f"; published: {published.counts}" if published else "")
     table.add_row("questions", Text(counts))
-    table.add_row("grading", Text(grader.decidable_sentence(found.decidable, found.questions, None)))
-    table.add_row("groups", Text(f"{len(found.groups)} (what intervals are drawn over)"))
-    for name, counter in (*found.fields.items(), *_kinds(found)):
+    table.add_row("grading", Text(grader.decidable_sentence(contents.decidable, contents.questions, None)))
+    table.add_row("groups", Text(f"{len(contents.groups)} (intervals are resampled over them)"))
+    for name, counter in (*contents.fields.items(), *kinds(contents)):
         table.add_row(Text(name), Text(_top(counter)))
-    table.add_row("options", Text(_numbers(found.options) or "none: answers are open"))
-    if found.letters:
-        table.add_row("answers", _letters(found))
-    table.add_row("images", Text(_images(found.images)))
-    table.add_row("boxes", Text(_boxes(found)))
-    least, median, most = _three(found.characters) or (0, 0, 0)
+    table.add_row("options", Text(_numbers(contents.options) or "none: answers are open"))
+    if contents.letters:
+        table.add_row("answers", _letters(contents))
+    table.add_row("images", Text(_images(contents.images)))
+    table.add_row("boxes", Text(_boxes(contents)))
+    least, median, most = smallest_median_largest(contents.characters) or (0, 0, 0)
     table.add_row("question", Text(f"{least:.0f} to {most:.0f} characters, median {median:.0f}"))
     if shared["compared"]:
-        seen = "see below" if shared["found"] else "none"
-        table.add_row("shared", Text(f"{seen}; compared with {len(shared['compared'])} sets read before: {', '.join(shared['compared'])}"))
+        result = "see below" if shared["found"] else "none"
+        table.add_row(
+            "shared", Text(f"{result}; compared with {len(shared['compared'])} sets read before: {', '.join(shared['compared'])}")
+        )
     if shared["unread"]:
         table.add_row("not compared", Text(f"{', '.join(shared['unread'])}: test sets that were not read here; `make inspect` reads one"))
     console.print(table)
@@ -147,18 +159,18 @@ def _numbers(counter: Counter[int]) -> str:
     return ", ".join(f"{number}: {count}" for number, count in sorted(counter.items()))
 
 
-def _letters(found: Contents) -> Text:
-    """A bar for each letter, and a word about one that guessing should not find so often."""
-    total, text = found.letters.total(), Text()
-    for letter, count in sorted(found.letters.items()):
+def _letters(contents: Contents) -> Text:
+    """A bar per letter, and a warning if one letter is right more often than chance allows."""
+    total, text = contents.letters.total(), Text()
+    for letter, count in sorted(contents.letters.items()):
         text.append(f"{letter} {'█' * round(BAR * count / total) or '▏':{BAR}} {count} ({count / total:.0%})\n")
-    [(letter, count)] = found.letters.most_common(1)
-    chance = found.by_chance / total
+    [(letter, count)] = contents.letters.most_common(1)
+    chance = contents.by_chance / total
     deviation = math.sqrt(chance * (1 - chance) / total)
     if count == total and total > 1:
-        text.append(f"every answer is {letter}: whoever always says {letter} is right, so nothing is measured", style="bold red")
+        text.append(f"every answer is {letter}: a policy that always says {letter} is right, so nothing is measured", style="bold red")
     elif count / total > chance + 4 * deviation:
-        text.append(f"{letter} is right in {count / total:.0%}, guessing in {chance:.0%}: a favourite letter is rewarded", style="yellow")
+        text.append(f"{letter} is right in {count / total:.0%}, a guess in {chance:.0%}: always answering {letter} pays", style="yellow")
     text.rstrip()
     return text
 
@@ -171,12 +183,13 @@ def _images(images: Mapping[str, Size]) -> str:
     )
 
 
-def _boxes(found: Contents) -> str:
-    shares = _three(found.evidence)
+def _boxes(contents: Contents) -> str:
+    shares = smallest_median_largest(contents.evidence)
     if shares is None:
-        return "none; give some with data.annotations"
+        return "none; add some with data.annotations"
     least, median, most = (f"{share:.2%}" for share in shares)
     return (
-        f"{found.boxed} of {found.questions} questions have some; questions by targets {_numbers(found.targets)}; targets by levels "
-        f"{_numbers(found.levels)}; B1 covers {median} of the image (median; {least} to {most})"
+        f"{contents.boxed} of {contents.questions} questions have boxes; questions by targets "
+        f"{_numbers(contents.targets)}; targets by levels "
+        f"{_numbers(contents.levels)}; B1 covers {median} of the image (median; {least} to {most})"
     )

@@ -1,6 +1,6 @@
-"""One table, one figure and one page of a sweep, whatever of it has run so far. `make report SWEEP=gap_sweep`.
+"""One table, one figure and one page of a sweep, finished or not. `make report SWEEP=gap_sweep`.
 
-What was launched stands in the sweep's multirun.yaml, what became of each point in the point's own folder.
+The sweep's multirun.yaml says which points were launched. The folder of each point has its state.
 """
 
 import base64
@@ -34,7 +34,7 @@ MISSING = "missing"
 
 @dataclass(frozen=True)
 class Point:
-    """One point: what was swept, where it lies, what became of it, and its trained policy's outcome by view (`own`, `common`)."""
+    """A point: swept values, folder, status, and outcomes of its trained policy by view."""
 
     values: Mapping[str, str]
     folder: Path
@@ -42,20 +42,21 @@ class Point:
     outcomes: Mapping[str, Outcome]
 
     def mean(self, metric: str, view: str) -> float:
-        """In the unit of the table; NaN where it was not measured."""
+        """The mean of a metric, in the unit of the table; NaN if it was not measured."""
         outcome = self.outcomes.get(view)
         return cell(outcome.of(metric), outcome.groups, FACTORS[metric][1], 1).mean if outcome else math.nan
 
 
 def launched(folder: Path) -> list[tuple[dict[str, str], str]]:
-    """What every point of a sweep goes by and the name of its folder, in their order, from the record that Hydra leaves of the sweep.
+    """The swept values and folder name of every point of a sweep, from Hydra's multirun.yaml.
 
-    Raises ValueError for a folder without one, where nothing was launched, and for a sweep of one point.
+    Raises ValueError for a folder without that file, where nothing was launched, and for a sweep of
+    one point.
     """
     record = folder / "multirun.yaml"
     if not record.is_file():
-        there = sorted(path.parent.name for path in folder.parent.glob("*/multirun.yaml"))
-        others = ", ".join(there) or "none yet; make sweep-gap makes one"
+        sweeps = sorted(path.parent.name for path in folder.parent.glob("*/multirun.yaml"))
+        others = ", ".join(sweeps) or "none yet; make sweep-gap starts one"
         raise ValueError(f"{folder} holds no sweep (no multirun.yaml); sweeps of {folder.parent}: {others}")
     hydra_cfg = OmegaConf.load(record).hydra
     unnamed = hydra_cfg.job.config.override_dirname.exclude_keys
@@ -63,15 +64,15 @@ def launched(folder: Path) -> list[tuple[dict[str, str], str]]:
     shown = [key for key, values in given.items() if len(values) > 1]
     if not shown:
         raise ValueError(f"{folder} holds one point and no sweep; its page is {folder / 'report.html'}")
-    found = []
+    points = []
     for values in itertools.product(*given.values()):
         point = dict(zip(given, values, strict=True))
-        found.append(({key: point[key] for key in shown}, point_name(point, unnamed)))
-    return found
+        points.append(({key: point[key] for key in shown}, point_name(point, unnamed)))
+    return points
 
 
 def points_of(folder: Path) -> list[Point]:
-    """Every point of the sweep, in its order, those that have not begun included."""
+    """Every point of the sweep in order, also those that have not started."""
     return [Point(values, folder / name, *_state(folder / name)) for values, name in launched(folder)]
 
 
@@ -85,7 +86,7 @@ def _state(folder: Path) -> tuple[str, dict[str, Outcome]]:
         measured = load_outcomes(folder / f"evaluation_trained_t{settings.evaluation.temperature:g}.json")
         outcomes = {name.split()[0]: outcome for name, outcome in measured.items()}
         if outcomes:
-            outcomes.setdefault("common", outcomes["own"])  # measured once, where both are the same
+            outcomes.setdefault("common", outcomes["own"])  # measured once if both views are the same
         return run_status(history, length), outcomes
     crash = last_status(Path(settings.results), Path(settings.output).name, settings_hash(plain(settings))) if settings.results else ""
     done = int(max((row["update"] for row in history), default=0))
@@ -93,7 +94,7 @@ def _state(folder: Path) -> tuple[str, dict[str, Outcome]]:
 
 
 def write_table(points: Sequence[Point], metrics: Sequence[str], resamples: int, path: Path) -> None:
-    """One row for each point: status, and mean and interval of every metric at both views."""
+    """One row per point: status, and mean and interval of every metric at both views."""
     columns = [f"{view} {metric}" for view in ("own", "common") for metric in metrics]
     with path.open("w", newline="") as file:
         out = csv.writer(file)
@@ -103,10 +104,9 @@ def write_table(points: Sequence[Point], metrics: Sequence[str], resamples: int,
             for view in ("own", "common"):
                 for metric in metrics:
                     outcome = point.outcomes.get(view)
-                    known = cell(outcome.of(metric), outcome.groups, FACTORS[metric][1], resamples) if outcome else None
-                    cells += (
-                        [f"{value:.4f}" if value == value else "" for value in (known.mean, known.low, known.high)] if known else [""] * 3
-                    )
+                    interval = cell(outcome.of(metric), outcome.groups, FACTORS[metric][1], resamples) if outcome else None
+                    numbers = (interval.mean, interval.low, interval.high) if interval else (math.nan,) * 3
+                    cells += [f"{number:.4f}" if number == number else "" for number in numbers]
             out.writerow([*point.values.values(), point.status, point.folder.name, *cells])
 
 
@@ -114,12 +114,12 @@ PANELS_A_ROW = 4
 
 
 def swept_keys(points: Sequence[Point]) -> list[str]:
-    """The swept keys but the seed; the seed where nothing else was swept."""
+    """The swept keys without the seed; the seed if nothing else was swept."""
     return [key for key in points[0].values if key != "seed"] or ["seed"]
 
 
 def draw(points: Sequence[Point], metrics: Sequence[str]) -> Figure:
-    """Panels for each swept key, metric and view: a dot for every point, a line through their means, with intervals."""
+    """A panel per swept key, metric and view: dots for points, a line of means, intervals."""
     shown = [
         (key, metric, view)
         for key in swept_keys(points)
@@ -142,7 +142,7 @@ def draw(points: Sequence[Point], metrics: Sequence[str]) -> Figure:
 
 def _draw_panel(axis: Axes, points: Sequence[Point], key: str, metric: str, view: str) -> None:
     values = list(dict.fromkeys(point.values[key] for point in points))
-    numbers = [_number(value) for value in values]
+    numbers = [_float_or_nan(value) for value in values]
     positions = numbers if all(n == n for n in numbers) else [*range(len(values))]
     means = defaultdict(list)
     for point in points:
@@ -164,7 +164,7 @@ def _draw_panel(axis: Axes, points: Sequence[Point], key: str, metric: str, view
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _number(value: str) -> float:
+def _float_or_nan(value: str) -> float:
     try:
         return float(value)
     except ValueError:
@@ -172,14 +172,14 @@ def _number(value: str) -> float:
 
 
 def write_sweep_page(path: Path, title: str, points: Sequence[Point], metrics: Sequence[str], figure: Figure, counted: str) -> None:
-    """Write the page of a sweep: the figure, and a row for every point with a link to its own page."""
+    """Write the page of a sweep: the figure, and a row per point with a link to its page."""
     picture = io.StringIO()
     figure.savefig(picture, format="svg", metadata={"Date": None})
     rows = [
         {
             "swept": list(point.values.values()),
             "status": point.status,
-            "metrics": [_shown(point.mean(metric, "own")) for metric in metrics],
+            "metrics": [number_text(point.mean(metric, "own")) for metric in metrics],
             "page": f"{quote(point.folder.name)}/report.html" if (point.folder / "report.html").is_file() else None,
         }
         for point in points
@@ -196,11 +196,13 @@ def write_sweep_page(path: Path, title: str, points: Sequence[Point], metrics: S
     )
 
 
-def _kind(status: str) -> str:
+def status_kind(status: str) -> str:
+    """`finished`, `missing`, `stopped`, `crashed` or `unfinished`."""
     if status in (FINISHED, MISSING):
         return status
     return "stopped" if status.startswith(STOPPED) else "crashed" if ", crashed" in status else "unfinished"
 
 
-def _shown(value: float) -> str:
+def number_text(value: float) -> str:
+    """A number for a table; empty for NaN."""
     return "" if value != value else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -1,4 +1,7 @@
-"""Results with intervals: a short table on the terminal, the whole table in Markdown. A page shows the same cells."""
+"""Results with intervals: a short table on the terminal, the whole table in Markdown.
+
+A page shows the same cells.
+"""
 
 import math
 from collections.abc import Sequence
@@ -14,9 +17,11 @@ NOT_APPLICABLE = "n/a"
 
 @dataclass(frozen=True)
 class Cell:
-    """A mean and its interval. A mean of NaN means that it applied to no question, bounds of NaN that there is no interval.
+    """A mean and its interval.
 
-    `unit` is given where it is not the row's: a difference of percentages is in points.
+    The mean is NaN if the metric applied to no question, the bounds are NaN without an interval.
+
+    `unit` is set if it differs from the row's: a difference of percentages is in points.
     """
 
     mean: float
@@ -27,7 +32,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One metric over all columns. None stands for what was not run. `main` rows are those that the terminal shows."""
+    """One metric over all columns.
+
+    A cell of None was not run. The terminal shows the `main` rows.
+    """
 
     metric: str
     unit: str
@@ -37,7 +45,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """A table, the sentences that say what it means, and notes. Raises ValueError if a row lacks a cell for a column."""
+    """A table, the sentences that say what it means, and notes.
+
+    Raises ValueError if a row lacks a cell for a column.
+    """
 
     title: str
     columns: tuple[str, ...]
@@ -50,7 +61,7 @@ class Results:
             if len(row.cells) != len(self.columns):
                 raise ValueError(
                     f"the row {row.metric!r} has {len(row.cells)} cells for {len(self.columns)} columns "
-                    f"({', '.join(self.columns)}); write None for what was not run"
+                    f"({', '.join(self.columns)}); use None for a column that was not run"
                 )
 
 
@@ -73,8 +84,8 @@ def cell_parts(row: Row, cell: Cell | None) -> tuple[str, str]:
     if math.isnan(cell.mean):
         return NOT_APPLICABLE, ""
     decimals = _decimals(row)
-    known = math.isfinite(cell.low) and math.isfinite(cell.high)
-    return f"{cell.mean:.{decimals}f}", f"[{cell.low:.{decimals}f}, {cell.high:.{decimals}f}]" if known else ""
+    bounded = math.isfinite(cell.low) and math.isfinite(cell.high)
+    return f"{cell.mean:.{decimals}f}", f"[{cell.low:.{decimals}f}, {cell.high:.{decimals}f}]" if bounded else ""
 
 
 def _decimals(row: Row) -> int:
@@ -85,10 +96,10 @@ def _decimals(row: Row) -> int:
 
 
 def print_table(results: Results, console: Console) -> None:
-    """Print the main rows (all rows where none is), then the notes and the verdicts.
+    """Print the main rows (all rows if none is), then the notes and the verdicts.
 
-    Intervals are always shown. In a narrow terminal they stand below the means, and columns that do not fit beside the
-    others follow in a second table.
+    Intervals are always shown. In a narrow terminal they stand below the means, and columns that do
+    not fit beside the others follow in a second table.
     """
     rows = [row for row in results.rows if row.main] or list(results.rows)
     columns = range(len(results.columns))
@@ -104,7 +115,7 @@ def print_table(results: Results, console: Console) -> None:
 
 
 def _blocks(results: Results, rows: Sequence[Row], console: Console) -> list[list[int]]:
-    """The columns in groups that fit side by side; a column that is too wide alone is a group of its own."""
+    """The columns in groups that fit side by side. A column that is too wide is a group alone."""
     blocks: list[list[int]] = [[]]
     for column in range(len(results.columns)):
         if blocks[-1] and not _fits(_rich_table(results, rows, [*blocks[-1], column], below=True), console):

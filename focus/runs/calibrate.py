@@ -31,7 +31,10 @@ from focus.rollout.kv import KVEngine
 
 
 def identity(cfg: CalibrateConfig, policy: PolicyModel, samples: Sequence[Sample]) -> str:
-    """A hash of everything that the choice depends on: weights, dialect, dtype, attention, questions, ladder, decoding, judge."""
+    """A hash of everything that the choice depends on.
+
+    That is: weights, dialect, dtype, attention, questions, ladder, decoding and judge.
+    """
     digest = hashlib.blake2b(policy.weights_hash().encode(), digest_size=12)
     digest.update(questions_digest(samples).encode())
     settings = cfg.model_dump()
@@ -43,32 +46,37 @@ def identity(cfg: CalibrateConfig, policy: PolicyModel, samples: Sequence[Sample
 def show(record: dict[str, Any], console: Console) -> None:
     """Print the cost of the selection and the result of its audit."""
 
-    def told(tokens: dict[str, int]) -> str:
+    def token_text(tokens: dict[str, int]) -> str:
         return f"{sum(tokens.values()):,} (visual {tokens['visual']:,}, text {tokens['text']:,})"
 
     console.print(
-        f"forward tokens, {record['search']}: {told(record['spent'])}\n"
-        f"every level of every question: {told(record['exhaustive'])}; ratio {record['ratio']:.3f}"
+        f"forward tokens, {record['search']}: {token_text(record['spent'])}\n"
+        f"every level of every question: {token_text(record['exhaustive'])}; ratio {record['ratio']:.3f}"
     )
-    seen = record.get("audit")
-    if seen == "not audited":
+    audit = record.get("audit")
+    if audit == "not audited":
         console.print("bisection is approximate and was not audited: set calibration.audit to the number of questions to walk exactly")
-    elif seen:
-        share, low, high = (100 * value for value in seen["share"])
+    elif audit:
+        share, low, high = (100 * value for value in audit["share"])
         console.print(
-            f"audit: {seen['mismatches']} of {seen['questions']} questions have another level than the exact walk's: "
-            f"{share:.1f} % [{low:.1f}, {high:.1f}]; the audit's own forward tokens: {told(seen['spent'])}"
+            f"audit: {audit['mismatches']} of {audit['questions']} questions have another level with the exact walk: "
+            f"{share:.1f} % [{low:.1f}, {high:.1f}]; the audit's own forward tokens: {token_text(audit['spent'])}"
         )
-        if not seen["mismatches"]:
-            at_most = 100 * (1 - 0.05 ** (1 / seen["groups"]))  # resampling nothing but matches can't widen the interval
-            console.print(f"no mismatch among {seen['groups']} independent questions: the share is below {at_most:.1f} % (95 %, one-sided)")
-        for each in seen["differ"]:
-            console.print(f"  {each['sample']}: bisection {each['bisection']}, exact {each['exact']}")
+        if not audit["mismatches"]:
+            at_most = 100 * (1 - 0.05 ** (1 / audit["groups"]))  # a bootstrap of matches alone has an interval of width 0
+            console.print(
+                f"no mismatch among {audit['groups']} independent questions: the share is below {at_most:.1f} % (95 %, one-sided)"
+            )
+        for mismatch in audit["differ"]:
+            console.print(f"  {mismatch['sample']}: bisection {mismatch['bisection']}, exact {mismatch['exact']}")
 
 
 def run(composed: DictConfig) -> None:
-    """Calibrate, unless this table exists. Writes the table, its cost, the curve and the histogram."""
-    console = Console(markup=False)  # what is printed holds names and texts of others
+    """Calibrate, unless this table exists.
+
+    Writes the table, its cost, the curve and the histogram.
+    """
+    console = Console(markup=False)  # texts from data sets are printed as they are
     cfg = config.validated(composed, CalibrateConfig)
     torch.set_num_threads(cfg.threads)
     output, search = Path(cfg.output), Search(cfg.calibration.search)
@@ -76,47 +84,47 @@ def run(composed: DictConfig) -> None:
     console.print(decidable_sentence(count_decidable(samples), len(samples), cfg.judge.model))
     policy = load_policy(cfg.policy)
     table, key = output / "levels.parquet", identity(cfg, policy, samples)
-    kept = output / f"levels-{key}.jsonl"
+    partial = output / f"levels-{key}.jsonl"
     if levels_identity(table) == key:
-        kept.unlink(missing_ok=True)  # left behind by a kill right after the table was written
-        console.print(f"{table} stands already for this policy, data and ladder")
+        partial.unlink(missing_ok=True)  # left behind by a kill right after the table was written
+        console.print(f"{table} exists already for this policy, data and ladder")
         return
     with config.alone(output):
-        done = read_choices(kept)
+        done = read_choices(partial)
         names = [s.id for s in samples] if search is Search.BISECTION else []
         audited = set(random.Random(cfg.seed).sample(names, min(cfg.calibration.audit, len(names))))
         engine = KVEngine(policy)
         judge = build_judge(cfg.judge)
         reader = JudgeReader(Grader(judge)) if judge else read_by_rule
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console) as progress, kept.open("a") as out:
+        with Progress(*columns, console=console) as progress, partial.open("a") as out:
             task = progress.add_task("calibrate", total=len(samples), completed=len(done))
             todo = [i for i in range(len(samples)) if not done or samples[i].id not in done]
             for start in range(0, len(todo), cfg.questions_per_forward):
                 chunk = [samples[i] for i in todo[start : start + cfg.questions_per_forward]]
                 shared = (cfg.calibration, cfg.tokens_per_turn, cfg.seed, reader)
                 choices = choose(policy, engine, chunk, search, *shared)
-                again = [s for s in chunk if s.id in audited]
-                exact = {c.sample: c for c in choose(policy, engine, again, Search.LADDER, *shared)} if again else {}
-                found = {c.sample: (c, exact.get(c.sample)) for c in choices}
-                out.writelines(map(to_json_line, found.values()))
+                to_audit = [s for s in chunk if s.id in audited]
+                exact = {c.sample: c for c in choose(policy, engine, to_audit, Search.LADDER, *shared)} if to_audit else {}
+                chosen = {c.sample: (c, exact.get(c.sample)) for c in choices}
+                out.writelines(map(to_json_line, chosen.values()))
                 out.flush()
-                done |= found
+                done |= chosen
                 progress.advance(task, len(chunk))
         counts = Counter(choice.label for choice, _ in done.values())
         levels = {name: choice.view_tokens for name, (choice, _) in done.items() if choice.view_tokens}
         if not levels:
             unreadable = next((f". {choice.broken}" for choice, _ in done.values() if choice.broken), "")
             raise ValueError(
-                f"no question was given a level ({dict(counts)}); of a question that is wrong at native there is no "
-                "gap to choose: train the base further, or set calibration.require_correct_at_native=false. For one that never diverges "
+                f"no question got a level ({dict(counts)}). A question that is wrong at native resolution gets none: "
+                "train the base further, or set calibration.require_correct_at_native=false. For questions that never diverge "
                 f"set calibration.never_diverges=floor, or a smaller calibration.floor_tokens{unreadable}"
             )
         record = summary(list(done.values()), search)
         (output / "levels.json").write_text(json.dumps({"identity": key, **record}, indent=1) + "\n")
         draw([choice for choice, _ in done.values()], output / "levels.png")
         write_levels(table, levels, key)
-        kept.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     for level in sorted(set(levels.values()), reverse=True):
         console.print(f"{level:>6} tokens  {counts[str(level)]:>6} questions")
     for reason in sorted({DROPPED_NATIVE, DROPPED_NEVER, UNREADABLE} & set(counts)):
@@ -131,7 +139,7 @@ def run(composed: DictConfig) -> None:
 
 
 def draw(choices: Sequence[Choice], path: Path) -> None:
-    """The histogram of chosen budgets, and the curve tokens -> share of questions that still agree with native."""
+    """The histogram of chosen views, and the share of questions that agree with native."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -140,7 +148,7 @@ def draw(choices: Sequence[Choice], path: Path) -> None:
     ticks = sorted(set(levels), reverse=True)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     left.bar([str(t) for t in ticks], [levels.count(t) for t in ticks], color="#3b6ea5")
-    left.set(xlabel="chosen view, tokens", ylabel="questions", title="first view whose answer leaves the native one")
+    left.set(xlabel="chosen view, tokens", ylabel="questions", title="first view whose answer differs from the native one")
     right.plot([str(t) for t in ticks], [1 - sum(v >= t for v in levels) / entered for t in ticks], marker="o", color="#3b6ea5")
     right.set(xlabel="view, tokens", ylabel="share that agrees with native", ylim=(0, 1.02), title="agreement")
     figure.savefig(path, dpi=120)

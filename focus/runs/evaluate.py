@@ -1,7 +1,10 @@
-"""What a policy gets right on a data set, what that costs, and where it looked. `make evaluate CHECKPOINT=... DATA=vstar`.
+"""Accuracy of a policy on a data set, its cost and its boxes.
 
-An evaluation that is interrupted goes on where it stopped; one that is finished only shows its result again. Every question stays in the
-denominator: an image that can't be read, an answer that can't be parsed and a request that a server refused are wrong.
+`make evaluate CHECKPOINT=... DATA=vstar`.
+
+An interrupted evaluation resumes where it stopped; a finished one only prints its result again.
+Every question counts: an image that can't be read, an answer that can't be parsed and a request
+that the server refused are wrong answers.
 """
 
 import json
@@ -46,12 +49,15 @@ from focus.runtime.progress import Progress, chunks
 
 
 def run(composed: DictConfig) -> None:
-    """Play every question in every arm, then grade; write predictions, numbers, tables and the page."""
+    """Play every question in every arm and grade it.
+
+    Write predictions, numbers, tables and the page.
+    """
     started = time.monotonic()
-    console = Console(markup=False, soft_wrap=True)  # it prints texts of others; paths stay whole
+    console = Console(markup=False, soft_wrap=True)  # texts are printed as they are; paths are not wrapped
     cfg = config.validated(composed, EvaluateConfig)
     torch.set_num_threads(cfg.threads)
-    output = Path(cfg.output) if cfg.output else Path("outputs/evaluate") / _name(cfg.policy.checkpoint) / cfg.data.source
+    output = Path(cfg.output) if cfg.output else Path("outputs/evaluate") / _policy_name(cfg.policy.checkpoint) / cfg.data.source
     e, p, most = cfg.evaluation, cfg.policy, cfg.view.max_tokens or config.EMBEDDED_VIEW
     console.print(
         headline(
@@ -71,9 +77,9 @@ def run(composed: DictConfig) -> None:
     model, engine = load_evaluated(cfg)
     gap = Gap(Mode.FIXED, most, model.token_px, min_tokens=cfg.view.min_tokens)
     evaluator = Evaluator(model, engine, gap, rollout_limits(cfg, e.temperature), cfg.seed, e.arms, e.questions_per_forward, e.sigma)
-    seen = {}
+    counted = {}
     if isinstance(model, Served) and isinstance(engine, OpenAIEngine):
-        seen = {"view_seen": check_view_tokens(model, engine, gap, samples, cfg.served.view_deviation)}
+        counted = {"view_seen": check_view_tokens(model, engine, gap, samples, cfg.served.view_deviation)}
     with config.alone(output), Progress(console) as progress:
         identity = f"{measurement(cfg.model_dump(), model.weights_hash(), questions_digest(published))} {cfg.options}"
         played = Predictions(output / "played.jsonl", identity)
@@ -92,16 +98,16 @@ def run(composed: DictConfig) -> None:
         grade_open(Grader(judge), rows)
         refused = refusals(rows, cfg.served.refused)
         arms = [arm for arm in e.arms if arm not in refused]
-        found = summary(rows, arms, e.resamples) | {"settings": _settings(cfg, model, most) | seen, "refusals": refused}
+        numbers = summary(rows, arms, e.resamples) | {"settings": _settings(cfg, model, most) | counted, "refusals": refused}
         if judge:
-            found["judge"] = {name: judge.counts[name] for name in COUNTS} | {"turned_away": dict(judge.turned_away)}
+            numbers["judge"] = {name: judge.counts[name] for name in COUNTS} | {"turned_away": dict(judge.turned_away)}
         _write(output / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        _write(output / "evaluation.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
-        table, paper = evaluation_table(found), beside_the_paper(found, output.parent)
+        _write(output / "evaluation.json", json.dumps(numbers, indent=1, allow_nan=False) + "\n")
+        table, paper = evaluation_table(numbers), beside_the_paper(numbers, output.parent)
         _write(output / "evaluation.md", markdown_table(table) + "\n" + "\n".join(map(markdown_table, paper)))
         write_results(
             output / "results.json",
-            interval_metrics(found),
+            interval_metrics(numbers),
             verdicts=table.verdicts,
             settings=f"{identity} {cfg.extraction} {cfg.repeats}",
             seconds=time.monotonic() - started,
@@ -116,7 +122,7 @@ def run(composed: DictConfig) -> None:
             "the server refused "
             + " and ".join(f"{share:.0%} of the questions of the arm {arm}" for arm, share in refused.items())
             + f", which may be at most {cfg.served.refused:.0%} (served.refused): what was measured is not this model. The reasons are "
-            "above; what it was asked is kept, so remove that folder to ask again"
+            f"above. The replies are stored; to send the questions again, remove {output}"
         )
 
 
@@ -126,7 +132,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _settings(cfg: EvaluateConfig, model: Model, most: int) -> dict[str, Any]:
-    """What a number means: everything without which it can't be compared with another."""
+    """The settings that a number depends on. Two numbers are comparable if these are equal."""
     e, r = cfg.evaluation, cfg.rollout
     served = r.endpoint if r.engine == "openai" else None
     return {
@@ -153,7 +159,10 @@ def _settings(cfg: EvaluateConfig, model: Model, most: int) -> dict[str, Any]:
     }
 
 
-def _name(checkpoint: str) -> str:
-    """A folder name for a policy: `outputs/stage1/policy` is stage1, `org/model` is model. It leads nowhere else."""
+def _policy_name(checkpoint: str) -> str:
+    """A folder name for a policy: `outputs/stage1/policy` is stage1, `org/model` is model.
+
+    It has no `/` or `..`.
+    """
     parts = [part for part in Path(checkpoint).parts if part not in ("/", "..")] or ["policy"]
     return parts[-2] if len(parts) > 1 and parts[-1] == "policy" else parts[-1]

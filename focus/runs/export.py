@@ -1,4 +1,7 @@
-"""Write embedded scenes to disk as records, in the layout that any other data set uses. `make scenes`."""
+"""Write embedded scenes to disk as records, in the layout that any other data set uses.
+
+`make scenes`.
+"""
 
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from focus.data.scenes import Scenes, scene_spec
 
 
 def run(composed: DictConfig) -> None:
-    """Write the scenes that the settings name, and say how to train on them."""
+    """Write the scenes that the settings name, and print the command that trains on them."""
     cfg = config.validated(composed, ExportConfig)
     scenes = Scenes(scene_spec(cfg.difficulty, cfg.letter_px, cfg.side_px), cfg.split, cfg.scenes, cfg.first)
     with config.alone(cfg.output):

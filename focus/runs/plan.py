@@ -28,7 +28,7 @@ def run(composed: DictConfig) -> None:
         f"{plan.micro_batches} forwards an update. Texts {'measured with the policy tokenizer' if plan.measured_text else 'estimated'}"
     )
     typical = make_plan(cfg, plan.mean).peak
-    console.print(f"Were all rollouts mean ones, a device would need {typical / GIB:.1f} GiB")
+    console.print(f"If all rollouts had mean lengths, a device would need {typical / GIB:.1f} GiB")
     better = [] if plan.fits else advice(cfg, plan)
     with config.writable(cfg.output):
         written = asdict(plan) | {
@@ -36,11 +36,13 @@ def run(composed: DictConfig) -> None:
             "peak of mean rollouts": typical,
             "room": plan.room,
             "fits": plan.fits,
-            "advice": [asdict(each) for each in better],
+            "advice": [asdict(change) for change in better],
         }
         (Path(cfg.output) / "plan.json").write_text(json.dumps(written, indent=1) + os.linesep)
     console.print(f"plan: {Path(cfg.output) / 'plan.json'}")
     if not plan.fits:
-        tried = "\n".join(f"  {each.peak / GIB:8.1f} GiB  {'fits' if each.fits else '    '}  {' '.join(each.overrides)}" for each in better)
-        raise ValueError(f"{verdict(plan)}. What to change, each line with what it then needs:\n{tried or '  nothing helps here'}")
+        changes = "\n".join(
+            f"  {change.peak / GIB:8.1f} GiB  {'fits' if change.fits else '    '}  {' '.join(change.overrides)}" for change in better
+        )
+        raise ValueError(f"{verdict(plan)}. Changes that help, each with the memory that is then needed:\n{changes or '  none found'}")
     console.print(verdict(plan))

@@ -1,7 +1,9 @@
-"""Does this policy look at what it zooms into? All arms of the probe (E10) on any checkpoint. `make probe CHECKPOINT=...`.
+"""Does this policy look at what it zooms into?
 
-A probe that is interrupted goes on with the next view; one that is finished only shows its result again.
-A folder that holds a probe of another policy, of other questions or with other settings is refused.
+All arms of the probe (E10) on any checkpoint. `make probe CHECKPOINT=...`.
+
+An interrupted probe resumes with the next view; a finished one only prints its result again. A
+folder that holds a probe of another policy, of other questions or with other settings is refused.
 """
 
 import json
@@ -30,7 +32,7 @@ from focus.gap import Gap, Mode
 from focus.grading.grader import Grader
 from focus.report.headline import evaluated_text, headline
 from focus.report.page import write_page
-from focus.report.probe import draw_probe, probe_table, telling
+from focus.report.probe import conversations_by_kind, draw_probe, probe_table
 from focus.report.results_file import measured_metrics, write_results
 from focus.report.table import markdown_table, print_table
 from focus.rewards import Example
@@ -41,7 +43,10 @@ from focus.runtime.progress import Progress
 
 
 def run(composed: DictConfig) -> None:
-    """Play every arm at every view; write numbers, table, figure and page. Raises ValueError where another job does so."""
+    """Play every arm at every view. Write numbers, table, figure and page.
+
+    Raises ValueError if another job writes into the folder.
+    """
     cfg = config.validated(composed, ProbeConfig)
     arms.check_arms(cfg.evaluation.arms)
     samples, e = held_out_samples(cfg), cfg.evaluation
@@ -50,7 +55,7 @@ def run(composed: DictConfig) -> None:
             f"the arm gt shows the annotated crop, but none of the {len(samples)} questions has a box (first: {samples[0].id}); "
             "annotate them, or leave gt out of evaluation.arms"
         )
-    output = Path(cfg.output) if cfg.output else _beside(cfg.policy.checkpoint, cfg.data.source)
+    output = Path(cfg.output) if cfg.output else _default_output(cfg.policy.checkpoint, cfg.data.source)
     with config.alone(output):
         _run(cfg, output, samples)
 
@@ -58,7 +63,7 @@ def run(composed: DictConfig) -> None:
 def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
     torch.set_num_threads(cfg.threads)
     started = time.monotonic()
-    console = Console(markup=False, soft_wrap=True)  # it prints texts of others; paths stay whole
+    console = Console(markup=False, soft_wrap=True)  # texts are printed as they are; paths are not wrapped
     e, p = cfg.evaluation, cfg.policy
     console.print(
         headline(
@@ -70,15 +75,15 @@ def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
         )
     )
     model, engine = load_evaluated(cfg)
-    kept = output / "outcomes.json"
+    path = output / "outcomes.json"
     settings = cfg.model_dump()
     identity = measurement(settings, model.weights_hash(), questions_digest(samples)) + graded_by(settings)
     grader = Grader(build_judge(cfg.judge))
     with config.writable(str(output)):
-        refuse_other_probe(kept, identity)
-        known = load_outcomes(kept, identity)
-        save_outcomes(known, kept, identity)
-    shown = Shown(output / "shown.json", identity)
+        refuse_other_probe(path, identity)
+        measured = load_outcomes(path, identity)
+        save_outcomes(measured, path, identity)
+    conversations = PageConversations(output / "shown.json", identity)
     evaluators = {
         str(tokens): Evaluator(
             model,
@@ -93,22 +98,22 @@ def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
         )
         for tokens in cfg.views
     }
-    seen = {}
+    counted = {}
     if isinstance(model, Served) and isinstance(engine, OpenAIEngine):
         gaps = {view: evaluator.gap for view, evaluator in evaluators.items()}
-        seen = {view: check_view_tokens(model, engine, gap, samples, cfg.served.view_deviation) for view, gap in gaps.items()}
+        counted = {view: check_view_tokens(model, engine, gap, samples, cfg.served.view_deviation) for view, gap in gaps.items()}
     with Progress(console, measurements=len(evaluators)) as progress:
         for view, evaluator in evaluators.items():
-            if view in known:
+            if view in measured:
                 progress.skip(1)
                 continue
             with progress.measurement(f"{view} tokens") as advance:
-                known[view], trajectories = measure(evaluator, samples, advance)
-            shown.keep(view, telling(known[view], samples, trajectories, cfg.pictures))
-            save_outcomes(known, kept, identity)
-    outcomes = {str(tokens): known[str(tokens)] for tokens in cfg.views}
+                measured[view], trajectories = measure(evaluator, samples, advance)
+            conversations.save(view, conversations_by_kind(measured[view], samples, trajectories, cfg.pictures))
+            save_outcomes(measured, path, identity)
+    outcomes = {str(tokens): measured[str(tokens)] for tokens in cfg.views}
     table = probe_table(str(cfg.policy.checkpoint), outcomes, e.resamples, e.temperature, model.dialect.notes)
-    record = _record(cfg, model, outcomes) | ({"view_seen": seen} if seen else {})
+    record = _record(cfg, model, outcomes) | ({"view_seen": counted} if counted else {})
     (output / "probe.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     (output / "probe.md").write_text(markdown_table(table))
     write_results(
@@ -119,11 +124,13 @@ def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
         seconds=time.monotonic() - started,
     )
     draw_probe(outcomes, output / "probe.png", e.resamples)
-    write_page(output / "report.html", table.title, None, table, shown.examples(samples, evaluators), as_yaml(cfg))
+    write_page(output / "report.html", table.title, None, table, conversations.examples(samples, evaluators), as_yaml(cfg))
     print_table(table, console)
-    bare = outcomes[str(cfg.views[0])].unannotated
-    if bare and "gt" in e.arms:
-        console.print(f"{len(bare)} of {len(samples)} questions have no box and are left out of the arm gt (first: {bare[0]})")
+    unannotated = outcomes[str(cfg.views[0])].unannotated
+    if unannotated and "gt" in e.arms:
+        console.print(
+            f"{len(unannotated)} of {len(samples)} questions have no box and are left out of the arm gt (first: {unannotated[0]})"
+        )
     console.print(f"table: {output / 'probe.md'}   figure: {output / 'probe.png'}   page: {output / 'report.html'}")
     console.print(f"probe: {output / 'probe.json'}")
     refused = {view: outcome.interval("refused", resamples=1)[0] for view, outcome in outcomes.items()}
@@ -131,26 +138,32 @@ def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
         shares = ", ".join(f"{100 * share:.0f} % at {view} tokens" for view, share in refused.items())
         raise ValueError(
             f"the server refused a share of the questions ({shares}), which may be at most {100 * cfg.served.refused:.0f} % "
-            "(served.refused): what was measured is not this model. The reasons are above; remove that folder to ask again"
+            f"(served.refused): what was measured is not this model. The reasons are above. To send the questions again, remove {output}"
         )
 
 
-class Shown:
-    """The conversations that the page shows, as JSON, so that a probe that goes on shows those of views that it measured before."""
+class PageConversations:
+    """The conversations that the page shows, in a JSON file.
+
+    A resumed probe then also shows those of the views that it measured before.
+    """
 
     def __init__(self, path: Path, identity: str) -> None:
         self.path, self.identity = path, identity
-        kept = json.loads(path.read_text()) if path.is_file() else {}
-        self.views: dict[str, Any] = kept["views"] if kept.get("identity") == identity else {}
+        content = json.loads(path.read_text()) if path.is_file() else {}
+        self.views: dict[str, Any] = content["views"] if content.get("identity") == identity else {}
 
-    def keep(self, view: str, chosen: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        """Remember the rows of a view by kind; the file appears whole or not at all."""
+    def save(self, view: str, chosen: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Write the rows of a view by kind."""
         self.views[view] = chosen
         with atomic_write(self.path) as partial:
             partial.write_text(json.dumps({"identity": self.identity, "views": self.views}))
 
     def examples(self, samples: Sequence[Sample], evaluators: Mapping[str, Evaluator]) -> dict[str, list[Example]]:
-        """The trajectories of the views of `evaluators`, their crops cut again, by kind and view."""
+        """The trajectories of the views of `evaluators` by view and kind.
+
+        Their crops are cut again.
+        """
         examples = {}
         for view, evaluator in evaluators.items():
             for kind, rows in self.views.get(view, {}).items():
@@ -165,13 +178,15 @@ class Shown:
 
 
 def _record(cfg: ProbeConfig, model: Model, outcomes: dict[str, Outcome]) -> dict[str, object]:
-    """Every metric with its interval, and MED's decomposition, per view."""
+    """Every metric with its interval, and the decomposition of MED, per view."""
     views = {}
     for view, outcome in outcomes.items():
         metrics = {m: outcome.interval(m, cfg.evaluation.resamples) for m in (*METRICS, *DIFFERENCES)}
         views[view] = {
-            "metrics": {name: [round(value, 5) for value in found] for name, found in metrics.items() if found[0] == found[0]},
-            "med": {part: {k: None if v != v else v for k, v in found.items()} for part, found in decompose_tool_effect(outcome).items()},
+            "metrics": {name: [round(value, 5) for value in interval] for name, interval in metrics.items() if interval[0] == interval[0]},
+            "med": {
+                part: {k: None if v != v else v for k, v in factors.items()} for part, factors in decompose_tool_effect(outcome).items()
+            },
             "broken": outcome.broken,
             "unannotated": outcome.unannotated,
         }
@@ -189,6 +204,7 @@ def _record(cfg: ProbeConfig, model: Model, outcomes: dict[str, Outcome]) -> dic
     }
 
 
-def _beside(checkpoint: str, source: str) -> Path:
+def _default_output(checkpoint: str, source: str) -> Path:
+    """`probe` beside a policy folder; `outputs/probe/NAME` for a checkpoint that is no folder."""
     folder, name = Path(checkpoint), "probe" if source == "scenes" else f"probe_{source}"
     return folder.parent / name if folder.is_dir() else Path("outputs") / name / folder.name

@@ -1,6 +1,6 @@
-"""Train a policy, measure it, and draw the page. `python -m focus.train experiment=stage1`.
+"""Train a policy, measure it, and write the page. `python -m focus.train experiment=stage1`.
 
-Started again on the same output folder, a run resumes where it stopped; a finished run only shows its result again.
+The same command resumes an interrupted run; for a finished run it only prints the result again.
 """
 
 import logging
@@ -72,17 +72,17 @@ from focus.training.policy import FocusPolicy
 from focus.training.probe_callback import ProbeCallback
 from focus.training.progress import TrainingProgress
 
-STARTS = "trained_by.jsonl"  # in the output folder: by which command, commit and versions, one line for each kind of start
+STARTS = "trained_by.jsonl"  # in the output folder: command, commit and versions, one line per different start
 
 
-# Lightning's general advice that does not hold for a loop of rollout and update
+# Lightning's general advice does not fit a loop of rollouts and updates
 for _message in (
     "`isinstance\\(treespec",
     "Found \\d+ module\\(s\\) in eval mode",
     "You have overridden `transfer_batch_to_device`",
     "'set_vital' is deprecated",
     "`gradient_checkpointing_enable` is deprecated",
-    "Experiment logs directory .* exists",  # its rows are written again (Replay)
+    "Experiment logs directory .* exists",  # Replay writes its rows again
 ):
     warnings.filterwarnings("ignore", _message)
 
@@ -92,18 +92,20 @@ for _name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric"):
 
 
 class RestoreSignalHandlers(Callback):
-    """Signals stay with whoever had them: submitit, which requeues, or our own (runtime.processes.end_on_sigterm).
+    """Restore the signal handlers that Lightning replaces.
 
-    Lightning's handler of SIGTERM waits for the other ranks, which may be waiting elsewhere, and ends with status 0.
+    They are submitit's, which requeues the job, or `runtime.processes.end_on_sigterm`.
+    Lightning's handler of SIGTERM waits for the other ranks, which may hang elsewhere, and ends
+    with status 0.
     """
 
     def __init__(self) -> None:
-        self._handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+        self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():
-            for each, handler in self._handlers.items():
-                signal.signal(each, handler)
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
 
 
 def fit(
@@ -123,15 +125,15 @@ def fit(
             raise ValueError(
                 f"gap.table {cfg.gap.table} has a level for none of these questions; calibrate on this data set: make calibrate"
             )
-    kept = output / "checkpoints"
+    checkpoint_folder = output / "checkpoints"
     history = History(output / "history.jsonl")
     e = cfg.evaluation
     probes = []
     if e.samples and e.probe_every:
         held_out = held_out_samples(cfg)
-        shown = [held_out[i] for i in range(min(len(held_out), e.probe_samples))]
-        played = rollout_limits(cfg, e.temperature)
-        probes.append(ProbeCallback(shown, _view_of_held_out(module.gap), played, e.probe_every, e.questions_per_forward, grader))
+        probed = [held_out[i] for i in range(min(len(held_out), e.probe_samples))]
+        limits = rollout_limits(cfg, e.temperature)
+        probes.append(ProbeCallback(probed, _view_of_held_out(module.gap), limits, e.probe_every, e.questions_per_forward, grader))
     callbacks: list[Callback] = [
         *module.rewards,
         *probes,
@@ -140,9 +142,9 @@ def fit(
         Replay(history.path),
         TrajectoryTable(cfg.report.trajectories_every),
         TrainingProgress(progress, cfg.objective.updates, (e.samples or 0) * (1 + len({*e.arms} - {"own"}))),
-        checkpoints.SaveCheckpoints(kept, cfg.report.checkpoint_every, cfg.objective.updates),
+        checkpoints.SaveCheckpoints(checkpoint_folder, cfg.report.checkpoint_every, cfg.objective.updates),
     ]
-    # Whoever started this process requeues it (submitit, on Slurm); Lightning neither does so nor takes a warning for the end
+    # On Slurm submitit requeues the job. Lightning must neither requeue it nor end at the warning signal
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None
     trainer = build_trainer(
         cfg.trainer,
@@ -158,18 +160,22 @@ def fit(
         default_root_dir=str(output),
     )
     questions = Questions(samples, cfg.objective.updates, cfg.rollout.questions_per_update, cfg.data.workers, cfg.seed)
-    last = latest_checkpoint(kept)
+    last = latest_checkpoint(checkpoint_folder)
     if last and (by := strategies.strategy_of_checkpoint(last)) != strategies.strategy_kind(trainer.strategy):
-        told = {"whole": "a trainer that keeps whole weights"}.get(by, f"trainer={by}")
-        raise ValueError(f"{last} was written by {told}; resume it with the same kind of trainer, or give this run another name (name=...)")
+        writer = {"whole": "a trainer that keeps whole weights"}.get(by, f"trainer={by}")
+        raise ValueError(
+            f"{last} was written by {writer}; resume it with the same kind of trainer, or give this run another name (name=...)"
+        )
     if not isinstance(trainer.strategy, strategies.AtomicCheckpointFolders):
         trainer.strategy.checkpoint_io = checkpoints.AtomicFiles()
-    last = checkpoints.latest_readable(kept)
-    _set_SIGCHLD_handler()  # PyTorch's, which notices a dead worker: it sets it once in a process, and Lightning puts back what it found
+    last = checkpoints.latest_readable(checkpoint_folder)
+    # PyTorch sets its handler, which notices a dead worker, once per process. It is set before `fit`,
+    # because Lightning then restores it
+    _set_SIGCHLD_handler()
     try:
         trainer.fit(module, questions, ckpt_path=str(last) if last else None, weights_only=True)
     except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of ctrl-C
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns ctrl-C into SystemExit
             raise error.__context__ from None
         raise  # a job that is requeued
     if module.updates_done != cfg.objective.updates:
@@ -182,11 +188,11 @@ def _unfinished(cfg: TrainConfig, done: int) -> str:
         return f"not exported: {done} updates are made already, but objective.updates is {wanted}; raise it to {done} at least"
     limits = " and ".join(f"trainer.{key}" for key in CUTS_SHORT if cfg.trainer.get(key) is not None)
     why, without = (f"{limits} ended the training", f" without {limits}") if limits else ("a callback of yours ended the training", "")
-    go_on = f"run the same command again{without}"
-    return f"not finished: {done} of {wanted} updates are made, then {why}. Nothing is exported; to go on, {go_on}"
+    again = f"run the same command again{without}"
+    return f"not finished: {done} of {wanted} updates are made, then {why}. Nothing is exported; to continue, {again}"
 
 
-CUTS_SHORT = ("max_time", "max_steps", "limit_train_batches")  # settings of the trainer that end it before the run's last update
+CUTS_SHORT = ("max_time", "max_steps", "limit_train_batches")  # settings of the trainer that can end it before the run's last update
 
 
 class Unfinished(ValueError):
@@ -194,7 +200,10 @@ class Unfinished(ValueError):
 
 
 def run(composed: DictConfig) -> None:
-    """One run from settings to page. In a sweep a run that crashes leaves its row too; one that is refused leaves no folder."""
+    """One run from settings to page.
+
+    In a sweep a crashed run writes a row too. A refused run leaves no folder.
+    """
     try:
         cfg = config.validated(composed, TrainConfig)
         _run_alone(cfg, run_facts(cfg))
@@ -221,7 +230,7 @@ def _run_alone(cfg: TrainConfig, facts: RunFacts) -> None:
 
 def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None:
     started = time.monotonic()
-    console = Console(quiet=not files.is_first_rank(), markup=False, soft_wrap=True)  # it prints texts of others; paths stay whole
+    console = Console(quiet=not files.is_first_rank(), markup=False, soft_wrap=True)  # texts are printed as they are; paths are not wrapped
     console.print(_headline(cfg))
     with config.writable(cfg.output):
         files.write_on_first_rank(output / "settings.yaml", as_yaml(cfg))
@@ -245,28 +254,28 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
             f"{output} holds a run that started from another policy than {cfg.policy.checkpoint} is now; give this one another name "
             "(name=...), or remove that folder"
         )
-    asked, trained_on = questions_digest(samples), output / "trained_on.txt"
+    digest, trained_on = questions_digest(samples), output / "trained_on.txt"
     calibrated = cfg.gap.mode == Mode.CALIBRATED
-    if calibrated:  # the table says which questions are trained on, and how they are seen
-        asked += f" {seed_of(sorted(selected_levels(cfg.gap).items())):x}"
+    if calibrated:  # the table decides which questions are trained on, and at which view
+        digest += f" {seed_of(sorted(selected_levels(cfg.gap).items())):x}"
     dialect = loaded.dialect
     texts_in_file = dialect.identity != dialect.name
     if texts_in_file:  # a file may be edited under the same name
-        asked += f" {dialect.identity}"
-    if trained_on.is_file() and trained_on.read_text() != asked:
+        digest += f" {dialect.identity}"
+    if trained_on.is_file() and trained_on.read_text() != digest:
         raise ValueError(
             f"{output} holds a run on other training questions: a record, a box, an image file, gap.table or a file of prompts has changed "
             "since. Put the old files back, give this run another name (name=...), or remove that folder"
         )
     files.write_on_first_rank(origin, base)
-    files.write_on_first_rank(trained_on, asked)
-    # Settings name scenes, but not the content of files
+    files.write_on_first_rank(trained_on, digest)
+    # The settings determine scenes, but not the content of files
     named = isinstance(samples, Scenes) and not calibrated and not texts_in_file
-    start = base if named else f"{base} {asked}"
+    start = base if named else f"{base} {digest}"
     if cfg.results and cfg.evaluation.records:
         start += f" {questions_digest(held_out_samples(cfg))}"
     if cfg.results and has_row(Path(cfg.results), facts.point, start):
-        console.print(f"{cfg.name}: this point stands in {cfg.results} already")
+        console.print(f"{cfg.name}: this point is in {cfg.results} already")
         return
     # Before anything slow: a logger may have no account or no network
     logger = None if is_trained else start_logger(cfg.logger, cfg.model_dump())
@@ -280,7 +289,7 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
             with closing(logger):
                 fit(cfg, build_policy(cfg, loaded, grader), samples, alarms, output, logger, grader, progress)
             loaded.save(trained, export_dtype(cfg.model_dump()))
-        del loaded  # its memory is for the two that are measured
+        del loaded  # free its memory for the policies that are measured
         measured: dict[str, Outcome] = {}
         for label in policies or ["trained"]:
             checkpoint = trained if label == "trained" else loading.checkpoint_path(cfg.policy.checkpoint)
@@ -301,7 +310,7 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
             seconds=seconds,
         )
         print_table(results, console)
-    files.write_on_first_rank(trained / "README.md", card_text(_card(cfg, output, module.rewards, base, (len(samples), asked), results)))
+    files.write_on_first_rank(trained / "README.md", card_text(_card(cfg, output, module.rewards, base, (len(samples), digest), results)))
     if cfg.results:
         status = run_status(read_history(output / "history.jsonl"), cfg.objective.updates)
         write_row(Path(cfg.results), facts, start, measured, status)
@@ -345,7 +354,11 @@ def _metrics(measured: Mapping[str, Outcome], resamples: int) -> dict[str, Metri
 def _card(
     cfg: TrainConfig, output: Path, rewards: Sequence[RewardCallback], base: str, trained_on: tuple[int, str], results: Results | None
 ) -> Card:
-    """The card of a finished run; `base` is the hash of its weights, `trained_on` the number of the training questions and their digest."""
+    """The card of a finished run.
+
+    `base` is the hash of the base's weights, `trained_on` the number of training questions and
+    their digest.
+    """
     history, wanted = read_history(output / "history.jsonl"), cfg.objective.updates
     return Card(
         name=cfg.name,
@@ -368,7 +381,7 @@ def _card(
 def _examples(cfg: TrainConfig, module: FocusPolicy) -> list[Example]:
     """Held-out trajectories for the page, scored by the run's own reward."""
     held_out = held_out_samples(cfg)
-    gap, shown = _view_of_held_out(module.gap), [held_out[i] for i in range(min(len(held_out), 8 * cfg.report.trajectories))]
+    gap, played = _view_of_held_out(module.gap), [held_out[i] for i in range(min(len(held_out), 8 * cfg.report.trajectories))]
     evaluator = Evaluator(
         module.policy,
         module.engine,
@@ -379,29 +392,35 @@ def _examples(cfg: TrainConfig, module: FocusPolicy) -> list[Example]:
         cfg.evaluation.questions_per_forward,
     )
     with autocast_like_trainer(cfg.trainer):
-        _, trajectories = measure(evaluator, shown, None)
+        _, trajectories = measure(evaluator, played, None)
     return examples(trajectories, score(module.rewards, trajectories))
 
 
 def _view_of_held_out(gap: Gap) -> Gap:
-    """Held-out questions were not calibrated: they are seen under the one budget that the settings name."""
+    """The gap of held-out questions.
+
+    They have no calibrated level, so all have the budget `gap.view_tokens`.
+    """
     return replace(gap, mode=Mode.FIXED) if gap.mode is Mode.CALIBRATED else gap
 
 
 def _measure(cfg: TrainConfig, module: FocusPolicy, grader: Grader, label: str, output: Path, progress: Progress) -> dict[str, Outcome]:
-    """Outcomes of a policy at its own view and at the common one; kept, so that a second start does not repeat them."""
-    kept = output / f"evaluation_{label}_t{cfg.evaluation.temperature:g}.json"
+    """Outcomes of a policy at its own view and at the common one.
+
+    They are stored, so a second start does not repeat them.
+    """
+    path = output / f"evaluation_{label}_t{cfg.evaluation.temperature:g}.json"
     held_out, e = held_out_samples(cfg), cfg.evaluation
     settings = cfg.model_dump()
     identity = measurement(settings, module.policy.weights_hash(), questions_digest(held_out)) + graded_by(settings)
-    if outcomes := outcome.load_outcomes(kept, identity):
+    if outcomes := outcome.load_outcomes(path, identity):
         progress.skip(len(outcomes))
         return {f"{label} {name}": outcome for name, outcome in outcomes.items()}
     own = _view_of_held_out(module.gap)
     common = replace(own, mode=Mode.FIXED, view_tokens=e.common_view_tokens)
     for name, gap in {"own view": own, "common view": common}.items():
         if name == "common view" and common == own:
-            continue  # it is the same one
+            continue  # the two views are the same
         evaluator = Evaluator(
             module.policy,
             module.engine,
@@ -416,5 +435,5 @@ def _measure(cfg: TrainConfig, module: FocusPolicy, grader: Grader, label: str, 
         with autocast_like_trainer(cfg.trainer), progress.measurement(f"{label}, {name}") as advance:
             outcomes[name] = measure_on_all_ranks(evaluator, held_out, advance)
     if files.is_first_rank():
-        outcome.save_outcomes(outcomes, kept, identity)
+        outcome.save_outcomes(outcomes, path, identity)
     return {f"{label} {name}": outcome for name, outcome in outcomes.items()}

@@ -1,4 +1,4 @@
-"""Where a command stands: one line that is redrawn on a terminal, a line every so often in a log file."""
+"""The progress of a command: one line redrawn on a terminal, or a line every 30 s in a log."""
 
 import math
 import time
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-Advance = Callable[[int, int], None]  # called with the number of finished units and the number of all
+Advance = Callable[[int, int], None]  # called with the number of finished units and the number of all units
 Item = TypeVar("Item")
 
 
@@ -25,11 +25,12 @@ def chunks(items: Sequence[Item], size: int, advance: Advance | None) -> Iterato
 
 
 class Progress:
-    """The progress line of a command: the phase, what is done of it, and the time until the end of the whole command.
+    """The progress line of a command: phase, finished units, and time until the command ends.
 
-    `measurements` phases follow the first one, or are all there is. `live` redraws one line on a terminal; otherwise a
-    line is printed at most every `every_s` seconds, without carriage returns. The last line of a phase stays in both
-    cases. Used as a context manager, it leaves the terminal in order however the block ends.
+    `measurements` is the number of measurement phases; a training may come before them. `live`
+    redraws one line on a terminal; otherwise a line is printed at most every `every_s` seconds,
+    without carriage returns. The last line of a phase stays in both cases. As a context manager it
+    restores the terminal, also after an error.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Progress:
         drawn = live and console.is_terminal and not console.quiet
         self._live = Live(console=console, auto_refresh=False, transient=True) if drawn else None
         self.measurements = self.left = measurements
-        self.measurement_s: float | None = None  # expected seconds of each that is left; None: not known yet
+        self.measurement_s: float | None = None  # expected seconds of a measurement; None: not known yet
         self._phase = self._unit = self._line = ""
         self._first = self._done = self._total = 0
         self._start, self._printed = 0.0, -math.inf
@@ -57,14 +58,20 @@ class Progress:
         self.end()
 
     def begin(self, phase: str, unit: str, done: int = 0) -> Advance:
-        """Begin a phase that counts `unit`s, `done` of which an earlier start has made; returns its `advance`."""
+        """Begin a phase that counts `unit`s; an earlier start finished `done` of them.
+
+        Returns its `advance`.
+        """
         self.end()
         self._phase, self._unit, self._first, self._done = phase, unit, done, done
         self._start, self._printed = self.clock(), -math.inf
         return self.advance
 
     def advance(self, done: int, total: int, *details: str) -> None:
-        """Say that `done` of `total` units of the phase are made. `details` stand behind the count."""
+        """Show that `done` of `total` units of the phase are finished.
+
+        `details` follow the count.
+        """
         self._done, self._total = done, total
         self._line = " · ".join([f"{self._phase} {done:,}/{total:,}", *details, *self._times()])
         if self._live is not None:
@@ -83,27 +90,30 @@ class Progress:
 
     @contextmanager
     def measurement(self, label: str) -> Iterator[Advance]:
-        """One measurement of several, counted in questions. Those that are left are expected to take as long."""
+        """One of several measurements, counted in questions.
+
+        The rest is expected to take as long as this one.
+        """
         self.left -= 1
         yield self.begin(f"measure {self.measurements - self.left}/{self.measurements} {label}:", "question")
         self.end()
         self.measurement_s = self.clock() - self._start
 
     def skip(self, measurements: int) -> None:
-        """Count measurements whose results are known from an earlier start."""
+        """Count measurements that an earlier start has made."""
         self.left -= measurements
 
     def left_s(self) -> float | None:
         """Seconds until the end of the last phase; None while nothing has been measured."""
-        made = self._done - self._first
-        if made <= 0 or (self.left and self.measurement_s is None):
+        finished = self._done - self._first
+        if finished <= 0 or (self.left and self.measurement_s is None):
             return None
-        here = (self.clock() - self._start) / made * (self._total - self._done)
+        here = (self.clock() - self._start) / finished * (self._total - self._done)
         return here + self.left * (self.measurement_s or 0.0)
 
     def _times(self) -> list[str]:
-        made, left = self._done - self._first, self.left_s()
-        rate = (self.clock() - self._start) / made if made > 0 else None
+        finished, left = self._done - self._first, self.left_s()
+        rate = (self.clock() - self._start) / finished if finished > 0 else None
         speed = [] if rate is None else [f"{rate:.1f} s/{self._unit}" if rate >= 0.1 else f"{1 / max(rate, 1e-9):.0f} {self._unit}s/s"]
         return [*speed, *([] if left is None else [f"{duration(left)} left"])]
 

@@ -12,8 +12,8 @@ from focus.runtime.progress import Progress
 class TrainingProgress(Callback):
     """Show update, reward, right answers, crops and the time left, after every update.
 
-    `rollouts_measured` rollouts are played in each measurement after the training. How long that takes is estimated from
-    the rollouts of the training until a measurement has been made.
+    `rollouts_measured` is the number of rollouts in each measurement after the training. Until one
+    measurement has run, its duration is estimated from the rollouts of the training.
     """
 
     def __init__(self, progress: Progress, updates: int, rollouts_measured: int) -> None:

@@ -93,7 +93,7 @@ whole image at few tokens, may ask for crops of the original, and answers.
 
 ## Licence
 
-The weights are made from those of the base, so its licence applies to them. It states `apache-2.0`.
+The weights derive from those of the base, so the licence of the base applies to them. The base states `apache-2.0`.
 """
 
 

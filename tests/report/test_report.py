@@ -21,7 +21,7 @@ from focus.data.scenes import DIFFICULTY, Scene
 from focus.evaluation.outcome import METRICS, Outcome
 from focus.gap import cut, resize_to_budget
 from focus.model.prompts import CROP_CONTENT, Answer, Fault, Malformed, answer_text, call_text, error_content
-from focus.report.dashboard import TrajectoryTable, spread
+from focus.report.dashboard import TrajectoryTable, evenly_spaced
 from focus.report.page import write_page
 from focus.report.picture import CROP_COLOURS, draw_trajectory, draw_view
 from focus.report.sweep import Point, draw, write_sweep_page
@@ -238,8 +238,8 @@ def test_without_a_wandb_logger_wandb_is_never_imported(tmp_path, monkeypatch):
 
 def test_rows_are_spread_over_the_update():
     examples = [replace(right(), total=float(i)) for i in range(8)]
-    assert [example.total for example in spread(examples, 4)] == [0.0, 2.0, 4.0, 6.0]
-    assert [example.total for example in spread(examples[:3], 4)] == [0.0, 1.0, 2.0]
+    assert [example.total for example in evenly_spaced(examples, 4)] == [0.0, 2.0, 4.0, 6.0]
+    assert [example.total for example in evenly_spaced(examples[:3], 4)] == [0.0, 1.0, 2.0]
 
 
 def test_a_table_of_no_rows_is_refused():

@@ -429,7 +429,10 @@ def test_an_audit_counts_names_and_keeps_the_mismatches_of_a_bisection(tmp_path,
     assert audit["spent"]["visual"] == 4 * (256 + 121)
     assert set(read_levels(tmp_path / "run/levels.parquet").values()) == {32}  # the table is the bisection's
     said = " ".join(capsys.readouterr().out.split())
-    assert "audit: 4 of 4 questions have another level" in said and f"{audit['differ'][0]['sample']}: bisection 3, exact 1" in said
+    assert (
+        "audit: 4 of 4 questions have another level with the exact walk" in said
+        and f"{audit['differ'][0]['sample']}: bisection 3, exact 1" in said
+    )
 
 
 def test_an_audit_without_mismatches_says_how_many_there_may_be(tmp_path, random_policy, answers, capsys):

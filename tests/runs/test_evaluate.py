@@ -449,7 +449,7 @@ def test_a_server_that_shrinks_the_view_is_refused_unless_the_settings_allow_it_
         evaluate.run(evaluating(tmp_path, "vstar", *at(server), *more, "served.view_deviation=null"))
     assert "shrinks the view" in caplog.text
     assert numbers(tmp_path)["settings"]["view_seen"]["counted"] == 4
-    assert "is 4 tokens to the server" in (tmp_path / "out/report.html").read_text()
+    assert "the server counts 4 tokens for a view" in (tmp_path / "out/report.html").read_text()
 
 
 def test_a_share_of_refusals_above_the_stated_one_ends_with_an_error_after_everything_is_written(tmp_path, monkeypatch):
@@ -621,4 +621,4 @@ def test_a_call_in_the_turn_of_a_replayed_conversation_is_shown_as_it_was(script
     [("outputs/stage1/policy", "stage1"), ("org/model", "model"), ("..", "policy"), ("../..", "policy"), ("a/..", "a"), ("/", "policy")],
 )
 def test_the_folder_of_an_evaluation_stays_below_the_outputs(checkpoint, folder):
-    assert evaluate._name(checkpoint) == folder
+    assert evaluate._policy_name(checkpoint) == folder

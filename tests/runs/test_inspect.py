@@ -105,7 +105,7 @@ def test_all_that_was_counted_is_also_said(look):
         "A ████████ 1 (33%)",
         "smallest 100 × 80 px (0.008 Mpx)",
         "largest 2000 × 1500 px (3 Mpx)",
-        "3 of 3 questions have some; questions by targets 1: 2, 2: 1; targets by levels 1: 4",
+        "3 of 3 questions have boxes; questions by targets 1: 2, 2: 1; targets by levels 1: 4",
         "30 to 50 characters, median 34",
         "sheet.png",
         "inspect.json",
@@ -128,7 +128,7 @@ def test_rows_that_were_dropped_are_counted_in_the_file_too(look):
 
 def test_a_set_whose_answer_is_always_at_a_is_seen_at_a_glance(look):
     said = look("vstar", change=lambda root: edit(root / "test_questions.jsonl", lambda rows: [row.update(label="A") for row in rows])).said
-    assert "A ████████████████████████ 3 (100%) every answer is A: whoever always says A is right" in said
+    assert "A ████████████████████████ 3 (100%) every answer is A: a policy that always says A is right" in said
 
 
 def test_a_favourite_letter_is_told_from_chance(tmp_path, look):
@@ -136,8 +136,8 @@ def test_a_favourite_letter_is_told_from_chance(tmp_path, look):
     def said(right: int) -> str:
         return look("records", own(tmp_path / str(right), *map(of_two, "A" * right + "B" * (100 - right)))).said
 
-    assert "favourite letter" not in said(60)
-    assert "A is right in 75%, guessing in 50%: a favourite letter is rewarded" in said(75)
+    assert "always answering" not in said(60)
+    assert "A is right in 75%, a guess in 50%: always answering A pays" in said(75)
 
 
 def test_fields_that_name_the_question_are_no_kinds_of_question(tmp_path, look):
@@ -223,14 +223,14 @@ def test_counting_opens_no_image(tmp_path):
 
 def test_the_questions_on_the_sheet_are_spread_over_the_set():
     for seed in range(20):
-        places = survey.spread(100, 10, seed)
-        assert [place // 10 for place in places] == list(range(10))
-    assert survey.spread(100, 10, 1) == survey.spread(100, 10, 1) != survey.spread(100, 10, 2)
+        indices = survey.stratified_indices(100, 10, seed)
+        assert [place // 10 for place in indices] == list(range(10))
+    assert survey.stratified_indices(100, 10, 1) == survey.stratified_indices(100, 10, 1) != survey.stratified_indices(100, 10, 2)
 
 
 def test_a_small_set_is_shown_whole():
-    assert survey.spread(5, 24, 3) == [0, 1, 2, 3, 4]
-    assert survey.spread(1, 1, 0) == [0]
+    assert survey.stratified_indices(5, 24, 3) == [0, 1, 2, 3, 4]
+    assert survey.stratified_indices(1, 1, 0) == [0]
 
 
 # --------------------------------------------------------------------------------------------------------- the sheet

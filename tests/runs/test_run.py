@@ -223,7 +223,7 @@ def test_calibration_writes_a_table_and_a_picture_and_a_second_start_finds_them(
     assert len(levels) == 5 and set(levels.values()) <= {32, 16}
     assert levels_identity(table) and (tmp_path / "levels/levels.png").stat().st_size > 1000
     calibrate.run(cfg)
-    assert "stands already" in capsys.readouterr().out
+    assert "exists already" in capsys.readouterr().out
     trained = settings(tmp_path / "run", random_policy, "gap=calibrated", f"gap.table={table}", "evaluation.samples=0", "data.scenes=9")
     train.run(trained)
     write_levels(table, dict.fromkeys(levels, 64), "another calibration")
