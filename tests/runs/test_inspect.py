@@ -360,7 +360,7 @@ def test_an_empty_set_is_refused(tmp_path, look):
 
 
 def test_more_pictures_than_a_sheet_holds_are_refused_before_anything_is_read(tmp_path, look):
-    with pytest.raises(ValueError, match=rf"pictures is {MOST + 1}; a contact sheet holds at most {MOST}"):
+    with pytest.raises(ValueError, match=rf"pictures is {MOST + 1}; a contact sheet holds 1 to {MOST}"):
         look("records", own(tmp_path / "own", {}), f"pictures={MOST + 1}")
     assert not (tmp_path / "look").exists()
     assert len(look("records", own(tmp_path / "own", {}), f"pictures={MOST}").found["pictures"]) == 1
