@@ -106,7 +106,7 @@ def test_added_typos_and_all_other_problems_are_reported_together():
 def test_a_file_of_prompts_is_checked_before_anything_is_loaded(tmp_path):
     path = tmp_path / "prompts.json"
     path.write_text('{"system": "Look.", "sytem": ""}')
-    [problem] = problems_of(composed(f"policy.prompts={path}"), TrainConfig)
+    [problem] = problems_of(composed("experiment=smoke", f"policy.prompts={path}"), TrainConfig)
     assert "sytem is no key" in problem and "crop_reply is missing" in problem
     texts = {key: getattr(read_dialect("deepeyes"), key) for key in Texts.model_fields}
     path.write_text(json.dumps(texts | {"system_without_tool": None}))
