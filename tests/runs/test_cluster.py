@@ -356,7 +356,7 @@ def test_a_sweep_half_way_is_told_point_by_point(half, capsys):
     run = json.loads((half / "gap.view_tokens=16,seed=0/evaluation_trained_t1.json").read_text())["outcomes"]["own view"]["values"]["own"]
     assert float(rows[0]["own own mean"]) == pytest.approx(100 * sum(run) / len(run)) and rows[2]["own own mean"] == ""
     page = (half / "sweep.html").read_text()
-    assert 'href="gap.view_tokens=16,seed=0/report.html"' in page and "data:image/png;base64," in page
+    assert 'href="gap.view_tokens%3D16%2Cseed%3D0/report.html"' in page and "data:image/svg+xml;base64," in page
     assert (half / "sweep.png").stat().st_size > 5000
 
 
