@@ -9,7 +9,6 @@ With ARGS=evaluation.temperature=0 each is measured greedily too. Then
 """
 
 import json
-import subprocess
 from pathlib import Path
 
 import matplotlib
@@ -34,7 +33,7 @@ ARMS = ("stage1", "stage1_no_gap")
 
 
 def arm(name: str) -> dict[str, object]:
-    """Settings that matter, intervals of every metric at both temperatures, and the mean seconds of an update."""
+    """Commit, settings that matter, intervals of every metric at both temperatures, and the mean seconds of an update."""
     folder = Path("outputs") / name
     cfg = TrainConfig.model_validate(OmegaConf.to_container(OmegaConf.load(folder / "settings.yaml")))
     history = read_history(folder / "history.jsonl")
@@ -53,7 +52,15 @@ def arm(name: str) -> dict[str, object]:
                 column: None if cell is None or cell.mean != cell.mean else [round(value, 3) for value in (cell.mean, cell.low, cell.high)]
                 for column, cell in zip(("base", "trained", "change"), row.cells, strict=True)
             }
-    return {"seed": cfg.seed, "updates": len(history), "seconds_per_update": round(sum(seconds) / len(seconds), 3), "rows": rows}
+    starts = [json.loads(line) for line in (folder / "trained_by.jsonl").read_text().splitlines()]
+    return {
+        "commit": ", ".join(dict.fromkeys(start["commit"][:7] for start in starts)),
+        "seed": cfg.seed,
+        "threads": cfg.threads,
+        "updates": len(history),
+        "seconds_per_update": round(sum(seconds) / len(seconds), 3),
+        "rows": rows,
+    }
 
 
 def curves(path: Path) -> None:
@@ -96,9 +103,7 @@ def trajectory(path: Path) -> None:
 
 
 def main() -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     record = {
-        "commit": commit,
         "base": loading.load_model(loading.EMBEDDED, "tiny").weights_hash(),
         "arms": {name: arm(name) for name in ARMS},
     }
