@@ -151,10 +151,10 @@ def _meant(value: object, field: FieldInfo | None) -> str:
     return f". Did you mean {near}?" if near else ""
 
 
-def not_a_number(node: object, key: str = "") -> Iterator[str]:
-    """The full keys whose value is NaN, which no comparison would refuse."""
+def not_finite(node: object, key: str = "") -> Iterator[tuple[str, float]]:
+    """The full keys and values of NaN, which no comparison would refuse, and of infinity."""
     if isinstance(node, Mapping):
         for name, value in node.items():
-            yield from not_a_number(value, f"{key}.{name}" if key else str(name))
-    elif isinstance(node, float) and math.isnan(node):
-        yield key
+            yield from not_finite(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, float) and not math.isfinite(node):
+        yield key, node

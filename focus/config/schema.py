@@ -188,7 +188,7 @@ class EvaluationConfig(Section):
 
 
 class AlarmsConfig(Section):
-    """Limits stand in `focus.alarms.CollapseAlarms`, which is constructed with these before a model loads."""
+    """Limits stand in `focus.training.alarms.CollapseAlarms`, which is constructed with these before a model loads."""
 
     window: Whole
     crop_rate: Number

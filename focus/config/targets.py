@@ -1,6 +1,7 @@
 """Checks of sections that are constructed by their `_target_`: reward terms, Lightning's trainer, loggers, callbacks."""
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,9 @@ INSTEAD = {
 # Other precisions keep what learns in 16 bits, which loses small steps, or scale gradients, which are clipped here unscaled
 PRECISIONS = ("32-true", "32", "None", "bf16-mixed", "bf16")
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+
+# As Lightning reads trainer.devices: a number, -1, `0,1` or a list of indices
+DEVICES = re.compile(r"-1|0*[1-9]\d*|\d+(,\s*\d*)+|\[\d+(, \d+)*\]")
 
 
 def target_problems(key: str, call: Mapping[str, Any]) -> list[str]:
@@ -77,6 +81,10 @@ def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
             f"trainer.precision is {trainer['precision']}; choose 32-true, or bf16-mixed, which computes in bfloat16 and "
             "keeps what learns in float32"
         )
+    if (devices := trainer.get("devices", "auto")) != "auto" and not DEVICES.fullmatch(str(devices)):
+        problems.append(f"trainer.devices is {devices!r}; give their number (1 or more), a list of indices ([0,1]), -1 or auto for all")
+    if not (isinstance(nodes := trainer.get("num_nodes", 1), int) and nodes >= 1):
+        problems.append(f"trainer.num_nodes is {nodes!r}; give a whole number from 1 on")
     strategy = trainer.get("strategy", "auto")
     if isinstance(strategy, str) and strategy not in STRATEGIES:
         problems.append(

@@ -1,5 +1,6 @@
 """From a composed configuration to a typed one, with every problem in one message."""
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from focus.config.checks import CROSS_CHECKS
 from focus.config.machine import machine_problems
-from focus.config.messages import TYPES, ConfigError, not_a_number, raise_all, sentence
+from focus.config.messages import TYPES, ConfigError, not_finite, raise_all, sentence
 from focus.config.schema import SCHEMAS, Section, section_of
 
 Schema = TypeVar("Schema", bound=Section)
@@ -36,13 +37,17 @@ def problems_of(cfg: DictConfig, schema: type[Section]) -> list[str]:
 
 
 def key_problems(cfg: DictConfig, schema: type[Section]) -> list[str]:
-    """Unknown keys, missing values and values of another type: what can be known without importing any other package."""
+    """Unknown keys, missing values and values of another type: what can be known without importing any other package.
+
+    Values outside of their limits are named too where there is such a problem. Alone they wait for the checks between keys.
+    """
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         values = OmegaConf.to_container(cfg)
         unknown = [sentence(each, schema) for each in _errors(values, schema) if each["type"] == "extra_forbidden"]
         lacking = f"these keys have no value: {', '.join(missing)}."
         return [*unknown, f"{lacking} Choose an experiment, e.g. experiment=stage1"]
-    return [sentence(each, schema) for each in _errors(plain(cfg), schema) if each["type"] in UNREADABLE]
+    errors = _errors(plain(cfg), schema)
+    return [sentence(each, schema) for each in errors] if any(each["type"] in UNREADABLE for each in errors) else []
 
 
 UNREADABLE = {*TYPES, "extra_forbidden", "missing"}
@@ -66,6 +71,10 @@ def _errors(values: Any, schema: type[Section]) -> list[Any]:
     return []
 
 
+def _is_not_finite(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
 def _examined(cfg: DictConfig, schema: type[Schema]) -> tuple[Schema | None, list[str]]:
     """The typed settings, None where they can't be read, and all problems.
 
@@ -74,9 +83,9 @@ def _examined(cfg: DictConfig, schema: type[Schema]) -> tuple[Schema | None, lis
     if OmegaConf.missing_keys(cfg):
         return None, key_problems(cfg, schema)
     values = plain(cfg)
-    problems = [f"{key} is nan; write a number" for key in not_a_number(values)]
+    problems = [f"{key} is {value}; write a finite number" for key, value in not_finite(values)]
     errors = _errors(values, schema)
-    problems += [each for each in (sentence(error, schema) for error in errors) if " is nan; " not in each]
+    problems += [sentence(each, schema) for each in errors if not _is_not_finite(each["input"])]
     if any(each["type"] in TYPES or each["type"] == "missing" for each in errors):
         return None, problems
     typed = _beyond_limits(values, schema) if errors else schema.model_validate(values)

@@ -233,9 +233,11 @@ def test_weights_that_learn_in_sixteen_bits_are_warned_of_with_the_remedy():
         assert cautions(validated(composed("experiment=stage1", *change.split()), TrainConfig)) == []
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 @pytest.mark.parametrize("key", ["objective.learning_rate", "rollout.temperature", "reward.terms.accuracy.weight"])
-def test_a_setting_that_is_not_a_number_is_refused_by_its_name(key):
-    assert f"{key} is nan; write a number" in problems_of(composed("experiment=stage1", f"{key}=nan"), TrainConfig)
+def test_a_setting_that_is_nan_or_infinite_is_refused_once_by_its_name(key, value):
+    problems = problems_of(composed("experiment=stage1", f"{key}={value}"), TrainConfig)
+    assert [each for each in problems if each.startswith(key)] == [f"{key} is {value}; write a finite number"]
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true", "16-mixed", "64-true", "transformer-engine"])
@@ -312,6 +314,11 @@ def test_a_folder_of_somebody_else_is_compared_without_looking_anything_up(tmp_p
         ("trainer.strategy=ddp_spawn", "trainer.strategy is 'ddp_spawn'; choose auto or ddp, or trainer=fsdp or trainer=deepspeed"),
         ("trainer.strategy=ddp_fork", "trainer.strategy is 'ddp_fork'"),
         ("trainer.strategy=ddp_notebook", "trainer.strategy is 'ddp_notebook'"),
+        ("trainer.devices=zero", "trainer.devices is 'zero'; give their number (1 or more)"),
+        ("trainer.devices=0", "trainer.devices is 0; give their number (1 or more)"),
+        ("trainer.devices=-3", "trainer.devices is -3; give their number (1 or more)"),
+        ("trainer.num_nodes=two", "trainer.num_nodes is 'two'; give a whole number from 1 on"),
+        ("trainer.num_nodes=0", "trainer.num_nodes is 0; give a whole number from 1 on"),
         ("+trainer.callbacks={_target_: a.B}", "trainer.callbacks is no list"),
         ("+trainer.callbacks=[{_target_: nothing.There}]", "trainer.callbacks[0]._target_ is nothing.There, which can't be imported"),
     ],
@@ -323,7 +330,8 @@ def test_a_trainer_setting_that_would_be_dropped_or_can_not_work_is_refused_in_o
 
 @pytest.mark.parametrize(
     "setting", ["+trainer.callbacks=[{_target_: pytorch_lightning.callbacks.LearningRateMonitor}]", "+trainer.enable_progress_bar=false",
-                "+trainer.max_time='01:00:00:00'", "+trainer.limit_train_batches=2", "trainer.strategy=ddp", "+trainer.deterministic=true"]
+                "+trainer.max_time='01:00:00:00'", "+trainer.limit_train_batches=2", "trainer.strategy=ddp", "+trainer.deterministic=true",
+                "trainer.devices=[0,1]", "trainer.devices='0,1'", "trainer.devices=-1", "trainer.devices=auto", "trainer.num_nodes=2"]
 )  # fmt: skip
 def test_a_trainer_setting_that_is_honoured_is_taken(setting):
     assert problems_of(composed("experiment=smoke", setting), TrainConfig) == []
