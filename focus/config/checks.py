@@ -190,7 +190,7 @@ def evaluation_problems(evaluation: EvaluationConfig) -> list[str]:
     return file_problems("evaluation.records", evaluation.records, "name a file of JSON lines")
 
 
-def _asked(cfg: TrainConfig | ProbeConfig | EvaluateConfig) -> list[str]:
+def _play_problems(cfg: TrainConfig | ProbeConfig | EvaluateConfig) -> list[str]:
     """Problems of everything that plays questions: policy, data, judge, rollout and evaluation."""
     return [
         *policy_problems(cfg.policy, served=cfg.rollout.engine == "openai"),
@@ -205,7 +205,7 @@ def train_problems(cfg: TrainConfig) -> list[str]:
     """What keeps a policy from being trained."""
     from focus.data.readers import TESTS
 
-    problems = _asked(cfg)
+    problems = _play_problems(cfg)
     if cfg.rollout.engine == "openai":
         problems.append("rollout.engine is openai: a served model can be evaluated and probed, not trained. Use rollout=kv")
     if cfg.gap.mode == "calibrated" and not (cfg.gap.table and Path(cfg.gap.table).is_file()):
@@ -238,7 +238,7 @@ def plan_problems(cfg: PlanConfig) -> list[str]:
 
 def probe_problems(cfg: ProbeConfig) -> list[str]:
     """What keeps a policy from being probed."""
-    problems = _asked(cfg)
+    problems = _play_problems(cfg)
     if not cfg.views or min(cfg.views) < 1:
         problems.append(f"views is {cfg.views}; name at least one budget, each of at least 1 token, e.g. views=[16,256]")
     if cfg.evaluation.samples == 0:
@@ -248,7 +248,7 @@ def probe_problems(cfg: ProbeConfig) -> list[str]:
 
 def evaluate_problems(cfg: EvaluateConfig) -> list[str]:
     """What keeps a policy from being evaluated."""
-    problems = _asked(cfg)
+    problems = _play_problems(cfg)
     if cfg.view.max_tokens is None and cfg.policy.dialect != "tiny":
         problems.append(
             "view.max_tokens is null; name the most visual tokens of the view, which a number means little without: 1024, 16384"

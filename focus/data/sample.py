@@ -88,11 +88,6 @@ class Sample:
         """Width and height of the original, in pixels."""
         return (self.width, self.height)
 
-    @property
-    def evidence_px(self) -> Box | None:
-        """B1 of the first target: the smallest region that shows the answer; None without boxes."""
-        return self.boxes[0][0] if self.boxes else None
-
     def open(self) -> Original:
         """The original. Raises ValueError if it cannot be read or is not of the stated size."""
         original = self.image.open()

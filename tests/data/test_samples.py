@@ -116,11 +116,6 @@ def test_empty_lines_are_no_records(tmp_path):
     assert len(read_records(write_lines(tmp_path, record(), "", "  "))[0]) == 1
 
 
-def test_the_evidence_is_the_smallest_box_of_the_first_target():
-    assert sample().evidence_px == (10, 10, 20, 20)
-    assert sample(boxes=()).evidence_px is None
-
-
 # ------------------------------------------------------------------------------------------------------- bad records
 
 
