@@ -982,7 +982,7 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path, name):
 
 def test_what_is_written_must_not_lie_among_the_published_files(tmp_path):
     WRITERS["vstar"](tmp_path / "published")
-    with pytest.raises(ValueError, match=r"data\.kept .* inside data\.root"):
+    with pytest.raises(ValueError, match=r"data\.cache_dir .* inside data\.root"):
         ingest(SETS["vstar"], tmp_path / "published", tmp_path / "published/kept")
 
 

@@ -18,7 +18,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
-from focus import config
+from focus import build, config
 from focus.build import run_facts
 from focus.config import CONF
 from focus.config.schema import TrainConfig
@@ -278,7 +278,7 @@ def test_lightning_does_not_requeue_where_slurm_runs_the_job(monkeypatch, tmp_pa
         given.update(rest)
         raise Stop
 
-    monkeypatch.setattr(train, "instantiate", lambda node, **rest: trainer(**rest) if "plugins" in rest else instantiate(node, **rest))
+    monkeypatch.setattr(build, "instantiate", lambda node, **rest: trainer(**rest) if "plugins" in rest else instantiate(node, **rest))
     from hydra.utils import instantiate
 
     for there in (True, False):

@@ -12,12 +12,13 @@ from focus.config import ConfigError
 from focus.data.sample import read_records
 from focus.model import loading
 from focus.runs import export, train
+from focus.training.history import read_history
 from tests.support.policies import random_qwen2_5_vl
 from tests.support.runs import settings, settings_of_export
 
 
 def history_of(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    return read_history(run / "history.jsonl")
 
 
 STAGE2 = ("reward=stage2", "rollout.force_first_crop=true", "rollout.tokens_per_turn=40", "data.difficulty=2", "data.letter_px=[9,13]")
@@ -38,7 +39,7 @@ def test_stage_2_trains_from_the_given_policy_and_logs_grounding_gain_probe_and_
     assert first["reward/information_gain"] == first["reward/information_gain"]  # before the first update, then every second
     assert math.isnan(second["reward/information_gain"]) and math.isnan(first["probe/own"]) and not math.isnan(second["probe/own"])
     measured = json.loads((tmp_path / "run/evaluation_trained_t1.json").read_text())["outcomes"]
-    assert set(measured) == {"own view", "common view"} and not any(map(math.isnan, measured["own view"]["values"]["gt"]))
+    assert set(measured) == {"own view", "common view"} and None not in measured["own view"]["values"]["gt"]
     assert (tmp_path / "run/report.html").is_file() and (tmp_path / "run/policy/config.json").is_file()
 
 

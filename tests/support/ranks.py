@@ -5,9 +5,13 @@ import os
 import runpy
 import socket
 import sys
+import time
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from pytorch_lightning.utilities import rank_zero_only
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
@@ -34,19 +38,23 @@ def in_ranks(number: int, *command: str) -> Ended:
         ranks = [_context.Process(target=_rank, args=(rank, port, command, folder)) for rank in range(number)]
         for rank in ranks:
             rank.start()
-        for rank in ranks:
-            rank.join(600)
+        end = time.monotonic() + 600
+        while any(rank.exitcode is None for rank in ranks) and time.monotonic() < end:
+            if any(rank.exitcode for rank in ranks):  # the others wait for the one that failed
+                end = min(end, time.monotonic() + 60)
+            wait([rank.sentinel for rank in ranks if rank.exitcode is None], timeout=5)
         late = [rank for rank in ranks if rank.exitcode is None]
         for rank in late:
             rank.kill()
             rank.join()
         written = {kind: "".join((folder / f"{rank}.{kind}").read_text() for rank in range(number)) for kind in ("out", "err")}
-        assert not late, f"{len(late)} of {number} ranks did not end within 600 s: {written['err'][-3000:]}"
+        assert not late, f"{len(late)} of {number} ranks did not end: {written['err'][-3000:]}"
         return Ended(next((rank.exitcode for rank in ranks if rank.exitcode), 0), written["out"], written["err"])
 
 
 def _rank(rank: int, port: int, command: tuple[str, ...], folder: Path) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank), NODE_RANK="0", OMP_NUM_THREADS="1")
+    rank_zero_only.rank = rank  # Lightning reads it from the environment when it is imported, which was before the fork
     for stream, kind in ((sys.stdout, "out"), (sys.stderr, "err")):
         os.dup2(os.open(folder / f"{rank}.{kind}", os.O_WRONLY | os.O_CREAT), stream.fileno())
     if command[0] == "-m":

@@ -149,7 +149,7 @@ def test_a_cut_checkpoint_is_named_and_the_run_goes_on_from_the_one_before(share
 DISK = """
 import os, resource, signal, sys, torch
 from pathlib import Path
-from focus import resume
+from focus.training import checkpoints
 folder, how = Path(sys.argv[1]), sys.argv[2]
 what = {"weights": torch.zeros(10**6)}
 if how == "full":
@@ -157,15 +157,15 @@ if how == "full":
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 else:
     signal.signal(signal.SIGALRM, signal.default_int_handler)
-    write, calls = resume._Sink.write, []
+    write, calls = checkpoints._Sink.write, []
     def interrupted(self, data):
         calls.append(1)
         if len(calls) == 3:
             signal.raise_signal(signal.SIGALRM)
         return write(self, data)
-    resume._Sink.write = interrupted
+    checkpoints._Sink.write = interrupted
 try:
-    resume.WholeFiles().save_checkpoint(what, folder / "update-step=1.ckpt")
+    checkpoints.AtomicFiles().save_checkpoint(what, folder / "update-step=1.ckpt")
 except (OSError, KeyboardInterrupt) as error:
     print(type(error).__name__, getattr(error, "errno", ""))
 """
