@@ -12,6 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from focus.build import run_facts
 from focus.data import questions as questions_
 from focus.data.questions import Broken, Questions
 from focus.data.scenes import DIFFICULTY, Scenes
@@ -214,7 +215,7 @@ def test_another_kind_of_trainer_cannot_take_up_a_checkpoint_and_says_why(tmp_pa
     (tmp_path / "run/checkpoints/update-step=1.ckpt/.metadata").write_text("")
     (tmp_path / "run/settings.yaml").write_text("")
     with pytest.raises(ValueError, match=r"update-step=1.ckpt was written by trainer=fsdp; resume it with"):
-        train._run(cfg, tmp_path / "run", tmp_path / "run/policy")
+        train._run(cfg, run_facts(cfg), tmp_path / "run", tmp_path / "run/policy")
 
 
 def test_deepspeed_without_its_package_is_refused_in_one_line(tmp_path, random_policy):
