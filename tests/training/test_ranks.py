@@ -12,7 +12,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from focus import config
 from focus.build import run_facts
+from focus.config.schema import TrainConfig
 from focus.data import questions as questions_
 from focus.data.questions import Broken, Questions
 from focus.data.scenes import DIFFICULTY, Scenes
@@ -210,7 +212,7 @@ def test_a_whole_run_on_two_processes_leaves_what_one_leaves(strategy, tmp_path,
 
 
 def test_another_kind_of_trainer_cannot_take_up_a_checkpoint_and_says_why(tmp_path, random_policy):
-    cfg = settings(tmp_path / "run", random_policy, "evaluation.samples=0")
+    cfg = config.validated(settings(tmp_path / "run", random_policy, "evaluation.samples=0"), TrainConfig)
     (tmp_path / "run/checkpoints/update-step=1.ckpt").mkdir(parents=True)
     (tmp_path / "run/checkpoints/update-step=1.ckpt/.metadata").write_text("")
     (tmp_path / "run/settings.yaml").write_text("")
