@@ -112,7 +112,7 @@ def test_a_run_does_not_go_on_with_other_training_questions_and_is_measured_anew
     right = json.loads((tmp_path / "run/evaluation_trained_t1.json").read_text())["identity"]
     monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("a finished run was trained again"))
     train.run(settings(tmp_path / "again", random_policy, *words))
-    assert "stands in" in capsys.readouterr().out
+    assert "this point is in" in capsys.readouterr().out
     rewritten(held_out)
     train.run(settings(tmp_path / "run", random_policy, *words))
     assert json.loads((tmp_path / "run/evaluation_trained_t1.json").read_text())["identity"].split()[:2] == right.split()[:2]

@@ -63,7 +63,7 @@ tags:
 # `mine`
 
 A vision-language policy, trained by reinforcement learning with focus, an open implementation of LFPC (arXiv 2603.27494). It sees the \
-whole image at few tokens, may ask for crops of the original, and answers.
+whole image at few tokens, can request crops of the original, and answers.
 
 ## Training
 

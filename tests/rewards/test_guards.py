@@ -285,7 +285,7 @@ def test_a_crashed_point_leaves_a_row_and_is_run_again_and_a_finished_one_is_not
 
     monkeypatch.setattr(train, "fit", crash(AssertionError("a finished point was trained again")))
     train.run(point("b"))
-    assert "stands in" in capsys.readouterr().out
+    assert "this point is in" in capsys.readouterr().out
     assert len(rows(results)) == 2
 
 

@@ -101,7 +101,7 @@ def test_a_finished_point_of_a_sweep_is_skipped(tmp_path, random_policy, monkeyp
     assert seeds == ["0", "1"]
     monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("a finished point was trained again"))
     train.run(settings(tmp_path / "elsewhere", random_policy, f"results={results}", "seed=1"))
-    assert "stands in" in capsys.readouterr().out
+    assert "this point is in" in capsys.readouterr().out
 
 
 @pytest.mark.processes
