@@ -6,6 +6,8 @@ All tokens of a forward are packed into ONE row: linear layers see no padding, a
 knows about sequences. A `Layout` says which token attends to which. It is passed through
 transformers' forward as a keyword, and every text layer calls it. Without a layout the model is a
 plain transformers model with its usual attention.
+
+The vision tower attends within windows, or within images. All of one length are one call.
 """
 
 from collections.abc import Sequence
@@ -21,6 +23,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 PREFIX = "shared_prompt_"
+WINDOWS = "flash_windows"  # transformers gives all windows at once only to an attention with `flash` in its name
 NO_MASK = torch.zeros((1, 1, 1, 1))  # transformers passes a 4-D mask on unchanged; without one it would build its own
 
 Packed = Float[Tensor, "head token width"]
@@ -41,11 +44,11 @@ class Layout(Protocol):
 
 
 def share_prompts(model: PreTrainedModel) -> None:
-    """Make a model's text layers accept a layout. Idempotent. The vision tower is not changed."""
+    """Make a model's text layers accept a layout, and its vision tower attend to windows together. Idempotent."""
     current = str(model.config.get_text_config()._attn_implementation)
     if not current.startswith(PREFIX):
         native = current if current == "flash_attention_2" else "sdpa"
-        model.set_attn_implementation({"text_config": PREFIX + native})
+        model.set_attn_implementation({"text_config": PREFIX + native, "vision_config": WINDOWS})
 
 
 def _interface(native: str) -> Any:
@@ -73,6 +76,45 @@ def _interface(native: str) -> Any:
 for _native in ("sdpa", "flash_attention_2"):
     AttentionInterface.register(PREFIX + _native, _interface(_native))
     AttentionMaskInterface.register(PREFIX + _native, ALL_MASK_ATTENTION_FUNCTIONS[_native])
+
+
+def attend_within_windows(
+    module: torch.nn.Module,
+    query: Float[Tensor, "1 head patch width"],
+    key: Float[Tensor, "1 head patch width"],
+    value: Float[Tensor, "1 head patch width"],
+    attention_mask: None,
+    scaling: float,
+    cu_seq_lens_q: Int[Tensor, " window_1"],
+    max_length_q: int,
+    **rest: Any,
+) -> tuple[Float[Tensor, "1 patch head width"], None]:
+    """Attention of the vision tower: every patch attends to its window, which may be a whole image.
+
+    Windows of one length are one batch. transformers' own SDPA path calls the kernel for each window:
+    1,796 calls instead of 32 for 1,024 tokens of Qwen2.5-VL-7B. The results are equal bit by bit
+    (tested).
+    """
+    packed = query[0], key[0], value[0]
+    if max_length_q * (len(cu_seq_lens_q) - 1) == query.shape[2]:
+        return _attend_batch(*packed, max_length_q, scaling).transpose(0, 1)[None], None
+    lengths = cu_seq_lens_q.diff()
+    of_patch = lengths.repeat_interleave(lengths)
+    order = of_patch.argsort(stable=True)  # windows of one length side by side
+    back = order.argsort()
+    each, patches = (x.tolist() for x in of_patch.unique(return_counts=True))
+    batches = zip(each, *(_Gather.apply(x, order, back).split(patches, dim=1) for x in packed), strict=True)
+    out = torch.cat([_attend_batch(q, k, v, length, scaling) for length, q, k, v in batches], dim=1)
+    return _Gather.apply(out, back, order).transpose(0, 1)[None], None
+
+
+def _attend_batch(query: Packed, key: Packed, value: Packed, length: int, scale: float) -> Packed:
+    """Attention within windows of one length."""
+    q, k, v = (x.unflatten(1, (-1, length)).transpose(0, 1) for x in (query, key, value))
+    return scaled_dot_product_attention(q, k, v, scale=scale).transpose(0, 1).flatten(1, 2)
+
+
+AttentionInterface.register(WINDOWS, attend_within_windows)
 
 
 class Ragged:
