@@ -28,6 +28,7 @@ from focus.data import leaks
 from focus.data.sample import Limits, Records, Sample
 from focus.data.scenes import Scenes, scene_spec
 from focus.data.source import open_source
+from focus.evaluation.arms import Evaluator
 from focus.gap import Gap, Mode, read_levels
 from focus.grading.grader import Grader
 from focus.grading.judge import Judge
@@ -285,6 +286,24 @@ def rollout_limits(cfg: PlayConfig, temperature: float) -> RolloutLimits:
         fixed_crops=rollout.fixed_crops,
         force_first_crop=rollout.force_first_crop,
         crop_min_tokens=rollout.crop_min_tokens,
+    )
+
+
+def build_evaluator(
+    cfg: PlayConfig, model: Model, engine: Engine, gap: Gap, grader: Grader | None = None, arms: Sequence[str] | None = None
+) -> Evaluator:
+    """Plays held-out questions at the views of `gap` with the settings of `cfg.evaluation`. `arms`: other arms than its own."""
+    e = cfg.evaluation
+    return Evaluator(
+        model=model,
+        engine=engine,
+        gap=gap,
+        limits=rollout_limits(cfg, e.temperature),
+        seed=cfg.seed,
+        arms=e.arms if arms is None else arms,
+        questions_per_forward=e.questions_per_forward,
+        sigma=e.sigma,
+        grader=grader or Grader(),
     )
 
 

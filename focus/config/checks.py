@@ -22,6 +22,7 @@ from focus.config.schema import (
     PolicyConfig,
     ProbeConfig,
     RolloutConfig,
+    Section,
     TrainConfig,
 )
 from focus.config.targets import target_problems, term_problems, trainer_problems
@@ -45,6 +46,10 @@ def policy_problems(policy: PolicyConfig, served: bool) -> list[str]:
             policy.checkpoint, "its run, when it is done,"
         )
         problems.append(f"policy.checkpoint is {policy.checkpoint}, where no policy lies yet; {maker} leaves it there. Or name another")
+    elif not served and policy.checkpoint.startswith(("/", "./", "../", "~")) and not Path(policy.checkpoint).is_dir():
+        problems.append(
+            f"policy.checkpoint is {policy.checkpoint}, which is not a folder; give one in the Hugging Face layout, or a hub name"
+        )
     return problems
 
 
@@ -212,8 +217,6 @@ def train_problems(cfg: TrainConfig) -> list[str]:
         problems.append(f"gap.mode is calibrated but gap.table ({cfg.gap.table or 'null'}) does not exist; `make calibrate` writes it")
     if cfg.objective.teach_groups == "accuracy" and "accuracy" not in cfg.reward.terms:
         problems.append("objective.teach_groups is accuracy, but reward.terms has no term of that name; choose all, or add the term")
-    problems += term_problems(cfg.reward.terms)
-    problems += trainer_problems(cfg.trainer) + target_problems("logger", cfg.logger)
     sources = {cfg.data.source: f"data.source is {cfg.data.source}"}
     sources |= {name: f"data.mix names {name}" for name in cfg.data.mix}
     for name, seen in sources.items():
@@ -232,7 +235,6 @@ def plan_problems(cfg: PlanConfig) -> list[str]:
     return [
         *policy_problems(cfg.policy, served=False),
         *rollout_problems(cfg.rollout, cfg.policy, []),
-        *target_problems("trainer", cfg.trainer),
     ]
 
 
@@ -290,6 +292,13 @@ CROSS_CHECKS: Mapping[type, Callable[[Any], list[str]]] = {
     CalibrateConfig: calibrate_problems,
     InspectConfig: inspect_problems,
 }
+
+
+def class_problems(cfg: Section) -> list[str]:
+    """Sections whose class can't be constructed. Imports these classes, and with them PyTorch and Lightning."""
+    if isinstance(cfg, TrainConfig):
+        return [*term_problems(cfg.reward.terms), *trainer_problems(cfg.trainer), *target_problems("logger", cfg.logger)]
+    return target_problems("trainer", cfg.trainer) if isinstance(cfg, PlanConfig) else []
 
 
 def cautions(cfg: TrainConfig) -> list[str]:

@@ -19,7 +19,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from focus.config.messages import ConfigError, did_you_mean, raise_all, unknown_key
 from focus.config.output import writable
 from focus.config.schema import SCHEMAS, Section
-from focus.config.validate import key_problems, validated
+from focus.config.validate import quick_problems, validated
 from focus.runtime.paths import CONF
 from focus.runtime.processes import end_on_sigterm, end_with_parent, exit_interrupted, outside_cause
 
@@ -81,7 +81,7 @@ def prepare(command: str) -> None:
     overrides = [word for word in words if not word.startswith("-")]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         try:
-            composed = compose(command, [_first_point(word) for word in overrides], return_hydra_config=True)
+            composed = _composed(command, [_first_point(word) for word in overrides])
             cfg = OmegaConf.masked_copy(composed, [key for key in map(str, composed) if key != "hydra"])
             if "output" in cfg:
                 cfg.output = "outputs"  # that of a point, or of a run, is known when it begins
@@ -89,16 +89,34 @@ def prepare(command: str) -> None:
                 validated(cfg, SCHEMAS[command], here=False)
                 sys.argv += _shorter_names(composed.hydra, overrides)
             else:
-                _check_keys(cfg, SCHEMAS[command])
+                _check_settings(cfg, SCHEMAS[command])
                 _try_to_write(composed.hydra.run.dir)
-        except (ConfigCompositionException, MissingConfigException, OverrideParseException) as error:
-            sys.exit(f"focus: {_reason(error, SCHEMAS[command])}")
         except ConfigError as error:
             sys.exit(f"focus: the first point of this sweep: {error}" if sweep else f"focus: {error}")
-        except ValueError as error:  # Hydra's, for a group that is given a number
+        except (OverrideParseException, ValueError) as error:  # ValueError: Hydra's, for a group that is given a number
             sys.exit(f"focus: {error}")
     if launcher == "slurm" and "trainer" in cfg and cfg.trainer.devices == "auto":
         sys.exit("focus: trainer.devices is auto, but Slurm is asked for a number of GPUs on each node: trainer.devices=8")
+
+
+def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of a command line. Exits with every key and file that does not exist; Hydra names the first one."""
+    problems: list[str] = []
+    left = list(overrides)
+    while True:
+        try:
+            composed = compose(command, left, return_hydra_config=True)
+        except (ConfigCompositionException, MissingConfigException) as error:
+            problems.append(_reason(error, SCHEMAS[command]))
+            named = _unknown_name(error)
+            known = [word for word in left if word.partition("=")[0].lstrip("+~") != named]
+            if len(known) < len(left):
+                left = known
+                continue
+        if len(problems) == 1:
+            sys.exit(f"focus: {problems[0]}")
+        raise_all(problems)
+        return composed
 
 
 def _refuse_bare_words(words: Sequence[str]) -> None:
@@ -110,10 +128,13 @@ def _refuse_bare_words(words: Sequence[str]) -> None:
             sys.exit(f"focus: {word} is no setting; settings are given as KEY=VALUE{hint}")
 
 
-def _check_keys(cfg: DictConfig, schema: type[Section]) -> None:
-    """Refuse keys and types that can't be right. A reference to what only Hydra's own start knows is left to the run."""
+def _check_settings(cfg: DictConfig, schema: type[Section]) -> None:
+    """Refuse what can't be right before PyTorch is imported, which takes seconds.
+
+    A reference to what only Hydra's own start knows is left to the run.
+    """
     with suppress(OmegaConfBaseException):
-        raise_all(key_problems(cfg, schema))
+        raise_all(quick_problems(cfg, schema))
 
 
 def _try_to_write(folder: str) -> None:
@@ -196,6 +217,15 @@ def _first_point(override: str) -> str:
     if not parsed.is_sweep_override():
         return override
     return f"{parsed.get_key_element()}={next(parsed.sweep_string_iterator())}"
+
+
+def _unknown_name(error: BaseException) -> str:
+    """The key or the config group in which Hydra found something unknown."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return str(error.missing_cfg_file).rpartition("/")[0]
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(getattr(error, "full_key", ""))
 
 
 def _reason(error: BaseException, schema: type[Section]) -> str:

@@ -1,4 +1,4 @@
-"""What a person is told about settings that can't work: what was seen, what is allowed, what to do."""
+"""Messages about settings that can't work: what was seen, what is allowed, what to do."""
 
 import difflib
 import math

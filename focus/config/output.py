@@ -13,6 +13,8 @@ def writable(folder: str | Path) -> Iterator[None]:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         yield
+    except FileExistsError as error:
+        raise ValueError(f"output is {folder}, which is a file or lies in one; name a folder: output=FOLDER") from error
     except OSError as error:
         raise ValueError(f"the output folder {folder} can't be written ({error}); choose another with output=FOLDER") from error
 

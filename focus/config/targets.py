@@ -1,11 +1,14 @@
 """Checks of sections that are constructed by their `_target_`: reward terms, Lightning's trainer, loggers, callbacks."""
 
 import inspect
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from hydra.utils import get_class
+
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # `get_class` logs what it raises; `target_problems` gives the reason
 
 # Keys of Lightning's Trainer that may be set. The program sets all others, or they mean nothing for a loop of rollout and update
 TRAINER = (

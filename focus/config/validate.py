@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
-from focus.config.checks import CROSS_CHECKS
+from focus.config.checks import CROSS_CHECKS, class_problems
 from focus.config.machine import machine_problems
 from focus.config.messages import TYPES, ConfigError, not_finite, raise_all, sentence
 from focus.config.schema import SCHEMAS, Section, section_of
@@ -36,21 +36,16 @@ def problems_of(cfg: DictConfig, schema: type[Section]) -> list[str]:
     return _examined(cfg, schema)[1]
 
 
-def key_problems(cfg: DictConfig, schema: type[Section]) -> list[str]:
-    """Unknown keys, missing values and values of another type: what can be known without importing any other package.
-
-    Values outside of their limits are named too where there is such a problem. Alone they wait for the checks between keys.
-    """
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        values = OmegaConf.to_container(cfg)
-        unknown = [sentence(each, schema) for each in _errors(values, schema) if each["type"] == "extra_forbidden"]
-        lacking = f"these keys have no value: {', '.join(missing)}."
-        return [*unknown, f"{lacking} Choose an experiment, e.g. experiment=stage1"]
-    errors = _errors(plain(cfg), schema)
-    return [sentence(each, schema) for each in errors] if any(each["type"] in UNREADABLE for each in errors) else []
+def quick_problems(cfg: DictConfig, schema: type[Section]) -> list[str]:
+    """All problems that can be found without importing PyTorch: those of classes and of this machine are left out."""
+    return _examined(cfg, schema, quick=True)[1]
 
 
-UNREADABLE = {*TYPES, "extra_forbidden", "missing"}
+def _missing_keys(cfg: DictConfig, schema: type[Section]) -> list[str]:
+    """The keys without a value, and unknown keys beside them."""
+    unknown = [sentence(each, schema) for each in _errors(OmegaConf.to_container(cfg), schema) if each["type"] == "extra_forbidden"]
+    missing = ", ".join(sorted(OmegaConf.missing_keys(cfg)))
+    return [*unknown, f"these keys have no value: {missing}. Choose an experiment, e.g. experiment=stage1"]
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -75,13 +70,13 @@ def _is_not_finite(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def _examined(cfg: DictConfig, schema: type[Schema]) -> tuple[Schema | None, list[str]]:
+def _examined(cfg: DictConfig, schema: type[Schema], quick: bool = False) -> tuple[Schema | None, list[str]]:
     """The typed settings, None where they can't be read, and all problems.
 
     A value outside of its limits does not hide the problems that it has with other keys: those checks still run.
     """
     if OmegaConf.missing_keys(cfg):
-        return None, key_problems(cfg, schema)
+        return None, _missing_keys(cfg, schema)
     values = plain(cfg)
     problems = [f"{key} is {value}; write a finite number" for key, value in not_finite(values)]
     errors = _errors(values, schema)
@@ -90,7 +85,8 @@ def _examined(cfg: DictConfig, schema: type[Schema]) -> tuple[Schema | None, lis
         return None, problems
     typed = _beyond_limits(values, schema) if errors else schema.model_validate(values)
     cross_check = CROSS_CHECKS.get(schema)
-    return typed, problems + (cross_check(typed) if cross_check else [])
+    problems += cross_check(typed) if cross_check else []
+    return typed, problems + ([] if quick else class_problems(typed))
 
 
 def _beyond_limits(values: Mapping[str, Any], schema: type[Schema]) -> Schema:

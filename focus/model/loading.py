@@ -4,6 +4,7 @@ trained.
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from focus.data.boxes import Frame
 from focus.model.dialect import dialect_names, read_dialect
 from focus.model.policy_model import PolicyModel
 from focus.model.saving import DTYPES, FAMILIES, VIDEO_PROCESSOR
+
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # PEFT asks for it
 
 EMBEDDED = Path(__file__).parent / "embedded"
 BOX_FRAMES = {"qwen2_5_vl": Frame.VIEW_PIXELS, "qwen3_vl": Frame.PER_MILLE}  # the coordinates that each family was trained on

@@ -1,4 +1,4 @@
-"""Supervised training of the embedded policy: a tiny Qwen3-VL in the place of a pre-trained one.
+"""Supervised training of the embedded policy: a tiny Qwen3-VL instead of a pre-trained one.
 
 It learns to read crops, to point roughly and to answer in both formats (directly; crop, then
 answer), in equal shares over the whole ladder of views. RL starts from it, so it must not contain a

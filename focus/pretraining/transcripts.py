@@ -233,7 +233,7 @@ def _collate(rows: Sequence[Transcript], pixels: Patches, named: np.ndarray, c: 
     ids = torch.full((len(rows), length), c.pad_id)
     labels = torch.full((len(rows), length), -100)
     weights = torch.zeros((len(rows), length))
-    place = torch.zeros((3, len(rows), length), dtype=torch.long)
+    position_ids = torch.zeros((3, len(rows), length), dtype=torch.long)
     mask = torch.zeros((len(rows), length), dtype=torch.bool)
     evidence = torch.zeros((len(rows), length, length), dtype=torch.bool)
     for i, row in enumerate(rows):
@@ -241,8 +241,8 @@ def _collate(rows: Sequence[Transcript], pixels: Patches, named: np.ndarray, c: 
         ids[i, :n] = torch.tensor(row.ids)
         weights[i, :n] = torch.tensor(row.weights)
         labels[i, :n] = torch.where(weights[i, :n] > 0, torch.tensor(row.ids), -100)
-        place[:, i, :n] = torch.from_numpy(mrope_positions(row.ids, row.grids, c.image_pad_id, c.merge))
+        position_ids[:, i, :n] = torch.from_numpy(mrope_positions(row.ids, row.grids, c.image_pad_id, c.merge))
         mask[i, :n] = True
         for query, first, under in row.looks:
             evidence[i, query, first : first + len(under)] |= torch.from_numpy(under)
-    return Batch(ids, place, mask, labels, weights, pixels, evidence, torch.from_numpy(named), kind)
+    return Batch(ids, position_ids, mask, labels, weights, pixels, evidence, torch.from_numpy(named), kind)

@@ -41,6 +41,7 @@ class FolderWandbLogger(WandbLogger):
         if not id_file.is_file():
             files.write_on_first_rank(id_file, secrets.token_hex(4))
         super().__init__(save_dir=save_dir, id=id_file.read_text() if id_file.is_file() else None, resume="allow", **rest)
+        self._wandb_init.pop("anonymous", None)  # Lightning always passes it, and W&B warns about it
         self.offline_before = sorted(Path(save_dir).glob(f"wandb/offline-run-*/run-{self._id}.wandb"))
         self._sent_before: int | None = None  # the last step that the server had at the start; -1 without a server
 

@@ -109,5 +109,5 @@ def draw_probe(outcomes: Mapping[str, Outcome], path: Path, resamples: int) -> N
         axis.grid(axis="x", alpha=0.25, lw=0.5)
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_title(title, fontsize=10)
-    figure.axes[0].legend(frameon=False, title="view", fontsize=8)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(outcomes), frameon=False, fontsize=8)
     figure.savefig(path, dpi=110)

@@ -18,13 +18,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from focus import config
-from focus.build import build_judge, held_out_samples, leak_report, load_evaluated, rollout_limits
+from focus.build import build_evaluator, build_judge, held_out_samples, leak_report, load_evaluated
 from focus.config.identity import measurement
 from focus.config.schema import EvaluateConfig
 from focus.config.validate import as_yaml
 from focus.data.identity import questions_digest
 from focus.data.sample import Sample
-from focus.evaluation.arms import Evaluator
 from focus.evaluation.predictions import (
     Predictions,
     Repeated,
@@ -76,7 +75,7 @@ def run(composed: DictConfig) -> None:
         samples = Shuffled(samples, cfg.seed)
     model, engine = load_evaluated(cfg)
     gap = Gap(Mode.FIXED, most, model.token_px, min_tokens=cfg.view.min_tokens)
-    evaluator = Evaluator(model, engine, gap, rollout_limits(cfg, e.temperature), cfg.seed, e.arms, e.questions_per_forward, e.sigma)
+    evaluator = build_evaluator(cfg, model, engine, gap)
     counted = {}
     if isinstance(model, Served) and isinstance(engine, OpenAIEngine):
         counted = {"view_seen": check_view_tokens(model, engine, gap, samples, cfg.served.view_deviation)}

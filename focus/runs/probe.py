@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from focus import config
-from focus.build import build_judge, held_out_samples, load_evaluated, rollout_limits
+from focus.build import build_evaluator, build_judge, held_out_samples, load_evaluated
 from focus.config.identity import graded_by, measurement
 from focus.config.schema import ProbeConfig
 from focus.config.validate import as_yaml
@@ -84,20 +84,7 @@ def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
         measured = load_outcomes(path, identity)
         save_outcomes(measured, path, identity)
     conversations = PageConversations(output / "shown.json", identity)
-    evaluators = {
-        str(tokens): Evaluator(
-            model,
-            engine,
-            Gap(Mode.FIXED, tokens, model.token_px),
-            rollout_limits(cfg, e.temperature),
-            cfg.seed,
-            e.arms,
-            e.questions_per_forward,
-            e.sigma,
-            grader,
-        )
-        for tokens in cfg.views
-    }
+    evaluators = {str(tokens): build_evaluator(cfg, model, engine, Gap(Mode.FIXED, tokens, model.token_px), grader) for tokens in cfg.views}
     counted = {}
     if isinstance(model, Served) and isinstance(engine, OpenAIEngine):
         gaps = {view: evaluator.gap for view, evaluator in evaluators.items()}

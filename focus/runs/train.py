@@ -26,6 +26,7 @@ from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
 from focus import config
 from focus.build import (
     autocast_like_trainer,
+    build_evaluator,
     build_judge,
     build_policy,
     build_rewards,
@@ -47,7 +48,6 @@ from focus.data.questions import Questions
 from focus.data.sample import Sample
 from focus.data.scenes import Scenes
 from focus.evaluation import arms, outcome
-from focus.evaluation.arms import Evaluator
 from focus.evaluation.measure import measure, measure_on_all_ranks
 from focus.evaluation.outcome import Outcome
 from focus.gap import Gap, Mode
@@ -382,15 +382,7 @@ def _examples(cfg: TrainConfig, module: FocusPolicy) -> list[Example]:
     """Held-out trajectories for the page, scored by the run's own reward."""
     held_out = held_out_samples(cfg)
     gap, played = _view_of_held_out(module.gap), [held_out[i] for i in range(min(len(held_out), 8 * cfg.report.trajectories))]
-    evaluator = Evaluator(
-        module.policy,
-        module.engine,
-        gap,
-        rollout_limits(cfg, cfg.evaluation.temperature),
-        cfg.seed,
-        ("own",),
-        cfg.evaluation.questions_per_forward,
-    )
+    evaluator = build_evaluator(cfg, module.policy, module.engine, gap, arms=("own",))
     with autocast_like_trainer(cfg.trainer):
         _, trajectories = measure(evaluator, played, None)
     return examples(trajectories, score(module.rewards, trajectories))
@@ -421,17 +413,7 @@ def _measure(cfg: TrainConfig, module: FocusPolicy, grader: Grader, label: str, 
     for name, gap in {"own view": own, "common view": common}.items():
         if name == "common view" and common == own:
             continue  # the two views are the same
-        evaluator = Evaluator(
-            module.policy,
-            module.engine,
-            gap,
-            rollout_limits(cfg, e.temperature),
-            cfg.seed,
-            e.arms,
-            e.questions_per_forward,
-            e.sigma,
-            grader,
-        )
+        evaluator = build_evaluator(cfg, module.policy, module.engine, gap, grader)
         with autocast_like_trainer(cfg.trainer), progress.measurement(f"{label}, {name}") as advance:
             outcomes[name] = measure_on_all_ranks(evaluator, held_out, advance)
     if files.is_first_rank():

@@ -13,14 +13,19 @@ from focus.config.schema import SCHEMAS, CalibrationConfig, EvaluateConfig, Expo
 
 SLOW = ("torch", "pytorch_lightning", "transformers", "peft", "pyarrow", "matplotlib", "skimage")
 
-MISSPELT = f"""
+REFUSED = f"""
 import runpy, sys
-for command in {list(SCHEMAS)}:
-    sys.argv = [command, "otuput=x"]
+for command, word, reason in [
+    *((command, "otuput=x", "otuput is no setting. ") for command in {list(SCHEMAS)}),
+    ("probe", "policy.dialect=nope", "policy.dialect is 'nope'; choose one of "),
+    ("evaluate", "policy.checkpoint=/nowhere", "policy.checkpoint is /nowhere, which is not a folder; "),
+    ("calibrate", "policy.prompts=nowhere.yaml", "nowhere.yaml"),
+]:
+    sys.argv = [command, word]
     try:
         runpy.run_module(f"focus.{{command}}", run_name="__main__")
     except SystemExit as refused:
-        assert str(refused).startswith("focus: otuput is no setting. "), (command, refused)
+        assert reason in str(refused), (command, refused)
     else:
         raise AssertionError(f"{{command}} was started")
 print([name for name in {SLOW} if name in sys.modules])
@@ -28,8 +33,8 @@ print([name for name in {SLOW} if name in sys.modules])
 
 
 @pytest.mark.processes
-def test_a_misspelt_key_is_refused_by_every_command_before_anything_slow_is_imported():
-    done = subprocess.run([sys.executable, "-c", MISSPELT], capture_output=True, text=True, cwd=CONF.parent, timeout=600)
+def test_a_misspelt_key_a_wrong_folder_and_an_unknown_dialect_are_refused_before_anything_slow_is_imported():
+    done = subprocess.run([sys.executable, "-c", REFUSED], capture_output=True, text=True, cwd=CONF.parent, timeout=600)
     assert done.stdout == "[]\n", done.stdout + done.stderr
 
 
@@ -59,6 +64,13 @@ def refused(monkeypatch, *words: str, command: str = "train") -> str:
 def test_a_mistake_on_the_command_line_is_answered_with_what_was_meant(words, message, monkeypatch):
     said = refused(monkeypatch, "experiment=smoke", *words)
     assert said.startswith("focus: ") and message in said
+
+
+def test_all_misspelt_keys_and_groups_are_named_at_once(monkeypatch):
+    message = refused(monkeypatch, "experiment=smoke", "gap=fixd", "policy.dialec=tiny", "objective.lr=1")
+    assert message.count("\n  - ") == 3
+    for part in ("gap=fixd names no file.", "policy.dialec is no setting.", "objective.lr is no setting."):
+        assert part in message, message
 
 
 def test_a_run_without_an_experiment_is_told_to_choose_one(monkeypatch):
