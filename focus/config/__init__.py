@@ -8,6 +8,7 @@ from focus.config.checks import EMBEDDED_VIEW, SECRET, cautions
 from focus.config.command_line import guarded, start
 from focus.config.messages import ConfigError, raise_all
 from focus.config.output import alone, writable
+from focus.config.policy_settings import setting_of_policy
 from focus.config.schema import SCHEMAS
 from focus.config.validate import problems_of, validated
 from focus.runtime.paths import CONF
@@ -23,6 +24,7 @@ __all__ = [
     "guarded",
     "problems_of",
     "raise_all",
+    "setting_of_policy",
     "start",
     "validated",
     "writable",

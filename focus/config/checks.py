@@ -12,6 +12,8 @@ from typing import Any
 
 from focus.config.messages import did_you_mean, shown
 from focus.config.schema import (
+    AgentConfig,
+    AskConfig,
     CalibrateConfig,
     DataConfig,
     EndpointConfig,
@@ -267,6 +269,16 @@ def evaluate_problems(cfg: EvaluateConfig) -> list[str]:
     return problems
 
 
+def agent_problems(cfg: AgentConfig) -> list[str]:
+    """What keeps a policy from being asked."""
+    return policy_problems(cfg.policy, served=cfg.rollout.engine == "openai") + rollout_problems(cfg.rollout, cfg.policy, [])
+
+
+def ask_problems(cfg: AskConfig) -> list[str]:
+    """What keeps a question from being asked."""
+    return agent_problems(cfg) + file_problems("image", cfg.image, "name an image file")
+
+
 def calibrate_problems(cfg: CalibrateConfig) -> list[str]:
     """What keeps views from being chosen."""
     problems = policy_problems(cfg.policy, served=False) + data_problems(cfg.data) + judge_problems(cfg.judge)
@@ -289,6 +301,8 @@ CROSS_CHECKS: Mapping[type, Callable[[Any], list[str]]] = {
     PlanConfig: plan_problems,
     ProbeConfig: probe_problems,
     EvaluateConfig: evaluate_problems,
+    AgentConfig: agent_problems,
+    AskConfig: ask_problems,
     CalibrateConfig: calibrate_problems,
     InspectConfig: inspect_problems,
 }

@@ -25,6 +25,7 @@ from focus.runtime.processes import end_on_sigterm, end_with_parent, exit_interr
 
 LONGEST_NAME = 255  # bytes of a folder's name
 SWEEP_FLAGS = {"-m", "--multirun"}
+TEXT_KEYS = ("image", "question")  # whose values are texts, whatever signs they have
 FREE_KEYS = re.compile(r"(judge|rollout\.endpoint)\.extra[.=]")  # sections whose keys no schema names
 
 # What conf/hydra/launcher/slurm.yaml asks Slurm for
@@ -194,6 +195,8 @@ def readable(override: str, sweep: bool = False) -> str:
     """
     override = ("++" if FREE_KEYS.match(override) else "") + override
     key, _, value = override.partition("=")
+    if key in TEXT_KEYS and not value.startswith(("~/", "'", '"')):
+        return f"{key}={_quoted(value)}"
     if value.startswith("~/"):
         value = str(Path.home() / value[2:])
         override = f"{key}={value}"
@@ -207,8 +210,13 @@ def readable(override: str, sweep: bool = False) -> str:
                 f"focus: {key} is {value}, which Hydra can't read; put a text that has other letters or signs into quotes "
                 f"twice: \"{key}='...'\""
             )
-    quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
-    return f"{key}='{quoted}'"
+    return f"{key}={_quoted(value)}"
+
+
+def _quoted(value: str) -> str:
+    """A text in quotes, as Hydra's grammar reads it."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
+    return f"'{escaped}'"
 
 
 def _first_point(override: str) -> str:

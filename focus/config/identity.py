@@ -79,6 +79,7 @@ REPORTED = (
 # Commands whose results are made anew each time, and the training of the base policy, which keeps all its settings
 UNKEPT = (
     *("device", "devices", "lengths", "split", "difficulty", "side_px", "letter_px", "scenes", "first"),
+    *("image", "question", "counterfactual", "view_tokens", "temperature"),
     *("sweep", "metrics", "resamples", "rows", "learning_rate", "difficulties", "phases"),
 )
 # Settings that are gone, with the value that the code follows now, and those of reward terms by the term's class. They

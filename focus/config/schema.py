@@ -308,6 +308,27 @@ class EvaluateConfig(Section):
     pictures: Pictures
 
 
+class AgentConfig(Section):
+    """Everything that `focus.Agent` reads."""
+
+    seed: Seed
+    threads: Count
+    policy: PolicyConfig
+    rollout: RolloutConfig
+    view_tokens: Count
+    temperature: Annotated[Number, Field(ge=0)]
+
+
+class AskConfig(AgentConfig):
+    """Everything that `ask` reads."""
+
+    image: Text
+    question: Text
+    options: list[Text]
+    counterfactual: Literal["noise", "blank", "mean_colour", "elsewhere"] | None
+    output: Text | None
+
+
 class CalibrateConfig(Section):
     """Everything that `calibrate` reads."""
 
@@ -368,6 +389,7 @@ SCHEMAS: dict[str, type[Section]] = {
     "train": TrainConfig,
     "plan": PlanConfig,
     "probe": ProbeConfig,
+    "ask": AskConfig,
     "calibrate": CalibrateConfig,
     "base": BaseConfig,
     "export": ExportConfig,

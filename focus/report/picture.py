@@ -334,19 +334,21 @@ def _draw_verdict(canvas: Canvas, example: Example, y: float) -> float:
     """
     trajectory = example.trajectory
     sample = trajectory.sample
-    by_rule = grade(trajectory.answer, sample.answers, sample.scorer, sample.options, sample.question)
+    asked = not sample.answers  # a question of a user, whose answer is not known
+    by_rule = 0.0 if asked else grade(trajectory.answer, sample.answers, sample.scorer, sample.options, sample.question)
     right = example.terms.get("accuracy", by_rule) >= RIGHT_FROM  # the reward may have used a judge
     cells = _term_cells(example)
     rows = _term_rows(canvas, cells)
     beside = len(rows) == 1 and sum(_term_width(canvas, cell) for cell in rows[0]) <= 0.62 * INNER
     bottom = y + 72 + (0 if beside else 50 * len(rows) + 10)
-    canvas.block((MARGIN, y, WIDTH - MARGIN, bottom), RIGHT_PALE if right else WRONG_PALE, radius=8)
+    canvas.block((MARGIN, y, WIDTH - MARGIN, bottom), MAT if asked else RIGHT_PALE if right else WRONG_PALE, radius=8)
     max_width = INNER - 76 - (sum(_term_width(canvas, cell) for cell in rows[0]) if beside else 0)
-    colour = RIGHT if right else WRONG
+    colour = INK if asked else RIGHT if right else WRONG
     answer = trajectory.answer if trajectory.answer is not None else f"no answer ({trajectory.status})"
-    canvas.text(MARGIN + 30, y + 37, "✓" if right else "✗", 30, colour, anchor="mm")
+    canvas.text(MARGIN + 30, y + 37, "?" if asked else "✓" if right else "✗", 30, colour, anchor="mm")
     canvas.text(MARGIN + 60, y + 34, canvas.shortened(answer, 20, "bold", max_width), 20, colour, "bold")
-    canvas.text(MARGIN + 60, y + 55, canvas.shortened(f"accepted: {_accepted(sample)}", 12.5, "regular", max_width), 12.5, MUTED)
+    accepted = "the right answer is not known" if asked else f"accepted: {_accepted(sample)}"
+    canvas.text(MARGIN + 60, y + 55, canvas.shortened(accepted, 12.5, "regular", max_width), 12.5, MUTED)
     for number, row in enumerate(rows):
         edge, base = WIDTH - MARGIN - 10.0, y + (33 if beside else 96 + 50 * number)
         for cell in reversed(row):
@@ -370,6 +372,8 @@ def _number(value: float) -> str:
 
 def _term_cells(example: Example) -> list[TermCell]:
     """Terms that are only logged (grey), what each paid term adds to the total, and the total."""
+    if not example.terms:
+        return []
     if not example.payments:
         return [(name, _number(value), INK) for name, value in (*example.terms.items(), ("total", example.total))]
     logged = [(f"{name}, logged only", _number(value), MUTED) for name, value in example.terms.items() if name not in example.payments]

@@ -1,0 +1,132 @@
+"""One policy that answers questions about pictures: `Agent.load("outputs/stage1/policy").ask("photo.jpg", "What does it say?")`."""
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from PIL import Image, ImageOps
+
+from focus import config
+from focus.build import load_evaluated, rollout_limits
+from focus.config.schema import AgentConfig
+from focus.data.boxes import Box
+from focus.data.images.original import Decoded, read
+from focus.data.sample import ImageFile, Sample
+from focus.gap import Gap, Mode
+from focus.grading.answers import canonical
+from focus.rollout.loop import begin, play, reopen
+from focus.rollout.substitutes import SUBSTITUTES
+from focus.rollout.trajectory import Trajectory
+
+COUNTERFACTUALS = ("noise", "blank", "mean_colour", "elsewhere")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a policy answered, and how it came to it."""
+
+    trajectory: Trajectory
+    counterfactual: "Answer | None" = None  # with the crops replaced; None: not asked for, or there was no crop
+
+    @property
+    def text(self) -> str | None:
+        """The answer; None if the conversation ended without one (`status` says why)."""
+        return self.trajectory.answer
+
+    @property
+    def status(self) -> str:
+        """How the conversation ended: `answered`, `out of turns`, `malformed`, ..."""
+        return self.trajectory.status.value
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """The text of every turn."""
+        return tuple(turn.text for turn in self.trajectory.turns)
+
+    @property
+    def boxes_px(self) -> tuple[Box, ...]:
+        """The box of every crop, in pixels of the picture."""
+        return tuple(crop.box_px for crop in self.trajectory.crops)
+
+    @property
+    def crops(self) -> tuple[Image.Image, ...]:
+        """The crops as the policy saw them."""
+        return tuple(self.trajectory.images[1:])
+
+    @property
+    def view(self) -> Image.Image:
+        """The whole picture as the policy saw it."""
+        return self.trajectory.view.image
+
+    @property
+    def changed(self) -> bool | None:
+        """Whether the answer with replaced crops means something else; None without one."""
+        if self.counterfactual is None:
+            return None
+        options = self.trajectory.sample.options
+        mine, other = (canonical(each.text, (), "letter" if options else "exact", options) for each in (self, self.counterfactual))
+        return mine != other
+
+
+class Agent:
+    """A policy with its engine, in this process or on a server."""
+
+    def __init__(self, cfg: AgentConfig) -> None:
+        torch.set_num_threads(cfg.threads)
+        self.model, self.engine = load_evaluated(cfg)
+        self.limits = rollout_limits(cfg, cfg.temperature)
+        self.gap = Gap(Mode.FIXED, cfg.view_tokens, self.model.token_px)
+        self.seed = cfg.seed
+
+    @classmethod
+    def load(cls, policy: str | Path = "embedded", *overrides: str) -> "Agent":
+        """A policy by its folder, its hub name, `embedded`, or the URL of the server that has it.
+
+        `overrides` are settings of conf/agent.yaml, as on the command line: `"view_tokens=1024"`. A
+        server needs the name of its model and its dialect: `"policy.checkpoint=NAME"`,
+        `"policy.dialect=deepeyes"`. Raises ValueError for settings that can't work.
+        """
+        if str(policy).startswith(("http://", "https://")):
+            chosen = ["rollout=openai", f"rollout.endpoint.url='{policy}'"]
+        else:
+            chosen = [f"policy.checkpoint='{policy}'"]
+        with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
+            composed = compose("agent", [*chosen, *overrides])
+        return cls(config.validated(composed, AgentConfig, here=False))
+
+    def ask(self, image: str | Path | Image.Image, question: str, options: Sequence[str] = (), counterfactual: str | None = None) -> Answer:
+        """The policy's answer to a question about a picture (a file, or a PIL image, which is turned upright).
+
+        `options` are the choices of a multiple-choice question. `counterfactual` (`noise`, `blank`,
+        `mean_colour`, `elsewhere`) asks again with the pixels of every crop replaced: an answer that
+        stays the same did not depend on them. Raises ValueError for an image that can't be read or
+        shown, and for another counterfactual.
+        """
+        if counterfactual not in (None, *COUNTERFACTUALS):
+            raise ValueError(f"counterfactual is {counterfactual!r}; choose one of {', '.join(COUNTERFACTUALS)}")
+        if isinstance(image, Image.Image):
+            original, path = Decoded(ImageOps.exif_transpose(image).convert("RGB")), Path()
+        else:
+            original, path = read(Path(image)), Path(image)
+        sample = Sample(
+            id=path.name,
+            source="asked",
+            split="asked",
+            image=ImageFile(path),
+            width=original.size[0],
+            height=original.size[1],
+            question=question,
+            answers=(),
+            options=tuple(zip(string.ascii_uppercase, options, strict=False)),
+        )
+        with self.model.image_cache():
+            opening = begin(self.model, sample, *self.gap.view_of(sample, original), [self.seed])
+            [played] = play(self.model, self.engine, opening, self.limits)
+            if counterfactual is None or not played.crops:
+                return Answer(played)
+            alter = SUBSTITUTES[counterfactual](self.limits, self.model.token_px, 0.0)
+            [replayed] = play(self.model, self.engine, [reopen(self.model, played, alter)], self.limits)
+            return Answer(played, Answer(replayed))

@@ -1,0 +1,60 @@
+"""The settings that belong to a policy, where a command leaves them open: `${of_policy:${policy.checkpoint},gap.view_tokens}`.
+
+A run leaves its settings beside its policy (`settings.yaml` beside `policy/`). For another policy its
+family decides: the file of conf/policy that names it, or the model type in its config.json.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from focus.runtime.paths import CONF
+
+EMBEDDED = {
+    "policy.dialect": "tiny",
+    "gap.view_tokens": 16,
+    "rollout.max_crops": 1,
+    "rollout.crop_tokens": 64,
+    "rollout.crop_min_tokens": 1,
+    "rollout.tokens_per_turn": 40,
+}
+# The recipes of conf/experiment for the published sizes. Their view is the smaller one that the paper evaluates at
+PUBLISHED = {
+    "gap.view_tokens": 1024,
+    "rollout.max_crops": 5,
+    "rollout.crop_tokens": 1024,
+    "rollout.crop_min_tokens": 4,
+    "rollout.tokens_per_turn": 2048,
+}
+DIALECTS = {"qwen2_5_vl": "qwen2_5_vl", "qwen3_vl": "qwen3_vl"}  # by model type
+
+
+def setting_of_policy(checkpoint: str, key: str) -> Any:
+    """The value of a setting that fits a policy: of the run that left it, else of its family. None: unknown."""
+    beside = Path(checkpoint).parent / "settings.yaml"
+    if Path(checkpoint).is_dir() and beside.is_file():
+        value: Any = yaml.safe_load(beside.read_text())
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None:
+            return value
+    if checkpoint == "embedded":
+        return EMBEDDED[key]
+    return _dialect(checkpoint) if key == "policy.dialect" else PUBLISHED[key]
+
+
+def _dialect(checkpoint: str) -> str | None:
+    config = Path(checkpoint) / "config.json"
+    if config.is_file():
+        return DIALECTS.get(json.loads(config.read_text()).get("model_type", ""))
+    for path in sorted((CONF / "policy").glob("*.yaml")):
+        policy = yaml.safe_load(path.read_text())
+        if policy.get("checkpoint") == checkpoint:
+            return str(policy["dialect"])
+    return None
+
+
+OmegaConf.register_new_resolver("of_policy", setting_of_policy, replace=True)

@@ -1,0 +1,118 @@
+"""One question about one picture: what the policy answers, where it looked, and what it answers with its crop replaced."""
+
+import json
+
+import pytest
+from PIL import Image
+
+import focus
+from focus import agent as agents
+from focus.agent import Agent
+from focus.config.policy_settings import setting_of_policy
+from focus.data.scenes import DIFFICULTY, Scene
+from focus.model.loading import EMBEDDED, load_model
+from focus.runs import ask
+from tests.support.runs import composed
+from tests.support.scripted import Scripted, call
+
+
+class SeesNoise(Scripted):
+    """Crops the middle, then answers 12 if the crop has more than 1,000 colours (noise), else 34."""
+
+    def generate(self, requests, sampling):
+        for i, request in enumerate(requests):
+            if len(request.images) == 1:
+                text = call(250, 250, 750, 750)
+            else:
+                text = f"<answer>{12 if request.images[1].getcolors(1000) is None else 34}</answer><|im_end|>"
+            yield from ((i, each) for _, each in Scripted(self.policy, text, text).generate([request], sampling))
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load_model(EMBEDDED, "tiny")
+
+
+@pytest.fixture
+def scripted(monkeypatch, embedded):
+    def use(engine):
+        monkeypatch.setattr(agents, "load_evaluated", lambda cfg: (embedded, engine))
+
+    return use
+
+
+@pytest.fixture
+def picture(tmp_path):
+    Image.new("RGB", (448, 224), "white").save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def test_an_answer_has_the_turns_the_boxes_in_pixels_of_the_picture_and_the_crops(scripted, embedded, picture):
+    scripted(Scripted(embedded, call(250, 500, 750, 1000), "<answer>34</answer><|im_end|>"))
+    answer = focus.Agent.load("embedded", "view_tokens=8").ask(picture, "What is on the sign?")
+    assert (answer.text, answer.status, answer.changed) == ("34", "answered", None)
+    assert answer.turns == (call(250, 500, 750, 1000), "<answer>34</answer><|im_end|>")
+    assert answer.boxes_px == ((112.0, 112.0, 336.0, 224.0),)
+    assert answer.crops[0].size == (224, 112) and answer.view.size == (112, 56)  # 28 px a token: 4 x 2 tokens of the whole
+
+
+def test_a_picture_in_memory_is_asked_about_as_its_file_is(scripted, embedded, picture):
+    scripted(Scripted(embedded, "<answer>34</answer><|im_end|>"))
+    agent = Agent.load()
+    in_memory, of_file = agent.ask(Image.open(picture), "What?"), agent.ask(picture, "What?")
+    assert in_memory.trajectory.ids == of_file.trajectory.ids
+    assert in_memory.view.tobytes() == of_file.view.tobytes()
+
+
+def test_the_counterfactual_says_what_the_policy_answers_with_its_crop_replaced(scripted, embedded, picture):
+    scripted(SeesNoise(embedded))
+    agent = Agent.load()
+    noise, blank = (agent.ask(picture, "What?", counterfactual=name) for name in ("noise", "blank"))
+    assert (noise.text, noise.counterfactual.text, noise.changed) == ("34", "12", True)
+    assert (blank.text, blank.counterfactual.text, blank.changed) == ("34", "34", False)
+    with pytest.raises(ValueError, match="counterfactual is 'gt'; choose one of noise, blank, mean_colour, elsewhere"):
+        agent.ask(picture, "What?", counterfactual="gt")
+
+
+def test_options_have_letters_and_an_answer_is_compared_by_its_option(scripted, embedded, picture):
+    scripted(Scripted(embedded, "<answer>B</answer><|im_end|>"))
+    answer = Agent.load().ask(picture, "What?", options=["red", "blue"])
+    assert answer.trajectory.sample.options == (("A", "red"), ("B", "blue"))
+
+
+def test_the_command_prints_the_turns_and_writes_the_picture_and_a_record(scripted, embedded, picture, tmp_path, capsys, monkeypatch):
+    scripted(SeesNoise(embedded))
+    cfg = composed(f"image={picture}", "question='Which one, really?'", "counterfactual=noise", name="ask")
+    cfg.output = str(tmp_path / "out")
+    ask.run(cfg)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("turn 1: <tool_call>") and lines[2] == "answer: 34"
+    assert lines[3] == "with noise in its crops: 12 (the answer changes)"
+    record = json.loads((tmp_path / "out/answer.json").read_text())
+    assert record["question"] == "Which one, really?" and record["boxes_px"] == [[112.0, 56.0, 336.0, 168.0]]
+    assert record["counterfactual"] == {"crops": "noise", "answer": "12", "changed": True}
+    with Image.open(tmp_path / "out/answer.png") as drawn:
+        assert drawn.width == 1000
+
+
+def test_the_embedded_policy_answers_about_its_own_scenes(tmp_path):
+    scene = Scene(DIFFICULTY[1], "eval", 0)
+    original = scene.open()
+    answer = Agent.load("embedded", "temperature=1.0").ask(original.reduced(original.size), scene.sample().question)
+    assert answer.status == "answered" and answer.text.isdigit()
+
+
+def test_a_policy_is_asked_with_the_settings_of_the_run_that_left_it(tmp_path):
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "settings.yaml").write_text("policy: {dialect: qwen3_vl_zoom}\ngap: {view_tokens: 777}\n")
+    left = str(tmp_path / "policy")
+    assert setting_of_policy(left, "policy.dialect") == "qwen3_vl_zoom" and setting_of_policy(left, "gap.view_tokens") == 777
+
+
+def test_a_policy_without_a_run_is_asked_as_its_family_is(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
+    assert setting_of_policy(str(tmp_path), "policy.dialect") == "qwen2_5_vl"
+    assert setting_of_policy(str(tmp_path), "rollout.crop_tokens") == 1024
+    assert setting_of_policy("Qwen/Qwen2.5-VL-7B-Instruct", "policy.dialect") == "qwen2_5_vl"
+    assert (setting_of_policy("embedded", "policy.dialect"), setting_of_policy("embedded", "gap.view_tokens")) == ("tiny", 16)
+    assert setting_of_policy("somebody/model", "policy.dialect") is None
