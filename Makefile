@@ -55,11 +55,11 @@ stage1: $(READY) ## learn to crop: train, measure, write the report (EXPERIMENT=
 stage2: $(READY) ## crop precisely: from the policy of stage 1, with the grounding reward
 	$(BIN)/python -m focus.train experiment=$(or $(EXPERIMENT),stage2) $(ARGS)
 
-# A question may have any signs, so it passes through the environment and not through the shell's quotes
-ask: export ASKED_IMAGE := $(IMAGE)
-ask: export ASKED_QUESTION := $(QUESTION)
+# A text of any signs as one word of the shell
+one_word = '$(subst ','\'',$(value $(1)))'
+
 ask: $(READY) ## one question about one picture (IMAGE=photo.jpg QUESTION="What does the sign say?" CHECKPOINT=outputs/stage1/policy)
-	$(BIN)/python -m focus.ask "policy.checkpoint='$(or $(CHECKPOINT),embedded)'" "image=$$ASKED_IMAGE" "question=$$ASKED_QUESTION" $(ARGS)
+	$(BIN)/python -m focus.ask "policy.checkpoint='$(or $(CHECKPOINT),embedded)'" image=$(call one_word,IMAGE) question=$(call one_word,QUESTION) $(ARGS)
 
 ##@ Data
 inspect: $(READY) ## counts, sizes, options and pictures of a data set, and images shared with other sets (DATA=vstar)

