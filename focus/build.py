@@ -1,6 +1,7 @@
 """Build the objects of a run from its settings: policy, engine, rewards, samples, judge, trainer."""
 
 import math
+import socket
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,7 +14,7 @@ from peft import PeftModel, get_peft_model
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 
-from focus.config.identity import arithmetic_of, settings_hash
+from focus.config.identity import arithmetic_of, sampler_dtype, settings_hash
 from focus.config.schema import (
     AgentConfig,
     DataConfig,
@@ -218,14 +219,14 @@ def build_engine(cfg: PlayConfig | AgentConfig, loaded: PolicyModel) -> Engine:
     vllm, rollout = cfg.rollout.vllm, cfg.rollout
     assert vllm is not None  # checked with rollout.engine
     run = seed_of(str(Path.cwd()), repr(cfg))  # the same on all ranks, different for each run on this machine
+    folder, dtype = Path(vllm.weights) / f"focus-{run:x}", sampler_dtype(cfg.model_dump())
     sampler: Sampler
     if vllm.mode == "served":
         assert rollout.endpoint is not None  # checked with rollout.vllm.mode
         sampler = Remote(connect(rollout.endpoint))
     else:
         options = VLLMOptions(
-            device=loaded.model.device.index,
-            dtype=vllm.dtype,
+            dtype=dtype,
             memory_share=vllm.memory_share,
             cache_gib=vllm.cache_gib,
             max_model_len=vllm.max_model_len,
@@ -235,7 +236,8 @@ def build_engine(cfg: PlayConfig | AgentConfig, loaded: PolicyModel) -> Engine:
             lora_rank=cfg.policy.lora_rank,
         )
         sampler = colocated(str(loading.checkpoint_path(cfg.policy.checkpoint)), options)
-    return VLLMEngine(loaded, sampler, Path(vllm.weights) / f"focus-{run:x}", vllm.dtype)
+        folder = folder.with_name(f"{folder.name}-{socket.gethostname()}")  # each node has its own, wherever `weights` lies
+    return VLLMEngine(loaded, sampler, folder, dtype)
 
 
 def selected_levels(gap: GapConfig) -> dict[str, int]:
@@ -248,7 +250,7 @@ def build_policy(cfg: TrainConfig, loaded: PolicyModel, grader: Grader | None = 
     objective, rollout = cfg.objective, cfg.rollout
     settings = UpdateSettings(
         rollouts_per_question=rollout.rollouts_per_question,
-        questions_per_forward=rollout.questions_per_forward,
+        questions_per_forward=rollout.questions_per_forward if rollout.engine == "kv" else None,  # vLLM fills its own batches
         sampler_ratio_cap=rollout.sampler_ratio_cap,
         tokens_per_forward=objective.tokens_per_forward,
         learning_rate=objective.learning_rate,

@@ -116,6 +116,8 @@ def learned_settings(settings: Settings) -> dict[str, Any]:
     kept = {key: value for key, value in named.items() if under(key, lists)}
     # Recorded hashes have an entry for each of these sections where it is not used
     kept |= {f"rollout.{name}": None for name in ("endpoint", "vllm") if settings["rollout"][name] is None}
+    if settings["rollout"]["vllm"]:
+        kept["rollout.vllm.dtype"] = sampler_dtype(settings)
     if kept.get("policy.prompts", "") is None:  # runs from before this setting have no such entry
         del kept["policy.prompts"]
     kept |= {key: named.get(key, value) for key, value in GONE.items()}
@@ -149,7 +151,7 @@ def measurement_hash(settings: Settings) -> str:
     kept = {key: str(given.get(key)) for key in always}
     kept["policy.dialect"] = _dialect_identity(settings["policy"])
     if given["rollout.engine"] == "vllm":
-        kept["rollout.vllm.dtype"] = given["rollout.vllm.dtype"]
+        kept["rollout.vllm.dtype"] = sampler_dtype(settings)
     if "trainer" in settings:
         kept["arithmetic"] = arithmetic_of(settings["trainer"])
     return _digest(kept)
@@ -189,6 +191,14 @@ def export_dtype(settings: Settings) -> str:
     if policy["export_dtype"] != "auto":
         return policy["export_dtype"]
     return "bfloat16" if "bfloat16" in (policy["dtype"], arithmetic_of(settings["trainer"])) else "float32"
+
+
+def sampler_dtype(settings: Settings) -> str:
+    """The dtype of vLLM's weights and arithmetic. `auto` is what the trainer computes in, without a trainer `policy.dtype`."""
+    dtype = settings["rollout"]["vllm"]["dtype"]
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if "bfloat16" in (settings["policy"]["dtype"], arithmetic_of(settings.get("trainer", {}))) else "float32"
 
 
 def refuse_other_run(settings: Settings, kept: Path, finished: bool) -> None:

@@ -121,7 +121,7 @@ class VLLMConfig(Section):
         Hint("choose colocated (on this process's device) or served (rollout.endpoint.url)"),
     ]
     weights: Text
-    dtype: Dtype
+    dtype: Literal["auto", "float32", "bfloat16"]
     memory_share: Annotated[Number, Field(gt=0, le=1), Hint("it is a share in (0, 1] of the device, and training needs the rest")]
     cache_gib: Annotated[Number | None, Field(gt=0), _VLLM_DECIDES]
     max_model_len: Annotated[Whole | None, Field(gt=0), _VLLM_DECIDES]

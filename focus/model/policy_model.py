@@ -31,6 +31,7 @@ from focus.model import saving
 from focus.model.attention import NO_MASK, Layout, share_prompts
 from focus.model.dialect import Dialect
 from focus.model.prompts import END_TOKENS, VISION_TOKENS
+from focus.runtime.files import is_first_rank
 
 transformers_logging.disable_progress_bar()  # loading and saving print one line of our own
 
@@ -312,12 +313,13 @@ class PolicyModel:
             digest.update(name.encode() + value.float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    def save(self, folder: Path, dtype: str = "bfloat16") -> None:
+    def save(self, folder: Path, dtype: str = "bfloat16", writes: bool | None = None) -> None:
         """Write the policy in the Hugging Face layout (`saving.save`).
 
-        All ranks call it together.
+        All ranks call it together. `writes`: whether this one writes; None: the first one does.
         """
-        saving.save(folder, self.model, self.tokenizer, self.image_processor, self.video_processor, dtype)
+        writes = is_first_rank() if writes is None else writes
+        saving.save(folder, self.model, self.tokenizer, self.image_processor, self.video_processor, dtype, writes)
 
 
 def _trim_heap() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from focus.runtime.distributed import all_gather, full_tensor
-from focus.runtime.files import atomic_write, is_first_rank
+from focus.runtime.files import atomic_write
 
 VIDEO_PROCESSOR = "video_preprocessor_config.json"
 FAMILIES = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}  # supported model types and their processor classes
@@ -53,19 +53,20 @@ def save(
     image_processor: Any,
     video_processor: Mapping[str, Any] | None,
     dtype: str,
+    writes: bool,
 ) -> None:
     """Write the Hugging Face layout that transformers (from 4.57 on) and vLLM load.
 
     The folder appears whole or not at all.
 
     Adapters are merged in float32. They are also written unmerged to `adapter/`, for PEFT to load
-    onto the base. All ranks call this together; the first one writes, and the others wait for it.
+    onto the base. All ranks call this together. One with `writes` writes; the others wait for it.
     """
-    state = {name: value.to("cpu", DTYPES[dtype]) for name, value in plain_state(model) if is_first_rank()}
+    state = {name: value.to("cpu", DTYPES[dtype]) for name, value in plain_state(model) if writes}
     adapters = {}
     if isinstance(model, PeftModel):
         adapters = {name: full_tensor(value).cpu() for name, value in model.state_dict().items() if ".lora_" in name}
-    if is_first_rank():
+    if writes:
         with atomic_write(folder) as partial:
             _write_model(partial, unwrap(model), state, dtype)
             _write_processors(partial, unwrap(model).config.model_type, tokenizer, image_processor, video_processor)
@@ -79,7 +80,11 @@ def save(
 
 
 def _write_model(folder: Path, model: PreTrainedModel, state: dict[str, Tensor], dtype: str) -> None:
-    model.save_pretrained(folder, state_dict=state)
+    vars(model)["should_save_on_this_rank"] = lambda is_main_process: True  # transformers lets the first rank alone write
+    try:
+        model.save_pretrained(folder, state_dict=state)
+    finally:
+        del vars(model)["should_save_on_this_rank"]
     config = json.loads((folder / "config.json").read_text())
     for part in (config, *(config[key] for key in ("text_config", "vision_config"))):
         part["dtype"] = dtype

@@ -39,6 +39,11 @@ class RewardCallback(Callback):
     def __init__(self, weight: float, gate: str | None = None) -> None:
         self.weight, self.gate = weight, gate
 
+    @property
+    def reads_policy(self) -> bool:
+        """Whether `score` computes with the policy's weights in this update, which are then gathered on every rank."""
+        return False
+
     def attach(self, policy: PolicyModel, engine: Engine, limits: RolloutLimits) -> None:
         """Receive the policy in training and the engine that samples from it, for terms that run the model. Called once."""
 

@@ -63,6 +63,10 @@ class InformationGain(RewardCallback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
         self._due = self.weight != 0 or (self.every > 0 and int(pl_module.updates_done) % self.every == 0)  # type: ignore[arg-type]
 
+    @property
+    def reads_policy(self) -> bool:
+        return self._due and self.reader is None
+
     def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
         if not self._due:
             return [math.nan] * len(trajectories)

@@ -92,7 +92,9 @@ class Model(Protocol):
 
 
 class Engine(Protocol):
-    """Anything that samples turns."""
+    """Anything that samples turns. `shares_weights`: `generate` computes with the policy's own weights, not with a copy."""
+
+    shares_weights: bool
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         """Yields (index of the request, completion), each as soon as it is complete, in any order."""
@@ -104,6 +106,10 @@ class Engine(Protocol):
 
     def clear_cache(self) -> None:
         """Drop all caches of parents and prompts. Called when a batch of questions is done."""
+        ...
+
+    def sleep(self) -> None:
+        """Give back the memory that sampling alone needs, until the next `sync_weights`."""
         ...
 
     def sync_weights(self) -> None:

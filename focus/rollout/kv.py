@@ -47,6 +47,8 @@ class KVEngine:
     so that `logprobs` can continue from any of them and feeds fewer tokens.
     """
 
+    shares_weights = True
+
     def __init__(self, policy: PolicyModel) -> None:
         self.policy, self.keep_all_turns = policy, False
         self.clear_cache()
@@ -56,6 +58,7 @@ class KVEngine:
         self._prompt_index: dict[str, int] = {}  # name of a prompt -> its index in `_prompts`
         self._cached: dict[str, _CachedSequence] = {}  # by request id
 
+    sleep = clear_cache
     sync_weights = clear_cache  # the engine samples from the trainer's own weights
 
     @torch.no_grad()

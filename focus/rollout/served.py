@@ -11,8 +11,6 @@ The stop text of a call also ends a turn that only quotes a call in its thought.
 template wrote the opening `<think>`, the text does not show that, and the quoted call is executed.
 """
 
-import base64
-import io
 import json
 import logging
 import math
@@ -27,6 +25,7 @@ from focus.data.sample import Sample
 from focus.gap import Gap
 from focus.model.dialect import Dialect
 from focus.model.prompts import ANSWER_CLOSE, ANSWER_OPEN, CROP_CONTENT, reply_text, user_text
+from focus.rollout.data_urls import DataURLs
 from focus.rollout.engine import Completion, Request, Sampling
 from focus.rollout.loop import begin
 from focus.rollout.trajectory import Trajectory
@@ -112,6 +111,8 @@ class OpenAIEngine:
     can't be measured: an outage.
     """
 
+    shares_weights = False
+
     def __init__(self, endpoint: Endpoint, dialect: Dialect) -> None:
         self.endpoint, self.dialect = endpoint, dialect
         self._any_reply = self._prefill_continued = False
@@ -119,7 +120,10 @@ class OpenAIEngine:
         self.clear_cache()
 
     def clear_cache(self) -> None:
-        self._urls: dict[int, tuple[Image.Image, str]] = {}  # by id(image); the image is kept so that its id is not reused
+        self._urls = DataURLs()
+
+    def sleep(self) -> None:
+        """Does nothing: the server's devices are its own."""
 
     def sync_weights(self) -> None:
         """Does nothing: the server's weights do not change."""
@@ -235,7 +239,7 @@ class OpenAIEngine:
             parts: list[dict[str, Any]] = []
             for number, piece in enumerate(text.split(CROP_CONTENT)):
                 if number:
-                    parts.append({"type": "image_url", "image_url": {"url": self._url(next(images))}})
+                    parts.append({"type": "image_url", "image_url": {"url": self._urls.of(next(images))}})
                 if piece:
                     parts.append({"type": "text", "text": piece})
             return {"role": "user", "content": parts}
@@ -254,13 +258,6 @@ class OpenAIEngine:
         if t.prefill and not t.turns:
             messages.append({"role": "assistant", "content": t.prefill})
         return messages
-
-    def _url(self, image: Image.Image) -> str:
-        if id(image) not in self._urls:
-            encoded = io.BytesIO()
-            image.save(encoded, format="PNG", compress_level=1)
-            self._urls[id(image)] = image, "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode()
-        return self._urls[id(image)][1]
 
 
 def check_view_tokens(

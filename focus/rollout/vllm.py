@@ -6,31 +6,35 @@ on this process's device (`Colocated`) or as a server on other devices (`Remote`
 the same banned tokens, temperature and stop tokens as `kv`, and return log-probabilities of that
 distribution.
 
-vLLM samples from a copy of the weights. `sync_weights` writes them to a folder in a memory file
-system, as a checkpoint or a LoRA adapter; vLLM loads it and clears its caches.
+vLLM samples from a copy of the weights, which `sync_weights` renews. On a GPU that both share, the
+weights are handed over in the device's memory, one after the other. A server, a vLLM on a CPU and
+LoRA adapters get them as a folder in a memory file system. During an update a colocated vLLM sleeps:
+it gives its memory back.
 """
 
-import base64
-import io
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
+import torch
 from peft import PeftModel
 from PIL import Image
 from safetensors import SafetensorError
+from torch import Tensor
 
 from focus.model.policy_model import PolicyModel
+from focus.model.saving import DTYPES
+from focus.rollout.data_urls import DataURLs
 from focus.rollout.engine import Completion, Request, Sampling
 from focus.rollout.kv import KVEngine
-from focus.runtime.distributed import all_gather, full_tensor
+from focus.runtime.distributed import all_gather, full_tensor, is_first_of_node
 from focus.runtime.endpoint import Endpoint, Refused
 from focus.runtime.files import is_first_rank
 
@@ -63,7 +67,16 @@ class VLLMOutput:
 
 
 class Sampler(Protocol):
-    """A running vLLM."""
+    """A vLLM.
+
+    `shared`: all ranks sample from this one (a server). `takes_tensors`: `transfer` works; otherwise
+    weights come as a folder.
+    """
+
+    shared: bool
+
+    @property
+    def takes_tensors(self) -> bool: ...
 
     def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, VLLMOutput]]:
         """Yields (index of the prompt, output), each as soon as it is complete.
@@ -78,6 +91,17 @@ class Sampler(Protocol):
 
     def adapt(self, folder: Path) -> None:
         """Load the LoRA adapter in `folder` in place of the previous one."""
+        ...
+
+    def transfer(self, weights: Iterable[tuple[str, Tensor]], largest: int) -> None:
+        """Load these weights by their names in a checkpoint, and drop any adapter.
+
+        They are taken one after the other; `largest` is the size of the largest, in bytes.
+        """
+        ...
+
+    def sleep(self) -> None:
+        """Give back the device's memory until the next weights come."""
         ...
 
 
@@ -100,13 +124,12 @@ class Reload:
 
 @dataclass(frozen=True)
 class VLLMOptions:
-    """Settings of a colocated vLLM. None means vLLM's default.
+    """Settings of a colocated vLLM. None means vLLM's default, for `max_model_len` what the cache
+    holds, at most the model's own limit.
 
-    `device` is the index of this process's GPU, None on CPU. `images` is the largest number of
-    images in one request.
+    `images` is the largest number of images in one request.
     """
 
-    device: int | None
     dtype: str
     memory_share: float
     cache_gib: float | None
@@ -119,53 +142,70 @@ class VLLMOptions:
 
 @cache
 def colocated(policy: str, options: VLLMOptions) -> "Colocated":
-    """The vLLM of this process, started once.
-
-    A start takes a minute and its memory stays reserved, so later policies reuse it.
-    """
+    """The vLLM of this process, started once: a start takes a minute, so later policies reuse it."""
     return Colocated(policy, options)
 
 
 class Colocated:
-    """Implements `Sampler` in vLLM's own processes on this process's device.
+    """Implements `Sampler` in vLLM's own processes on this process's device: one vLLM for each GPU.
 
-    `policy` is the folder or hub name of the first weights.
+    `policy` is the folder or hub name of the first weights. vLLM starts when the first weights come:
+    a policy that is divided over ranks has left room by then.
+
+    On a GPU a sleeping vLLM has no cache. Whole weights are dropped too, since new ones come before
+    it wakes; the frozen ones below an adapter wait in the host's memory.
     """
 
-    def __init__(self, policy: str, options: VLLMOptions) -> None:
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # this process has threads and may hold a device
-        import vllm
-        from vllm.lora.request import LoRARequest
+    shared = False
+    extension: type = Reload
 
-        self._vllm, self._lora = vllm, LoRARequest
-        self._initial, self._replaced = policy, False  # _replaced: other weights than the initial ones are loaded
+    def __init__(self, policy: str, options: VLLMOptions) -> None:
+        self.policy, self.options = policy, options
+        self._replaced = False  # other weights than those of `policy` are loaded
+        self._asleep = False
         self._adapter: Any = None
         self._numbers = count(1)
+
+    @property
+    def takes_tensors(self) -> bool:
+        return torch.cuda.is_available()
+
+    @cached_property
+    def llm(self) -> Any:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # this process has threads and may hold a device
+        os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")  # handles of device memory are pickled, from here to its process
+        import vllm
+
+        options, on_gpu = self.options, torch.cuda.is_available()
         adapters = {"enable_lora": True, "max_lora_rank": min(r for r in LORA_RANKS if r >= options.lora_rank)} if options.lora_rank else {}
         block = {} if options.block_size is None else {"block_size": options.block_size}
-        with _visible_device(options.device):
-            self.llm = vllm.LLM(
-                policy,
+        with _visible_device(torch.cuda.current_device() if on_gpu else None):
+            return vllm.LLM(
+                self.policy,
                 dtype=options.dtype,
                 gpu_memory_utilization=options.memory_share,
                 kv_cache_memory_bytes=None if options.cache_gib is None else int(options.cache_gib * 2**30),
-                max_model_len=options.max_model_len,
+                max_model_len=-1 if options.max_model_len is None else options.max_model_len,
                 enforce_eager=options.enforce_eager,
                 limit_mm_per_prompt={"image": options.images, "video": 0},
                 mm_processor_kwargs={"do_resize": False},
                 logprobs_mode="processed_logprobs",
                 generation_config="vllm",
-                worker_extension_cls=f"{Reload.__module__}.{Reload.__name__}",
+                enable_sleep_mode=on_gpu,
+                weight_transfer_config={"backend": "ipc"},
+                worker_extension_cls=f"{self.extension.__module__}.{self.extension.__name__}",
                 **block,
                 **adapters,
             )
 
     def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, VLLMOutput]]:
+        from vllm import SamplingParams
+
         engine = self.llm.llm_engine
         names = self.llm.enqueue(
             [{"prompt_token_ids": p.ids, "multi_modal_data": {"image": list(p.images)}} for p in prompts],
-            [self._vllm.SamplingParams(**settings, seed=p.seed) for p in prompts],
+            [SamplingParams(**settings, seed=p.seed) for p in prompts],
             lora_request=self._adapter,
             use_tqdm=False,
         )
@@ -185,22 +225,86 @@ class Colocated:
             engine.abort_request(list(pending))
 
     def load(self, folder: Path) -> None:
-        self._adapter, self._replaced = None, True
-        self._load_weights(str(folder))
+        with self._renewed():
+            self._adapter, self._replaced = None, True
+            self.llm.collective_rpc("load_policy", args=(str(folder),))
 
-    def _load_weights(self, policy: str) -> None:
-        self.llm.collective_rpc("load_policy", args=(policy,))
+    def adapt(self, folder: Path) -> None:
+        from vllm.lora.request import LoRARequest
+
+        with self._renewed():
+            if self._replaced:  # by an earlier policy of this process; an adapter belongs to the first weights
+                self.llm.collective_rpc("load_policy", args=(self.policy,))
+                self._replaced = False
+            number = next(self._numbers)  # vLLM keeps the old adapter if the number is not new
+            self._adapter = LoRARequest(f"focus-{number}", number, str(folder))
+            self.llm.llm_engine.add_lora(self._adapter)
+
+    def transfer(self, weights: Iterable[tuple[str, Tensor]], largest: int) -> None:
+        from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+
+        with self._renewed(), _shareable_memory():
+            self._adapter, self._replaced = None, True
+            # Through one buffer. vLLM counts trainers that feed one vLLM together; here each rank is the first of its own
+            buffer = IPCTrainerInitInfo(rank=0, packed=True, packed_buffer_size_bytes=largest)
+            WeightTransferTrainerFactory.trainer_init(buffer, client=_WeightSync(self.llm), source=weights).send_weights()
+
+    def sleep(self) -> None:
+        if "llm" in vars(self) and not self._asleep:
+            self.llm.sleep(level=1 if self.options.lora_rank else 2)
+            self._asleep = True
+
+    @contextmanager
+    def _renewed(self) -> Iterator[None]:
+        """A block that loads weights: their memory is there within, that of the cache after it."""
+        self._wake("weights")
+        yield
+        self._wake("kv_cache")
+        self._asleep = False
         self.llm.reset_prefix_cache()
         self.llm.reset_mm_cache()
         self.llm.llm_engine.reset_encoder_cache()
 
-    def adapt(self, folder: Path) -> None:
-        if self._replaced:  # by an earlier policy of this process; an adapter belongs to the initial weights
-            self._load_weights(self._initial)
-            self._replaced = False
-        number = next(self._numbers)  # vLLM keeps the old adapter if the number is not new
-        self._adapter = self._lora(f"focus-{number}", number, str(folder))
-        self.llm.llm_engine.add_lora(self._adapter)
+    def _wake(self, part: str) -> None:
+        torch.cuda.empty_cache()  # PyTorch keeps what this process has freed, also from a vLLM that starts
+        if self._asleep:
+            self.llm.wake_up([part])
+
+
+@dataclass(frozen=True)
+class _WeightSync:
+    """The calls by which a weight transfer drives vLLM (its `VLLMWeightSyncClient`), on a vLLM of this process."""
+
+    llm: Any
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        self.llm.init_weight_transfer_engine({"init_info": init_info})
+
+    def start_weight_update(self) -> None:
+        self.llm.start_weight_update()
+
+    def update_weights(self, update_info: Any) -> None:
+        self.llm.update_weights({"update_info": update_info})
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        self.llm.finish_weight_update()
+
+
+@contextmanager
+def _shareable_memory() -> Iterator[None]:
+    """A block in which PyTorch does not allocate from expandable segments: to open one in another process is slow, and may be denied."""
+    from vllm.device_allocator import alloc_conf
+
+    before = alloc_conf.current_alloc_conf()
+    expandable = alloc_conf.conf_flag_enabled(before, alloc_conf.EXPANDABLE_SEGMENTS)
+    if expandable:
+        alloc_conf.set_alloc_conf(alloc_conf.with_conf_flag(before, alloc_conf.EXPANDABLE_SEGMENTS, False))
+    try:
+        yield
+    finally:
+        if expandable:
+            alloc_conf.set_alloc_conf(before)
 
 
 @contextmanager
@@ -221,8 +325,11 @@ def _visible_device(device: int | None) -> Iterator[None]:
 class Remote:
     """Implements `Sampler` on a vLLM server. docs/train-7b.md has the command that starts one."""
 
+    shared = True
+    takes_tensors = False
+
     def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint, self._adapter = endpoint, ""
+        self.endpoint, self._adapter, self._urls = endpoint, "", DataURLs()
 
     def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, VLLMOutput]]:
         for i, output in self.endpoint.send_all(partial(self._generate, prompt, settings) for prompt in prompts):
@@ -234,7 +341,7 @@ class Remote:
         body = {
             "model": self._adapter or self.endpoint.model,
             "token_ids": prompt.ids,
-            "content_parts": [{"type": "image_url", "url": _data_url(image)} for image in prompt.images],
+            "content_parts": [{"type": "image_url", "url": self._urls.of(image)} for image in prompt.images],
             "sampling_params": {**settings, "seed": prompt.seed},
             "return_token_ids": True,
         }
@@ -252,6 +359,13 @@ class Remote:
         self._adapter = f"focus-{uuid4().hex}"  # the server may still hold adapters of an earlier run
         self.endpoint.command("/v1/load_lora_adapter", {"lora_name": self._adapter, "lora_path": str(folder)})
 
+    def transfer(self, weights: Iterable[tuple[str, Tensor]], largest: int) -> None:
+        raise AssertionError("a server takes weights as a folder")
+
+    def sleep(self) -> None:
+        """Drop the images of the last rollouts. The server's devices are its own."""
+        self._urls = DataURLs()
+
 
 def _parse_output(body: Any) -> VLLMOutput:
     choice = body["choices"][0]
@@ -259,19 +373,15 @@ def _parse_output(body: Any) -> VLLMOutput:
     return VLLMOutput(tuple(choice["token_ids"]), tuple(logprobs), choice["finish_reason"] == "stop", len(body["prompt_token_ids"]))
 
 
-def _data_url(image: Image.Image) -> str:
-    encoded = io.BytesIO()
-    image.save(encoded, format="PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode()
-
-
 class VLLMEngine:
     """Implements `Engine` over a running vLLM.
 
-    `folder` holds the weights while vLLM loads them; `dtype` is their dtype in the file. `logprobs`
-    uses the trainer's own network (`kv`), since vLLM's prompt log-probabilities ignore the banned
+    `dtype` is that of vLLM's weights. `folder` holds them while vLLM loads them, where they are not
+    handed over in memory. `logprobs` uses the trainer's own network (`kv`), since vLLM's prompt log-probabilities ignore the banned
     tokens. Raises ValueError if the policy has adapters where vLLM applies none.
     """
+
+    shares_weights = False
 
     def __init__(self, policy: PolicyModel, sampler: Sampler, folder: Path, dtype: str) -> None:
         self.policy, self.sampler, self.folder, self.dtype = policy, sampler, folder, dtype
@@ -317,35 +427,48 @@ class VLLMEngine:
     def clear_cache(self) -> None:
         self.kv.clear_cache()
 
-    def sync_weights(self) -> None:
-        """Write the weights and have vLLM load them. The first rank writes.
+    def sleep(self) -> None:
+        self.sampler.sleep()
 
-        Every rank loads them into its colocated vLLM; with a server only the first rank does.
-        Raises ValueError if the folder can't be written.
+    def sync_weights(self) -> None:
+        """Give vLLM the policy's weights. All ranks call it together.
+
+        Raises ValueError if a folder for them can't be written.
         """
         self.kv.clear_cache()
         self.syncs += 1
+        model = self.policy.model
+        if self.sampler.takes_tensors and not isinstance(model, PeftModel):
+            dtype = DTYPES[self.dtype]
+            weights = ((name, value.to(dtype)) for name, value in self.policy.plain_state())
+            self.sampler.transfer(weights, max(p.numel() for p in model.parameters()) * dtype.itemsize)
+        else:
+            self._sync_by_folder()
+
+    def _sync_by_folder(self) -> None:
+        """The first rank writes the folder for a server, the first rank of each node for the vLLMs of that node."""
+        writes = is_first_rank() if self.sampler.shared else is_first_of_node()
         adapter = isinstance(self.policy.model, PeftModel)
         try:
             if adapter:
-                self._write_adapter()
+                self._write_adapter(writes)
             else:
-                self.policy.save(self.folder, self.dtype)
+                self.policy.save(self.folder, self.dtype, writes)
         except (OSError, SafetensorError) as error:  # SafetensorError: the file system is full
             raise ValueError(
                 f"the weights can't be written to {self.folder} ({error}); set a folder with enough free space: rollout.vllm.weights=FOLDER"
             ) from error
-        if is_first_rank() or isinstance(self.sampler, Colocated):
+        if writes or not self.sampler.shared:
             if adapter:
                 self.sampler.adapt(self.folder)
             else:
                 self.sampler.load(self.folder)
         all_gather(None)  # wait until all ranks have loaded them
-        if is_first_rank():
+        if writes:
             shutil.rmtree(self.folder)
 
-    def _write_adapter(self) -> None:
+    def _write_adapter(self, writes: bool) -> None:
         state = {name: full_tensor(value) for name, value in self.policy.model.state_dict().items() if "lora_" in name}
-        if is_first_rank():
+        if writes:
             self.policy.model.save_pretrained(str(self.folder), state_dict=state)
         all_gather(None)

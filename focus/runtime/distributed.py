@@ -5,6 +5,7 @@ otherwise they wait for each other forever. In a single process these functions 
 """
 
 import math
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -32,6 +33,12 @@ def all_gather(part: Item) -> list[Item]:
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, part)
     return parts
+
+
+def is_first_of_node() -> bool:
+    """Whether this is the first rank on its node: the one that writes what the ranks of a node read. A collective."""
+    node = socket.gethostname()
+    return all_gather(node).index(node) == (dist.get_rank() if dist.is_initialized() else 0)
 
 
 def all_reduce_sum(strategy: Strategy, count: int) -> int:

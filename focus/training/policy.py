@@ -115,7 +115,8 @@ class FocusPolicy(SavesTrainableState):
         """The rollouts of every readable question, siblings side by side, and their rewards (E1, E3)."""
         trajectories: list[Trajectory] = []
         unfinished = []
-        with distributed.unsharded(self.model):
+        reads_weights = self.engine.shares_weights or any(reward.reads_policy for reward in self.rewards)
+        with distributed.unsharded(self.model) if reads_weights else nullcontext():
             for played in self.roll_out(questions):
                 with self._timed("reward"):
                     trajectories += played
@@ -177,6 +178,7 @@ class FocusPolicy(SavesTrainableState):
         """
         strategy, optimizer = self.trainer.strategy, self.optimizers()
         assert not isinstance(optimizer, list)  # there is one
+        self.engine.sleep()
         sampled_tokens = distributed.all_reduce_sum(strategy, sum(sum(t.sampled_mask) for t in trajectories))
         with_advantage = [i for i in range(len(trajectories)) if advantage[i] != 0]
         teaches = distributed.all_reduce_sum(strategy, len(with_advantage)) > 0
@@ -261,6 +263,10 @@ class FocusPolicy(SavesTrainableState):
     def on_train_start(self) -> None:
         """Sends the weights to the sampler: those of a resumed run are in place by now."""
         self.engine.sync_weights()
+
+    def on_fit_end(self) -> None:
+        """Leaves the sampler's memory to the policies that are measured next."""
+        self.engine.sleep()
 
     def transfer_batch_to_device(self, batch, device, dataloader_idx):
         """Questions hold images, not tensors; pixels move to the device when they are packed."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import pytorch_lightning as pl
 
@@ -51,7 +52,7 @@ class ProbeCallback(pl.Callback):
                 m.policy, m.engine, self.gap, self.limits, m.seed, self.ARMS, self.questions_per_forward, grader=self.grader
             )
             try:
-                with distributed.unsharded(m.model):
+                with distributed.unsharded(m.model) if m.engine.shares_weights else nullcontext():
                     outcome = measure_on_all_ranks(evaluator, self.samples, None)
                 values = {metric: bootstrap(outcome.of(metric), outcome.groups, resamples=1)[0] for metric in self.METRICS}
             except NoVerdict as outage:

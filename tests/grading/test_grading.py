@@ -151,7 +151,12 @@ class Speaking:
             ids = tuple(self.policy.tokenizer.encode(text, add_special_tokens=False))
             yield i, Completion(ids, (-0.5,) * len(ids), stopped=True)
 
+    shares_weights = False
+
     def clear_cache(self) -> None:
+        pass
+
+    def sleep(self) -> None:
         pass
 
     def sync_weights(self) -> None:  # once at the start, then after every update

@@ -3,29 +3,40 @@
 vLLM itself is met in tests/vllm (`make test-vllm`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from PIL import Image
 from safetensors import SafetensorError
+from torch import Tensor
 
 from focus.config import problems_of
-from focus.config.identity import learned_settings
+from focus.config.identity import learned_settings, sampler_dtype
 from focus.config.schema import TrainConfig
 from focus.config.validate import plain
 from focus.model import loading
 from focus.model.policy_model import PolicyModel
+from focus.rollout.data_urls import DataURLs
 from focus.rollout.engine import Request, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, play, request_for
-from focus.rollout.vllm import BAN, Prompt, VLLMEngine, VLLMOutput
+from focus.rollout.vllm import BAN, Colocated, Prompt, VLLMEngine, VLLMOptions, VLLMOutput
+from focus.runtime import distributed
+from focus.runtime.strategies import FullyShardedStrategy
 from focus.training.logprobs import sampled_logprobs
 from tests.support.policies import random_qwen2_5_vl, random_qwen3_vl
+from tests.support.ranks import in_ranks
 from tests.support.reference import Shape, made
 from tests.support.runs import composed
 from tests.support.scripted import opened
@@ -40,6 +51,8 @@ class StandIn:
 
     of: PolicyModel
     extra: int = 0
+    takes_tensors: bool = False
+    shared: bool = False
     copy: PolicyModel | None = None
     heard: list[tuple[Sequence[Prompt], Mapping[str, Any]]] = field(default_factory=list)
     published: list[str] = field(default_factory=list)
@@ -67,6 +80,16 @@ class StandIn:
         assert self.copy is not None
         self.copy.model = PeftModel.from_pretrained(self.copy.unwrapped, folder)
         self.published.append("adapter")
+
+    def transfer(self, weights: Iterable[tuple[str, Tensor]], largest: int) -> None:
+        self.copy = self.copy or random_qwen3_vl(seed=9)
+        arrived = dict(weights)
+        assert max(value.nbytes for value in arrived.values()) == largest
+        self.copy.unwrapped.load_state_dict(arrived)
+        self.published.append("weights")
+
+    def sleep(self) -> None:
+        self.published.append("sleep")
 
 
 def over(checkpoint: PolicyModel, folder: Path, **more) -> VLLMEngine:
@@ -98,17 +121,128 @@ def test_a_prompt_that_vllm_reads_longer_than_it_is_names_the_sample(policy, tmp
         list(engine.generate([request_for(t, -1)], Sampling(1.0, 4)))
 
 
-@pytest.mark.parametrize("steps", [1, 2])
-def test_weights_are_published_at_the_start_and_once_after_every_update(steps, tmp_path):
+@pytest.mark.parametrize(("steps", "takes_tensors"), [(1, False), (2, False), (1, True)], ids=["", "two steps", "in memory"])
+def test_a_sampler_sleeps_during_every_update_and_gets_its_weights_once_after_it(steps, takes_tensors, tmp_path):
     checkpoint = random_qwen3_vl(seed=1)
     policy = policy_of(checkpoint, updates_per_rollout=steps, learning_rate=3e-3)
-    policy.engine = over(checkpoint, tmp_path)
+    policy.engine = over(checkpoint, tmp_path, takes_tensors=takes_tensors)
     seen = []
-    policy._log_update = lambda *args, **_: seen.append((args[3]["objective/mismatch_max"], len(policy.engine.sampler.published)))
+    policy._log_update = lambda *args, **_: seen.append(args[3]["objective/mismatch_max"])
     trainer().fit(policy, questions(updates=3))
-    assert [published for _, published in seen] == [2, 3, 4]
-    assert all(mismatch < CLOSE for mismatch, _ in seen)  # each rollout came from the weights of that moment
+    assert policy.engine.sampler.published == ["weights", *3 * ["sleep", "weights"], "sleep"]
+    assert len(seen) == 3 and all(mismatch < CLOSE for mismatch in seen)  # each rollout came from the weights of that moment
     assert not policy.engine.folder.exists()  # the copy takes memory only while it is read
+
+
+class FakeVLLM:
+    """Notes what a colocated vLLM is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.llm_engine = self
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **keywords: self.told.append(" ".join(map(str, (name, *args, *keywords.values()))))
+
+
+@pytest.mark.parametrize(("lora_rank", "level"), [(0, 2), (8, 1)])
+def test_a_sleeping_vllm_wakes_for_its_weights_first_and_for_its_cache_when_they_are_there(lora_rank, level, tmp_path):
+    """Whole weights are dropped, since new ones come (level 2); those below an adapter wait on the host (level 1)."""
+    sampler = Colocated("policy", VLLMOptions("bfloat16", 0.6, None, None, None, False, 6, lora_rank))
+    sampler.sleep()  # there is none yet
+    fake = sampler.__dict__["llm"] = FakeVLLM()
+    sampler.load(tmp_path)
+    renewed = ["reset_prefix_cache", "reset_mm_cache", "reset_encoder_cache"]
+    load = f"collective_rpc load_policy ('{tmp_path}',)"
+    assert fake.told == [load, *renewed]
+    sampler.sleep()
+    sampler.sleep()
+    sampler.load(tmp_path)
+    assert fake.told[4:] == [f"sleep {level}", "wake_up ['weights']", load, "wake_up ['kv_cache']", *renewed]
+
+
+NODES = """
+import sys
+from tests.rollout.test_vllm import on_nodes
+on_nodes(sys.argv[1])
+"""
+
+
+def on_nodes(folder: str) -> None:
+    """Train on two nodes of one rank, each with a memory file system of its own, and note what happened on this one."""
+    torch.set_num_threads(1)
+    rank = os.environ["LOCAL_RANK"]
+    node = f"node{rank}"
+    checkpoint = random_qwen3_vl(seed=1)
+    policy = policy_of(checkpoint, learning_rate=3e-3)
+    policy.engine = over(checkpoint, Path(folder) / node)
+    seen, gathered, written = [], [], []
+    policy._log_update = lambda *args, **_: seen.append(args[3]["objective/mismatch_max"])
+    save, unsharded = checkpoint.unwrapped.save_pretrained, distributed.unsharded
+    checkpoint.unwrapped.save_pretrained = lambda path, **more: (written.append(str(path)), save(path, **more))
+    with (
+        patch.object(socket, "gethostname", lambda: node),
+        patch.object(distributed, "unsharded", lambda m: gathered.append(m) or unsharded(m)),
+    ):
+        trainer(devices=2, strategy=FullyShardedStrategy("float32")).fit(policy, questions(updates=1, per_update=2))
+    found = {"mismatch": seen, "gathered": len(gathered), "written": len(written), "left": policy.engine.folder.exists()}
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
+
+
+@pytest.mark.processes
+def test_every_node_gets_a_folder_of_its_own_and_no_rank_gathers_the_weights_for_the_rollout(tmp_path):
+    for node in ("node0", "node1"):
+        (tmp_path / node).mkdir()
+    (tmp_path / "worker.py").write_text(NODES)
+    done = in_ranks(2, str(tmp_path / "worker.py"), str(tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert [each["written"] for each in found] == [2, 2]  # at the start and after the update
+    assert not any(each["gathered"] or each["left"] for each in found)
+    assert all(mismatch < CLOSE for each in found for mismatch in each["mismatch"])
+
+
+@pytest.mark.parametrize(("rank", "first"), enumerate([True, False, True, False]))
+def test_the_first_rank_of_a_node_writes_for_the_others_on_it(rank, first, monkeypatch):
+    monkeypatch.setattr(distributed, "all_gather", lambda part: ["node0", "node0", "node1", "node1"])
+    monkeypatch.setattr(socket, "gethostname", lambda: f"node{rank // 2}")
+    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed.dist, "get_rank", lambda: rank)
+    assert distributed.is_first_of_node() == first
+
+
+def test_an_image_is_encoded_once_for_all_that_send_it_at_the_same_time():
+    images, urls, saved = [Image.new("RGB", (28, 28), colour) for colour in ("red", "blue")], DataURLs(), []
+    save = Image.Image.save
+    noted = patch.object(Image.Image, "save", lambda image, *args, **more: (saved.append(id(image)), save(image, *args, **more)))
+    with noted, ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(urls.of, 16 * images))
+    assert sorted(saved) == sorted(map(id, images)) and len(set(found)) == 2 and found[0].startswith("data:image/png;base64,")
+
+
+def test_images_that_were_not_asked_for_longest_leave_first():
+    images = [Image.new("RGB", (28, 28), colour) for colour in ("red", "blue", "green")]
+    size = len(DataURLs().of(images[0]))
+    urls, saved = DataURLs(limit=2 * size + 10), []
+    save = Image.Image.save
+    with patch.object(Image.Image, "save", lambda image, *args, **more: (saved.append(images.index(image)), save(image, *args, **more))):
+        for i in (0, 1, 0, 2, 0, 1):
+            urls.of(images[i])
+    assert saved == [0, 1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "dtype"),
+    [
+        ((), "float32"),
+        (("trainer=fsdp",), "bfloat16"),
+        (("trainer=gpu",), "bfloat16"),
+        (("policy.dtype=bfloat16",), "bfloat16"),
+        (("trainer=fsdp", "rollout.vllm.dtype=float32"), "float32"),
+    ],
+)
+def test_vllm_computes_in_what_training_computes_in(words, dtype):
+    assert sampler_dtype(plain(composed("experiment=smoke", "rollout=vllm", *words))) == dtype
 
 
 def test_a_resumed_run_samples_from_the_weights_that_it_stopped_with(tmp_path):
@@ -204,7 +338,7 @@ def test_settings_that_vllm_cannot_run_are_refused_before_a_model_is_loaded(monk
     assert "rollout.endpoint.url is null; write it in full" in problems("rollout.vllm.mode=served")
     assert problems("rollout.vllm.mode=served", "rollout.endpoint.url=http://gpu1:8000/v1") == ""
     assert "rollout.vllm.weights is /nowhere, which is no folder that can be written" in problems("rollout.vllm.weights=/nowhere")
-    assert "rollout.vllm.dtype is 'float8'; choose float32 or bfloat16" in problems("rollout.vllm.dtype=float8")
+    assert "rollout.vllm.dtype is 'float8'; choose auto, float32 or bfloat16" in problems("rollout.vllm.dtype=float8")
     assert "rollout.vllm.memory_share is 1.5; it is a share in (0, 1]" in problems("rollout.vllm.memory_share=1.5")
     assert "rollout.vllm.block_size is 0; it must be above 0, or null" in problems("rollout.vllm.block_size=0")
     assert "rollout.sampler_ratio_cap is 0.5; below 1 it would weigh down" in problems("rollout.sampler_ratio_cap=0.5")
@@ -223,5 +357,6 @@ def test_a_run_resumes_though_its_server_has_moved_but_not_with_other_arithmetic
         "rollout.vllm.memory_share=0.9",
     )
     assert learned() == learned(*moved)
+    assert learned() == learned("rollout.vllm.dtype=float32")  # what auto means on the CPU
     assert learned() != learned("rollout.vllm.dtype=bfloat16")
     assert learned() != learned("rollout.sampler_ratio_cap=3")

@@ -28,7 +28,12 @@ class Scripted:
             cut = ids[: sampling.tokens_per_turn]
             yield i, Completion(cut, (-0.5,) * len(cut), stopped=cut == ids)
 
+    shares_weights = False
+
     def clear_cache(self) -> None:
+        pass
+
+    def sleep(self) -> None:
         pass
 
     def sync_weights(self) -> None:

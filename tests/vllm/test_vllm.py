@@ -23,14 +23,15 @@ from focus.rollout.engine import Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, request_for, seed_of
 from focus.rollout.trajectory import Status, Trajectory
-from focus.rollout.vllm import Prompt, Remote, Sampler, VLLMEngine, VLLMOptions, colocated
+from focus.rollout.vllm import Prompt, Remote, Sampler, VLLMEngine, VLLMOptions
 from focus.runtime.endpoint import Endpoint, Outage
 from tests.support.policies import random_qwen2_5_vl, random_qwen3_vl
 from tests.support.scripted import boxes_of, call, playing
 from tests.support.updates import policy_of, questions, trainer
+from tests.vllm.cpu_transfer import OnCPU
 
 CLOSE = 1e-4  # nats; what is measured lies near 1e-6
-ROOM = VLLMOptions(None, "float32", 0.1, 0.5, 2048, 32, enforce_eager=True, images=4, lora_rank=8)
+ROOM = VLLMOptions("float32", 0.1, 0.5, 2048, 32, enforce_eager=True, images=4, lora_rank=8)
 
 
 def tied_qwen2_5_vl(seed: int) -> PolicyModel:
@@ -58,8 +59,8 @@ def started_from(family: str, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def sampler(family, tmp_path_factory) -> Iterator[Sampler]:
-    """One vLLM for each family; every test publishes weights of its own to it."""
-    made = colocated(started_from(family, tmp_path_factory.mktemp("colocated")), ROOM)
+    """One vLLM for each family; every test gives weights of its own to it."""
+    made = OnCPU(started_from(family, tmp_path_factory.mktemp("colocated")), ROOM)
     yield made
     made.llm.llm_engine.engine_core.shutdown()
 
@@ -117,8 +118,10 @@ def test_log_probabilities_equal_those_of_kv_after_no_one_and_three_crops(family
 
 
 @pytest.mark.parametrize("part", ["embed_tokens", "self_attn", "mlp", "layernorm", "visual.patch_embed", "visual.blocks", "visual.merger"])
-def test_every_part_of_the_weights_is_renewed(family, sampler, tmp_path, part):
+@pytest.mark.parametrize("in_memory", [False, True], ids=["folder", "in memory"])
+def test_every_part_of_the_weights_is_renewed(family, sampler, tmp_path, part, in_memory, monkeypatch):
     """A tied head too: vLLM's own reload leaves the copy that its CPU build packed of it."""
+    monkeypatch.setattr(sampler, "takes_tensors", in_memory)
     checkpoint = policy(family, 1)
     made = engine(checkpoint, sampler, tmp_path)
     asked = some(checkpoint)
