@@ -6,7 +6,7 @@ VLLM := .venv-vllm
 FLASH_ATTENTION := flash-attn==2.8.3.post2
 
 # Which targets read which variable. Everything else on the command line is refused: make would ignore it silently
-READ_ARGS := plan stage1 stage2 smoke ask sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed
+READ_ARGS := plan stage1 stage2 smoke ask sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed gpu-check
 READ_EXPERIMENT := plan stage1 stage2
 READ_CHECKPOINT := probe evaluate ask
 READ_DATA := probe evaluate inspect
@@ -31,7 +31,7 @@ READY_DEV := $(VENV)/ready-dev-$(call hash,requirements.txt requirements.lock re
 READY_VLLM := $(VLLM)/ready-$(call hash,requirements-vllm-cpu.txt tests/vllm/torchvision_operators.py)
 
 .PHONY: help plan stage1 stage2 smoke ask inspect scenes calibrate probe evaluate report sweep-gap sweep-reward claim \
-	env env-gpu env-dev test test-fast test-vllm check speed base lock audit-deps clean clean-outputs
+	env env-gpu env-dev test test-fast test-vllm check speed gpu-check base lock audit-deps clean clean-outputs
 
 help: ## this list
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ env-gpu: $(READY) ## add flash-attention and DeepSpeed to .venv, on a machine wi
 
 smoke: $(READY) ## every step of stage 1 in under a minute, too short to learn anything
 	$(BIN)/python -m focus.train experiment=smoke $(ARGS)
+
+gpu-check: $(READY) ## is this GPU ready for a 7B policy? Under 8 minutes, no network (ARGS="--tiny" on a CPU; experiments/gpu)
+	$(BIN)/python -m experiments.gpu.check $(ARGS)
 
 plan: $(READY) ## what a run needs on your devices, and what to change if it does not fit (EXPERIMENT=stage1 ARGS="device=h100_80gb devices=8")
 	$(BIN)/python -m focus.plan experiment=$(or $(EXPERIMENT),stage1) $(ARGS)

@@ -17,16 +17,10 @@ from focus.model.policy_model import PolicyModel
 from focus.training.logprobs import logprobs_and_entropy, micro_batches, sampled_logprobs
 from focus.training.objective import policy_loss
 from tests.support.policies import random_qwen2_5_vl, random_qwen3_vl
-from tests.support.reference import Shape, made, plain_logprobs, towers
+from tests.support.reference import RAGGED, Shape, made, plain_logprobs, towers
 from tests.support.updates import loss_and_gradients
 
 FAMILIES = {"qwen2_5_vl": random_qwen2_5_vl, "qwen3_vl": random_qwen3_vl}
-
-# Two groups of unequal prompts; siblings that answer at once, after one crop, after two crops of other sizes, and one sampled token
-RAGGED = (
-    ((4, 4), 9, [[Shape(5)], [Shape(7, (2, 3)), Shape(4)], [Shape(3, (1, 1)), Shape(6, (4, 2)), Shape(2)]]),
-    ((3, 5), 4, [[Shape(1)], [Shape(12)]]),
-)
 
 
 def assert_equal_updates(checkpoint: PolicyModel, trajectories) -> None:
