@@ -1,4 +1,4 @@
-"""Fixtures of all rooms: random tiny policies of both families, made once."""
+"""Fixtures of all rooms: random tiny policies of all families, made once."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from focus.model.policy_model import PolicyModel
-from tests.support.policies import FAMILIES, random_qwen2_5_vl, random_qwen3_vl
+from tests.support.policies import FAMILIES, random_qwen2_5_vl, random_qwen3_5, random_qwen3_vl
 
 torch.set_num_threads(1)
 
@@ -38,9 +38,14 @@ def qwen3_vl() -> PolicyModel:
     return checkpoint
 
 
-@pytest.fixture(params=["qwen2_5_vl", "qwen3_vl"])
+@pytest.fixture(scope="session")
+def qwen3_5() -> PolicyModel:
+    return random_qwen3_5()
+
+
+@pytest.fixture(params=FAMILIES)
 def policy(request) -> PolicyModel:
-    """Every engine and update test runs on both families."""
+    """Every engine and update test runs on all families."""
     return request.getfixturevalue(request.param)
 
 

@@ -21,7 +21,7 @@ class Frame(StrEnum):
     """The coordinates in which a model family writes a box."""
 
     VIEW_PIXELS = "view_pixels"  # Qwen2.5-VL: absolute pixels of the resized image
-    PER_MILLE = "per_mille"  # Qwen3-VL: 0 to 1000 of each side
+    PER_MILLE = "per_mille"  # Qwen3-VL, Qwen3.5: 0 to 1000 of each side
     FRACTION = "fraction"  # Mini-o3: 0 to 1 of each side
 
     def extent(self, view_size: Size) -> tuple[float, float]:

@@ -3,15 +3,16 @@
 The keys and values of a prompt exist once for its group.
 
 All tokens of a forward are packed into ONE row: linear layers see no padding, and only attention
-knows about sequences. A `Layout` says which token attends to which. It is passed through
-transformers' forward as a keyword, and every text layer calls it. Without a layout the model is a
-plain transformers model with its usual attention.
+and delta nets (Qwen3.5) know about sequences. A `Layout` says which token attends to which. It is
+passed through transformers' forward as a keyword, and every text layer calls it. Without a layout
+the model is a plain transformers model with its usual attention.
 
 The vision tower attends within windows, or within images. All of one length are one call.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -22,6 +23,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from focus.model import delta_net
+from focus.model.delta_net import Scan, State
+
 PREFIX = "shared_prompt_"
 WINDOWS = "flash_windows"  # transformers gives all windows at once only to an attention with `flash` in its name
 NO_MASK = torch.zeros((1, 1, 1, 1))  # transformers passes a 4-D mask on unchanged; without one it would build its own
@@ -29,17 +33,26 @@ NO_MASK = torch.zeros((1, 1, 1, 1))  # transformers passes a 4-D mask on unchang
 Packed = Float[Tensor, "head token width"]
 PackedKeys = Float[Tensor, "key_head token width"]  # with grouped queries: fewer heads than the queries
 Padded = Float[Tensor, "row head slot width"]
+PackedInputs = Float[Tensor, "token channel"]
+PackedOutputs = Float[Tensor, "token width"]
 
 
 @runtime_checkable
 class Layout(Protocol):
-    """Says which tokens of a packed forward attend to which."""
+    """Says which tokens of a packed forward attend to which.
+
+    `layer` counts the layers with attention, or those with a delta net, from 0.
+    """
 
     def attend(self, layer: int, query: Packed, key: PackedKeys, value: PackedKeys, scale: float) -> Packed:
         """Attention output of every packed token.
 
         With grouped queries `key` and `value` have fewer heads.
         """
+        ...
+
+    def recur(self, layer: int, scan: Scan, inputs: PackedInputs) -> PackedOutputs:
+        """Output of a delta net for every packed token. `scan` reads padded rows."""
         ...
 
 
@@ -49,6 +62,12 @@ def share_prompts(model: PreTrainedModel) -> None:
     if not current.startswith(PREFIX):
         native = current if current == "flash_attention_2" else "sdpa"
         model.set_attn_implementation({"text_config": PREFIX + native, "vision_config": WINDOWS})
+    layers: Any = model.get_decoder().layers
+    for kind in ("self_attn", "linear_attn"):
+        for index, layer in enumerate(getattr(each, kind) for each in layers if hasattr(each, kind)):
+            layer.cache_index = index
+            if kind == "linear_attn":
+                layer.forward = partial(delta_net.forward, layer)
 
 
 def _interface(native: str) -> Any:
@@ -68,7 +87,7 @@ def _interface(native: str) -> Any:
         # Under autocast the rotary embedding returns float32. Attention and caches use the dtype of
         # the values.
         packed = query[0].to(value.dtype), key[0].to(value.dtype), value[0]
-        return layout.attend(int(module.layer_idx), *packed, scaling).transpose(0, 1)[None], None  # type: ignore[arg-type]
+        return layout.attend(int(module.cache_index), *packed, scaling).transpose(0, 1)[None], None  # type: ignore[arg-type]
 
     return attention
 
@@ -142,6 +161,11 @@ class Ragged:
         flat = padded.transpose(0, 1).flatten(1, 2)
         return flat if self.even else _Gather.apply(flat, self._padded_index, None)
 
+    def scan(self, scan: Scan, inputs: PackedInputs, state: State | None) -> tuple[PackedOutputs, State]:
+        """`scan` of packed sequences: the output of every token, and the states at the ends."""
+        out, ends = scan(self.pad(inputs[None])[:, 0], self.lengths, state)
+        return self.unpad(out[:, None])[0], ends
+
 
 class _Gather(torch.autograd.Function):
     """`x[:, index]` whose backward copies instead of summing.
@@ -206,6 +230,12 @@ class PackedGroups:
         )
         return torch.cat([self.prompts.unpad(prompt), self.suffixes.unpad(suffix)], dim=1)
 
+    def recur(self, layer: int, scan: Scan, inputs: PackedInputs) -> PackedOutputs:
+        split = self.prompts.total
+        prompt, state = self.prompts.scan(scan, inputs[:split], None)
+        suffix, _ = self.suffixes.scan(scan, inputs[split:], state.take(self.owner))
+        return torch.cat([prompt, suffix])
+
     def _index_keys(self, prompt_lengths: Sequence[int], suffix_lengths: Sequence[int], owner: Sequence[int], device: torch.device) -> None:
         """Index the keys for one kernel call over all sequences: a prompt has its own, a suffix its
         prompt's and then its own.
@@ -241,7 +271,8 @@ class PackedGroups:
 
 @dataclass
 class PromptCache:
-    """Keys and values of prompts: per layer [prompt, head, slot, width], right-padded.
+    """Keys and values of prompts: per layer [prompt, head, slot, width], right-padded. Of every delta
+    net the states at their ends.
 
     It is also the layout of the forward that fills it.
     """
@@ -249,10 +280,11 @@ class PromptCache:
     ragged: Ragged
     keys: list[Padded]
     values: list[Padded]
+    states: list[State]
 
     @classmethod
     def empty(cls, lengths: Sequence[int], device: torch.device) -> "PromptCache":
-        return cls(Ragged(lengths, device), [], [])
+        return cls(Ragged(lengths, device), [], [], [])
 
     def attend(self, layer: int, query: Packed, key: PackedKeys, value: PackedKeys, scale: float) -> Packed:
         """Causal attention within every prompt.
@@ -266,10 +298,16 @@ class PromptCache:
         )
         return self.ragged.unpad(out)
 
+    def recur(self, layer: int, scan: Scan, inputs: PackedInputs) -> PackedOutputs:
+        out, state = self.ragged.scan(scan, inputs, None)
+        self.states.append(state)
+        return out
+
 
 @dataclass
 class SuffixCache:
-    """Keys and values of what follows the prompts: per layer [row, head, slot, width].
+    """Keys and values of what follows the prompts: per layer [row, head, slot, width]. Of every delta
+    net the states of the rows.
 
     Row r is one rollout and holds `lengths[r]` tokens. `owner[r]` is the index of its prompt in
     `prompts`. Rows are sorted by prompt.
@@ -280,6 +318,7 @@ class SuffixCache:
     lengths: Int[Tensor, " row"]
     keys: list[Padded]
     values: list[Padded]
+    states: list[State]
 
     @classmethod
     def gather(
@@ -294,7 +333,8 @@ class SuffixCache:
         shape = len(owner), like.shape[1], slots, like.shape[3]
         # zeros: a masked slot is still multiplied by weight 0, and 0 x NaN is NaN
         keys, values = ([like.new_zeros(shape) for _ in prompts.keys] for _ in range(2))
-        rows = cls(prompts, torch.tensor(owner, device=like.device), lengths, keys, values)
+        owners = torch.tensor(owner, device=like.device)
+        rows = cls(prompts, owners, lengths, keys, values, [state.take(owners) for state in prompts.states])
         caches: dict[int, SuffixCache] = {id(source[0]): source[0] for source in sources if source}
         for key, cache in caches.items():
             to = torch.tensor([i for i, source in enumerate(sources) if source and id(source[0]) == key], device=like.device)
@@ -304,6 +344,8 @@ class SuffixCache:
             for new, old in ((rows.keys, cache.keys), (rows.values, cache.values)):
                 for a, b in zip(new, old, strict=True):
                     a[to, :, :filled] = b[taken, :, :filled]
+            for state, earlier in zip(rows.states, cache.states, strict=True):
+                state.put(to, earlier.take(taken))
         return rows
 
     def take(self, index: Int[Tensor, " taken"], more: int = 0) -> "SuffixCache":
@@ -311,7 +353,7 @@ class SuffixCache:
         lengths = self.lengths[index]
         slots = int(lengths.max()) + more
         keys, values = ([x[:, :, :slots].index_select(0, index) for x in store] for store in (self.keys, self.values))
-        return SuffixCache(self.prompts, self.owner[index], lengths, keys, values)
+        return SuffixCache(self.prompts, self.owner[index], lengths, keys, values, [state.take(index) for state in self.states])
 
 
 class AppendLayout:
@@ -344,6 +386,10 @@ class AppendLayout:
         out = scaled_dot_product_attention(self.chunks.pad(query), keys, values, attn_mask=self._mask, scale=scale, enable_gqa=grouped)
         return self.chunks.unpad(out)
 
+    def recur(self, layer: int, scan: Scan, inputs: PackedInputs) -> PackedOutputs:
+        out, self.rows.states[layer] = self.chunks.scan(scan, inputs, self.rows.states[layer])
+        return out
+
 
 class DecodeLayout:
     """The layout of a decoding step: one new token for every row.
@@ -363,11 +409,13 @@ class DecodeLayout:
         real = rows.prompts.ragged.real
         self._prompt_mask = None if rows.prompts.ragged.even else torch.where(real, 0.0, float("-inf"))[:, None, None]
 
-    def advance(self) -> None:
+    def advance(self, active: Bool[Tensor, " row"]) -> None:
         """Call before each step's forward.
 
-        Sets how many slots are filled, and masks those a row has not.
+        Sets how many slots are filled, masks those a row has not, and notes which rows are active:
+        the others keep their states.
         """
+        self._active = active.long()
         self.filled = int(self.rows.lengths.max()) + 1
         slots = torch.arange(self.filled, device=self.rows.lengths.device)
         self._own_mask = torch.where(slots <= self.rows.lengths[:, None], 0.0, float("-inf"))[:, None, None]
@@ -387,6 +435,10 @@ class DecodeLayout:
         weight = torch.cat([self._from_grid(prompt_scores, repeat), own_scores], dim=3).float().softmax(3).to(value.dtype)
         out = self._from_grid(torch.matmul(self._to_grid(weight[..., :slots]), prompts.values[layer]), repeat)
         return (out + torch.matmul(weight[..., slots:], own_values)).permute(1, 2, 0, 3).flatten(0, 1)
+
+    def recur(self, layer: int, scan: Scan, inputs: PackedInputs) -> PackedOutputs:
+        out, self.rows.states[layer] = scan(inputs[:, None], self._active, self.rows.states[layer])
+        return out[:, 0]
 
     def _to_grid(self, x: Float[Tensor, "row head repeat n"]) -> Float[Tensor, "prompt head sibling_repeat n"]:
         if not self._even:

@@ -9,17 +9,17 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from focus.data.boxes import Frame
 from focus.runtime.paths import CONF
 
 DIALECTS = CONF / "dialect"
 # Weights were trained on exactly these texts. Measurements with them are identified by the name alone
-FIXED = ("tiny", "qwen2_5_vl", "qwen3_vl")
+FIXED = ("tiny", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 CONTROL_TOKEN = re.compile(r"<\|\w+\|>")  # written by the chat layout alone
 
 Word = Annotated[str, Field(min_length=1)]
@@ -74,6 +74,9 @@ class DialectFile(Texts):
     image_arguments: the arguments that may select an image. The first one that a call has counts.
     original_name, crop_name: how that argument names the view and the n-th crop. A plain number is
         understood too: 0 is the view, n the n-th crop.
+    call_format: what stands between the tags of a call: json, or xml (`<function=...>` with a
+        `<parameter=...>` for every argument).
+    opening: what the chat template writes at the beginning of every turn of the model.
     paraphrase_of: the agent whose own texts these are not.
     """
 
@@ -85,6 +88,8 @@ class DialectFile(Texts):
     image_arguments: tuple[Word, ...] = ("source", "img_idx")
     original_name: Word = "original_image"
     crop_name: Word = "observation_{number}"
+    call_format: Literal["json", "xml"] = "json"
+    opening: str = ""
     paraphrase_of: Word | None = None
 
     @field_validator("call")
@@ -92,6 +97,13 @@ class DialectFile(Texts):
     def _has_two_tags(cls, value: tuple[str, str]) -> tuple[str, str]:
         if value[0] == value[1]:
             raise ValueError(f"is {value[0]} twice; the tags that open and close a call differ")
+        return value
+
+    @field_validator("call_format")
+    @classmethod
+    def _names_a_tool_in_xml(cls, value: str, info: ValidationInfo) -> str:
+        if value == "xml" and info.data.get("tool", "") is None:
+            raise ValueError("is xml, but tool is null; a call in XML names its tool")
         return value
 
     @field_validator("crop_name")

@@ -24,7 +24,8 @@ from focus.model.saving import DTYPES, FAMILIES, VIDEO_PROCESSOR
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # PEFT asks for it
 
 EMBEDDED = Path(__file__).parent / "embedded"
-BOX_FRAMES = {"qwen2_5_vl": Frame.VIEW_PIXELS, "qwen3_vl": Frame.PER_MILLE}  # the coordinates that each family was trained on
+# the coordinates that each family was trained on
+BOX_FRAMES = {"qwen2_5_vl": Frame.VIEW_PIXELS, "qwen3_vl": Frame.PER_MILLE, "qwen3_5": Frame.PER_MILLE}
 
 
 def checkpoint_path(name: str) -> str | Path:
@@ -49,7 +50,7 @@ def load_model(
         if config.model_type not in FAMILIES:
             raise ValueError(f"{name} is a {config.model_type!r} model; this version trains {', '.join(FAMILIES)}")
         tokenizer = AutoTokenizer.from_pretrained(name)
-        image_processor = Qwen2VLImageProcessorPil.from_pretrained(name)  # for both families; the Auto class may need torchvision
+        image_processor = Qwen2VLImageProcessorPil.from_pretrained(name)  # for all families; the Auto class may need torchvision
         video = cached_file(
             name, VIDEO_PROCESSOR, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
         )

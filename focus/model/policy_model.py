@@ -132,7 +132,7 @@ class PolicyModel:
 
     @property
     def token_px(self) -> int:
-        """Side of one merged visual token, in pixels (28 for Qwen2.5-VL, 32 for Qwen3-VL)."""
+        """Side of one merged visual token, in pixels (28 for Qwen2.5-VL, 32 for Qwen3-VL and Qwen3.5)."""
         return int(self.image_processor.patch_size) * self.merge
 
     @property

@@ -1,4 +1,4 @@
-"""M-RoPE positions of Qwen2.5-VL and Qwen3-VL."""
+"""M-RoPE positions of Qwen2.5-VL, Qwen3-VL and Qwen3.5."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ def mrope_positions(ids: Sequence[int], grids: Sequence[tuple[int, int, int]], i
     Text counts up on all three axes. A token of an image that starts at p has p, p + row, p +
     column; the text after the image continues at p + max(rows, columns). `grids` are (frames, rows,
     columns) in patches, `merge` is the number of patches per merged token along one side. The rule
-    is the same for Qwen2.5-VL and Qwen3-VL (tested against transformers' `get_rope_index`). Raises
+    is the same for all families (tested against transformers' `get_rope_index`). Raises
     ValueError if the numbers of placeholders and visual tokens differ.
     """
     pads = np.asarray(ids) == image_pad_id

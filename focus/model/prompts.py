@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from focus.data.boxes import Box
 from focus.model.dialect import Dialect
@@ -24,6 +24,8 @@ END_TOKENS = ("<|im_end|>", "<|endoftext|>")  # they end a turn, as the closing 
 TOOL = "image_zoom_in_tool"
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
+FUNCTION = re.compile(r"<function=([^>]+)>(.*)</function>", re.DOTALL)
+PARAMETER = re.compile(r"<parameter=([^>]+)>(.*?)</parameter>", re.DOTALL)
 THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
@@ -51,7 +53,7 @@ def question_text(dialect: Dialect, question: str, options: Sequence[tuple[str, 
     """The prompt up to the first sampled token, in turns."""
     return (
         f"<|im_start|>system\n{dialect.system}<|im_end|>\n<|im_start|>user\n{user_text(dialect, question, options)}<|im_end|>\n"
-        "<|im_start|>assistant\n"
+        f"<|im_start|>assistant\n{dialect.opening}"
     )
 
 
@@ -68,7 +70,7 @@ def observation_text(dialect: Dialect, content: str, crops: int, closed: bool) -
     `crops` counts earlier crops. `closed`: the model wrote `<|im_end|>` itself, so it is not written again.
     """
     close = "" if closed else "<|im_end|>"
-    return f"{close}\n<|im_start|>user\n{reply_text(dialect, content, crops)}<|im_end|>\n<|im_start|>assistant\n"
+    return f"{close}\n<|im_start|>user\n{reply_text(dialect, content, crops)}<|im_end|>\n<|im_start|>assistant\n{dialect.opening}"
 
 
 UNAVAILABLE = "the tool is unavailable"  # used by the probe alone; the vocabulary of the embedded policy was trained on all reasons
@@ -83,6 +85,20 @@ def call_text(box_view: Box) -> str:
     """A call in its shortest JSON form, as the base policy is trained to write it."""
     numbers = ",".join(str(round(value)) for value in box_view)
     return f'{CALL_OPEN}{{"name":"{TOOL}","arguments":{{"bbox_2d":[{numbers}]}}}}{CALL_CLOSE}'
+
+
+def call_body(dialect: Dialect, name: str, arguments: str) -> str:
+    """What stands between the tags of a call. `arguments` is a JSON object; XML leaves out what is none."""
+    if dialect.call_format == "json":
+        return f'{{"name": {json.dumps(name)}, "arguments": {arguments}}}' if dialect.tool else arguments
+    try:
+        values = json.loads(arguments)
+    except (ValueError, RecursionError):
+        values = None
+    named = values.items() if isinstance(values, dict) else ()
+    texts = ((key, value if isinstance(value, str) else json.dumps(value)) for key, value in named)
+    parameters = "".join(f"<parameter={key}>\n{text}\n</parameter>\n" for key, text in texts)
+    return f"\n<function={name}>\n{parameters}</function>\n"
 
 
 def answer_text(answer: str) -> str:
@@ -175,7 +191,7 @@ def parse(text: str, dialect: Dialect) -> Call | Answer | Malformed:
 
 def _parse_call(body: str, dialect: Dialect) -> Call | Malformed:
     try:
-        call = json.loads(body)
+        call: Any = json.loads(body) if dialect.call_format == "json" else _read_xml(body)
     except (ValueError, RecursionError):  # a ValueError also covers numbers with more digits than Python converts
         return Malformed(Fault.NOT_JSON)
     if dialect.tool and (not isinstance(call, dict) or call.get("name") != dialect.tool):
@@ -191,6 +207,22 @@ def _parse_call(body: str, dialect: Dialect) -> Call | Malformed:
         numbers.append(float(value))
     named = next((arguments[name] for name in dialect.image_arguments if name in arguments), 0)
     return Call((numbers[0], numbers[1], numbers[2], numbers[3]), _image_number(named, dialect))
+
+
+def _read_xml(body: str) -> dict[str, Any] | None:
+    """A call in XML as it would be in JSON. A value that is not JSON is a string. None if no function is
+    called.
+    """
+    function = FUNCTION.fullmatch(body.strip())
+    if function is None:
+        return None
+    arguments: dict[str, Any] = {}
+    for key, value in PARAMETER.findall(function[2]):
+        try:
+            arguments[key] = json.loads(value)
+        except (ValueError, RecursionError):
+            arguments[key] = value.strip()
+    return {"name": function[1], "arguments": arguments}
 
 
 def _image_number(named: object, dialect: Dialect) -> int:

@@ -17,7 +17,8 @@ from focus.runtime.distributed import all_gather, full_tensor
 from focus.runtime.files import atomic_write
 
 VIDEO_PROCESSOR = "video_preprocessor_config.json"
-FAMILIES = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}  # supported model types and their processor classes
+# supported model types and their processor classes
+FAMILIES = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor", "qwen3_5": "Qwen3VLProcessor"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from peft import get_peft_model
-from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, Qwen2_5_VLConfig, Qwen3VLConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, Qwen2_5_VLConfig, Qwen3_5Config, Qwen3VLConfig
 
 from focus.config.schema import PolicyConfig
 from focus.model.loading import checkpoint_path, lora_config
@@ -29,16 +29,31 @@ def _qwen3(width: int, inner: int, tied: bool, vision: Mapping[str, Any]) -> Qwe
     return Qwen3VLConfig(text_config=text, vision_config={**vision, "out_hidden_size": width}, tie_word_embeddings=tied)
 
 
+def _qwen3_5(width: int, inner: int, tied: bool, vision: Mapping[str, Any]) -> Qwen3_5Config:
+    text = {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": 32, "num_attention_heads": 16, "head_dim": 256,
+            "num_key_value_heads": 4, "linear_num_key_heads": 16, "linear_num_value_heads": 32, "linear_key_head_dim": 128,
+            "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4, "vocab_size": 248320, "tie_word_embeddings": tied}  # fmt: skip
+    return Qwen3_5Config(text_config=text, vision_config={**vision, "out_hidden_size": width}, tie_word_embeddings=tied)
+
+
 def published_config(name: str) -> PretrainedConfig | None:
     """The architecture of a hub model, from the config.json of its public repository; None for another name."""
-    small = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16, "patch_size": 16,
-             "num_position_embeddings": 2304, "deepstack_visual_indexes": [5, 11, 17]}  # fmt: skip
-    large = small | {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "deepstack_visual_indexes": [8, 16, 24]}
+    small = {
+        "depth": 24,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_heads": 16,
+        "patch_size": 16,
+        "num_position_embeddings": 2304,
+    }
+    large = small | {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304}
     known = {
         "Qwen/Qwen2.5-VL-3B-Instruct": lambda: _qwen2_5(2048, 11008, 36, 16, 2, 151936, True),
         "Qwen/Qwen2.5-VL-7B-Instruct": lambda: _qwen2_5(3584, 18944, 28, 28, 4, 152064, False),
-        "Qwen/Qwen3-VL-4B-Instruct": lambda: _qwen3(2560, 9728, True, small),
-        "Qwen/Qwen3-VL-8B-Instruct": lambda: _qwen3(4096, 12288, False, large),
+        "Qwen/Qwen3-VL-4B-Instruct": lambda: _qwen3(2560, 9728, True, small | {"deepstack_visual_indexes": [5, 11, 17]}),
+        "Qwen/Qwen3-VL-8B-Instruct": lambda: _qwen3(4096, 12288, False, large | {"deepstack_visual_indexes": [8, 16, 24]}),
+        "Qwen/Qwen3.5-4B": lambda: _qwen3_5(2560, 9216, True, small),
+        "Qwen/Qwen3.5-9B": lambda: _qwen3_5(4096, 12288, False, large),
     }
     return known[name]() if name in known else None
 

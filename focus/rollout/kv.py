@@ -191,7 +191,7 @@ class KVEngine:
                 request_of, counts, active = request_of[left], counts[left], active[left]
                 layout = DecodeLayout(rows)
             position_ids += active
-            layout.advance()
+            layout.advance(active)
             hidden = policy.hidden(torch.where(active, token, policy.pad_id), position_ids.expand(3, -1), (), layout)
             rows.lengths += active
         yield from finish(torch.arange(len(request_of), device=device))

@@ -24,7 +24,7 @@ from PIL import Image
 from focus.data.sample import Sample
 from focus.gap import Gap
 from focus.model.dialect import Dialect
-from focus.model.prompts import ANSWER_CLOSE, ANSWER_OPEN, CROP_CONTENT, reply_text, user_text
+from focus.model.prompts import ANSWER_CLOSE, ANSWER_OPEN, CROP_CONTENT, call_body, reply_text, user_text
 from focus.rollout.data_urls import DataURLs
 from focus.rollout.engine import Completion, Request, Sampling
 from focus.rollout.loop import begin
@@ -193,7 +193,7 @@ class OpenAIEngine:
         if reply.calls:
             self._warn_once("the server removes calls from the text (%s); start it without --tool-call-parser", "tool_calls")
         for name, arguments in reply.calls:
-            text += call + (f'{{"name": {json.dumps(name)}, "arguments": {arguments}}}' if self.dialect.tool else arguments) + closing
+            text += call + call_body(self.dialect, name, arguments) + closing
         turn = prefill + text
         if reply.stopped and turn.rfind(call) > turn.rfind(closing):  # servers omit the stop text
             text += closing

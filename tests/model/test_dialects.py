@@ -10,7 +10,18 @@ import yaml
 from focus.data.boxes import Frame
 from focus.model.dialect import DIALECTS, FIXED, Dialect, DialectError, Texts, dialect_names, read_dialect
 from focus.model.loading import EMBEDDED, load_model
-from focus.model.prompts import CROP_CONTENT, Call, Fault, Malformed, error_content, parse, question_text, reply_text
+from focus.model.prompts import (
+    CROP_CONTENT,
+    Call,
+    Fault,
+    Malformed,
+    call_body,
+    error_content,
+    observation_text,
+    parse,
+    question_text,
+    reply_text,
+)
 
 TEXTS = {
     "system": "Look closer.",
@@ -39,7 +50,7 @@ def written(path, content) -> str:
 
 
 def test_the_dialects_that_ship_are_the_files_of_conf_and_each_can_be_read():
-    assert dialect_names() == ["deepeyes", "mini_o3", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_zoom", "tiny"]
+    assert dialect_names() == ["deepeyes", "mini_o3", "qwen2_5_vl", "qwen3_5", "qwen3_vl", "qwen3_vl_zoom", "tiny"]
     for name in dialect_names():
         assert read_dialect(name).name == name
 
@@ -96,6 +107,50 @@ def test_a_call_is_read_by_the_names_of_its_dialect(tmp_path, arguments, source)
     assert parse('<look>{"name": "look", "arguments": {"bbox_2d": [0, 0, 1, 1]}}</look>', dialect) == Malformed(Fault.NO_BOX)
 
 
+XML = AGENT | {"call_format": "xml", "opening": "<think>\n"}
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ("<function=look><parameter=where>[0, 0, 0.5, 1]</parameter></function>", Call((0, 0, 0.5, 1))),
+        ("\n<function=look>\n<parameter=where>\n[0, 0, 0.5, 1]\n</parameter>\n</function>\n", Call((0, 0, 0.5, 1))),
+        (
+            "<function=look><parameter=image>\ncrop-2.png\n</parameter><parameter=where>[0, 0, 1, 1]</parameter></function>",
+            Call((0, 0, 1, 1), 2),
+        ),
+        ("<function=look><parameter=image>2</parameter><parameter=where>[0, 0, 1, 1]</parameter></function>", Call((0, 0, 1, 1), 2)),
+        ("<function=look><parameter=where>left half</parameter></function>", Malformed(Fault.NO_BOX)),
+        ("<function=look><parameter=where>" + "[" * 100_000 + "</parameter></function>", Malformed(Fault.NO_BOX)),
+        ("<function=look><parameter=where>[0, 0, 1, 1]</function>", Malformed(Fault.NO_BOX)),
+        ("<function=look></function>", Malformed(Fault.NO_BOX)),
+        ("<function=find><parameter=where>[0, 0, 1, 1]</parameter></function>", Malformed(Fault.UNKNOWN_TOOL)),
+        ("<function=look><parameter=where>[0, 0, 1, 1]</parameter>", Malformed(Fault.UNKNOWN_TOOL)),
+        ('{"name": "look", "arguments": {"where": [0, 0, 1, 1]}}', Malformed(Fault.UNKNOWN_TOOL)),
+        ("", Malformed(Fault.UNKNOWN_TOOL)),
+    ],
+)
+def test_a_call_in_xml_names_a_function_and_its_parameters(tmp_path, body, found):
+    assert parse(f"<look>{body}</look>", read_dialect(written(tmp_path / "agent.yaml", XML))) == found
+
+
+def test_a_call_is_written_as_it_is_read(tmp_path):
+    dialect = read_dialect(written(tmp_path / "agent.yaml", XML))
+    body = call_body(dialect, "look", '{"where": [0, 0, 0.5, 1], "image": "crop-2.png"}')
+    assert body == (
+        "\n<function=look>\n<parameter=where>\n[0, 0, 0.5, 1]\n</parameter>\n<parameter=image>\ncrop-2.png\n</parameter>\n</function>\n"
+    )
+    assert parse(f"<look>{body}</look>", dialect) == Call((0, 0, 0.5, 1), 2)
+    for broken in ('{"where": [0, 0', "[0, 0, 1, 1]"):
+        assert call_body(dialect, "look", broken) == "\n<function=look>\n</function>\n"
+
+
+def test_what_the_template_writes_before_a_turn_is_part_of_the_prompt(tmp_path):
+    dialect = read_dialect(written(tmp_path / "agent.yaml", XML))
+    assert question_text(dialect, "What is it?").endswith("<|im_start|>assistant\n<think>\n")
+    assert observation_text(dialect, CROP_CONTENT, 0, closed=False).endswith("<|im_start|>assistant\n<think>\n")
+
+
 @pytest.mark.parametrize("name", ["prompts.yaml", "prompts.yml", "prompts.json"])
 def test_a_file_of_prompts_replaces_all_texts_and_keeps_the_form_of_a_call(tmp_path, name):
     path = written(tmp_path / name, TEXTS)
@@ -137,8 +192,8 @@ def test_an_unknown_dialect_is_answered_with_the_names_and_the_way_to_a_file_of_
     with pytest.raises(DialectError) as refused:
         read_dialect("klingon")
     assert str(refused.value) == (
-        "policy.dialect is 'klingon'; choose one of deepeyes, mini_o3, qwen2_5_vl, qwen3_vl, qwen3_vl_zoom, tiny, or give the path of a "
-        "YAML file of your own (docs/dialects.md)"
+        "policy.dialect is 'klingon'; choose one of deepeyes, mini_o3, qwen2_5_vl, qwen3_5, qwen3_vl, qwen3_vl_zoom, tiny, or give the "
+        "path of a YAML file of your own (docs/dialects.md)"
     )
 
 
@@ -179,6 +234,8 @@ def test_a_file_of_prompts_is_refused_in_one_message_with_everything_that_is_wro
         ({"call": ["<a>", "<a>"]}, "call is <a> twice; the tags that open and close a call differ"),
         ({"call": ["", "</a>"]}, "call.0 is '': string should have at least 1 character"),
         ({"crop_name": "crop"}, "crop_name holds no {number}, or more than one"),
+        ({"call_format": "yaml"}, "call_format is 'yaml': input should be 'json' or 'xml'"),
+        ({"call_format": "xml", "tool": None}, "call_format is xml, but tool is null; a call in XML names its tool"),
         ({"name": "mine"}, "name is no key"),
         ({"prompts": "texts.yaml"}, "prompts is no key"),
     ],

@@ -1,4 +1,4 @@
-"""Real checkpoints in miniature: both families through every entry, adapters and frozen towers, and folders that are not whole."""
+"""Real checkpoints in miniature: all families through every entry, adapters and frozen towers, and folders that are not whole."""
 
 import json
 import pickle
@@ -19,12 +19,12 @@ from focus.training.logprobs import sampled_logprobs
 from focus.training.policy import FocusPolicy
 from tests.support.policies import FAMILIES, random_qwen3_vl
 from tests.support.runs import LORA, configured, settings
-from tests.support.scripted import call, playing
+from tests.support.scripted import call_of, playing
 from tests.support.updates import BLUE, logprobs, loss_and_gradients
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_both_families_train_export_reload_probe_and_evaluate(family, folders, tmp_path):
+def test_every_family_trains_exports_reloads_probes_and_evaluates(family, folders, tmp_path):
     train.run(configured(folders, family, tmp_path / "run", "objective.learning_rate=0.01"))
     trained = tmp_path / "run/policy"
     plain = AutoModelForImageTextToText.from_pretrained(trained, dtype=torch.float32)
@@ -73,9 +73,9 @@ def test_recomputing_activations_really_computes_them_again_and_changes_no_gradi
     found = []
     for recompute in (False, True):
         loaded = build.load_policy(configured(folders, family, Path("x"), f"policy.activation_checkpointing={recompute}".lower()).policy)
-        loaded.backbone.language_model.layers[0].self_attn.register_forward_hook(lambda *_, r=recompute: passed.append(("text", r)))
+        loaded.backbone.language_model.layers[0].input_layernorm.register_forward_hook(lambda *_, r=recompute: passed.append(("text", r)))
         loaded.backbone.visual.blocks[0].attn.register_forward_hook(lambda *_, r=recompute: passed.append(("vision", r)))
-        played = [playing(loaded, call(0, 0, 40, 40), BLUE, index=1), playing(loaded, BLUE, index=2)]
+        played = [playing(loaded, call_of(loaded, (0, 0, 40, 40)), BLUE, index=1), playing(loaded, BLUE, index=2)]
         passed.clear()
         found.append(loss_and_gradients(loaded, sampled_logprobs(loaded, played, 1.0), advantage)[1])
         times = 2 if recompute else 1
@@ -116,9 +116,9 @@ def test_a_tower_that_learns_has_adapters_on_all_its_linear_layers_and_a_frozen_
         if type(module) is torch.nn.Linear and "lora_" not in name and name != "lm_head"
     }
     tower, text = {n for n in linear if n.startswith("visual.")}, {n for n in linear if n.startswith("language_model.")}
-    assert len(text) == 14 and tower  # seven in each of two layers
+    assert len(text) == (23 if family == "qwen3_5" else 14) and tower  # seven with attention, eight in a delta net
     assert {name.removeprefix("model.") for name in adapted} == (text | tower if trains else text)
-    assert f"on 14 layers of the text model and {len(tower) if trains else 0} of the vision tower" in loaded.adapted
+    assert f"on {len(text)} layers of the text model and {len(tower) if trains else 0} of the vision tower" in loaded.adapted
 
 
 def test_a_tower_that_should_learn_but_gets_no_adapter_is_refused(folders):
@@ -208,7 +208,7 @@ def test_a_policy_can_be_pickled(folders):
         (lambda folder: change(folder / "tokenizer_config.json", pad_token=None), r"has no padding token; set pad_token .*endoftext"),
         (
             lambda folder: change(folder / "config.json", model_type="qwen2_vl"),
-            r"'qwen2_vl' model; this version trains qwen2_5_vl, qwen3_vl",
+            r"'qwen2_vl' model; this version trains qwen2_5_vl, qwen3_vl, qwen3_5",
         ),
     ],
 )

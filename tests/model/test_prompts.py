@@ -90,6 +90,19 @@ def test_a_choice_question_lists_its_options_in_order_and_asks_for_a_letter(fami
     )
 
 
+def test_a_turn_of_qwen3_5_begins_with_a_closed_thought_and_its_example_call_is_one():
+    dialect = read_dialect("qwen3_5")
+    text = question_text(dialect, "What is it?")
+    assert text.endswith("What is it?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert "assistant" not in text.removesuffix("assistant\n<think>\n\n</think>\n\n").replace("helpful assistant", "")
+    assert observation_text(dialect, CROP_CONTENT, 0, closed=True) == (
+        "\n<|im_start|>user\n<tool_response>\n<|vision_start|><|image_pad|><|vision_end|>\n</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    )
+    example = dialect.system.partition("like this:\n")[2].partition("\n\n")[0]
+    assert parse(example.replace("[x1, y1, x2, y2]", "[120, 300, 260, 420]"), dialect) == Call((120, 300, 260, 420))
+
+
 def test_a_crop_comes_back_in_a_user_turn_after_the_call_is_closed():
     assert observation_text(TINY, CROP_CONTENT, 0, closed=False) == (
         "<|im_end|>\n"

@@ -1,4 +1,4 @@
-"""The cached rollout equals a full forward at every position, for both families, ragged rows and several crops."""
+"""The cached rollout equals a full forward at every position, for all families, ragged rows and several crops."""
 
 from dataclasses import replace
 
@@ -122,7 +122,7 @@ def test_a_lower_temperature_sharpens_and_zero_takes_the_best():
     assert token.tolist() == [1] and torch.allclose(logprob.exp(), torch.tensor([0.9]))
 
 
-def test_positions_equal_those_of_transformers_for_both_families(policy):
+def test_positions_equal_those_of_transformers_for_all_families(policy):
     played = play(policy, steer(policy, boxes_of(policy), 2), opened(policy), RolloutLimits(2, 64, Sampling(1.0, 60)))
     for t in played:
         pixels = policy.pack(t.images)

@@ -22,7 +22,7 @@ from focus.gap import Gap, Mode
 from focus.model.dialect import read_dialect
 from focus.model.loading import EMBEDDED, load_model
 from focus.model.policy_model import PolicyModel
-from focus.model.prompts import CROP_CONTENT, Fault, Malformed, encode
+from focus.model.prompts import CROP_CONTENT, Fault, Malformed, call_body, encode
 from focus.rollout.engine import Completion, Request, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, begin, play
@@ -317,6 +317,7 @@ def played_with(server: Server, dialect: str, max_crops: int = 3) -> Trajectory:
         ("deepeyes", "image_zoom_in_tool", '{"bbox_2d": [0, 0, 56, 56], "label": "it"}'),
         ("qwen3_vl_zoom", "image_zoom_in_tool", '{"bbox_2d": [0, 0, 500, 500], "label": "it", "img_idx": 0}'),
         ("mini_o3", "anything", '{"bbox_2d": [0, 0, 0.5, 0.5], "source": "original_image"}'),
+        ("qwen3_5", "image_zoom_in_tool", '{"bbox_2d": [0, 0, 500, 500]}'),
     ],
 )
 def test_a_call_that_the_server_removed_from_the_text_is_executed_and_sent_back_in_the_dialect(dialect, name, arguments, caplog):
@@ -326,7 +327,8 @@ def test_a_call_that_the_server_removed_from_the_text_is_executed_and_sent_back_
         played = played_with(server, dialect)
         second = server.chats[1]["messages"][2]["content"]
     assert crops_of(played) == [(0, 0, 224, 224)] and played.answer == "A"
-    assert second.startswith("Look." + read_dialect(dialect).call[0]) and arguments in second
+    assert second.startswith("Look." + read_dialect(dialect).call[0])
+    assert call_body(read_dialect(dialect), name, arguments) in second
     assert caplog.text.count("start it without --tool-call-parser") == 1
 
 

@@ -35,7 +35,7 @@ from focus.rollout.vllm import BAN, Colocated, Prompt, VLLMEngine, VLLMOptions, 
 from focus.runtime import distributed
 from focus.runtime.strategies import FullyShardedStrategy
 from focus.training.logprobs import sampled_logprobs
-from tests.support.policies import random_qwen2_5_vl, random_qwen3_vl
+from tests.support.policies import FAMILIES, random_qwen2_5_vl, random_qwen3_vl
 from tests.support.ranks import in_ranks
 from tests.support.reference import Shape, made
 from tests.support.runs import composed
@@ -262,7 +262,7 @@ def test_a_resumed_run_samples_from_the_weights_that_it_stopped_with(tmp_path):
 
 
 def test_of_an_adapted_policy_only_the_adapter_is_published(policy, tmp_path):
-    plain = {"qwen2_5_vl": random_qwen2_5_vl, "qwen3_vl": random_qwen3_vl}[policy.model.config.model_type](seed=1)
+    plain = FAMILIES[policy.model.config.model_type](seed=1)
     names = [name for name, _ in plain.model.named_modules() if "language_model" in name and name.endswith(("q_proj", "down_proj"))]
     engine = over(plain, tmp_path)
     engine.sync_weights()

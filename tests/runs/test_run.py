@@ -20,7 +20,7 @@ from focus.gap import levels_identity, read_levels, write_levels
 from focus.model import loading
 from focus.model.dialect import Texts, read_dialect
 from focus.runs import calibrate, export, train
-from tests.support.policies import random_qwen2_5_vl, random_qwen3_vl
+from tests.support.policies import FAMILIES
 from tests.support.runs import SMALL, settings, settings_of_export
 
 
@@ -65,14 +65,14 @@ def test_an_exported_policy_loads_in_plain_transformers_with_the_trained_weights
     assert any(not torch.equal(a, b) for a, b in zip(exported.parameters(), before.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("family", [random_qwen2_5_vl, random_qwen3_vl])
+@pytest.mark.parametrize("family", FAMILIES.values())
 def test_saving_and_loading_changes_no_weight_beyond_bfloat16(family, tmp_path):
     policy = family(seed=3)
     policy.save(tmp_path / "policy")
     loaded = loading.load_model(tmp_path / "policy", policy.dialect.name)
     for (name, a), (_, b) in zip(policy.model.state_dict().items(), loaded.model.state_dict().items(), strict=True):
         assert torch.equal(a.to(torch.bfloat16).float(), b), name
-    assert loaded.token_px == policy.token_px == 28
+    assert loaded.token_px == policy.token_px == policy.dialect.token_px
     assert loaded.tokenizer.encode("call 42") == policy.tokenizer.encode("call 42")
 
 

@@ -1,5 +1,6 @@
 """A policy that says what it is told, so that tests can hold the loop to its word."""
 
+import json
 from dataclasses import replace
 
 import torch
@@ -8,7 +9,7 @@ from focus.data.boxes import Box, Frame
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.gap import Gap, Mode, resize_to_budget
 from focus.model.policy_model import PolicyModel
-from focus.model.prompts import call_text
+from focus.model.prompts import TOOL, call_body, call_text
 from focus.rollout.engine import Completion, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, begin, play
@@ -66,6 +67,14 @@ def playing(
     return play(checkpoint, Scripted(checkpoint, *script), opened, RolloutLimits(max_crops, crop_tokens, Sampling(1.0, tokens_per_turn)))[0]
 
 
+def call_of(checkpoint: PolicyModel, box_view: Box) -> str:
+    """A call in the form of the policy's dialect."""
+    opening, closing = checkpoint.dialect.call
+    if checkpoint.dialect.call_format == "json":
+        return call_text(box_view)
+    return opening + call_body(checkpoint.dialect, TOOL, json.dumps({"bbox_2d": [round(value) for value in box_view]})) + closing
+
+
 def steer(checkpoint: PolicyModel, boxes, calls: int):
     """A KV engine that samples a call with these boxes in its first `calls` turns, whatever the weights say."""
 
@@ -73,7 +82,7 @@ def steer(checkpoint: PolicyModel, boxes, calls: int):
         def _decode(self, requests, rows, hidden, sampling):
             self.turn = int(requests[0].id.rsplit(" ", 1)[1])
             self.scripts = [
-                self.policy.tokenizer.encode(call_text(boxes[(i + self.turn) % len(boxes)]), add_special_tokens=False)
+                self.policy.tokenizer.encode(call_of(self.policy, boxes[(i + self.turn) % len(boxes)]), add_special_tokens=False)
                 for i in range(len(requests))
             ]
             return super()._decode(requests, rows, hidden, sampling)

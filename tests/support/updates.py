@@ -18,7 +18,7 @@ from focus.rollout.loop import RolloutLimits
 from focus.training.logprobs import sampled_logprobs
 from focus.training.objective import policy_loss
 from focus.training.policy import FocusPolicy, UpdateSettings
-from tests.support.scripted import call, playing
+from tests.support.scripted import call_of, playing
 
 BLUE = "<answer>blue</answer><|im_end|>"
 
@@ -135,6 +135,6 @@ class CountsTensors(pl.Callback):
 
 
 def logprobs(checkpoint: PolicyModel) -> torch.Tensor:
-    t = playing(checkpoint, call(0, 0, 40, 40), BLUE, index=1)
+    t = playing(checkpoint, call_of(checkpoint, (0, 0, 40, 40)), BLUE, index=1)
     with torch.no_grad():
         return sampled_logprobs(checkpoint, [t], 1.0)[0]

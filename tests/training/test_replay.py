@@ -12,14 +12,14 @@ from focus.training.logprobs import logprobs_and_entropy
 from focus.training.policy import FocusPolicy
 from tests.support.reference import Shape, made
 from tests.support.runs import settings
-from tests.support.scripted import call, playing
+from tests.support.scripted import call_of, playing
 
 BLUE = "<answer>blue</answer><|im_end|>"
 SHAPES = [((4, 4), 9, [[Shape(5)], [Shape(7, (2, 3)), Shape(4)]]), ((3, 5), 4, [[Shape(1)]])]
 
 
 def test_kept_rollouts_have_the_log_probabilities_of_the_run_to_the_last_bit(policy, tmp_path):
-    rollouts = [*made(policy, SHAPES), playing(policy, call(0, 0, 20, 30), BLUE), playing(policy, call(-9, -9, -5, -5), BLUE)]
+    rollouts = [*made(policy, SHAPES), *(playing(policy, call_of(policy, box), BLUE) for box in ((0, 0, 20, 30), (-9, -9, -5, -5)))]
     save(Batch(7, 100, [0.5] * len(rollouts), rollouts), tmp_path / "kept")
     again = load(tmp_path / "kept")
     assert (again.update, again.tokens, again.advantages) == (7, 100, [0.5] * len(rollouts))

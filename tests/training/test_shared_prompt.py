@@ -16,27 +16,27 @@ from focus.model.attention import PREFIX, Ragged, share_prompts
 from focus.model.policy_model import PolicyModel
 from focus.training.logprobs import logprobs_and_entropy, micro_batches, sampled_logprobs
 from focus.training.objective import policy_loss
-from tests.support.policies import random_qwen2_5_vl, random_qwen3_vl
+from tests.support.policies import FAMILIES
 from tests.support.reference import RAGGED, Shape, made, plain_logprobs, towers
 from tests.support.updates import loss_and_gradients
 
-FAMILIES = {"qwen2_5_vl": random_qwen2_5_vl, "qwen3_vl": random_qwen3_vl}
-
 
 def assert_equal_updates(checkpoint: PolicyModel, trajectories) -> None:
+    # Delta nets divide by the lengths of short keys, which magnifies rounding. In float64 both updates of Qwen3.5 agree to 2e-14.
+    tolerance = 1e-4 if checkpoint.unwrapped.config.model_type == "qwen3_5" else 2e-5
     advantage = [(-1.0) ** i * (1 + 0.3 * i) for i in range(len(trajectories))]
     naive = [plain_logprobs(checkpoint, t) for t in trajectories]
     shared = sampled_logprobs(checkpoint, trajectories, 1.0)
     for a, b in zip(naive, shared, strict=True):
-        assert torch.allclose(a, b, atol=2e-5), (a - b).abs().max()
+        assert torch.allclose(a, b, atol=tolerance), (a - b).abs().max()
     loss, gradients = loss_and_gradients(checkpoint, naive, advantage)
     loss_shared, gradients_shared = loss_and_gradients(checkpoint, sampled_logprobs(checkpoint, trajectories, 1.0), advantage)
     assert torch.allclose(loss, loss_shared, atol=1e-6)
     assert gradients.keys() == gradients_shared.keys() and gradients
     for name, gradient in gradients.items():
         apart = gradients_shared[name] - gradient
-        assert apart.abs().max() <= 2e-5 * max(1.0, float(gradient.abs().max())), name
-        assert apart.mean().abs() <= 2e-6 * max(1.0, float(gradient.abs().max())), name
+        assert apart.abs().max() <= tolerance * max(1.0, float(gradient.abs().max())), name
+        assert apart.mean().abs() <= tolerance / 10 * max(1.0, float(gradient.abs().max())), name
 
 
 def test_loss_and_every_gradient_equal_those_of_the_naive_update(policy):
@@ -89,7 +89,7 @@ def test_activation_checkpointing_changes_nothing(family):
     checkpoint.model.train()
     checkpoint.model.gradient_checkpointing_enable()
     passes = []
-    layer = checkpoint.backbone.language_model.layers[0].self_attn
+    layer = checkpoint.backbone.language_model.layers[0].input_layernorm
     layer.register_forward_hook(lambda *_: passes.append(1))
     _, again = loss_and_gradients(checkpoint, sampled_logprobs(checkpoint, trajectories, 1.0), advantage)
     assert len(passes) == 2  # forward, and once more in the backward

@@ -18,10 +18,10 @@ from focus.training.batch import load
 from focus.training.logprobs import logprobs_and_entropy, micro_batches, sampled_logprobs
 from focus.training.metrics import update_metrics
 from focus.training.objective import group_advantage, policy_loss
-from tests.support.policies import FAMILIES, random_qwen2_5_vl, random_qwen3_vl
+from tests.support.policies import FAMILIES, random_qwen3_vl
 from tests.support.ranks import in_ranks
 from tests.support.reference import plain_logprobs, towers
-from tests.support.scripted import Scripted, boxes_of, call, playing, steer
+from tests.support.scripted import Scripted, boxes_of, call_of, playing, steer
 from tests.support.updates import BLUE, assert_close, policy_of, questions, trainer, weights
 
 
@@ -38,7 +38,8 @@ def gradients_of(checkpoint: PolicyModel, trajectories, advantage, tokens_per_fo
 
 def trajectories_of(checkpoint: PolicyModel):
     return [
-        playing(checkpoint, call(0, 0, 20 * k, 30), BLUE, index=k) if k % 2 else playing(checkpoint, BLUE, index=k) for k in range(1, 7)
+        playing(checkpoint, call_of(checkpoint, (0, 0, 20 * k, 30)), BLUE, index=k) if k % 2 else playing(checkpoint, BLUE, index=k)
+        for k in range(1, 7)
     ]
 
 
@@ -197,10 +198,10 @@ def test_resuming_with_another_gap_is_refused(tmp_path):
         trainer().fit(other, questions(2), ckpt_path=tmp_path / "at.ckpt")
 
 
-@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_in_mixed_precision_rollouts_and_updates_compute_in_bfloat16_and_agree(family):
     """Crops are asked for, so that a second turn goes on from caches of the first."""
-    checkpoint = {"qwen3_vl": random_qwen3_vl, "qwen2_5_vl": random_qwen2_5_vl}[family](seed=4)
+    checkpoint = FAMILIES[family](seed=4)
     policy = policy_of(checkpoint)
     policy.engine, policy.limits = steer(checkpoint, boxes_of(checkpoint), 1), RolloutLimits(1, 64, Sampling(1.0, 60))
     held: set[torch.dtype] = set()
