@@ -31,7 +31,7 @@ READY_DEV := $(VENV)/ready-dev-$(call hash,requirements.txt requirements.lock re
 READY_VLLM := $(VLLM)/ready-$(call hash,requirements-vllm-cpu.txt tests/vllm/torchvision_operators.py)
 
 .PHONY: help plan stage1 stage2 smoke ask inspect scenes calibrate probe evaluate report sweep-gap sweep-reward claim \
-	env env-gpu env-dev test test-fast test-vllm check speed gpu-check base lock audit-deps clean clean-outputs
+	env env-gpu env-dev test test-fast test-vllm dry-run check speed gpu-check base lock audit-deps clean clean-outputs
 
 help: ## this list
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -116,6 +116,9 @@ test-fast: $(READY_DEV) ## all tests but those that start processes
 
 test-vllm: $(READY_VLLM) ## vLLM against our own engine, on CPU, in an environment of its own (.venv-vllm, 3.7 GB)
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -q tests/vllm
+
+dry-run: $(READY_DEV) ## one whole step at the widths of Qwen2.5-VL-3B and of Qwen3-VL-4B with LoRA, few layers, on CPU: minutes, 16 GB
+	$(BIN)/python -m pytest -q tests/dry_run
 
 check: $(READY_DEV) ## style and types
 	$(BIN)/ruff check focus tests experiments

@@ -91,8 +91,8 @@ def steer(checkpoint: PolicyModel, boxes, calls: int):
             if self.turn >= calls:
                 return super()._draw(hidden, noise, temperature, request_of, step)
             scripts = [self.scripts[i] for i in request_of.tolist()]
-            token = torch.tensor([script[min(step, len(script) - 1)] for script in scripts])
-            banned = torch.tensor(self.policy.banned_ids)
+            token = torch.tensor([script[min(step, len(script) - 1)] for script in scripts], device=hidden.device)
+            banned = torch.tensor(self.policy.banned_ids, device=hidden.device)
             scores = torch.log_softmax(self.policy.head(hidden).float().index_fill(1, banned, float("-inf")), -1)
             return token, scores.gather(1, token[:, None])[:, 0]
 
