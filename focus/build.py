@@ -140,7 +140,9 @@ def held_out_samples(cfg: PlayConfig) -> Sequence[Sample]:
     e = cfg.evaluation
     if e.records:
         root = cfg.data.root if cfg.data.source == "records" else None  # of a published training set the root is another folder
-        return open_source("records", e.records, root, limits=_limits(cfg.data))[: e.samples]
+        return open_source("records", e.records, root, kept=Path(cfg.data.cache_dir), limits=_limits(cfg.data), columns=cfg.data.columns)[
+            : e.samples
+        ]
     if cfg.data.source != "scenes":  # of a command that does not train
         return _open_source(cfg.data)[: e.samples]
     spec = scene_spec(e.difficulty or cfg.data.difficulty, e.letter_px or cfg.data.letter_px, cfg.data.side_px)
@@ -168,6 +170,7 @@ def _open_source(data: DataConfig) -> Sequence[Sample]:
         derive_px=data.derive_boxes,
         mix=data.mix,
         limits=_limits(data),
+        columns=data.columns,
     )
 
 

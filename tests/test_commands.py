@@ -39,6 +39,7 @@ LACKING = (
     r"policy\.checkpoint is outputs/\S+, where no policy lies yet",
     r"rollout\.engine is vllm, which is not installed here",
     r"policy\.prompts is deepeyes\.json: it can't be read",
+    r"data\.records is questions\.jsonl, which does not exist",
     r"image is photo\.jpg, which does not exist",
     r"data\.records is (/data/my set/records|annotated)\.jsonl, which does not exist",
 )

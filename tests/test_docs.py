@@ -1,15 +1,11 @@
 """The documentation says what the code does: settings, metrics, the record, published sets and links."""
 
 import ast
-import io
-import json
 import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 import torch
 import yaml
@@ -20,6 +16,7 @@ from PIL import Image
 from docs import generate
 from focus.data.readers import SETS, TESTS
 from focus.data.sample import read_records
+from focus.data.source import open_source
 from focus.evaluation.outcome import DIFFERENCES, METRICS
 from focus.grading.grader import Grader
 from focus.grading.judge import COUNTS
@@ -98,50 +95,17 @@ def test_the_table_of_published_sets_has_every_set_with_the_licence_and_the_hub_
     assert {row[0] for row in TABLE_ROW.findall(tested)} == set(TESTS)
 
 
-def test_the_examples_of_records_are_records(tmp_path):
-    [examples] = fenced("docs/data.md", "json")
-    (tmp_path / "records.jsonl").write_text(examples)
-    samples, dropped = read_records(tmp_path / "records.jsonl")
-    assert len(samples) == 3 and not dropped
-    assert samples[2].boxes == (((610, 420, 780, 470), (580, 380, 830, 520)),)
-
-
-PICTURE = Image.new("RGB", (64, 48), "red")
-CHAT = [{"role": "system", "content": "You may zoom."}, {"role": "user", "content": "<image>\nWhich colour?"}]
-
-
-def _png() -> bytes:
-    buffer = io.BytesIO()
-    PICTURE.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"prompt": "<image>Which colour?", "images": ["a.png"], "solution": "red"},
-        {"prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Which colour?"}]}], "images": ["a.png"],
-         "solution": "red"},
-        {"messages": CHAT, "images": [{"path": "a.png"}], "solution": "red"},
-        {"prompt": CHAT, "images": [{"bytes": _png(), "path": None}], "reward_model": {"style": "rule", "ground_truth": "red"}},
-    ],
-    ids=["TRL", "TRL, messages", "ms-swift", "verl, parquet"],
-)  # fmt: skip
-def test_the_script_that_converts_files_of_other_trainers_writes_records(row, tmp_path):
-    [script] = [body for body in fenced("docs/data.md", "python") if "convert.py" in body]
-    module: dict = {"__name__": "convert"}
-    exec(script, module)
-    (tmp_path / "a.png").write_bytes(_png())
-    path = tmp_path / "train.jsonl"
-    if "reward_model" in row:
-        path = tmp_path / "train.parquet"
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), path)
-    else:
-        path.write_text(json.dumps(row) + "\n")
-    module["convert"](path, tmp_path / "mine")
-    samples, dropped = read_records(tmp_path / "mine/records.jsonl")
-    assert not dropped and samples[0].question == "Which colour?" and samples[0].answers == ("red",)
-    assert samples[0].open().size == (64, 48)
+def test_the_examples_of_questions_and_of_a_record_are_read(tmp_path):
+    own, canonical = fenced("docs/data.md", "json")
+    for name, size in (("street.jpg", (4032, 3024)), ("shop.png", (2000, 1500))):
+        Image.new("L", size).save(tmp_path / name)
+    (tmp_path / "questions.jsonl").write_text(own)
+    (tmp_path / "records.jsonl").write_text(canonical)
+    door, car, sign = open_source("records", str(tmp_path / "questions.jsonl"), None, kept=tmp_path / "cache/records")
+    assert (door.scorer, car.answers, car.scorer) == ("number", ("B", "red"), "letter")
+    assert sign.boxes == (((610, 420, 780, 470), (580, 380, 830, 520)),)
+    [record] = read_records(tmp_path / "records.jsonl")[0]
+    assert record.question == door.question and record.size == door.size
 
 
 class Said(NamedTuple):

@@ -150,4 +150,5 @@ def test_what_tests_share_stands_in_support_and_no_test_module_imports_another()
 def test_a_test_module_stands_in_the_room_of_its_subject():
     rooms = {path.stem for path in (ROOT / "focus").iterdir()} - {"commands"}
     folders = {path.parent.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
-    assert folders - {".", "vllm", "gpu", "dry_run"} <= rooms
+    assert {folder.split("/")[0] for folder in folders} - {".", "vllm", "gpu", "dry_run"} <= rooms
+    assert all((ROOT / "focus" / folder).is_dir() for folder in folders if "/" in folder), folders

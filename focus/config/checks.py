@@ -58,8 +58,11 @@ def policy_problems(policy: PolicyConfig, served: bool) -> list[str]:
 def data_problems(data: DataConfig) -> list[str]:
     """Sources that do not exist, files that are not there, and keys that exclude each other."""
     from focus.data.readers import SETS
+    from focus.data.readers.own import COLUMNS
 
     problems = []
+    if unknown := [name for name in data.columns if name not in COLUMNS]:
+        problems.append(f"data.columns maps {', '.join(unknown)}; write {{OURS: THE FILE'S}}, where ours is one of {', '.join(COLUMNS)}")
     known = ("scenes", "records", *SETS)
     if not data.mix and data.source not in known:
         problems.append(
@@ -67,7 +70,7 @@ def data_problems(data: DataConfig) -> list[str]:
             f"(a records.jsonl), and the published sets {', '.join(SETS)}"
         )
     if data.source == "records" and not data.records:
-        problems.append("data.source is records but data.records names no file; `make scenes` writes one, or give your own")
+        problems.append("data.source is records but data.records names no file; `make scenes` writes one, or give your own (docs/data.md)")
     if data.source in SETS and not (data.root and Path(data.root).is_dir()):
         problems.append(
             f"data.root is {data.root}, where the files of {data.source} are expected ({SETS[data.source].about}); "

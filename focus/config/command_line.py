@@ -26,7 +26,7 @@ from focus.runtime.processes import end_on_sigterm, end_with_parent, exit_interr
 LONGEST_NAME = 255  # bytes of a folder's name
 SWEEP_FLAGS = {"-m", "--multirun"}
 TEXT_KEYS = ("image", "question")  # whose values are texts, whatever signs they have
-FREE_KEYS = re.compile(r"(judge|rollout\.endpoint)\.extra[.=]")  # sections whose keys no schema names
+FREE_KEYS = re.compile(r"((judge|rollout\.endpoint)\.extra|data\.columns)[.=]")  # sections whose keys no schema names
 
 # What conf/hydra/launcher/slurm.yaml asks Slurm for
 OmegaConf.register_new_resolver("gpus", lambda accelerator, devices: devices if accelerator in ("gpu", "cuda") else None, replace=True)

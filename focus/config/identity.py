@@ -34,6 +34,7 @@ PLAYED = (
 LEARNED = (
     *("policy.checkpoint", "policy.train_vision", "policy.lora_rank", "policy.lora_alpha", "policy.lora_targets"),
     *("data.source", "data.difficulty", "data.side_px", "data.letter_px", "data.scenes", "data.mix", "data.records"),
+    "data.columns",
     *("data.root", "data.cache_dir", "data.annotations", "data.repair_annotations", "data.derive_boxes"),
     *("data.max_question_chars", "data.max_options", "gap.table", "rollout.sampler_ratio_cap", "rollout.temperature"),
     *("rollout.questions_per_update", "rollout.rollouts_per_question", "rollout.force_first_crop", "reward"),

@@ -77,6 +77,7 @@ class DataConfig(Section):
     scenes: Count
     mix: list[Text]
     records: Text | None
+    columns: dict[Text, Text]
     root: Text | None
     cache_dir: Text
     annotations: Text | None

@@ -7,13 +7,18 @@ Converted files are cached in one folder (`kept`). Left-out questions are report
 import json
 import os
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 from focus.data.annotations.join import write_annotated
 from focus.data.readers import SETS, ingest
 from focus.data.readers.derive import write_derived
-from focus.data.sample import UNLIMITED, Limits, Records, read_records
+from focus.data.readers.own import cache_folder, is_canonical, own_set
+from focus.data.sample import UNLIMITED, ImageFile, Limits, Records, read_records
 from focus.runtime.files import replace_atomically
+
+LOOKED_FOR = 20  # images that are looked for before records of your own are used
 
 
 def open_source(
@@ -26,9 +31,11 @@ def open_source(
     derive_px: int = 0,
     mix: Sequence[str] = (),
     limits: Limits = UNLIMITED,
+    columns: Mapping[str, str] = MappingProxyType({}),
 ) -> Records:
-    """The questions of a published set (`source` is its name), of several (`mix`), or of a
-    `records.jsonl` (`source` is `records`).
+    """The questions of a published set (`source` is its name), of several (`mix`), or of a file of
+    your own (`source` is `records`): canonical records, or a table with the columns image, question
+    and answers, whose other names `columns` gives.
 
     With `annotations` (an export of Label Studio, CVAT or COCO) only annotated questions stay, with
     their drawn boxes. `derive_px` above 0 grows every flat box into a chain of three, the first at
@@ -36,7 +43,8 @@ def open_source(
     and unused questions. Raises ValueError for missing or malformed files, or if no question is
     usable.
     """
-    if source in SETS or mix or annotations or derive_px:
+    own = source == "records" and not mix and not is_canonical(Path(records or ""))
+    if source in SETS or mix or annotations or derive_px or own:
         try:
             kept.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -46,6 +54,8 @@ def open_source(
         path, root = published.path, str(published.root)
     elif mix:
         path, root = _join([_read_published(name, Path(root or "", name), kept.parent / name) for name in mix], kept), "/"
+    elif own:
+        path, root = _read_own(Path(records or ""), columns, root, kept)
     else:
         path = Path(records or "")
         root = root or _image_root(path)
@@ -64,7 +74,28 @@ def open_source(
     samples, dropped = read_records(path, Path(root) if root else None, limits)
     _print_counts(str(path), "records dropped", dropped, samples.first_met)
     _print_counts(str(path), "records used although", samples.notes, samples.first_met)
+    if source == "records" and not mix:
+        _check_images(samples)
     return samples
+
+
+def _read_own(path: Path, columns: Mapping[str, str], root: str | None, kept: Path) -> tuple[Path, str]:
+    """The records of a table of your own and the folder of their images. Prints the dropped rows."""
+    folder = Path(root) if root else path.parent
+    reading = ingest(own_set(path, columns), folder, cache_folder(path, columns, folder, kept.parent))
+    _print_counts(str(path), "rows dropped", reading.dropped, reading.first)
+    _print_counts(str(path), "rows used although", reading.notes, reading.first)
+    return reading.samples.path, str(reading.samples.root)
+
+
+def _check_images(samples: Records) -> None:
+    """Raises ValueError if none of the first images exists: then the folder is wrong, not one image."""
+    first = [sample.image.path for sample in islice(samples, LOOKED_FOR) if isinstance(sample.image, ImageFile)]
+    if first and not any(path.is_file() for path in first):
+        raise ValueError(
+            f"none of the first {len(first)} images of {samples.path} exists (first: {first[0]}); image paths are relative to "
+            f"{samples.root}, set data.root to their folder"
+        )
 
 
 def _read_published(name: str, root: Path, kept: Path) -> Records:

@@ -7,7 +7,7 @@ first". The answer is a letter if the question lists options. An image is `{"ima
 "./images/x.jpg"}` or the path alone. No boxes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from focus.data.readers.draft import Bad, Draft, Published, Reason
 from focus.data.readers.tables import rows_with_ids
@@ -35,7 +35,7 @@ def draft(row: Mapping) -> Draft:
     )
 
 
-def user_text(prompt: list[Mapping]) -> str:
+def user_text(prompt: Sequence[Mapping]) -> str:
     """The user's text in a prompt of roles and contents. Raises Bad if there is no user turn."""
     texts = [turn["content"] for turn in prompt if turn["role"] == "user"]
     if not texts:

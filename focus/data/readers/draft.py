@@ -76,7 +76,7 @@ class Draft:
     `image` is a path relative to the root of the set, or the encoded bytes of the image file.
     `question` is as stored: `ingest` strips image tags, tool prompts and trailers from it. `boxes`
     are (x1, y1, x2, y2) in pixels of the original, one per target; None is a malformed box. No
-    published set has nested boxes.
+    published set has nested boxes (`chains`).
     """
 
     split: str
@@ -86,7 +86,9 @@ class Draft:
     scorer: str  # letter, number, exact, anls, vqa10, judge
     options: tuple[tuple[str, str], ...] = ()
     boxes: tuple[Box | None, ...] = ()
-    box_labels: tuple[str, ...] = ()  # one per box, or none
+    # Nested boxes instead of `boxes`: one chain per target, smallest first
+    chains: tuple[tuple[Box | None, ...], ...] = ()
+    box_labels: tuple[str, ...] = ()  # one per target, or none
     box_origin: str | None = None  # human, dataset, ocr, derived
     # Published width and height, if any: the frame of the boxes
     size: tuple[object, object] | None = None
@@ -115,3 +117,4 @@ class Published:
     rows: Rows
     draft: Callable[[Mapping], Draft]
     ids: tuple[str, ...] = (ROW_ID,)
+    identity: str = ""  # of the one table that is read; empty: all tables under the root are read

@@ -55,7 +55,7 @@ def ingest(published: Published, root: Path, kept: Path) -> Reading:
     Raises ValueError if files are missing or malformed, if no row is usable, or if `kept` lies
     inside `root`.
     """
-    if kept.resolve().is_relative_to(root.resolve()):
+    if not published.identity and kept.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"data.cache_dir is {kept}, inside data.root ({root}), whose files are read as published; choose another folder")
     manifest = kept / "reading.json"
     identity = _identity(published, root)
@@ -85,6 +85,8 @@ def _identity(published: Published, root: Path) -> str:
     Image files are not included: a set may have a million.
     """
     code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    if published.identity:
+        return hashlib.sha256(f"{published.identity} {root.resolve()}".encode() + code).hexdigest()
     files = ((folder, name) for folder, _, names in os.walk(root) for name in names)
     named = (Path(folder, name) for folder, name in files if name.endswith((".tsv", ".parquet", ".json", ".jsonl")))
     tables = sorted(path for path in named if path.is_file())  # a link may be broken
@@ -106,7 +108,7 @@ def _write_rows(published: Published, root: Path, kept: Path, partial: Path) -> 
     seen: set[bytes] = set()
     written = 0
     odd = Path()  # a file whose first row lacks a column
-    remedy = f"; if many rows are like it, download the release that conf/data/{published.source}.yaml names"
+    remedy = "" if published.identity else f"; if many rows are like it, download the release that conf/data/{published.source}.yaml names"
     embedded = False
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TextColumn("{task.fields[counted]}"))
     with partial.open("w") as out, Progress(*columns, transient=True) as progress:
@@ -163,7 +165,7 @@ def _write_rows(published: Published, root: Path, kept: Path, partial: Path) -> 
         raise ValueError(
             f"{root} holds no usable row of {published.source} ({dropped.total()} dropped): "
             + "; ".join(f"{count} x {reason} (first: {first[reason]})" for reason, count in dropped.items())
-            + f". data.source={published.source} reads: {published.about}"
+            + f". What is read: {published.about}"
         )
     image_folder = kept if embedded else root
     images = {"root": str(image_folder.resolve()), "missing": list(missing)}
@@ -345,26 +347,31 @@ def _size(source: Path | io.BytesIO, key: str, name: str) -> tuple[int, int]:
 
 
 def _boxes(draft: Draft, width: int, height: int) -> tuple[list, list, list[str]]:
-    """Chains of one box each inside the image, their labels, and notes about clamped and dropped
+    """Chains of boxes inside the image, the label of each chain, and notes about clamped and dropped
     boxes.
     """
+    stored = draft.chains or tuple((box,) for box in draft.boxes)
     chains, labels = [], []
     notes: list[str] = []
-    if draft.boxes and draft.size not in (None, (width, height)):
+    if stored and draft.size not in (None, (width, height)):
         return [], [], [Reason.OTHER_FRAME]
-    for box, label in zip(draft.boxes, draft.box_labels or [""] * len(draft.boxes), strict=True):
-        if box is None:
-            notes.append(Reason.BOX_UNREADABLE)
-            continue
-        clamped, moved_px = clamp(box, (width, height))
-        if not moved_px <= FORGIVEN_PX or area(clamped) <= 0:  # `not <=` also refuses NaN
-            notes.append(Reason.BOX_OUTSIDE)
-            continue
-        if min(clamped[2] - clamped[0], clamped[3] - clamped[1]) < LEAST_SIDE_PX:
-            notes.append(Reason.BOX_BELOW_PX)
-            continue
-        if moved_px:
-            notes.append(f"a box left the image by at most {FORGIVEN_PX:g} px and was clamped")
-        chains.append([list(clamped)])
-        labels.append([label])
+    for boxes, label in zip(stored, draft.box_labels or [""] * len(stored), strict=True):
+        chain = []
+        for box in boxes:
+            if box is None:
+                notes.append(Reason.BOX_UNREADABLE)
+                continue
+            clamped, moved_px = clamp(box, (width, height))
+            if not moved_px <= FORGIVEN_PX or area(clamped) <= 0:  # `not <=` also refuses NaN
+                notes.append(Reason.BOX_OUTSIDE)
+                continue
+            if min(clamped[2] - clamped[0], clamped[3] - clamped[1]) < LEAST_SIDE_PX:
+                notes.append(Reason.BOX_BELOW_PX)
+                continue
+            if moved_px:
+                notes.append(f"a box left the image by at most {FORGIVEN_PX:g} px and was clamped")
+            chain.append(list(clamped))
+        if chain:
+            chains.append(chain)
+            labels.append([label] * len(chain))
     return chains, labels, notes
