@@ -324,6 +324,16 @@ def build_trainer(cfg: Target, callbacks: Sequence[Callback], **rest: Any) -> Tr
         raise ValueError(f"trainer can't be constructed: {error.__cause__ or error}") from error
 
 
+def start_ranks(cfg: Target) -> None:
+    """Start the other ranks of this node, where no launcher has: Lightning itself would start them in `fit`, after this one has loaded.
+
+    They run this command too, and all load the policy at the same time.
+    """
+    launcher = build_trainer({key: value for key, value in cfg.items() if key != "callbacks"}, [], logger=False).strategy.launcher
+    if launcher is not None:
+        launcher.launch(lambda: None)
+
+
 def autocast_like_trainer(trainer: Target) -> AbstractContextManager:
     """Autocast like the trainer's, for measurements outside of it."""
     enabled = arithmetic_of(trainer) == "bfloat16"

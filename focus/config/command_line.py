@@ -1,5 +1,6 @@
 """The command line of every command: checked before Hydra runs, so that each mistake gets one message that says what to do."""
 
+import os
 import re
 import shutil
 import sys
@@ -52,6 +53,8 @@ def guarded(run: Callable[[DictConfig], None], cfg: DictConfig) -> None:
     """
     end_on_sigterm()
     end_with_parent()
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & {*os.environ}:  # PyTorch reads them when CUDA starts
+        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"  # rollout and update would fragment a GPU's memory
     try:
         run(cfg)
     except KeyboardInterrupt as error:

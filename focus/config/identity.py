@@ -186,12 +186,15 @@ def arithmetic_of(trainer: Mapping[str, Any]) -> str:
     return "bfloat16" if divided or str(trainer.get("precision")).startswith("bf16") else "float32"
 
 
+def played_dtype(settings: Settings) -> str:
+    """The dtype in which a policy of this run plays, and in which it is loaded to be measured: bfloat16 or float32."""
+    return "bfloat16" if "bfloat16" in (settings["policy"]["dtype"], arithmetic_of(settings["trainer"])) else "float32"
+
+
 def export_dtype(settings: Settings) -> str:
     """The dtype of the weights in `policy/`. `auto` keeps what was learned: float32, unless the policy was sampled in bfloat16."""
-    policy = settings["policy"]
-    if policy["export_dtype"] != "auto":
-        return policy["export_dtype"]
-    return "bfloat16" if "bfloat16" in (policy["dtype"], arithmetic_of(settings["trainer"])) else "float32"
+    chosen = settings["policy"]["export_dtype"]
+    return played_dtype(settings) if chosen == "auto" else chosen
 
 
 def sampler_dtype(settings: Settings) -> str:

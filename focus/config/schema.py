@@ -202,6 +202,7 @@ class AlarmsConfig(Section):
 
 class ReportConfig(Section):
     checkpoint_every: Count
+    checkpoint_minutes: Annotated[Number, Field(ge=0)]
     trajectories_every: Count
     trajectories: CountOrNone
 

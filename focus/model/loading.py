@@ -73,21 +73,31 @@ def load_model(
             "there. Serve the model and use rollout=openai, or choose a dialect with another tag"
         )
     _check_parts(name, config, tokenizer, image_processor)
+    gpu = own_gpu()
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=DTYPES[dtype], attn_implementation=attention_backend(attention, dtype), output_loading_info=True
+            name,
+            dtype=DTYPES[dtype],
+            attn_implementation=attention_backend(attention, dtype),
+            device_map={"": gpu} if gpu else None,  # tensor by tensor, without a copy of the model in the host's memory
+            output_loading_info=True,
         )
     except (RuntimeError, SafetensorError) as error:  # other shapes, or a truncated file
         raise ValueError(f"the weights in {name} do not fit its config.json or are damaged ({error}); copy the folder again") from error
     model, loading = loaded
-    if torch.cuda.is_available():  # it is also used before and after Lightning moves it
-        model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))))
     if lacking := sorted(loading["missing_keys"]):
         raise ValueError(
             f"{name} lacks {len(lacking)} weights of the model in its config.json (first: {lacking[0]}); they would be random. "
             "Copy the folder again, or use the config.json that belongs to these weights"
         )
     return PolicyModel(model, tokenizer, image_processor, chosen, json.loads(Path(video).read_text()) if video else None)
+
+
+def own_gpu() -> torch.device | None:
+    """The GPU of this process, on which its policy is also used before and after a training; None where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))))
 
 
 def lora_config(model: Any, rank: int, alpha: int, targets: Sequence[str] | None, train_vision: bool) -> LoraConfig:

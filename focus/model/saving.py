@@ -30,21 +30,21 @@ def unwrap(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def plain_state(model: PreTrainedModel | PeftModel) -> Iterator[tuple[str, Tensor]]:
-    """Yields (name, weight) of the plain transformers model: unsharded, adapters merged.
+def plain_state(model: PreTrainedModel | PeftModel, by_name: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Yields (name, weight) of the plain transformers model: unsharded, adapters merged. `by_name`: sorted.
 
-    All ranks iterate together.
+    All ranks iterate together where weights are sharded.
     """
     plain = unwrap(model)
     adapted: dict[str, Any] = {name: module for name, module in plain.named_modules() if isinstance(module, LoraLayer)}
-    for name, value in plain.state_dict().items():
-        if ".lora_" in name:
-            continue
+    state = {name.replace(".base_layer.", "."): (name, value) for name, value in plain.state_dict().items() if ".lora_" not in name}
+    for plain_name in sorted(state) if by_name else state:
+        name, value = state[plain_name]
         value = full_tensor(value)
         if (layer := adapted.get(name.removesuffix(".base_layer.weight"))) is not None:
             for key in layer.active_adapters:
                 value = value + layer.scaling[key] * (full_tensor(layer.lora_B[key].weight) @ full_tensor(layer.lora_A[key].weight))
-        yield name.replace(".base_layer.", "."), value
+        yield plain_name, value
 
 
 def save(

@@ -38,9 +38,10 @@ from focus.build import (
     rollout_limits,
     run_facts,
     selected_levels,
+    start_ranks,
     training_samples,
 )
-from focus.config.identity import export_dtype, graded_by, measurement, refuse_other_run
+from focus.config.identity import export_dtype, graded_by, measurement, played_dtype, refuse_other_run
 from focus.config.schema import TrainConfig
 from focus.config.validate import as_yaml
 from focus.data.identity import questions_digest
@@ -62,8 +63,9 @@ from focus.report.run import RunFacts, check_results, has_row, report_run, write
 from focus.report.table import Results, print_table
 from focus.rewards import Example, RewardCallback, examples, score
 from focus.rollout.loop import seed_of
-from focus.runtime import files, strategies
+from focus.runtime import distributed, files, memory, strategies
 from focus.runtime.progress import Progress
+from focus.runtime.requeue import RequeueWarning
 from focus.training import checkpoints
 from focus.training.alarms import CollapseAlarms
 from focus.training.checkpoints import latest_checkpoint
@@ -99,7 +101,7 @@ class RestoreSignalHandlers(Callback):
     with status 0.
     """
 
-    def __init__(self) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -112,7 +114,6 @@ def fit(
     cfg: TrainConfig,
     module: FocusPolicy,
     samples: Sequence[Sample],
-    alarms: CollapseAlarms,
     output: Path,
     logger: Logger,
     grader: Grader,
@@ -125,7 +126,7 @@ def fit(
             raise ValueError(
                 f"gap.table {cfg.gap.table} has a level for none of these questions; calibrate on this data set: make calibrate"
             )
-    checkpoint_folder = output / "checkpoints"
+    checkpoint_folder, warning = output / "checkpoints", RequeueWarning()
     history = History(output / "history.jsonl")
     e = cfg.evaluation
     probes = []
@@ -137,12 +138,14 @@ def fit(
     callbacks: list[Callback] = [
         *module.rewards,
         *probes,
-        alarms,
+        CollapseAlarms(**cfg.alarms.model_dump()),
         history,
         Replay(history.path),
         TrajectoryTable(cfg.report.trajectories_every),
         TrainingProgress(progress, cfg.objective.updates, (e.samples or 0) * (1 + len({*e.arms} - {"own"}))),
-        checkpoints.SaveCheckpoints(checkpoint_folder, cfg.report.checkpoint_every, cfg.objective.updates),
+        checkpoints.SaveCheckpoints(
+            checkpoint_folder, cfg.report.checkpoint_every, cfg.report.checkpoint_minutes, cfg.objective.updates, warning
+        ),
     ]
     # On Slurm submitit requeues the job. Lightning must neither requeue it nor end at the warning signal
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None
@@ -173,7 +176,8 @@ def fit(
     # because Lightning then restores it
     _set_SIGCHLD_handler()
     try:
-        trainer.fit(module, questions, ckpt_path=str(last) if last else None, weights_only=True)
+        with warning.awaited():
+            trainer.fit(module, questions, ckpt_path=str(last) if last else None, weights_only=True)
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns ctrl-C into SystemExit
             raise error.__context__ from None
@@ -229,6 +233,9 @@ def _run_alone(cfg: TrainConfig, facts: RunFacts) -> None:
 
 
 def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None:
+    is_trained = (trained / "config.json").is_file()
+    if is_trained and not files.is_first_rank():
+        return  # nothing is left to train, and the first rank alone measures what is not measured yet
     started = time.monotonic()
     console = Console(quiet=not files.is_first_rank(), markup=False, soft_wrap=True)  # texts are printed as they are; paths are not wrapped
     console.print(_headline(cfg))
@@ -236,20 +243,24 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
         files.write_on_first_rank(output / "settings.yaml", as_yaml(cfg))
     torch.set_num_threads(cfg.threads)
     arms.check_arms(cfg.evaluation.arms)
-    alarms = CollapseAlarms(**cfg.alarms.model_dump())
+    CollapseAlarms(**cfg.alarms.model_dump())  # refuses its limits
     samples = training_samples(cfg.data)
     for sentence in [*config.cautions(cfg), *leak_report(cfg, samples)]:
         console.print(sentence)
-    samples = gradable_samples(samples, build_rewards(cfg))
+    rewards = build_rewards(cfg)
+    samples = gradable_samples(samples, rewards)
     decidable = count_decidable(samples)
     if cfg.judge.url is None:
         check_decidable(decidable, len(samples), cfg.judge.min_decidable)
     console.print(decidable_sentence(decidable, len(samples), cfg.judge.model))
-    is_trained = (trained / "config.json").is_file()
     grader = Grader(build_judge(cfg.judge, reach=not is_trained), cfg.judge.max_ungraded)
+    if not is_trained:
+        start_ranks(cfg.trainer)
     loaded = load_policy(cfg.policy)
-    base, origin = loaded.weights_hash(), output / "started_from.txt"
-    if origin.is_file() and origin.read_text() != base:
+    # The first rank compares it; a row of a results file is looked up by it, on all ranks before they can exchange anything
+    base = loaded.weights_hash() if files.is_first_rank() or cfg.results else ""
+    origin = output / "started_from.txt"
+    if base and origin.is_file() and origin.read_text() != base:
         raise ValueError(
             f"{output} holds a run that started from another policy than {cfg.policy.checkpoint} is now; give this one another name "
             "(name=...), or remove that folder"
@@ -287,19 +298,19 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
             if cfg.policy.lora_rank:
                 console.print(loaded.adapted)
             with closing(logger):
-                fit(cfg, build_policy(cfg, loaded, grader), samples, alarms, output, logger, grader, progress)
+                fit(cfg, build_policy(cfg, loaded, grader), samples, output, logger, grader, progress)
             loaded.save(trained, export_dtype(cfg.model_dump()))
-        del loaded  # free its memory for the policies that are measured
+        del loaded
+        memory.free()  # of the trained weights and their moments, for the policies that are measured
         measured: dict[str, Outcome] = {}
+        played: list[Example] = []
         for label in policies or ["trained"]:
-            checkpoint = trained if label == "trained" else loading.checkpoint_path(cfg.policy.checkpoint)
-            p = cfg.policy
-            module = build_policy(cfg, loading.load_model(checkpoint, p.dialect, p.dtype, p.attention, p.prompts), grader)
-            module.engine.sync_weights()
-            measured |= _measure(cfg, module, grader, label, output, progress) if policies else {}
+            outcomes, played = _measure(cfg, label, trained, base, grader, output, progress)
+            measured |= outcomes
+            memory.free()  # of this policy, before the next one is loaded
     if not files.is_first_rank():
         return
-    results, page = report_run(facts, output, measured, _examples(cfg, module), shown=cfg.report.trajectories, settings=as_yaml(cfg))
+    results, page = report_run(facts, output, measured, played, shown=cfg.report.trajectories, settings=as_yaml(cfg))
     if results:
         seconds = time.monotonic() - started
         write_results(
@@ -310,7 +321,7 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
             seconds=seconds,
         )
         print_table(results, console)
-    files.write_on_first_rank(trained / "README.md", card_text(_card(cfg, output, module.rewards, base, (len(samples), digest), results)))
+    files.write_on_first_rank(trained / "README.md", card_text(_card(cfg, output, rewards, base, (len(samples), digest), results)))
     if cfg.results:
         status = run_status(read_history(output / "history.jsonl"), cfg.objective.updates)
         write_row(Path(cfg.results), facts, start, measured, status)
@@ -396,15 +407,36 @@ def _view_of_held_out(gap: Gap) -> Gap:
     return replace(gap, mode=Mode.FIXED) if gap.mode is Mode.CALIBRATED else gap
 
 
-def _measure(cfg: TrainConfig, module: FocusPolicy, grader: Grader, label: str, output: Path, progress: Progress) -> dict[str, Outcome]:
-    """Outcomes of a policy at its own view and at the common one.
+def _measure(
+    cfg: TrainConfig, label: str, trained: Path, base: str, grader: Grader, output: Path, progress: Progress
+) -> tuple[dict[str, Outcome], list[Example]]:
+    """Loads the policy `label` (base or trained) and measures it. Of the trained one the first rank also returns examples for the page.
+
+    `base` is the hash of the base's weights. Nothing holds the policy when this returns.
+    """
+    p, settings = cfg.policy, cfg.model_dump()
+    checkpoint = trained if label == "trained" else loading.checkpoint_path(p.checkpoint)
+    loaded = loading.load_model(checkpoint, p.dialect, played_dtype(settings), p.attention, p.prompts)
+    module = build_policy(cfg, loaded, grader)
+    module.engine.sync_weights()
+    outcomes: dict[str, Outcome] = {}
+    if cfg.evaluation.samples:
+        weights = distributed.from_first_rank(loaded.weights_hash if label == "trained" else lambda: base)
+        outcomes = _outcomes(cfg, module, weights, grader, label, output, progress)
+    return outcomes, _examples(cfg, module) if label == "trained" and files.is_first_rank() else []
+
+
+def _outcomes(
+    cfg: TrainConfig, module: FocusPolicy, weights: str, grader: Grader, label: str, output: Path, progress: Progress
+) -> dict[str, Outcome]:
+    """Outcomes of a policy at its own view and at the common one. `weights` is the hash of its weights.
 
     They are stored, so a second start does not repeat them.
     """
     path = output / f"evaluation_{label}_t{cfg.evaluation.temperature:g}.json"
     held_out, e = held_out_samples(cfg), cfg.evaluation
     settings = cfg.model_dump()
-    identity = measurement(settings, module.policy.weights_hash(), questions_digest(held_out)) + graded_by(settings)
+    identity = measurement(settings, weights, questions_digest(held_out)) + graded_by(settings)
     if outcomes := outcome.load_outcomes(path, identity):
         progress.skip(len(outcomes))
         return {f"{label} {name}": outcome for name, outcome in outcomes.items()}

@@ -6,15 +6,16 @@ otherwise they wait for each other forever. In a single process these functions 
 
 import math
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from pytorch_lightning.strategies import Strategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp._fully_shard._fsdp_common import TrainingState
 from torch.distributed.tensor import DTensor
 
 Item = TypeVar("Item")
@@ -41,13 +42,19 @@ def is_first_of_node() -> bool:
     return all_gather(node).index(node) == (dist.get_rank() if dist.is_initialized() else 0)
 
 
+def from_first_rank(make: Callable[[], Item]) -> Item:
+    """What `make` returns on the first rank, on every rank. The others do not call it."""
+    made = all_gather(make() if not dist.is_initialized() or dist.get_rank() == 0 else None)[0]
+    return cast(Item, made)
+
+
 def all_reduce_sum(strategy: Strategy, count: int) -> int:
     """The sum of a count over ranks."""
     return int(strategy.reduce(torch.tensor(float(count), device=strategy.root_device), reduce_op="sum"))
 
 
 def mean_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
-    """The mean of each value over the ranks that measured it; the maximum for names that end in `_max`.
+    """The mean of each value over the ranks that measured it; the maximum for names that end in `_max` and for memory.
 
     A rank did not measure a value that is NaN or missing.
     """
@@ -56,7 +63,7 @@ def mean_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
     each = torch.tensor([[part.get(name, math.nan) for name in names] for part in parts], dtype=torch.float64)
     largest = torch.where(each.isnan(), -math.inf, each).amax(0)
     means = each.nanmean(0)
-    is_largest = torch.tensor([name.endswith("_max") for name in names]) & ~means.isnan()
+    is_largest = torch.tensor([name.endswith("_max") or name.startswith("memory/") for name in names]) & ~means.isnan()
     return dict(zip(names, torch.where(is_largest, largest, means).tolist(), strict=True))
 
 
@@ -82,4 +89,21 @@ def unsharded(model: nn.Module) -> Iterator[None]:
         for part in parts:
             part.set_reshard_after_forward(True, recurse=False)
         if parts:
-            parts[0].reset_iter_state()  # the root: frees the gathered weights and resets the recorded order of forwards
+            _end_forwards(parts[0])
+
+
+def _end_forwards(root: FSDPModule) -> None:
+    """Free the gathered weights and the recorded order of forwards, which no backward has followed."""
+    if hasattr(root, "reset_iter_state"):
+        root.reset_iter_state()
+        return
+    state = root._get_fsdp_state()  # torch 2.11, where that function is not yet
+    for part in state._state_ctx.all_states:
+        part._modules_to_run_forward.clear()
+        part._training_state = TrainingState.IDLE
+        if (group := part._fsdp_param_group) is not None:
+            group._training_state = TrainingState.IDLE
+            group._post_forward_indices.clear()
+            group.reshard()
+    state._comm_ctx.post_forward_order.clear()
+    state._state_ctx.iter_forward_root = None

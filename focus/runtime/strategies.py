@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy, Strategy
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from focus.runtime.distributed import full_tensor
@@ -108,7 +109,10 @@ class ZeroStrategy(AtomicCheckpointFolders, DeepSpeedStrategy):
 
 
 class FullyShardedStrategy(AtomicCheckpointFolders, ModelParallelStrategy):
-    """FSDP2: weights, gradients and optimiser moments are sharded over all ranks.
+    """FSDP2: weights, gradients and optimiser moments are sharded over the ranks of a node.
+
+    Several nodes each hold all shards (HSDP): layers are gathered within a node, and only gradients are
+    summed over nodes.
 
     `arithmetic` is the dtype of gathered weights and activations, float32 or bfloat16. Weights are
     stored and gradients are reduced in float32 (full training) or in policy.dtype. Works on CPU with
@@ -143,6 +147,8 @@ class FullyShardedStrategy(AtomicCheckpointFolders, ModelParallelStrategy):
         # Inputs are not cast: each layer would get a copy of the layout, and what it writes there would be lost
         policy = MixedPrecisionPolicy(self.arithmetic, reduce_dtype=torch.float32, cast_forward_inputs=False)
         mesh = self.device_mesh["data_parallel"]
+        if self.num_nodes > 1:
+            mesh = init_device_mesh(self.root_device.type, (self.num_nodes, self.num_processes), mesh_dim_names=("nodes", "ranks"))
         for part in [*parts, text, bare]:
             ignored = None if learns else set(tower.parameters())
             fully_shard(part, mesh=mesh, reshard_after_forward=True, mp_policy=policy, ignored_params=ignored)

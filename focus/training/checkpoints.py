@@ -6,6 +6,7 @@ A checkpoint is a file. Where weights are sharded it is a folder with files of e
 
 import pickle
 import re
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,8 @@ from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 from torch.distributed.checkpoint import FileSystemReader
 
-from focus.runtime import files
+from focus.runtime import distributed, files
+from focus.runtime.requeue import RequeueWarning
 
 KEPT = 2  # checkpoints: the last, and the one before it in case the last can't be read
 UNREADABLE = (EOFError, OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile)
@@ -84,20 +86,28 @@ class AtomicFiles(TorchCheckpointIO):
 
 
 class SaveCheckpoints(Checkpoint):
-    """Writes a checkpoint every `every` updates and keeps the last two. A training that ends early saves its last update too.
+    """Writes a checkpoint every `every` updates or `minutes` minutes, whichever comes first, and keeps the last two.
 
-    `every` and `updates` (the length of the whole run) count updates. Files are named by optimiser steps.
+    A training that ends early saves its last update too, and so does a job that was warned (`warning`),
+    before it is requeued. `every` and `updates` (the length of the whole run) count updates. Files are
+    named by optimiser steps.
     """
 
-    def __init__(self, folder: Path, every: int, updates: int) -> None:
-        self.folder, self.every, self.updates = folder, every, updates
+    def __init__(self, folder: Path, every: int, minutes: float, updates: int, warning: RequeueWarning) -> None:
+        self.folder, self.every, self.minutes, self.updates, self.warning = folder, every, minutes, updates, warning
+        self._saved_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: object) -> None:
         done = pl_module.updates_done
         ends_early = done < self.updates and (trainer.should_stop or trainer.fit_loop.epoch_loop._is_training_done)
-        if done % self.every and not ends_early:
-            return
+        late = self.warning.given or time.monotonic() - self._saved_at >= 60 * self.minutes
+        if any(distributed.all_gather(late)) or done % self.every == 0 or ends_early:
+            self._save(trainer)
+        self.warning.pass_on()
+
+    def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.folder / f"update-step={trainer.global_step}.ckpt")
+        self._saved_at = time.monotonic()
         if trainer.is_global_zero:
             for old in [*all_checkpoints(self.folder)[KEPT:], *self.folder.glob("update-*" + files.PARTIAL)]:
                 files.remove(old)

@@ -20,7 +20,7 @@ from focus.rewards import Example, RewardCallback, Scores, begin_scoring, exampl
 from focus.rollout.engine import Engine
 from focus.rollout.loop import WORKERS, RolloutLimits, begin, blank, play, seed_of
 from focus.rollout.trajectory import Trajectory
-from focus.runtime import distributed, strategies
+from focus.runtime import distributed, memory, strategies
 from focus.training.batch import Batch, not_finite_error
 from focus.training.logprobs import logprobs_and_entropy, micro_batches
 from focus.training.metrics import TokenStatistics, update_metrics
@@ -98,7 +98,8 @@ class FocusPolicy(SavesTrainableState):
         self._seconds = dict.fromkeys(PHASES, 0.0)
 
     def training_step(self, questions: list[Question | Broken], index: int) -> None:
-        self._seconds = dict.fromkeys(PHASES, 0.0)
+        self._seconds, began = dict.fromkeys(PHASES, 0.0), time.perf_counter()
+        memory.forget_peak()
         with self.policy.image_cache():
             trajectories, scores = self.roll_out_and_score(questions)  # E1, E3
             reward = scores.grouped(self.settings.rollouts_per_question)
@@ -109,6 +110,8 @@ class FocusPolicy(SavesTrainableState):
         for trajectory in trajectories:
             trajectory.source.release()  # `last_examples` keeps the trajectories, not the decoded originals
         self.last_examples = examples(trajectories, scores)
+        seconds = time.perf_counter() - began
+        update |= {"tokens/per_second": update["tokens/sampled"] / seconds, "memory/peak_gib": memory.peak_gib()}
         self._log_update(trajectories, scores, reward, update, broken=len(questions) - len(reward))
 
     def roll_out_and_score(self, questions: Sequence[Question | Broken]) -> tuple[list[Trajectory], Scores]:
@@ -273,7 +276,9 @@ class FocusPolicy(SavesTrainableState):
         return batch
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self._trainable(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay)
+        weights = self._trainable()
+        fused = weights[0].is_cuda or None  # one kernel for all weights, without temporaries; on the CPU PyTorch's own choice
+        return torch.optim.AdamW(weights, lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay, fused=fused)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["focus"] = {"updates_done": self.updates_done, "gap": self._gap_identity()}

@@ -1,5 +1,6 @@
 """Mistakes on a command line: each gets one message that says what to do, before anything slow is imported."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import get_args
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
-from focus.config import CONF
-from focus.config.command_line import prepare, readable
+from focus.config import CONF, command_line
+from focus.config.command_line import guarded, prepare, readable
 from focus.config.schema import SCHEMAS, CalibrationConfig, EvaluateConfig, ExportConfig, GapConfig
 
 SLOW = ("torch", "pytorch_lightning", "transformers", "peft", "pyarrow", "matplotlib", "skimage")
@@ -121,3 +123,19 @@ def test_the_choices_of_the_schema_are_those_of_the_code():
 def test_a_question_is_a_text_whatever_signs_it_has(question):
     [override] = OverridesParser.create().parse_overrides([readable(f"question={question}")])
     assert override.value() == question
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ({}, "expandable_segments:True"),
+        ({"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}, None),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, "backend:native"),
+    ],
+)
+def test_memory_of_a_gpu_grows_in_segments_unless_told_otherwise(given, left, monkeypatch):
+    monkeypatch.setattr(command_line, "end_on_sigterm", lambda: None)
+    monkeypatch.setattr(os, "environ", {key: value for key, value in os.environ.items() if not key.endswith("_ALLOC_CONF")} | given)
+    seen = []
+    guarded(lambda _: seen.append(os.environ.get("PYTORCH_CUDA_ALLOC_CONF")), OmegaConf.create())
+    assert seen == [left]

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -366,6 +367,16 @@ def test_a_launcher_that_started_another_number_of_processes_is_refused_before_a
     else:
         with pytest.raises(ConfigError, match=said):
             validated(cfg, TrainConfig)
+
+
+@pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
+def test_eight_gpus_in_a_batch_script_of_one_task_are_refused_before_a_model_loads(trainer, monkeypatch):
+    for key, value in (SLURM | {"SLURM_NTASKS": "1"}).items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    said = "Slurm started 1 process for this run, but .* is 8 x 1; .* ask for --nodes=1 --ntasks-per-node=8, or, to have one task start"
+    with pytest.raises(ConfigError, match=said):
+        validated(composed("experiment=smoke", f"trainer={trainer}", "trainer.devices=8"), TrainConfig)
 
 
 def test_entries_of_one_process_are_refused_where_several_were_started(monkeypatch):

@@ -1,5 +1,6 @@
 """Real checkpoints in miniature: all families through every entry, adapters and frozen towers, and folders that are not whole."""
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -42,6 +43,24 @@ def test_every_family_trains_exports_reloads_probes_and_evaluates(family, folder
     evaluate.run(evaluated)
     lines = [json.loads(line) for line in (tmp_path / "evaluated/predictions.jsonl").read_text().splitlines()]
     assert len({line["id"] for line in lines}) == 2
+
+
+def test_weights_that_are_read_onto_a_device_are_those_read_into_memory_and_no_hook_moves_inputs(folders, monkeypatch):
+    """The device is the CPU here."""
+    plain = loading.load_model(folders["qwen2_5_vl"], "qwen2_5_vl", "bfloat16")
+    monkeypatch.setattr(loading, "own_gpu", lambda: torch.device("cpu"))
+    placed = loading.load_model(folders["qwen2_5_vl"], "qwen2_5_vl", "bfloat16")
+    for (name, a), (other, b) in zip(plain.unwrapped.state_dict().items(), placed.unwrapped.state_dict().items(), strict=True):
+        assert name == other and a.dtype == b.dtype and torch.equal(a, b)
+    assert not any(hasattr(module, "_hf_hook") for module in placed.unwrapped.modules())
+
+
+def test_the_hash_of_weights_is_that_of_names_and_float32_values_in_the_order_of_names(folders):
+    loaded = build.load_policy(configured(folders, "qwen3_vl", Path("x"), *LORA, "policy.dtype=bfloat16").policy)
+    digest = hashlib.blake2b(digest_size=8)
+    for name, value in sorted(loaded.plain_state()):
+        digest.update(name.encode() + value.float().numpy().tobytes())
+    assert loaded.weights_hash() == digest.hexdigest()
 
 
 @pytest.mark.parametrize("more", [(), LORA], ids=["all weights", "adapters"])

@@ -6,22 +6,29 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies.launchers import subprocess_script
+from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from transformers import AutoModelForImageTextToText
 
 from focus import build
 from focus.config import CONF
 from focus.config.command_line import prepare
+from focus.config.identity import played_dtype
+from focus.config.validate import plain
 from focus.data.sample import read_records
 from focus.gap import levels_identity, read_levels, write_levels
 from focus.model import loading
 from focus.model.dialect import Texts, read_dialect
 from focus.runs import calibrate, export, train
+from focus.runtime import files
+from focus.training.policy import FocusPolicy
 from tests.support.policies import FAMILIES
-from tests.support.runs import SMALL, settings, settings_of_export
+from tests.support.runs import SMALL, composed, settings, settings_of_export
 
 
 def test_a_run_trains_measures_draws_and_a_second_start_only_shows_it_again(tmp_path, random_policy, monkeypatch, capsys):
@@ -47,6 +54,8 @@ def test_a_run_trains_measures_draws_and_a_second_start_only_shows_it_again(tmp_
         "crop/rate",
         "group/zero_variance",
         "tokens/visual",
+        "tokens/per_second",
+        "memory/peak_gib",
         "seconds/rollout",
         "seconds/update",
     } <= set(history[0])
@@ -54,6 +63,65 @@ def test_a_run_trains_measures_draws_and_a_second_start_only_shows_it_again(tmp_
     monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("a finished run was trained again"))
     train.run(cfg)
     assert "base against trained" in capsys.readouterr().out
+    monkeypatch.setattr(train, "load_policy", lambda *_: pytest.fail("another rank than the first one has loaded the policy"))
+    monkeypatch.setattr(files, "is_first_rank", lambda: False)
+    train.run(cfg)
+
+
+def test_one_policy_is_in_memory_at_a_time_and_after_training_no_moment_is(tmp_path, random_policy, monkeypatch):
+    """The policy that is trained, the base and the trained one are loaded one after the other, each when the one before is gone."""
+    policies: list[weakref.ref] = []
+    optimizers: list[weakref.ref] = []
+    seen = []
+
+    def look(where: str) -> None:
+        seen.append((where, [number for number, each in enumerate(policies) if each()], sum(each() is not None for each in optimizers)))
+
+    def watched(owner, name: str, where: str, made: list[weakref.ref]) -> None:
+        make = getattr(owner, name)
+
+        def watching(*given):
+            look(where)
+            found = make(*given)
+            made.append(weakref.ref(getattr(found, "model", found)))
+            return found
+
+        monkeypatch.setattr(owner, name, watching)
+
+    watched(loading, "load_model", "load", policies)
+    watched(FocusPolicy, "configure_optimizers", "train", optimizers)
+    measured = train._outcomes
+    monkeypatch.setattr(train, "_outcomes", lambda *given: (look("measure"), measured(*given))[1])
+    train.run(settings(tmp_path / "run", random_policy, "objective.updates=1", "evaluation.samples=2", "evaluation.arms=[own]"))
+    assert seen == [("load", [], 0), ("train", [0], 0), ("load", [], 0), ("measure", [1], 0), ("load", [], 0), ("measure", [2], 0)]
+
+
+def test_the_ranks_of_a_node_are_started_before_the_first_one_loads(tmp_path, random_policy, monkeypatch):
+    done = []
+    monkeypatch.setattr(_SubprocessScriptLauncher, "_call_children_scripts", lambda self: done.append(f"start {self.num_processes - 1}"))
+    monkeypatch.setattr(subprocess_script, "_launch_process_observer", lambda _: None)
+
+    def load(_):
+        done.append("load")
+        raise InterruptedError
+
+    monkeypatch.setattr(train, "load_policy", load)
+    with pytest.raises(InterruptedError):
+        train.run(settings(tmp_path / "run", random_policy, "trainer.strategy=ddp", "trainer.devices=2"))
+    assert done == ["start 1", "load"]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "dtype"),
+    [
+        ((), "float32"),
+        (("trainer.precision=bf16-mixed",), "bfloat16"),
+        (("trainer=fsdp",), "bfloat16"),
+        (("policy.dtype=bfloat16",), "bfloat16"),
+    ],
+)
+def test_a_policy_is_measured_in_the_dtype_in_which_training_played_it(trainer, dtype):
+    assert played_dtype(plain(composed("experiment=smoke", *trainer))) == dtype
 
 
 def test_an_exported_policy_loads_in_plain_transformers_with_the_trained_weights(tmp_path, random_policy):

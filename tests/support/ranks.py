@@ -28,14 +28,14 @@ class Ended:
     stderr: str
 
 
-def in_ranks(number: int, *command: str) -> Ended:
-    """Run a script, or a module after `-m`, with its arguments in so many ranks, as torchrun would start them."""
+def in_ranks(number: int, *command: str, nodes: int = 1) -> Ended:
+    """Run a script, or a module after `-m`, with its arguments in so many ranks, as torchrun would start them on so many nodes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with TemporaryDirectory() as name:
         folder = Path(name)
-        ranks = [_context.Process(target=_rank, args=(rank, port, command, folder)) for rank in range(number)]
+        ranks = [_context.Process(target=_rank, args=(rank, number // nodes, port, command, folder)) for rank in range(number)]
         for rank in ranks:
             rank.start()
         end = time.monotonic() + 600
@@ -52,8 +52,9 @@ def in_ranks(number: int, *command: str) -> Ended:
         return Ended(next((rank.exitcode for rank in ranks if rank.exitcode), 0), written["out"], written["err"])
 
 
-def _rank(rank: int, port: int, command: tuple[str, ...], folder: Path) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank), NODE_RANK="0", OMP_NUM_THREADS="1")
+def _rank(rank: int, per_node: int, port: int, command: tuple[str, ...], folder: Path) -> None:
+    place = {"LOCAL_RANK": str(rank % per_node), "NODE_RANK": str(rank // per_node)}
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1", **place)
     rank_zero_only.rank = rank  # Lightning reads it from the environment when it is imported, which was before the fork
     for stream, kind in ((sys.stdout, "out"), (sys.stderr, "err")):
         os.dup2(os.open(folder / f"{rank}.{kind}", os.O_WRONLY | os.O_CREAT), stream.fileno())

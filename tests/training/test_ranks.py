@@ -11,6 +11,7 @@ from unittest.mock import patch
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from focus import config
 from focus.build import run_facts
@@ -67,8 +68,15 @@ def fitted(job: dict) -> tuple[FocusPolicy, list[dict[str, float]]]:
     if job.get("other_data") and os.environ.get("LOCAL_RANK") == "1":
         data = Questions(Scenes(replace(DIFFICULTY[1], side_px=224), "train", 11), 1, 4, workers=0, seed=5)
     made = trainer(
-        devices=job["devices"], strategy=strategy, callbacks=callbacks, enable_checkpointing=bool(job.get("keep")), log_every_n_steps=1
+        devices=job["devices"],
+        num_nodes=job.get("nodes", 1),
+        strategy=strategy,
+        callbacks=callbacks,
+        enable_checkpointing=bool(job.get("keep")),
+        log_every_n_steps=1,
     )
+    if job.get("torch") == "2.11":
+        del FSDPModule.reset_iter_state
     logits = job.get("logits", policy_model.LOGITS_BYTES)
     with patch.object(questions_, "_Opened", unreadable(job.get("broken", []))), patch.object(policy_model, "LOGITS_BYTES", logits):
         made.fit(policy, data, ckpt_path=job.get("resume"))
@@ -88,10 +96,11 @@ if policy.global_rank == 0:
 
 def played_by(ranks_: int, folder: Path, worker: str = WORKER, **job) -> tuple[dict[str, torch.Tensor], list[dict[str, float]], int]:
     """Weights, log and number of updates of a run on so many processes."""
-    job = {"family": "qwen3_vl", "updates": 2, "devices": ranks_, "strategy": "ddp", "out": str(folder / f"out{ranks_}.pt"), **job}
+    nodes = job.get("nodes", 1)
+    job = {"family": "qwen3_vl", "updates": 2, "devices": ranks_ // nodes, "strategy": "ddp", "out": str(folder / f"out{ranks_}.pt"), **job}
     script = folder / "worker.py"
     script.write_text(worker)
-    done = in_ranks(ranks_, str(script), json.dumps(job))
+    done = in_ranks(ranks_, str(script), json.dumps(job), nodes=nodes)
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(job["out"])
 
@@ -116,7 +125,9 @@ WHOLE = (
 
 @pytest.mark.processes
 @pytest.mark.parametrize(
-    "job", [{}, {"family": "qwen2_5_vl", "tied": True, "logits": 20_000}, {"frozen": True}], ids=["deepstack", "tied, in chunks", "frozen"]
+    "job",
+    [{}, {"family": "qwen2_5_vl", "tied": True, "logits": 20_000}, {"frozen": True, "torch": "2.11"}],
+    ids=["deepstack", "tied, in chunks", "frozen, without torch's own end of forwards"],
 )
 def test_two_processes_that_divide_the_weights_make_the_steps_of_one(job, tmp_path):
     """Unequal numbers of micro-batches (one row per forward), rollouts with and without a crop, the probe between updates."""
@@ -126,6 +137,25 @@ def test_two_processes_that_divide_the_weights_make_the_steps_of_one(job, tmp_pa
     assert_close(weights, divided, 1e-4)
     for mine, theirs in zip(rows, logged, strict=True):
         assert {name: theirs[name] for name in WHOLE} == pytest.approx({name: mine[name] for name in WHOLE}, rel=1e-3, abs=1e-5)
+
+
+PLACED = (
+    WORKER
+    + """
+from torch.distributed.tensor import Replicate, Shard
+for name, p in policy.model.named_parameters():
+    assert p.placements == (Replicate(), Shard(0)) and p.device_mesh.shape == (2, 2), (name, p.placements)
+"""
+)
+
+
+@pytest.mark.processes
+def test_two_nodes_that_each_hold_all_shards_make_the_steps_of_one_process(tmp_path):
+    """Two nodes of two processes: shards within a node, replicas between nodes."""
+    weights, rows, _ = alone(updates=1)
+    divided, logged, _ = played_by(4, tmp_path, worker=PLACED, strategy="fsdp", updates=1, nodes=2)
+    assert_close(weights, divided, 1e-4)
+    assert {name: logged[0][name] for name in WHOLE} == pytest.approx({name: rows[0][name] for name in WHOLE}, rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.processes
@@ -281,6 +311,11 @@ def test_figures_are_averaged_over_the_ranks_that_have_them(monkeypatch):
     """Two ranks made crops of area 0.2 and 0.4, the third none."""
     monkeypatch.setattr(distributed, "all_gather", lambda mine: [mine, {"area": 0.4, "rate": 1.0}, {"area": math.nan, "rate": 0.0}])
     assert distributed.mean_over_ranks({"area": 0.2, "rate": 0.5}) == pytest.approx({"area": 0.3, "rate": 0.5})
+
+
+def test_of_memory_the_rank_that_held_most_is_logged(monkeypatch):
+    monkeypatch.setattr(distributed, "all_gather", lambda mine: [mine, {"memory/peak_gib": 70.5}])
+    assert distributed.mean_over_ranks({"memory/peak_gib": 31.0}) == {"memory/peak_gib": 70.5}
 
 
 def test_the_largest_of_all_ranks_is_logged_and_a_figure_that_one_rank_lacks_is_not_measured_there(monkeypatch):

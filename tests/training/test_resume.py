@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.distributed.checkpoint as dcp
 from omegaconf import OmegaConf
@@ -255,6 +256,32 @@ def test_a_data_worker_that_dies_is_one_sentence_and_the_run_goes_on_without_wor
     assert len(history(run)) < 4
     train.run(settings(run, random_policy, *SHORT, "objective.updates=4", "data.workers=0"))
     assert history(run) == [1, 2, 3, 4] and weights(run) == weights(straight)
+
+
+class Warned(pl.Callback):
+    """Slurm's warning in the middle of the second update, 100 s before the end of the job."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, index: int) -> None:
+        if pl_module.updates_done == 1:
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+
+def test_a_warned_job_saves_its_update_before_it_is_requeued(tmp_path, random_policy, monkeypatch):
+    """submitit's handler ends the process, as the one here does."""
+    run, ended = tmp_path / "run", signal.signal(signal.SIGUSR2, lambda *_: sys.exit("requeued"))
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 100))
+    warned = "+trainer.callbacks=[{_target_: tests.training.test_resume.Warned}]"
+    with pytest.raises(SystemExit, match="requeued"):
+        train.run(settings(run, random_policy, *SHORT, "objective.updates=4", "report.checkpoint_every=100", warned))
+    signal.signal(signal.SIGUSR2, ended)
+    assert history(run) == [1, 2] and [path.name for path in (run / "checkpoints").iterdir()] == ["update-step=2.ckpt"]
+
+
+def test_slow_updates_are_saved_by_the_clock(tmp_path, random_policy):
+    run = tmp_path / "run"
+    train.run(settings(run, random_policy, *SHORT, "objective.updates=1", "report.checkpoint_every=100", "report.checkpoint_minutes=0"))
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["update-step=1.ckpt"]
 
 
 def test_a_callback_of_the_settings_is_called_and_the_bar_can_be_switched_off(tmp_path, random_policy, capfd):
