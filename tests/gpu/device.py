@@ -10,6 +10,7 @@ Not shown: time, several processes, autocast.
 import functools
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 import focus
 from tests.gpu import attention
@@ -129,7 +129,8 @@ class FakeGPU(TorchDispatchMode):
 
     def run(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """One operation, on whatever device."""
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors: list[Tensor] = []
+        on_tensors(tensors.append, (args, kwargs))
         on_gpu = any(isinstance(t, OnGPU) for t in tensors)
         target = kwargs.get("device")
         to_gpu = target is not None and target.type == "gpu"
@@ -159,18 +160,18 @@ class FakeGPU(TorchDispatchMode):
             self.attention[line(), "packed flash"] += 1
         elif func is FLASH_BACKWARD:
             workspace = self.hold(attention.workspace_bytes(args[1], args[2], args[1].shape[1], args[2].shape[1]))
-        given = tree_map(_inner, (args, {name: value for name, value in kwargs.items() if name != "device"}))
+        given = on_tensors(_inner, (args, {name: value for name, value in kwargs.items() if name != "device"}))
         out = self.compute(func, *given, target)
         if operation.writes:
             return kwargs.get("out", args[0])
-        wrapped = tree_map(self.wrap, out) if target is None or to_gpu else out
+        wrapped = on_tensors(self.wrap, out) if target is None or to_gpu else out
         del workspace
         return wrapped
 
     def kernel(self, function: Any, *args: Any) -> Any:
         """Run a function of inner tensors as one kernel."""
         self.launches[function.__name__] += 1
-        return tree_map(self.wrap, function(*map(_inner, args)))
+        return on_tensors(self.wrap, function(*map(_inner, args)))
 
     def compute(self, func: Any, args: tuple, kwargs: dict[str, Any], device: torch.device | None) -> Any:
         """The operation on inner tensors. `device` was asked for."""
@@ -184,9 +185,9 @@ class FakeGPU(TorchDispatchMode):
         """Write the values of `source` into `target`."""
         target.copy_(source)
 
-    def wrap(self, inner: Any) -> Any:
+    def wrap(self, inner: Tensor) -> Tensor:
         """The tensor of the device that `inner` computes for."""
-        return OnGPU(inner) if isinstance(inner, Tensor) else inner
+        return OnGPU(inner)
 
     def hold(self, nbytes: int) -> object:
         """Take memory for as long as the result lives."""
@@ -215,6 +216,17 @@ class _Operation:
         writes = any(alias.is_write for alias in aliases)
         name = func.overloadpacket.__name__
         return _Operation(name, writes, (writes or not aliases) and "empty" not in name)
+
+
+def on_tensors(change: Callable[[Tensor], Any], value: Any) -> Any:
+    """The arguments or results of an operation with every tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, list | tuple):
+        return type(value)([on_tensors(change, each) for each in value])
+    if isinstance(value, dict):
+        return {name: on_tensors(change, each) for name, each in value.items()}
+    return value
 
 
 def line() -> str:

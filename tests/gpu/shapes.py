@@ -13,9 +13,8 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
-from tests.gpu.device import INDEXING, SHAPED_BY_VALUES, FakeGPU, aten, line
+from tests.gpu.device import INDEXING, SHAPED_BY_VALUES, FakeGPU, OnGPU, aten, line, on_tensors
 
 
 @dataclass(frozen=True)
@@ -66,33 +65,30 @@ class ShapeGPU(FakeGPU):
         if self.bytes > self.peak:
             self.peak, self.peak_at = self.bytes, line()
 
-    def wrap(self, inner: Any) -> Any:
-        wrapped = super().wrap(inner)
-        if isinstance(inner, Tensor):
-            storage = inner.untyped_storage()
-            allocation = self._allocations.get(storage._cdata)
-            if allocation is None:
-                allocation = self._allocations[storage._cdata] = _Allocation(self, storage.nbytes())
-            wrapped.allocation = allocation
+    def wrap(self, inner: Tensor) -> Tensor:
+        wrapped, storage = super().wrap(inner), inner.untyped_storage()
+        allocation = self._allocations.get(storage._cdata)
+        if allocation is None:
+            allocation = self._allocations[storage._cdata] = _Allocation(self, storage.nbytes())
+        wrapped.allocation = allocation  # type: ignore[attr-defined]
         return wrapped
 
     def kernel(self, function: Any, *args: Any) -> Any:
-        return super().kernel(lambda *inner: function(*map(_shape, inner)), *args)
+        return super().kernel(function, *on_tensors(lambda t: _shape(t.inner if isinstance(t, OnGPU) else t), args))
 
     def compute(self, func: Any, args: tuple, kwargs: dict[str, Any], device: torch.device | None) -> Any:
         if func in INDEXING:
             args = (args[0], _without_masks(args[1]), *args[2:])
-        of_integers = not any(leaf.is_floating_point() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        of_integers = not _any_float((args, kwargs))
         if of_integers and (func in SHAPED_BY_VALUES or func in (aten._local_scalar_dense.default, aten.repeat_interleave.Tensor)):
             return func(*args, **kwargs)
         if func is aten._local_scalar_dense.default:
             return 1.0
-        shaped_args, shaped_kwargs = tree_map(_shape, (args, kwargs))
+        shaped_args, shaped_kwargs = on_tensors(_shape, (args, kwargs))
         shapes = func(*shaped_args, **shaped_kwargs, **({} if device is None else {"device": "meta"}))
-        made = [leaf for leaf in tree_leaves(shapes) if isinstance(leaf, Tensor)]
-        if of_integers and not any(leaf.is_floating_point() for leaf in made):
+        if of_integers and not _any_float(shapes):
             return func(*args, **kwargs, **({} if device is None else {"device": "cpu"}))
-        return tree_map(_integers_are_zero, shapes)
+        return on_tensors(_integers_are_zero, shapes)
 
     def convert(self, inner: Tensor, dtype: torch.dtype | None, to_gpu: bool) -> Tensor:
         dtype = dtype or inner.dtype
@@ -105,14 +101,18 @@ class ShapeGPU(FakeGPU):
             target.copy_(source)
 
 
-def _shape(value: Any) -> Any:
-    if not isinstance(value, Tensor) or value.is_meta:
-        return value
-    return torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device="meta")
+def _any_float(value: Any) -> bool:
+    found: list[Tensor] = []
+    on_tensors(found.append, value)
+    return any(tensor.is_floating_point() for tensor in found)
 
 
-def _integers_are_zero(value: Any) -> Any:
-    return value if not isinstance(value, Tensor) or value.is_floating_point() else torch.zeros_like(value, device="cpu")
+def _shape(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_meta else torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _integers_are_zero(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_floating_point() else torch.zeros_like(tensor, device="cpu")
 
 
 def _without_masks(indices: list[Tensor | None]) -> list[Tensor | None]:
