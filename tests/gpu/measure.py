@@ -281,6 +281,7 @@ def update(
                 loss = policy_loss(logprob, logprob.detach(), torch.ones_like(logprob), len(logprob))
             with gpu.phase("backward", phases):
                 loss.backward()
+                del loss, logprob
         return Measured(weights, phases)
 
 

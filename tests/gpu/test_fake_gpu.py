@@ -16,7 +16,7 @@ from focus.model.policy_model import PolicyModel
 from focus.rewards import RewardCallback
 from focus.rollout.engine import Sampling
 from focus.rollout.kv import KVEngine
-from focus.rollout.loop import RolloutLimits, play
+from focus.rollout.loop import RolloutLimits, play, request_for
 from focus.training.logprobs import sampled_logprobs
 from tests.gpu.attention import kernel_of
 from tests.gpu.device import FakeGPU
@@ -122,11 +122,18 @@ def test_the_kernel_of_attention_that_cuda_chooses(dtype, key_heads, masked, squ
 
 
 def test_rollouts_with_crops_are_those_of_the_cpu(on_cpu, on_gpu):
-    """Two groups, two turns, rows that end at different steps; rewards may ask for log-probabilities."""
-    here, there = (play(policy, steer(policy, boxes_of(policy), 1), opened(policy, siblings=2), LIMITS) for policy in (on_cpu, on_gpu))
+    """Two groups, two turns, rows that end at different steps; and log-probabilities of words after them, which a reward may ask for."""
+    played, scores = [], []
+    for policy in (on_cpu, on_gpu):
+        engine = steer(policy, boxes_of(policy), 1)
+        played.append(play(policy, engine, opened(policy, siblings=2), LIMITS))
+        words = policy.tokenizer.encode("7", add_special_tokens=False)
+        scores += engine.logprobs([request_for(played[0][0], -1, words)], [len(words)])
+    here, there = played
     assert [len(t.crops) for t in there] == [1] * 4
     assert [t.ids for t in here] == [t.ids for t in there]
-    assert all(equal(a.sampler_logprobs, b.sampler_logprobs) for a, b in zip(here, there, strict=True))
+    assert all(a.sampler_logprobs == pytest.approx(b.sampler_logprobs, abs=1e-5) for a, b in zip(here, there, strict=True))
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
 def test_the_host_waits_seldom_in_a_decoding_step(on_gpu, gpu):
@@ -230,7 +237,7 @@ def test_the_probe_measures_what_it_measures_on_the_cpu(on_cpu, on_gpu):
     outcomes = []
     for policy in (on_cpu, on_gpu):
         evaluator = Evaluator(
-            policy, steer(policy, boxes_of(policy), 1), Gap(Mode.FIXED, 16, policy.token_px), LIMITS, 5, ("gt", "noise", "tool_free"), 2
+            policy, steer(policy, boxes_of(policy), 1), Gap(Mode.FIXED, 16, policy.token_px), LIMITS, 5, ("noise", "tool_free"), 2
         )
         outcomes.append(measure(evaluator, Scenes(replace(DIFFICULTY[1], side_px=224), "eval", 2), None)[0])
     here, there = outcomes

@@ -3,10 +3,13 @@
 import pytest
 import torch
 
+from focus.config.schema import TrainConfig
+from focus.config.validate import validated
+from focus.planning.architecture import parameters_of
+from focus.planning.estimate import Lengths
 from tests.gpu import measure
 from tests.gpu.shapes import Phase, ShapeGPU
-
-GIB = 2**30
+from tests.support.runs import composed
 
 
 @pytest.fixture
@@ -47,3 +50,38 @@ def test_a_masked_grouped_call_keeps_its_scores_where_only_the_math_kernel_serve
         assert (gpu.bytes - before > scores) == bool(kept)
         out.sum().backward()
         assert query.grad.shape == query.shape
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen3-VL-8B-Instruct"])
+def test_a_published_model_has_the_bytes_of_its_weights(gpu, name):
+    """The head of 3B is its embedding, and is there once."""
+    policy = measure.policy_on(gpu, measure.config_of(name))
+    cfg = composed("experiment=stage1", f"policy.checkpoint={name}")
+    buffers = sum(buffer.nbytes for buffer in policy.model.buffers())
+    assert gpu.bytes == 2 * parameters_of(validated(cfg, TrainConfig).policy).total + buffers
+
+
+TWO_TURNS = Lengths(prompt=1324, view=1024, turns=2, turn=40, reply=32, crop=1024)
+SHALLOW = measure.config_of("Qwen/Qwen2.5-VL-7B-Instruct", layers=2)
+WIDTH = 3584
+
+
+def test_a_rollout_holds_its_caches_and_leaves_the_features_of_its_images():
+    found = measure.rollout(SHALLOW, TWO_TURNS, rollouts=4)
+    first, second, kept = (found.phases[name] for name in ("turn 1", "turn 2", "kept"))
+    one = 2 * 2 * 2 * 4 * 128  # keys and values of a token: two layers, four heads of width 128, bfloat16
+    assert first.ended - first.began > one * (1323 + 4 * 40) and second.ended > first.ended
+    assert kept.ended - found.weights == 2 * WIDTH * (1024 + 4 * 1024)
+    assert found.peak > second.ended - found.weights
+
+
+def test_an_update_frees_all_that_it_kept_and_keeps_less_with_recomputation():
+    kept, again = (measure.update(SHALLOW, TWO_TURNS, rollouts=4, activation_checkpointing=flag) for flag in (False, True))
+    for found in (kept, again):
+        assert found.phases["backward"].ended == found.weights < found.phases["forward"].ended <= found.phases["backward"].peak
+    assert again.peak < kept.peak
+
+
+def test_an_evaluation_plays_all_other_arms_at_once():
+    one, three = (measure.evaluation(SHALLOW, TWO_TURNS, questions=1, replayed=n) for n in (1, 3))
+    assert one.phases["own"] == three.phases["own"] and one.phases["arms"].peak < three.phases["arms"].peak
