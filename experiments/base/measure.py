@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -38,10 +38,10 @@ class Handed(KVEngine):
         super().__init__(checkpoint)
         self.calls = [tuple(checkpoint.tokenizer.encode(text, add_special_tokens=False)) for text in calls]
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+    def generate_turn(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
         if requests[0].id.endswith("turn 0"):
-            return [Completion(ids, (0.0,) * len(ids), True) for ids in self.calls]
-        return super().generate(requests, sampling)
+            return iter([(request, Completion(ids, (0.0,) * len(ids), True)) for request, ids in zip(requests, self.calls, strict=True)])
+        return super().generate_turn(requests, sampling)
 
 
 def reading(checkpoint: PolicyModel, scenes: Sequence[Scene], box_of: Callable[[Scene], Box]) -> list[float]:

@@ -24,7 +24,7 @@ from focus.grading.extraction import MODES, extract, read_answer
 from focus.model.dialect import Dialect, dialect_names, read_dialect
 from focus.model.prompts import Answer, Call, Malformed, parse
 from focus.rewards import Accuracy, Format, Tool, score
-from focus.rollout.engine import Completion, Request, Sampling
+from focus.rollout.engine import Completion, Request, Requests, Sampling
 from focus.rollout.loop import RolloutLimits, begin, play
 from focus.rollout.served import Served
 from focus.rollout.trajectory import Crop, Status, Trajectory
@@ -187,11 +187,11 @@ class Hostile:
     def __init__(self, dialect: Dialect) -> None:
         self.dialect = dialect
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
-        for i, request in enumerate(requests):
+    def generate(self, requests: Requests, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        for request in requests:
             draw = random.Random(request.seed)
             text = text_of(draw.randrange(2**40)) if draw.random() < 0.4 else sound_call(draw, self.dialect)
-            yield i, Completion((), (), draw.random() < 0.9, text)
+            yield request, Completion((), (), draw.random() < 0.9, text)
 
     def logprobs(self, requests: Sequence[Request], tails: Sequence[int]) -> list[list[float]]:
         raise AssertionError("no term here weighs answers")

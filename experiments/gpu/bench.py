@@ -2,8 +2,7 @@
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,14 +66,6 @@ class Bench:
     def with_crop(self) -> list[Shape]:
         """A turn, a crop, and a last turn."""
         return [Shape(self.work.turn, (self.work.crop, self.work.crop)), Shape(self.work.turn)]
-
-    @contextmanager
-    def prepared(self, rollouts: Sequence[Trajectory]) -> Iterator[None]:
-        """A block in which the patches of all images are ready."""
-        with self.policy.image_cache():
-            for image in {id(image): image for t in rollouts for image in t.images}.values():
-                self.policy.prepare(image)
-            yield
 
     def plan(self, rollouts: Sequence[Trajectory], *settings: str) -> Plan:
         """What `make plan` says of one update on these rollouts, on this device (a kind that it does not know counts as an A100)."""

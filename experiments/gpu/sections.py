@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -175,8 +174,8 @@ def opened(rollouts: Sequence[Trajectory], turns: int) -> list[Trajectory]:
 
 def sample(engine: KVEngine, requests: Sequence[Request], tokens: int) -> list[Completion]:
     """One turn of at most so many tokens for every request."""
-    said = dict(engine.generate(requests, Sampling(1.0, tokens)))
-    return [said[i] for i in range(len(requests))]
+    said = {request.id: completion for request, completion in engine.generate_turn(requests, Sampling(1.0, tokens))}
+    return [said[request.id] for request in requests]
 
 
 def played(engine: KVEngine, shapes: Sequence[Trajectory], tokens: int) -> list[Trajectory]:
@@ -225,7 +224,7 @@ def decoding(bench: Bench) -> Found:
     for rows in work.rows:
         rollouts = bench.rollouts(work.views[0], work.siblings, [Shape(work.steps)], rows // work.siblings)
         engine, requests = KVEngine(bench.policy), [request_for(t, -1) for t in opened(rollouts, 0)]
-        with bench.prepared(rollouts):
+        with bench.policy.image_cache():
             cold, warm, whole = (bench.measured(partial(sample, engine, requests, tokens)) for tokens in (1, 1, 1 + work.steps))
             one, two = (bench.profiled(partial(sample, engine, requests, tokens)) for tokens in (1, 2))
         step_s, planned_s = (whole["s"] - warm["s"]) / work.steps, bench.plan(rollouts).seconds["decoding"] / work.steps
@@ -242,10 +241,10 @@ def second_turn(bench: Bench) -> Found:
         rollouts = bench.rollouts(view, bench.work.siblings, bench.with_crop)
         engine, crops = KVEngine(bench.policy), [image for t in rollouts for image in t.images[1:]]
         first, second = ([request_for(t, -1) for t in opened(rollouts, turns)] for turns in (0, 1))
-        with bench.prepared(rollouts):
+        with bench.policy.image_cache():
             prompt, turn = (bench.measured(partial(sample, engine, requests, 1)) for requests in (first, second))
             attention = bench.profiled(partial(sample, engine, second, 1))["attention"]
-        with bench.prepared(rollouts), torch.no_grad():
+        with bench.policy.image_cache(), torch.no_grad():
             tower = bench.measured(partial(bench.policy.encode_images, crops))
         plan = bench.plan(rollouts, "rollout.tokens_per_turn=1")
         planned_gib = (plan.phases["rollout"] - plan.memory["weights"] - plan.memory["moments"]) / GIB
@@ -265,7 +264,7 @@ def update(bench: Bench) -> Found:
     def tower() -> None:
         torch.cat([features.tokens for features in policy.encode_images(crops)]).sum().backward()
 
-    with bench.prepared(rollouts):
+    with bench.policy.image_cache():
         first, again = bench.measured(shared), bench.measured(shared)  # the first allocates gradients and chooses kernels
         yield "shared", {"first_s": first["s"], **again, "tokens_per_s": tokens / again["s"]}
         yield "attention", bench.profiled(lambda: sampled_logprobs(policy, rollouts, 1.0))["attention"]
@@ -296,12 +295,11 @@ def optimiser(bench: Bench) -> Found:
 
 
 def patches(bench: Bench) -> Found:
-    """An image into patches, and sixteen by eight threads."""
+    """An image into patches on the device, and sixteen."""
     for side in bench.work.views:
         images = [bench.rollouts(side, 1, [Shape(1)])[0].view.image]
         one = bench.measured(partial(bench.policy.pack, images))
-        with ThreadPoolExecutor(8) as threads:
-            many = bench.measured(lambda images=images, threads=threads: list(threads.map(bench.policy.pack, [images] * 16)))
+        many = bench.measured(partial(bench.policy.pack, images * 16))
         yield f"{side**2} tokens", {"one_s": one["s"], "sixteen_s": many["s"]}
 
 

@@ -70,9 +70,9 @@ class Forced(KVEngine):
 
     first_turn = True
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def generate_turn(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
         self.first_turn = len(requests[0].images) == 1
-        return super().generate(requests, sampling)
+        return super().generate_turn(requests, sampling)
 
     def parse(self, text: str) -> Call | Answer:
         """In place of the loop's parse."""

@@ -34,7 +34,7 @@ class Generate(Forced):
     """transformers' `generate` behind our engine interface: nothing is kept between turns or shared between siblings."""
 
     @torch.no_grad()
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def generate_turn(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
         self.first_turn = len(requests[0].images) == 1
         c = self.policy
         longest = max(len(request.ids) for request in requests)
@@ -60,8 +60,8 @@ class Generate(Forced):
             pad_token_id=c.pad_id,
             suppress_tokens=c.banned_ids,
         )
-        for i, row in enumerate(out[:, longest:].tolist()):
-            yield i, Completion(tuple(row), (0.0,) * len(row), False)
+        for request, row in zip(requests, out[:, longest:].tolist(), strict=True):
+            yield request, Completion(tuple(row), (0.0,) * len(row), False)
 
 
 def played(policy: FocusPolicy, engine: Forced, asked: Sequence[Question]) -> list[Trajectory]:

@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -29,6 +29,7 @@ from focus.model.delta_net import Scan, State
 PREFIX = "shared_prompt_"
 WINDOWS = "flash_windows"  # transformers gives all windows at once only to an attention with `flash` in its name
 NO_MASK = torch.zeros((1, 1, 1, 1))  # transformers passes a 4-D mask on unchanged; without one it would build its own
+SLOTS_ADDED = 256  # a cache that is full grows by so many tokens a row
 
 Packed = Float[Tensor, "head token width"]
 PackedKeys = Float[Tensor, "key_head token width"]  # with grouped queries: fewer heads than the queries
@@ -310,37 +311,37 @@ class SuffixCache:
     net the states of the rows.
 
     Row r is one rollout and holds `lengths[r]` tokens. `owner[r]` is the index of its prompt in
-    `prompts`. Rows are sorted by prompt.
+    `prompts`. Rows are sorted by prompt. Lengths and owners are on the host, so that reading them
+    does not wait for the device.
     """
 
     prompts: PromptCache
-    owner: Int[Tensor, " row"]
-    lengths: Int[Tensor, " row"]
+    owner: list[int]
+    lengths: list[int]
     keys: list[Padded]
     values: list[Padded]
     states: list[State]
 
     @classmethod
     def gather(
-        cls, prompts: PromptCache, owner: Sequence[int], sources: Sequence["tuple[SuffixCache, int] | None"], slots: int
+        cls, prompts: PromptCache, owner: Sequence[int], sources: Sequence["tuple[SuffixCache, int] | None"], longest: int, more: int = 0
     ) -> "SuffixCache":
-        """A new cache of `slots` tokens a row.
+        """A new cache for rows of up to `longest` tokens and `more` (`take`).
 
         Row r starts as a copy of `sources[r]`, an earlier (cache, row), or empty (None).
         """
         like = prompts.keys[0]
-        lengths = torch.zeros(len(owner), dtype=torch.long, device=like.device)
-        shape = len(owner), like.shape[1], slots, like.shape[3]
+        shape = len(owner), like.shape[1], longest + min(more, SLOTS_ADDED), like.shape[3]
         # zeros: a masked slot is still multiplied by weight 0, and 0 x NaN is NaN
         keys, values = ([like.new_zeros(shape) for _ in prompts.keys] for _ in range(2))
         owners = torch.tensor(owner, device=like.device)
-        rows = cls(prompts, owners, lengths, keys, values, [state.take(owners) for state in prompts.states])
+        lengths = [source[0].lengths[source[1]] if source else 0 for source in sources]
+        rows = cls(prompts, list(owner), lengths, keys, values, [state.take(owners) for state in prompts.states])
         caches: dict[int, SuffixCache] = {id(source[0]): source[0] for source in sources if source}
         for key, cache in caches.items():
-            to = torch.tensor([i for i, source in enumerate(sources) if source and id(source[0]) == key], device=like.device)
-            taken = torch.tensor([source[1] for source in sources if source and id(source[0]) == key], device=like.device)
-            lengths[to] = cache.lengths[taken]
-            filled = int(lengths[to].max())
+            copied = [(i, source[1]) for i, source in enumerate(sources) if source and id(source[0]) == key]
+            filled = max(rows.lengths[i] for i, _ in copied)
+            to, taken = torch.tensor(copied, device=like.device).T
             for new, old in ((rows.keys, cache.keys), (rows.values, cache.values)):
                 for a, b in zip(new, old, strict=True):
                     a[to, :, :filled] = b[taken, :, :filled]
@@ -348,12 +349,26 @@ class SuffixCache:
                 state.put(to, earlier.take(taken))
         return rows
 
-    def take(self, index: Int[Tensor, " taken"], more: int = 0) -> "SuffixCache":
-        """The rows at `index`, with free slots for `more` tokens."""
-        lengths = self.lengths[index]
-        slots = int(lengths.max()) + more
-        keys, values = ([x[:, :, :slots].index_select(0, index) for x in store] for store in (self.keys, self.values))
-        return SuffixCache(self.prompts, self.owner[index], lengths, keys, values, [state.take(index) for state in self.states])
+    def take(self, index: Sequence[int], more: int = 0) -> "SuffixCache":
+        """The rows at `index`. Of the free slots for `more` tokens at most `SLOTS_ADDED` are made at once."""
+        lengths = [self.lengths[i] for i in index]
+        slots, taken = max(lengths) + min(more, SLOTS_ADDED), torch.tensor(index, device=self.keys[0].device)
+        keys, values = ([x[:, :, :slots].index_select(0, taken) for x in store] for store in (self.keys, self.values))
+        owner, states = [self.owner[i] for i in index], [state.take(taken) for state in self.states]
+        return SuffixCache(self.prompts, owner, lengths, keys, values, states)
+
+    def part(self, rows: slice) -> "SuffixCache":
+        """These rows, in the same memory."""
+        keys, values = ([x[rows] for x in store] for store in (self.keys, self.values))
+        return SuffixCache(self.prompts, self.owner[rows], self.lengths[rows], keys, values, [state.part(rows) for state in self.states])
+
+    def reserve(self, slots: int) -> None:
+        """Make room for `slots` tokens a row. A full cache grows by at least `SLOTS_ADDED` tokens a row."""
+        missing = slots - self.keys[0].shape[2]
+        if missing > 0:
+            for store in (self.keys, self.values):
+                for layer, x in enumerate(store):  # one layer after the other: only one is there twice
+                    store[layer] = pad(x, (0, 0, 0, max(missing, SLOTS_ADDED)))
 
 
 class AppendLayout:
@@ -364,13 +379,14 @@ class AppendLayout:
     """
 
     def __init__(self, rows: SuffixCache, lengths: Sequence[int]) -> None:
-        device = rows.lengths.device
+        device = rows.keys[0].device
         self.rows, self.chunks = rows, Ragged(lengths, device)
-        slot = rows.lengths[:, None] + torch.arange(self.chunks.longest, device=device)
+        self._owner = torch.tensor(rows.owner, device=device)
+        slot = torch.tensor(rows.lengths, device=device)[:, None] + torch.arange(self.chunks.longest, device=device)
         self._slot = slot[self.chunks.real]
         self._row = torch.arange(len(lengths), device=device).repeat_interleave(self.chunks.lengths)
-        self.filled = int((rows.lengths + self.chunks.lengths).max())
-        prompt = rows.prompts.ragged.real[rows.owner]
+        self.filled = max(before + new for before, new in zip(rows.lengths, lengths, strict=True))
+        prompt = rows.prompts.ragged.real[self._owner]
         own = torch.arange(self.filled, device=device) <= slot[:, :, None]
         self._mask = torch.cat([prompt[:, None].expand(-1, self.chunks.longest, -1), own], dim=2)[:, None]
 
@@ -379,7 +395,7 @@ class AppendLayout:
         for store, new in ((rows.keys, key), (rows.values, value)):
             store[layer][self._row, :, self._slot] = new.transpose(0, 1)
         keys, values = (
-            torch.cat([prompts[layer].index_select(0, rows.owner), store[layer][:, :, : self.filled]], dim=2)
+            torch.cat([prompts[layer].index_select(0, self._owner), store[layer][:, :, : self.filled]], dim=2)
             for prompts, store in ((rows.prompts.keys, rows.keys), (rows.prompts.values, rows.values))
         )
         grouped = len(query) != len(key)
@@ -387,7 +403,9 @@ class AppendLayout:
         return self.chunks.unpad(out)
 
     def recur(self, layer: int, scan: Scan, inputs: PackedInputs) -> PackedOutputs:
-        out, self.rows.states[layer] = self.chunks.scan(scan, inputs, self.rows.states[layer])
+        before = self.rows.states[layer]
+        out, after = self.chunks.scan(scan, inputs, before)
+        before.put(slice(None), after)
         return out
 
 
@@ -400,30 +418,39 @@ class DecodeLayout:
 
     def __init__(self, rows: SuffixCache) -> None:
         self.rows = rows
-        counts = torch.bincount(rows.owner, minlength=len(rows.prompts.ragged.lengths))
-        self.siblings = int(counts.max())
-        first = counts.cumsum(0) - counts
-        self._cell = rows.owner * self.siblings + torch.arange(len(rows.owner), device=counts.device) - first[rows.owner]
-        self._even = bool((counts == self.siblings).all())
-        self._row = torch.arange(len(rows.owner), device=counts.device)
+        device = rows.keys[0].device
+        counts = [0] * len(rows.prompts.ragged.lengths)
+        place = []  # of each row among its siblings
+        for owner in rows.owner:
+            place.append(counts[owner])
+            counts[owner] += 1
+        self.siblings = max(counts)
+        self._even = min(counts) == self.siblings
+        self._cell = torch.tensor([owner * self.siblings + at for owner, at in zip(rows.owner, place, strict=True)], device=device)
+        self._row = torch.arange(len(rows.owner), device=device)
+        self._length = torch.tensor(rows.lengths, device=device)  # on the device: no copy for each token
         real = rows.prompts.ragged.real
         self._prompt_mask = None if rows.prompts.ragged.even else torch.where(real, 0.0, float("-inf"))[:, None, None]
 
-    def advance(self, active: Bool[Tensor, " row"]) -> None:
+    def advance(self, active: Sequence[bool], is_active: Bool[Tensor, " row"]) -> None:
         """Call before each step's forward.
 
-        Sets how many slots are filled, masks those a row has not, and notes which rows are active:
-        the others keep their states.
+        An active row keeps the token that it is fed. Another one overwrites it in the next step, and
+        keeps its states.
+        `is_active` is `active` on the device.
         """
-        self._active = active.long()
-        self.filled = int(self.rows.lengths.max()) + 1
-        slots = torch.arange(self.filled, device=self.rows.lengths.device)
-        self._own_mask = torch.where(slots <= self.rows.lengths[:, None], 0.0, float("-inf"))[:, None, None]
+        self._active = is_active.long()
+        self.filled = max(self.rows.lengths) + 1
+        self.rows.reserve(self.filled)
+        self.rows.lengths = [length + keeps for length, keeps in zip(self.rows.lengths, active, strict=True)]
+        self._slot, self._length = self._length, self._length + is_active
+        slots = torch.arange(self.filled, device=self._slot.device)
+        self._own_mask = torch.where(slots <= self._slot[:, None], 0.0, float("-inf"))[:, None, None]
 
     def attend(self, layer: int, query: Packed, key: PackedKeys, value: PackedKeys, scale: float) -> Packed:
         rows, prompts = self.rows, self.rows.prompts
         for store, new in ((rows.keys, key), (rows.values, value)):
-            store[layer][self._row, :, rows.lengths] = new.transpose(0, 1)
+            store[layer][self._row, :, self._slot] = new.transpose(0, 1)
         heads, repeat = key.shape[0], query.shape[0] // key.shape[0]
         queries = (query * scale).unflatten(0, (heads, repeat)).permute(2, 0, 1, 3)  # row, head, repeat, width
         prompt_scores = torch.matmul(self._to_grid(queries), prompts.keys[layer].transpose(2, 3))

@@ -34,7 +34,11 @@ class State:
         """A copy of the rows at `index`."""
         return State(self.inputs.index_select(0, index), self.memory.index_select(0, index))
 
-    def put(self, index: Int[Tensor, " taken"], rows: "State") -> None:
+    def part(self, rows: slice) -> "State":
+        """These rows, in the same memory."""
+        return State(self.inputs[rows], self.memory[rows])
+
+    def put(self, index: Int[Tensor, " taken"] | slice, rows: "State") -> None:
         """Overwrite the rows at `index`."""
         self.inputs[index], self.memory[index] = rows.inputs, rows.memory
 

@@ -9,12 +9,13 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from peft import PeftModel
@@ -36,7 +37,7 @@ from focus.runtime.files import is_first_rank
 transformers_logging.disable_progress_bar()  # loading and saving print one line of our own
 
 
-PATCH_CACHE_BYTES = 2**31  # size of the patch cache; patches of further images are computed again when needed
+TOWER_TOKENS = 2**15  # without gradient, images pass the vision tower in parts of at most so many visual tokens
 LOGITS_BYTES = 2**29  # largest size of the float32 logits in `token_logprobs`: 882 tokens of Qwen's vocabulary
 TRIM_EVERY_S = 10.0  # trimming the heap after every update costs 7 % of the embedded policy's processor time
 
@@ -61,12 +62,10 @@ class ImageFeatures:
 
 @dataclass
 class _ImageCache:
-    """Patches and features by `id(image)`. The images are kept too, so that no id is reused."""
+    """Features by `id(image)`. The images are kept too, so that no id is reused."""
 
     images: dict[int, Image.Image] = field(default_factory=dict)
-    patches: dict[int, Patches] = field(default_factory=dict)
     features: dict[int, ImageFeatures] = field(default_factory=dict)
-    free_bytes: int = PATCH_CACHE_BYTES
 
 
 def _embed_patches(self: torch.nn.Conv3d, patches: Tensor) -> Tensor:
@@ -198,8 +197,7 @@ class PolicyModel:
 
     @contextmanager
     def image_cache(self) -> Iterator[None]:
-        """A block in which patches of images are cached, and their features if the vision tower
-        gets no gradient.
+        """A block in which features of images are cached, if the vision tower gets no gradient.
 
         The key is the identity of the image: siblings share one view object. Blocks may be nested.
         The outermost one drops the cache and, at most every 10 seconds, returns free memory to the
@@ -216,44 +214,80 @@ class PolicyModel:
                 self._trimmed_at = time.monotonic()
 
     def pack(self, images: Sequence[Image.Image]) -> Patches:
-        """Patches of images. Their sides must be multiples of `token_px`; they are not resized."""
-        packed = [self._patches(image) for image in images]
-        return Patches(torch.cat([p.values for p in packed]), torch.cat([p.grids for p in packed]))
+        """Patches of images, on the model's device. They equal the image processor's.
 
-    def prepare(self, image: Image.Image) -> None:
-        """Compute the patches of an image ahead of time. May be called from worker threads."""
-        self._patches(image)
+        Sides must be multiples of `token_px`; images are not resized. Pixels move to the device as
+        bytes and become patches there, which takes a fraction of the processor's time.
+        """
+        merge, side, device = self.merge, self.token_px // self.merge, self.model.device
+        temporal = int(self.image_processor.temporal_patch_size)
+        levels, values, grids = self._levels.to(device), [], []
+        for image in images:
+            assert image.width % self.token_px == 0 and image.height % self.token_px == 0, image.size
+            rows, columns = image.height // side, image.width // side
+            pixels = torch.from_numpy(np.array(image.convert("RGB"))).to(device)
+            tiles = pixels.view(rows // merge, merge, side, columns // merge, merge, side, 3).permute(6, 0, 3, 1, 4, 2, 5)
+            patches = torch.empty((rows * columns, 3, temporal, side * side), device=device)
+            for channel, tile in enumerate(tiles):  # a still image fills all frames of a patch
+                patches[:, channel] = levels[channel].index_select(0, tile.flatten().int()).view(rows * columns, 1, side * side)
+            values.append(patches.flatten(1))
+            grids.append((1, rows, columns))
+        return Patches(torch.cat(values), torch.tensor(grids))
 
-    def _patches(self, image: Image.Image) -> Patches:
-        cache = self._cache
-        if cache and (cached := cache.patches.get(id(image))):
-            return cached
-        assert image.width % self.token_px == 0 and image.height % self.token_px == 0, image.size
-        packed = self.image_processor([image], do_resize=False, return_tensors="pt")
-        patches = Patches(packed["pixel_values"], packed["image_grid_thw"])
-        if cache and cache.free_bytes >= patches.values.nbytes:
-            cache.free_bytes -= patches.values.nbytes
-            cache.images[id(image)], cache.patches[id(image)] = image, patches
-        return patches
+    @functools.cached_property
+    def _levels(self) -> Float[Tensor, "3 256"]:
+        """What the image processor makes of each of the 256 values of a pixel, for each channel."""
+        levels = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert("RGB")
+        one_pixel = {"patch_size": 1, "temporal_patch_size": 1, "merge_size": 1}
+        return self.image_processor([levels], do_resize=False, return_tensors="pt", **one_pixel)["pixel_values"].T
 
     def encode_images(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
-        """Features of each image. An image that occurs several times passes the tower once."""
+        """Features of each image. An image that occurs several times passes the tower once.
+
+        Without gradient the images pass in parts of at most `TOWER_TOKENS` visual tokens.
+        """
         tower = self.backbone.visual
-        learns = torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())
+        learns = torch.is_grad_enabled() and self._tower_learns
         features: dict[int, ImageFeatures] = {} if learns or self._cache is None else self._cache.features
         new = [image for key, image in {id(image): image for image in images}.items() if key not in features]
-        if new:
-            patches = self.pack(new)
-            values = patches.values.to(self.model.device, next(tower.parameters()).dtype)
+        for part in self._parts(new, math.inf if learns else TOWER_TOKENS):
+            patches = self.pack(part)
             with torch.set_grad_enabled(learns):
+                values = patches.values.to(next(tower.parameters()).dtype)
                 out = tower(values, grid_thw=patches.grids.to(self.model.device), return_dict=True)
             counts = (patches.grids.prod(1) // self.merge**2).tolist()
             deep = [level.split(counts) for level in getattr(out, "deepstack_features", ())]
-            for i, (image, tokens) in enumerate(zip(new, out.pooler_output.split(counts), strict=True)):
+            for i, (image, tokens) in enumerate(zip(part, out.pooler_output.split(counts), strict=True)):
                 features[id(image)] = ImageFeatures(tokens, tuple(level[i] for level in deep))
                 if self._cache:
                     self._cache.images[id(image)] = image
         return [features[id(image)] for image in images]
+
+    @property
+    def _tower_learns(self) -> bool:
+        return any(p.requires_grad for p in self.backbone.visual.parameters())
+
+    def _parts(self, images: Sequence[Image.Image], most_tokens: float) -> list[list[Image.Image]]:
+        """The images in order, in parts of at most `most_tokens` visual tokens or one image."""
+        parts: list[list[Image.Image]] = []
+        left = 0.0
+        for image in images:
+            tokens = image.width * image.height // self.token_px**2
+            if tokens > left or not parts:
+                parts.append([])
+                left = most_tokens
+            parts[-1].append(image)
+            left -= tokens
+        return parts
+
+    def release_features(self, needed: Iterable[Image.Image]) -> None:
+        """Drop the cached features of all images but these; of these too, if the tower learns: then
+        an update computes them with a gradient.
+        """
+        if self._cache:
+            kept = set() if self._tower_learns else {id(image) for image in needed}
+            for key in self._cache.features.keys() - kept:
+                del self._cache.features[key], self._cache.images[key]
 
     def hidden(
         self, ids: Int[Tensor, " token"], position_ids: Int[Tensor, "3 token"], images: Sequence[ImageFeatures], layout: Layout
@@ -262,17 +296,19 @@ class PolicyModel:
 
         The features of `images` replace the placeholders in `ids`, in order.
 
-        Raises ValueError if the numbers of visual tokens and placeholders differ.
+        Raises ValueError if the numbers of visual tokens and placeholders differ. Ids on a GPU are
+        not checked, which would wait for it: they are sampled, and placeholders never are.
         """
         device = self.model.device
-        visual = (ids == self.image_pad_id).to(device)
+        visual = ids == self.image_pad_id
         features = sum(len(image.tokens) for image in images)
-        if int(visual.sum()) != features:
-            raise ValueError(f"{int(visual.sum())} image placeholders for {features} visual tokens; the numbers must be equal")
+        if ids.is_cpu and (placeholders := int(visual.sum())) != features:
+            raise ValueError(f"{placeholders} image placeholders for {features} visual tokens; the numbers must be equal")
         text = self.backbone.language_model
         embedded = text.get_input_embeddings()(ids.to(device))
         deep = {}
         if images:
+            visual = visual.to(device)
             tokens = torch.cat([image.tokens for image in images]).to(embedded.dtype)
             embedded = embedded.masked_scatter(visual[:, None], tokens)
             if images[0].deep:

@@ -21,7 +21,7 @@ from focus.config.schema import PlanConfig
 from focus.gap import read_levels
 from focus.model.dialect import read_dialect
 from focus.model.loading import checkpoint_path
-from focus.model.policy_model import LOGITS_BYTES, PATCH_CACHE_BYTES
+from focus.model.policy_model import LOGITS_BYTES
 from focus.model.prompts import CROP_CONTENT, encode, observation_text, question_text
 from focus.planning.architecture import Parameters, architecture_of, parameters_of
 from focus.planning.hardware import BANDWIDTH_SHARE, COMPUTE_SHARE, DEVICES, GIB, USABLE
@@ -388,7 +388,6 @@ def make_plan(cfg: PlanConfig, observed: Lengths | None = None) -> Plan:
     written = counts.total * held.stored + 2 * counts.trainable * learned_bytes
     host = {
         "loading, each process its own copy": float(held.per_node * counts.total * held.stored),
-        "image patches": float(held.per_node * PATCH_CACHE_BYTES),
         "writing a checkpoint": written / (held.ranks // held.per_node if held.kind == "fsdp" else 1),
         "a checkpoint on disk": float(written),
     }

@@ -11,6 +11,7 @@ prefix is silently wrong in some versions, and its stored rope deltas leak into 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -20,8 +21,9 @@ from torch import Tensor
 from focus.model.attention import AppendLayout, DecodeLayout, PromptCache, SuffixCache
 from focus.model.policy_model import PolicyModel
 from focus.model.positions import mrope_positions
-from focus.rollout.engine import Completion, Request, Sampling
+from focus.rollout.engine import Completion, Request, Requests, Sampling
 
+PREFILL_TOKENS = 2**15  # most tokens of one forward of a prefill, if its rows are not longer
 COMPACT_BELOW = 0.5  # finished rows leave the batch once fewer than this share of its rows is active
 
 
@@ -61,17 +63,22 @@ class KVEngine:
     sleep = clear_cache
     sync_weights = clear_cache  # the engine samples from the trainer's own weights
 
+    def generate(self, requests: Requests, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        while batch := requests.take():
+            completions = self.generate_turn(batch, sampling)
+            # Without idle processors, cutting crops would slow the sampling down: they wait for the end of the turn
+            yield from completions if self.policy.has_idle_processors else list(completions)
+
     @torch.no_grad()
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
-        if not requests:
-            return
-        order = self._sort_by_prompt(requests)
-        rows, hidden, lengths = self._prefill([requests[i] for i in order], sampling.tokens_per_turn)
+    def generate_turn(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        """Sample one turn of every request, all side by side."""
+        requests = [requests[i] for i in self._sort_by_prompt(requests)]
+        rows, hidden, lengths = self._prefill(requests, sampling.tokens_per_turn)
         if not self.keep_all_turns:
             self._cached.clear()  # `rows` now holds a copy of every row that is continued
         last = hidden[torch.tensor(lengths, device=hidden.device).cumsum(0) - 1]
-        for row, completion in self._decode([requests[i] for i in order], rows, last, sampling):
-            yield order[row], completion
+        for row, completion in self._decode(requests, rows, last, sampling):
+            yield requests[row], completion
 
     @torch.no_grad()
     def logprobs(self, requests: Sequence[Request], tails: Sequence[int]) -> list[list[float]]:
@@ -108,10 +115,10 @@ class KVEngine:
             self._prompts,
         )
 
-    def _prefill(self, requests: Sequence[Request], slots: int) -> tuple[SuffixCache, Float[Tensor, "token width"], list[int]]:
+    def _prefill(self, requests: Sequence[Request], more: int) -> tuple[SuffixCache, Float[Tensor, "token width"], list[int]]:
         """Feed the tokens of every request that are not cached yet.
 
-        Returns the cache, with `slots` free slots a row, the hidden states of the fed tokens,
+        Returns the cache, with free slots for `more` tokens a row, the hidden states of the fed tokens,
         packed, and how many tokens each row was fed.
         """
         assert self._prompts is not None
@@ -122,18 +129,25 @@ class KVEngine:
             self._prompts,
             [self._prompt_index[request.prompt] for request in requests],
             [(c.rows, c.row) if c else None for c in cached],
-            longest + slots,
+            longest,
+            more,
         )
         lengths = [len(request.ids) - start for request, start in zip(requests, starts, strict=True)]
-        images = [image for request, c in zip(requests, cached, strict=True) for image in request.images[c.images if c else 1 :]]
-        hidden = self.policy.hidden(
-            torch.tensor([token for request, start in zip(requests, starts, strict=True) for token in request.ids[start:]]),
-            _packed([self._position_ids(request)[:, start:] for request, start in zip(requests, starts, strict=True)]),
-            self.policy.encode_images(images),
-            AppendLayout(rows, lengths),
-        )
-        rows.lengths += torch.tensor(lengths, device=rows.lengths.device)
-        return rows, hidden, lengths
+        images = [request.images[c.images if c else 1 :] for request, c in zip(requests, cached, strict=True)]
+        features = iter(self.policy.encode_images([image for new in images for image in new]))
+        hidden = []
+        for part in _parts(lengths, PREFILL_TOKENS):
+            fed = list(zip(requests[part], starts[part], strict=True))
+            hidden.append(
+                self.policy.hidden(
+                    torch.tensor([token for request, start in fed for token in request.ids[start:]]),
+                    _packed([self._position_ids(request)[:, start:] for request, start in fed]),
+                    list(islice(features, sum(map(len, images[part])))),
+                    AppendLayout(rows.part(part), lengths[part]),
+                )
+            )
+        rows.lengths = [before + new for before, new in zip(rows.lengths, lengths, strict=True)]
+        return rows, torch.cat(hidden), lengths
 
     def _position_ids(self, request: Request) -> np.ndarray:
         policy = self.policy
@@ -149,59 +163,80 @@ class KVEngine:
         Yields (row, completion) as rows finish.
 
         `ids` and `logprobs` have a row for every request. All other tensors have a row for every
-        row of the batch, which shrinks; `request_of[row]` is the index of its request.
+        row of the batch, which shrinks; `request_of[row]` is the index of its request. A step waits
+        for the device once, to read its tokens.
         """
         policy, device = self.policy, hidden.device
-        limit = sampling.tokens_per_turn
+        limit, stop_ids = sampling.tokens_per_turn, set(policy.stop_ids)
         generators = [torch.Generator().manual_seed(request.seed) for request in requests]
         noise = torch.stack([torch.rand(limit, generator=generator) for generator in generators]).to(device)
         position_ids = torch.tensor([int(self._position_ids(request)[:, -1].max()) for request in requests], device=device)
+        banned = torch.tensor(policy.banned_ids, device=device)
         is_stop = torch.zeros(policy.model.config.get_text_config().vocab_size, dtype=torch.bool, device=device)
         is_stop[policy.stop_ids] = True
-        ids = torch.zeros((len(requests), limit), dtype=torch.long, device=device)
+        ids: list[list[int]] = [[] for _ in requests]
         logprobs = torch.zeros((len(requests), limit), device=device)
         request_of = torch.arange(len(requests), device=device)
-        active = torch.ones(len(requests), dtype=torch.bool, device=device)
-        counts = torch.zeros(len(requests), dtype=torch.long, device=device)  # sampled tokens
+        places = list(range(len(requests)))  # `request_of` on the host
+        active = [True] * len(requests)
+        is_active = torch.ones(len(requests), dtype=torch.bool, device=device)  # `active` on the device
         layout = DecodeLayout(rows)
 
-        def finish(done: Int[Tensor, " finished"]) -> Iterator[tuple[int, Completion]]:
+        def finish(done: Sequence[int]) -> Iterator[tuple[int, Completion]]:
             """Cache the rows at `done`, and yield their completions."""
             finished = rows.take(done)
-            row_ids, row_logprobs = ids[request_of[done]].tolist(), logprobs[request_of[done]].tolist()
-            stopped = is_stop[ids[request_of[done], counts[done] - 1]].tolist()
-            for row, (i, n) in enumerate(zip(request_of[done].tolist(), counts[done].tolist(), strict=True)):
-                request = requests[i]
-                self._cached[request.id] = _CachedSequence(finished, row, len(request.ids) + n - 1, len(request.images))
-                yield i, Completion(tuple(row_ids[row][:n]), tuple(row_logprobs[row][:n]), stopped[row])
+            row_logprobs = logprobs[request_of[torch.tensor(done, device=device)]].tolist()
+            for at, i in enumerate(places[row] for row in done):
+                request, n = requests[i], len(ids[i])
+                self._cached[request.id] = _CachedSequence(finished, at, len(request.ids) + n - 1, len(request.images))
+                yield i, Completion(tuple(ids[i]), tuple(row_logprobs[at][:n]), ids[i][-1] in stop_ids)
 
         for step in range(limit):
-            token, logprob = self._draw(hidden, noise, sampling.temperature, request_of, step)
-            ids[request_of, step] = token
+            token, logprob = self._draw(hidden, banned, noise, sampling.temperature, request_of, step)
             logprobs[request_of, step] = logprob
-            counts += active
-            active = active & ~is_stop[token]
-            n_active = int(active.sum())
+            is_active = is_active & ~is_stop[token]
+            for row, drawn in enumerate(token.tolist()):
+                if active[row]:
+                    ids[places[row]].append(drawn)
+                    active[row] = drawn not in stop_ids
+            n_active = sum(active)
             if n_active == 0 or step + 1 == limit:
                 break
-            if n_active < COMPACT_BELOW * len(request_of):
-                yield from finish((~active).nonzero()[:, 0])
-                left = active.nonzero()[:, 0]
-                rows, token, position_ids = rows.take(left, limit - step), token[left], position_ids[left]
-                request_of, counts, active = request_of[left], counts[left], active[left]
+            if n_active < COMPACT_BELOW * len(active):
+                yield from finish([row for row, goes_on in enumerate(active) if not goes_on])
+                left = [row for row, goes_on in enumerate(active) if goes_on]
+                kept = torch.tensor(left, device=device)
+                rows, token, position_ids = rows.take(left, limit - step), token[kept], position_ids[kept]
+                request_of, places = request_of[kept], [places[row] for row in left]
+                active, is_active = [True] * n_active, is_active[kept]
                 layout = DecodeLayout(rows)
-            position_ids += active
-            layout.advance(active)
-            hidden = policy.hidden(torch.where(active, token, policy.pad_id), position_ids.expand(3, -1), (), layout)
-            rows.lengths += active
-        yield from finish(torch.arange(len(request_of), device=device))
+            position_ids = position_ids + 1
+            layout.advance(active, is_active)
+            hidden = policy.hidden(token, position_ids.expand(3, -1), (), layout)
+        yield from finish(range(len(active)))
 
     def _draw(
-        self, hidden: Float[Tensor, "row width"], noise: Float[Tensor, "request step"], temperature: float, request_of: Tensor, step: int
+        self,
+        hidden: Float[Tensor, "row width"],
+        banned: Int[Tensor, " banned"],
+        noise: Float[Tensor, "request step"],
+        temperature: float,
+        request_of: Int[Tensor, " row"],
+        step: int,
     ) -> tuple[Int[Tensor, " row"], Float[Tensor, " row"]]:
         """Sample token number `step` of every row, and return it with its log-probability."""
-        banned = torch.tensor(self.policy.banned_ids, device=hidden.device)
         return draw(self.policy.head(hidden).float(), banned, temperature, noise[request_of, step])
+
+
+def _parts(lengths: Sequence[int], most: int) -> Iterator[slice]:
+    """Consecutive rows in parts of at most `most` tokens, or of one row."""
+    start, tokens = 0, 0
+    for row, length in enumerate(lengths):
+        if row > start and tokens + length > most:
+            yield slice(start, row)
+            start, tokens = row, 0
+        tokens += length
+    yield slice(start, len(lengths))
 
 
 def _packed(position_ids: Sequence[np.ndarray]) -> Int[Tensor, "3 token"]:

@@ -8,7 +8,8 @@ Turn limit: `max_turns = max_crops + 1`; the answer turn counts.
 import hashlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -31,7 +32,7 @@ from focus.model.prompts import (
     parse,
     question_text,
 )
-from focus.rollout.engine import Completion, Engine, Model, Request, Sampling
+from focus.rollout.engine import Completion, Engine, Model, Request, Requests, Sampling
 from focus.rollout.trajectory import Action, Alter, Crop, Observation, Status, Trajectory, Turn
 
 WORKERS = min(8, os.cpu_count() or 1)  # threads that cut crops
@@ -104,36 +105,30 @@ def with_prefill(policy: Model, trajectory: Trajectory, prefill: str) -> Traject
 def play(policy: Model, engine: Engine, trajectories: Sequence[Trajectory], limits: RolloutLimits) -> list[Trajectory]:
     """Continue every open trajectory until it ends. Returns all trajectories in the same order.
 
-    Crops are cut in worker threads. If processors are idle while the engine samples, a crop starts
-    as soon as its call is complete; otherwise all crops start after the last turn. The engine's
-    cache is left filled for the caller, and cleared by the next `play` or by `clear_cache`.
+    Worker threads parse completions and cut crops. A conversation's next request is ready as soon as
+    its own crop is cut. The engine's cache is left filled for the caller, and cleared by the next
+    `play` or by `clear_cache`.
     """
     engine.clear_cache()
     rollouts = list(trajectories)
-    overlap = policy.has_idle_processors
-    with ThreadPoolExecutor(WORKERS) as workers, policy.image_cache():
-        while live := [i for i, t in enumerate(rollouts) if t.status is Status.OPEN]:
-            requests = [request_for(rollouts[i], len(rollouts[i].turns) - 1) for i in live]
-            parsed: dict[int, _ParsedTurn] = {}
-            crops: dict[int, Future[View | None] | None] = {}
-            for index, completion in engine.generate(requests, limits.sampling):
-                i = live[index]
-                parsed[i] = _parse_turn(policy, rollouts[i], completion, limits)
-                if overlap:
-                    crops[i] = _submit_crop(workers, policy, rollouts[i], parsed[i].action, limits)
-            for i in live:
-                if i not in crops:
-                    crops[i] = _submit_crop(workers, policy, rollouts[i], parsed[i].action, limits)
-            for i, request in zip(live, requests, strict=True):
-                future = crops[i]
-                rollouts[i] = _append_turn(policy, rollouts[i], parsed[i], future.result() if future else None, request.id)
+
+    def advance(request: Request, completion: Completion) -> Request | None:
+        """Append the turn, and ask for the next one if the conversation goes on."""
+        i = request.conversation
+        t = rollouts[i] = _append_turn(policy, rollouts[i], completion, limits, request.id)
+        return request_for(t, len(t.turns) - 1, conversation=i) if t.status is Status.OPEN else None
+
+    first = [request_for(t, len(t.turns) - 1, conversation=i) for i, t in enumerate(rollouts) if t.status is Status.OPEN]
+    with ThreadPoolExecutor(WORKERS) as workers, policy.image_cache(), closing(Requests(first)) as requests:
+        for request, completion in engine.generate(requests, limits.sampling):
+            requests.add(workers.submit(advance, request, completion))
     return rollouts
 
 
 _numbers = count()  # request ids are unique in a process, so that an engine never confuses two
 
 
-def request_for(t: Trajectory, cached_turn: int, appended: Sequence[int] = ()) -> Request:
+def request_for(t: Trajectory, cached_turn: int, appended: Sequence[int] = (), conversation: int = 0) -> Request:
     """The request to continue a trajectory, or to score `appended` at its end (`Engine.logprobs`).
 
     `cached_turn` is the last turn that the engine may have cached, without its observation; -1:
@@ -148,6 +143,7 @@ def request_for(t: Trajectory, cached_turn: int, appended: Sequence[int] = ()) -
         images=tuple(t.images),
         seed=seed_of(t.seed, len(t.turns)),
         trajectory=t,
+        conversation=conversation,
     )
 
 
@@ -175,26 +171,29 @@ def _tool_observation(policy: Model, before: Trajectory, turn_text: str, crop: V
     return Observation(tuple(encode(policy.tokenizer, text, [crop.tokens] if crop else [])), crop, content)
 
 
+def _append_turn(policy: Model, t: Trajectory, completion: Completion, limits: RolloutLimits, request_id: str) -> Trajectory:
+    """The trajectory with this turn and, after a call, the tool's observation. Cuts the crop."""
+    parsed = _parse_turn(policy, t, completion, limits)
+    observation = None
+    if isinstance(parsed.action, Crop):
+        observation = _tool_observation(policy, t, parsed.text, _make_crop(policy, t, parsed.action, limits))
+    elif parsed.error is not None:
+        observation = _tool_observation(policy, t, parsed.text, None, parsed.error)
+    turn = Turn(completion.ids, completion.logprobs, parsed.text, parsed.action, observation, request_id)
+    return t.with_turn(turn, parsed.status)
+
+
 @dataclass(frozen=True)
 class _ParsedTurn:
-    """A completion, its action, and the trajectory's status after it.
+    """A completion's text and action, and the trajectory's status after it.
 
     `error`: the tool's reply if it delivers no crop.
     """
 
-    completion: Completion
     text: str
     action: Action
     status: Status
     error: str | None = None
-
-
-def _append_turn(policy: Model, trajectory: Trajectory, parsed: _ParsedTurn, crop: View | None, request_id: str) -> Trajectory:
-    """The trajectory with this turn and, after a call, the tool's observation."""
-    called = isinstance(parsed.action, Crop) or parsed.error is not None
-    observation = _tool_observation(policy, trajectory, parsed.text, crop, parsed.error) if called else None
-    turn = Turn(parsed.completion.ids, parsed.completion.logprobs, parsed.text, parsed.action, observation, request_id)
-    return trajectory.with_turn(turn, parsed.status)
 
 
 def _parse_turn(policy: Model, trajectory: Trajectory, completion: Completion, limits: RolloutLimits) -> _ParsedTurn:
@@ -207,21 +206,21 @@ def _parse_turn(policy: Model, trajectory: Trajectory, completion: Completion, l
     is_last = len(trajectory.turns) + 1 >= limits.max_turns
     action = parse(text, policy.dialect)
     if completion.refused:
-        return _ParsedTurn(completion, text, Malformed(Fault.NO_ACTION), Status.REFUSED)
+        return _ParsedTurn(text, Malformed(Fault.NO_ACTION), Status.REFUSED)
     if isinstance(action, Answer):
-        return _ParsedTurn(completion, text, action, Status.ANSWERED)
+        return _ParsedTurn(text, action, Status.ANSWERED)
     if isinstance(action, Call):
         if is_last:
-            return _ParsedTurn(completion, text, Malformed(Fault.NO_CROPS_LEFT), Status.OUT_OF_TURNS)
+            return _ParsedTurn(text, Malformed(Fault.NO_CROPS_LEFT), Status.OUT_OF_TURNS)
         box_px = _resolve_box(policy, trajectory, action)
         if box_px is None:
-            return _ParsedTurn(completion, text, Malformed(Fault.OUTSIDE), Status.OPEN, error_content(Fault.OUTSIDE))
-        return _ParsedTurn(completion, text, Crop(action.box_view, box_px), Status.OPEN)
+            return _ParsedTurn(text, Malformed(Fault.OUTSIDE), Status.OPEN, error_content(Fault.OUTSIDE))
+        return _ParsedTurn(text, Crop(action.box_view, box_px), Status.OPEN)
     if not completion.stopped:
-        return _ParsedTurn(completion, text, action, Status.OUT_OF_TOKENS)
+        return _ParsedTurn(text, action, Status.OUT_OF_TOKENS)
     if policy.dialect.call[0] in text and not is_last:  # a malformed call gets an error, so that the model can correct it
-        return _ParsedTurn(completion, text, action, Status.OPEN, error_content(action.fault))
-    return _ParsedTurn(completion, text, action, Status.MALFORMED)
+        return _ParsedTurn(text, action, Status.OPEN, error_content(action.fault))
+    return _ParsedTurn(text, action, Status.MALFORMED)
 
 
 def _resolve_box(policy: Model, t: Trajectory, call: Call) -> Box | None:
@@ -236,16 +235,8 @@ def _resolve_box(policy: Model, t: Trajectory, call: Call) -> Box | None:
     return settle((left + x1, top + y1, left + x2, top + y2), t.sample.size, policy.token_px)
 
 
-def _submit_crop(
-    workers: ThreadPoolExecutor, policy: Model, t: Trajectory, action: Action, limits: RolloutLimits
-) -> Future[View | None] | None:
-    return workers.submit(_make_crop, policy, t, action, limits) if isinstance(action, Crop) else None
-
-
 def _make_crop(policy: Model, trajectory: Trajectory, call: Crop, limits: RolloutLimits) -> View | None:
     crop: View | None = limits.cut(trajectory, call.box_px, policy.token_px)
     if crop and trajectory.alter:
         crop = trajectory.alter(crop, call, trajectory)
-    if crop:
-        policy.prepare(crop.image)
     return crop

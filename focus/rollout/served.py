@@ -19,14 +19,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
-
 from focus.data.sample import Sample
 from focus.gap import Gap
 from focus.model.dialect import Dialect
 from focus.model.prompts import ANSWER_CLOSE, ANSWER_OPEN, CROP_CONTENT, call_body, reply_text, user_text
 from focus.rollout.data_urls import DataURLs
-from focus.rollout.engine import Completion, Request, Sampling
+from focus.rollout.engine import Completion, Request, Requests, Sampling
 from focus.rollout.loop import begin
 from focus.rollout.trajectory import Trajectory
 from focus.runtime.endpoint import Endpoint, Outage, Refused, Reply
@@ -59,8 +57,6 @@ class NoTokenizer:
 class Served:
     """Implements `Model`."""
 
-    has_idle_processors = True  # the model runs on the server
-
     def __init__(self, endpoint: Endpoint, dialect: Dialect) -> None:
         self.endpoint, self.dialect = endpoint, dialect
         self.tokenizer, self.token_px = NoTokenizer(), dialect.token_px
@@ -68,9 +64,6 @@ class Served:
     def image_cache(self) -> nullcontext[None]:
         """Does nothing: no features are computed here."""
         return nullcontext()
-
-    def prepare(self, image: Image.Image) -> None:
-        """Does nothing."""
 
     def weights_hash(self) -> str:
         """The server's name of the model, and `extra` of the requests.
@@ -148,16 +141,23 @@ class OpenAIEngine:
             return ViewTokens(t.view.tokens, None)
         return ViewTokens(t.view.tokens, with_image - without_image)
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def generate(self, requests: Requests, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
         refused: Refused | None = None
         restarted, unclosed, prefilled = "", 0, 0
-        for i, reply in self.endpoint.ask_all(self._body(request, sampling) for request in requests):
-            t = requests[i].trajectory
+        sent: list[Request] = []
+
+        def bodies() -> Iterator[dict[str, Any]]:
+            for request in requests:
+                sent.append(request)
+                yield self._body(request, sampling)
+
+        for i, reply in self.endpoint.ask_all(bodies()):
+            request, t = sent[i], sent[i].trajectory
             assert t is not None
             if isinstance(reply, Refused):
                 log.warning("%s: %s", t.sample.id, reply)
                 refused = reply
-                yield i, Completion((), (), True, "", refused=True)
+                yield request, Completion((), (), True, "", refused=True)
                 continue
             self._any_reply = True
             text = self._turn_text(reply, "" if t.turns else t.prefill)
@@ -167,20 +167,20 @@ class OpenAIEngine:
                 if self._restarts(t.prefill, text):
                     restarted = text
                     self._warn_once("%s: the server starts the turn again instead of continuing the prefill", t.sample.id)
-                    yield i, Completion((), (), True, "", refused=True)
+                    yield request, Completion((), (), True, "", refused=True)
                     continue
                 closing = ANSWER_CLOSE if t.prefill == ANSWER_OPEN else self.dialect.call[1]
                 unclosed += reply.stopped and closing not in text
                 self._prefill_continued |= closing in text
-            yield i, Completion(ids, (math.nan,) * len(ids), reply.stopped, text)
+            yield request, Completion(ids, (math.nan,) * len(ids), reply.stopped, text)
         if prefilled and not self._prefill_continued and (restarted or unclosed >= MIN_UNCLOSED):
             did = f"starts the turn again ({restarted[:40]!r})" if restarted else f"closes none of {unclosed} turns ({text[:40]!r})"
             raise Outage(
                 f"the model server {self.endpoint.url} {did} instead of continuing the prefill, so arms with a prefill can't be measured "
                 "with it; remove tool_free and forced from evaluation.arms. The arm no_tool needs no prefill"
             )
-        if refused and not self._any_reply and len(requests) > 1:
-            raise Outage(f"the model server refused all {len(requests)} requests at once. The last refusal: {refused}") from refused
+        if refused and not self._any_reply and len(sent) > 1:
+            raise Outage(f"the model server refused all {len(sent)} requests. The last refusal: {refused}") from refused
 
     def _turn_text(self, reply: Reply, prefill: str) -> str:
         """The text of the turn after `prefill`, with what the server removed (calls, stop text)

@@ -14,7 +14,7 @@ it gives its memory back.
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -32,7 +32,7 @@ from torch import Tensor
 from focus.model.policy_model import PolicyModel
 from focus.model.saving import DTYPES
 from focus.rollout.data_urls import DataURLs
-from focus.rollout.engine import Completion, Request, Sampling
+from focus.rollout.engine import Completion, Request, Requests, Sampling
 from focus.rollout.kv import KVEngine
 from focus.runtime.distributed import all_gather, full_tensor, is_first_of_node
 from focus.runtime.endpoint import Endpoint, Refused
@@ -78,8 +78,10 @@ class Sampler(Protocol):
     @property
     def takes_tensors(self) -> bool: ...
 
-    def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, VLLMOutput]]:
-        """Yields (index of the prompt, output), each as soon as it is complete.
+    def complete(
+        self, requests: Requests, prompt_of: Callable[[Request], Prompt], settings: Mapping[str, Any]
+    ) -> Iterator[tuple[Request, VLLMOutput]]:
+        """Yields requests with their outputs, each as soon as it is complete. Takes new requests meanwhile.
 
         `settings`: SamplingParams without the seed.
         """
@@ -199,30 +201,39 @@ class Colocated:
                 **adapters,
             )
 
-    def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, VLLMOutput]]:
-        from vllm import SamplingParams
-
+    def complete(
+        self, requests: Requests, prompt_of: Callable[[Request], Prompt], settings: Mapping[str, Any]
+    ) -> Iterator[tuple[Request, VLLMOutput]]:
         engine = self.llm.llm_engine
-        names = self.llm.enqueue(
-            [{"prompt_token_ids": p.ids, "multi_modal_data": {"image": list(p.images)}} for p in prompts],
-            [SamplingParams(**settings, seed=p.seed) for p in prompts],
-            lora_request=self._adapter,
-            use_tqdm=False,
-        )
-        pending = {name.partition("-")[0]: i for i, name in enumerate(names)}  # vLLM appends a random suffix to a request's name
+        running: dict[str, Request] = {}
         try:
-            while pending:
+            while (new := requests.take(0 if running else 1)) or running:
+                running |= zip(self._enqueue([prompt_of(request) for request in new], settings), new, strict=True)
                 for out in engine.step():
                     if out.finished:
                         turn = out.outputs[0]
                         logprobs = [by_token[token].logprob for token, by_token in zip(turn.token_ids, turn.logprobs, strict=True)]
                         stopped, tokens = turn.finish_reason == "stop", len(out.prompt_token_ids)
                         yield (
-                            pending.pop(out.request_id),
+                            running.pop(out.request_id),
                             VLLMOutput(tuple(turn.token_ids), tuple(logprobs), stopped, tokens, out.num_cached_tokens),
                         )
         finally:
-            engine.abort_request(list(pending))
+            engine.abort_request(list(running))
+
+    def _enqueue(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> list[str]:
+        """Add prompts to vLLM's queue, and return their names there."""
+        if not prompts:
+            return []
+        from vllm import SamplingParams
+
+        names = self.llm.enqueue(
+            [{"prompt_token_ids": p.ids, "multi_modal_data": {"image": list(p.images)}} for p in prompts],
+            [SamplingParams(**settings, seed=p.seed) for p in prompts],
+            lora_request=self._adapter,
+            use_tqdm=False,
+        )
+        return [name.partition("-")[0] for name in names]  # vLLM appends a random suffix to a request's name
 
     def load(self, folder: Path) -> None:
         with self._renewed():
@@ -331,11 +342,20 @@ class Remote:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint, self._adapter, self._urls = endpoint, "", DataURLs()
 
-    def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, VLLMOutput]]:
-        for i, output in self.endpoint.send_all(partial(self._generate, prompt, settings) for prompt in prompts):
+    def complete(
+        self, requests: Requests, prompt_of: Callable[[Request], Prompt], settings: Mapping[str, Any]
+    ) -> Iterator[tuple[Request, VLLMOutput]]:
+        sent: list[Request] = []
+
+        def sends() -> Iterator[Callable[[], VLLMOutput]]:
+            for request in requests:
+                sent.append(request)
+                yield partial(self._generate, prompt_of(request), settings)
+
+        for i, output in self.endpoint.send_all(sends()):
             if isinstance(output, Refused):
                 raise output
-            yield i, output
+            yield sent[i], output
 
     def _generate(self, prompt: Prompt, settings: Mapping[str, Any]) -> VLLMOutput:
         body = {
@@ -394,7 +414,7 @@ class VLLMEngine:
                 "set policy.train_vision=false, or use rollout=kv"
             )
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def generate(self, requests: Requests, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
         assert self.syncs, "call sync_weights() before the first generate()"
         policy = self.policy
         settings = {
@@ -406,20 +426,20 @@ class VLLMEngine:
             "logprobs": 0,  # only of the sampled token
             "detokenize": False,
         }
-        prompts = [Prompt(self._collapse_placeholders(request.ids), request.images, request.seed) for request in requests]
-        for i, output in self.sampler.complete(prompts, settings):
-            request = requests[i]
+        for request, output in self.sampler.complete(requests, self._prompt_of, settings):
             if output.prompt_tokens != len(request.ids):
                 name = request.trajectory.sample.id if request.trajectory else request.id
                 raise ValueError(
                     f"sample {name}: vLLM counts {output.prompt_tokens} prompt tokens, {len(request.ids)} were expected: its image "
                     "processor resizes images. Start the server with --mm-processor-kwargs '{\"do_resize\": false}'"
                 )
-            yield i, Completion(output.ids, output.logprobs, output.stopped)
+            yield request, Completion(output.ids, output.logprobs, output.stopped)
 
-    def _collapse_placeholders(self, ids: Sequence[int]) -> list[int]:
-        pad = self.policy.image_pad_id
-        return [token for before, token in zip((None, *ids), ids, strict=False) if token != pad or before != pad]
+    def _prompt_of(self, request: Request) -> Prompt:
+        """The request in vLLM's form. Of the placeholders of an image one is left."""
+        pad, ids = self.policy.image_pad_id, request.ids
+        collapsed = [token for before, token in zip((None, *ids), ids, strict=False) if token != pad or before != pad]
+        return Prompt(collapsed, request.images, request.seed)
 
     def logprobs(self, requests: Sequence[Request], tails: Sequence[int]) -> list[list[float]]:
         return self.kv.logprobs(requests, tails)

@@ -164,7 +164,6 @@ class FocusPolicy(SavesTrainableState):
             view, source = self.gap.view_of(question.sample, question.original)
         except ValueError as error:
             return f"sample {question.sample.id}: {error}"
-        self.policy.prepare(view.image)
         return view, source
 
     def _accuracy(self, scores: Scores) -> Float[Tensor, "question rollout"] | None:
@@ -192,6 +191,7 @@ class FocusPolicy(SavesTrainableState):
             update_tokens=max(1, sampled_tokens),
             blank=not trajectories,
         )
+        self.policy.release_features(image for i in learning.rows for image in learning.rollouts[i].images)
         grad_norm = 0.0
         for _ in range(self.settings.updates_per_rollout):
             self._accumulate_gradients(learning)

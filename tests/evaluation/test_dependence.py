@@ -332,10 +332,10 @@ class Spelled(Scripted):
     """Speaks like `Scripted`, but letter by letter: ids that no tokenizer would write."""
 
     def generate(self, requests, sampling):
-        for i, completion in super().generate(requests, sampling):
+        for request, completion in super().generate(requests, sampling):
             text = self.policy.tokenizer.decode(completion.ids)
             ids = tuple(id for letter in text for id in self.policy.tokenizer.encode(letter, add_special_tokens=False))
-            yield i, Completion(ids, (-0.5,) * len(ids), completion.stopped)
+            yield request, Completion(ids, (-0.5,) * len(ids), completion.stopped)
 
 
 def test_the_policys_words_stay_id_for_id_and_only_the_crop_changes(policy: PolicyModel):
@@ -384,8 +384,9 @@ def test_a_last_turn_that_got_no_observation_is_spoken_anew_with_the_noise_it_ha
 
     class Listening(Scripted):
         def generate(self, requests, sampling):
-            heard.extend(request.seed for request in requests)
-            return super().generate(requests, sampling)
+            for request, completion in super().generate(requests, sampling):
+                heard.append(request.seed)
+                yield request, completion
 
     play(policy, Listening(policy, call(0, 0, 50, 50), BLUE), [replace(t, turns=(), status=Status.OPEN)], LIMITS)
     play(policy, Listening(policy, "", BLUE), [again], LIMITS)
@@ -413,11 +414,11 @@ class Minded:
 
     def generate(self, requests, sampling):
         decode = self.policy.tokenizer.decode
-        for i, c in enumerate(requests):
+        for c in requests:
             number = int(decode(c.ids[: c.prompt_tokens]).split("on sign ")[1].split("?")[0])
             text = self._says(self.minds[number], decode(c.ids[c.prompt_tokens :]), c.images)
             ids = tuple(self.policy.tokenizer.encode(text, add_special_tokens=False))
-            yield i, Completion(ids, (-0.5,) * len(ids), True)
+            yield c, Completion(ids, (-0.5,) * len(ids), True)
 
     def _says(self, mind: Mind, said: str, images: Sequence[Image.Image]) -> str:
         if said == ANSWER_OPEN or (not said and not mind.calls):
@@ -562,9 +563,9 @@ def test_every_arm_draws_with_the_noise_of_its_question_and_turn(qwen3_vl: Polic
 
     class Listening(Scripted):
         def generate(self, requests, sampling):
-            for c in requests:
+            for c, completion in super().generate(requests, sampling):
                 heard[c.id.rsplit(" ", 1)[1]].append(c.seed)
-            return super().generate(requests, sampling)
+                yield c, completion
 
     # forced to answer it speaks of a call instead, is told so, and answers in its second turn like all others
     measured(qwen3_vl, Listening(qwen3_vl, call(0, 0, 500, 500), BLUE), MADE[:3])

@@ -68,11 +68,10 @@ class ImageProcessor:
     merge_size: int = 2
     temporal_patch_size: int = 2
 
-    def __call__(self, images: Sequence[Image.Image], **unused: Any) -> dict[str, torch.Tensor]:
+    def __call__(self, images: Sequence[Image.Image], patch_size: int, temporal_patch_size: int, **unused: Any) -> dict[str, torch.Tensor]:
         [image] = images
-        rows, columns = image.height // self.patch_size, image.width // self.patch_size
-        values = torch.empty((rows * columns, 3 * self.temporal_patch_size * self.patch_size**2), device="meta")
-        return {"pixel_values": values, "image_grid_thw": torch.tensor([[1, rows, columns]])}
+        rows, columns = image.height // patch_size, image.width // patch_size
+        return {"pixel_values": torch.empty((rows * columns, 3 * temporal_patch_size * patch_size**2), device="meta")}
 
 
 @dataclass(frozen=True)
@@ -174,8 +173,8 @@ class _Play:
             return token.fill_(STOP if next(left) == 0 else WORD), logprob
 
         with patch.object(kv, "draw", scripted):
-            completions = dict(self.engine.generate(requests, Sampling(1.0, self.limit)))
-        return [replace(row, ids=(*row.ids, *completions[i].ids), parent=requests[i].id) for i, row in enumerate(rows)]
+            said = {request.id: completion for request, completion in self.engine.generate_turn(requests, Sampling(1.0, self.limit))}
+        return [replace(row, ids=(*row.ids, *said[each.id].ids), parent=each.id) for row, each in zip(rows, requests, strict=True)]
 
     def _seen(self, tokens: int) -> tuple[Image.Image, tuple[int, ...]]:
         """An image of about so many visual tokens, as square as whole tokens allow, and its ids."""

@@ -25,7 +25,7 @@ from tests.support.reference import Shape, equal, made
 from tests.support.scripted import boxes_of, opened, steer
 from tests.support.updates import Rows, loss_and_gradients, policy_of, questions, trainer
 
-WAITS_PER_STEP = 4  # of the host for the device, in a decoding step
+WAITS_PER_STEP = 1  # of the host for the device, in a decoding step
 LIMITS = RolloutLimits(1, 16, Sampling(1.0, 32))
 RAGGED = (  # groups of unequal prompts, rollouts with and without a crop
     ((4, 4), 9, [[Shape(5)], [Shape(7, (2, 3)), Shape(4)]]),

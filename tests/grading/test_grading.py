@@ -145,11 +145,11 @@ class Speaking:
         self.batches += 1
         self.playing(self.batches)
         said = self.answers(self.updates)
-        for i in range(len(requests)):
-            opening = "" if requests[i].trajectory.prefill else "<answer>"
-            text = f"{opening}{said[i % len(said)]}</answer><|im_end|>"
+        for request in requests:
+            opening = "" if request.trajectory.prefill else "<answer>"
+            text = f"{opening}{said[request.conversation % len(said)]}</answer><|im_end|>"
             ids = tuple(self.policy.tokenizer.encode(text, add_special_tokens=False))
-            yield i, Completion(ids, (-0.5,) * len(ids), stopped=True)
+            yield request, Completion(ids, (-0.5,) * len(ids), stopped=True)
 
     shares_weights = False
 

@@ -7,7 +7,10 @@ import torch
 
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.gap import resize_to_budget
+from focus.model import attention
+from focus.model.attention import SuffixCache
 from focus.model.positions import mrope_positions
+from focus.rollout import kv
 from focus.rollout.engine import Sampling
 from focus.rollout.kv import KVEngine, draw
 from focus.rollout.loop import RolloutLimits, begin, play, reopen, request_for
@@ -70,6 +73,32 @@ def test_finished_rows_leave_the_batch(policy, monkeypatch):
     tokens = forwards(policy, monkeypatch)
     play(policy, engine, opened(policy, questions=1, siblings=4), RolloutLimits(0, 64, Sampling(1.0, 100)))
     assert tokens[2] == 4 and tokens[-1] == 1
+
+
+def test_a_cache_that_grows_by_need_changes_no_bit(policy, monkeypatch):
+    limits = RolloutLimits(1, 64, Sampling(1.0, 60))
+    whole = play(policy, steer(policy, boxes_of(policy), 1), opened(policy), limits)
+    grown = []
+    reserve = SuffixCache.reserve
+    monkeypatch.setattr(SuffixCache, "reserve", lambda rows, slots: grown.append(rows.keys[0].shape[2] < slots) or reserve(rows, slots))
+    monkeypatch.setattr(attention, "SLOTS_ADDED", 3)
+    by_need = play(policy, steer(policy, boxes_of(policy), 1), opened(policy), limits)
+    assert sum(grown) > 10
+    assert [t.ids for t in by_need] == [t.ids for t in whole]
+    assert [t.sampler_logprobs for t in by_need] == [t.sampler_logprobs for t in whole]
+
+
+def test_a_prefill_in_parts_gives_the_same_rollouts(policy, monkeypatch):
+    limits = RolloutLimits(1, 64, Sampling(1.0, 60))
+    whole = play(policy, steer(policy, boxes_of(policy), 1), opened(policy), limits)
+    monkeypatch.setattr(kv, "PREFILL_TOKENS", 60)
+    tokens = forwards(policy, monkeypatch)
+    in_parts = play(policy, steer(policy, boxes_of(policy), 1), opened(policy), limits)
+    observed = [len(t.turns[0].observation.ids) + 1 for t in in_parts]  # with the one sampled token that was not fed yet
+    assert sum(observed) not in tokens and sum(observed) > 2 * 60
+    assert [t.ids for t in in_parts] == [t.ids for t in whole]
+    for a, b in zip(in_parts, whole, strict=True):
+        assert a.sampler_logprobs == pytest.approx(b.sampler_logprobs, abs=2e-5)
 
 
 def test_without_gradient_an_image_passes_the_tower_once_for_all_arms(policy, monkeypatch):

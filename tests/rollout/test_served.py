@@ -32,6 +32,7 @@ from focus.runtime import endpoint as endpoints
 from focus.runtime.endpoint import SEED_BITS, Endpoint
 from tests.support.protocol import Server, half_json, half_sent, reset, slow, status, without_choices
 from tests.support.reference import equal
+from tests.support.scripted import completions
 
 SCENES = [Scene(DIFFICULTY[1], "eval", i).sample() for i in range(10)]
 LIMITS = RolloutLimits(1, 64, Sampling(1.0, 40))
@@ -67,7 +68,7 @@ class Speaking:
         ids = tuple(encode(self.policy.tokenizer, text, tokens))
         asked = Request("a", None, "p", shared, ids, tuple(images), request["seed"])
         self.engine.clear_cache()
-        ((_, said),) = self.engine.generate([asked], Sampling(request["temperature"], request["max_tokens"]))
+        [said] = completions(self.engine, [asked], Sampling(request["temperature"], request["max_tokens"]))
         words = self.policy.tokenizer.decode(said.ids)
         for stop in ("<|im_end|>", *request["stop"]):
             words = words.removesuffix(stop)
@@ -81,8 +82,8 @@ def pixels(part: dict) -> Image.Image:
 class Narrow(KVEngine):
     """Draws with as many bits of the seed as the protocol carries."""
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
-        yield from super().generate([replace(c, seed=c.seed % 2**SEED_BITS) for c in requests], sampling)
+    def generate_turn(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        return super().generate_turn([replace(c, seed=c.seed % 2**SEED_BITS) for c in requests], sampling)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ vLLM itself is met in tests/vllm (`make test-vllm`).
 import json
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from focus.config.validate import plain
 from focus.model import loading
 from focus.model.policy_model import PolicyModel
 from focus.rollout.data_urls import DataURLs
-from focus.rollout.engine import Request, Sampling
+from focus.rollout.engine import Request, Requests, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, play, request_for
 from focus.rollout.vllm import BAN, Colocated, Prompt, VLLMEngine, VLLMOptions, VLLMOutput
@@ -39,7 +39,7 @@ from tests.support.policies import FAMILIES, random_qwen2_5_vl, random_qwen3_vl
 from tests.support.ranks import in_ranks
 from tests.support.reference import Shape, made
 from tests.support.runs import composed
-from tests.support.scripted import opened
+from tests.support.scripted import completions, opened
 from tests.support.updates import policy_of, questions, trainer
 
 CLOSE = 2e-5
@@ -57,12 +57,17 @@ class StandIn:
     heard: list[tuple[Sequence[Prompt], Mapping[str, Any]]] = field(default_factory=list)
     published: list[str] = field(default_factory=list)
 
-    def complete(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Iterator[tuple[int, VLLMOutput]]:
+    def complete(
+        self, requests: Requests, prompt_of: Callable[[Request], Prompt], settings: Mapping[str, Any]
+    ) -> Iterator[tuple[Request, VLLMOutput]]:
         assert self.copy is not None
-        self.heard.append((prompts, settings))
-        asked = [self._expanded(i, prompt) for i, prompt in enumerate(prompts)]
-        for i, said in KVEngine(self.copy).generate(asked, Sampling(settings["temperature"], settings["max_tokens"])):
-            yield i, VLLMOutput(said.ids, said.logprobs, said.stopped, len(asked[i].ids) + self.extra)
+        while taken := requests.take():
+            prompts = [prompt_of(request) for request in taken]
+            self.heard.append((prompts, settings))
+            asked = [self._expanded(i, prompt) for i, prompt in enumerate(prompts)]
+            turn = completions(KVEngine(self.copy), asked, Sampling(settings["temperature"], settings["max_tokens"]))
+            for request, expanded, said in zip(taken, asked, turn, strict=True):
+                yield request, VLLMOutput(said.ids, said.logprobs, said.stopped, len(expanded.ids) + self.extra)
 
     def _expanded(self, number: int, prompt: Prompt) -> Request:
         pad, images, ids = self.of.image_pad_id, iter(prompt.images), []
@@ -101,7 +106,7 @@ def test_a_conversation_is_sent_as_it_was_sampled_with_one_placeholder_for_each_
     asked = request_for(t, -1)
     engine = over(policy, tmp_path)
     engine.sync_weights()
-    list(engine.generate([asked], Sampling(0.7, 9)))
+    completions(engine, [asked], Sampling(0.7, 9))
     [([prompt], settings)] = engine.sampler.heard
     others = [i for i in asked.ids if i != policy.image_pad_id]
     assert prompt.ids.count(policy.image_pad_id) == 3 and [i for i in prompt.ids if i != policy.image_pad_id] == others
@@ -118,7 +123,7 @@ def test_a_prompt_that_vllm_reads_longer_than_it_is_names_the_sample(policy, tmp
     [t] = opened(policy, questions=1, siblings=1)
     seen, there = len(t.ids) + 4, len(t.ids)
     with pytest.raises(ValueError, match=f"sample {t.sample.id}: vLLM counts {seen} prompt tokens, {there} were expected: .*do_resize"):
-        list(engine.generate([request_for(t, -1)], Sampling(1.0, 4)))
+        completions(engine, [request_for(t, -1)], Sampling(1.0, 4))
 
 
 @pytest.mark.parametrize(("steps", "takes_tensors"), [(1, False), (2, False), (1, True)], ids=["", "two steps", "in memory"])
@@ -273,7 +278,7 @@ def test_of_an_adapted_policy_only_the_adapter_is_published(policy, tmp_path):
     asked = [request_for(t, -1) for t in opened(plain)]
 
     def apart() -> float:
-        said = dict(engine.generate(asked, Sampling(1.0, 8)))
+        said = completions(engine, asked, Sampling(1.0, 8))
         kv = KVEngine(plain)
         words = [Request(**{**vars(c), "ids": (*c.ids, *said[i].ids)}) for i, c in enumerate(asked)]
         ours = kv.logprobs(words, [len(said[i].ids) for i in range(len(asked))])

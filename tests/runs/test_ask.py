@@ -19,13 +19,12 @@ from tests.support.scripted import Scripted, call
 class SeesNoise(Scripted):
     """Crops the middle, then answers 12 if the crop has more than 1,000 colours (noise), else 34."""
 
-    def generate(self, requests, sampling):
-        for i, request in enumerate(requests):
-            if len(request.images) == 1:
-                text = call(250, 250, 750, 750)
-            else:
-                text = f"<answer>{12 if request.images[1].getcolors(1000) is None else 34}</answer><|im_end|>"
-            yield from ((i, each) for _, each in Scripted(self.policy, text, text).generate([request], sampling))
+    def says(self, request, sampling):
+        if len(request.images) == 1:
+            text = call(250, 250, 750, 750)
+        else:
+            text = f"<answer>{12 if request.images[1].getcolors(1000) is None else 34}</answer><|im_end|>"
+        return Scripted(self.policy, text, text).says(request, sampling)
 
 
 @pytest.fixture(scope="module")

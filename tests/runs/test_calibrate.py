@@ -193,12 +193,14 @@ class ByLevel:
         self.asked: list[list[int]] = []  # the levels of each round
 
     def generate(self, requests, sampling):
-        self.asked.append([WIDTHS_PX.index(request.images[0].width) for request in requests])
-        for i, (request, level) in enumerate(zip(requests, self.asked[-1], strict=True)):
+        self.asked.append([])
+        for request in requests:
+            level = WIDTHS_PX.index(request.images[0].width)
+            self.asked[-1].append(level)
             prompt = self.policy.tokenizer.decode(list(request.ids))
             letter = next(letters[level] for question, letters in self.says.items() if question in prompt)
             ids = tuple(self.policy.tokenizer.encode(f"{letter}</answer><|im_end|>", add_special_tokens=False))
-            yield i, Completion(ids, (-0.5,) * len(ids), stopped=True)
+            yield request, Completion(ids, (-0.5,) * len(ids), stopped=True)
 
     def clear_cache(self) -> None:
         pass
@@ -223,10 +225,10 @@ class Votes(ByLevel):
 
     def generate(self, requests, sampling):
         votes = {level: iter(texts) for level, texts in enumerate(next(iter(self.says.values())))}
-        for i, request in enumerate(requests):
+        for request in requests:
             text = next(votes[WIDTHS_PX.index(request.images[0].width)])
             ids = tuple(self.policy.tokenizer.encode(f"{text}</answer><|im_end|>", add_special_tokens=False))
-            yield i, Completion(ids, (-0.5,) * len(ids), stopped=True)
+            yield request, Completion(ids, (-0.5,) * len(ids), stopped=True)
 
 
 def test_votes_are_counted_by_meaning_where_a_question_enters_and_where_it_diverges(qwen3_vl):
@@ -343,8 +345,8 @@ class Closed(ByLevel):
 
     def generate(self, requests, sampling):
         close = tuple(self.policy.tokenizer.encode("</answer><|im_end|>", add_special_tokens=False))
-        for i, own in self.engine.generate(requests, Sampling(sampling.temperature, 2)):
-            yield i, Completion(own.ids + close, own.logprobs + (-0.5,) * len(close), stopped=True)
+        for request, own in self.engine.generate(requests, Sampling(sampling.temperature, 2)):
+            yield request, Completion(own.ids + close, own.logprobs + (-0.5,) * len(close), stopped=True)
 
     def clear_cache(self) -> None:
         self.engine.clear_cache()

@@ -1,6 +1,8 @@
 """A policy that says what it is told, so that tests can hold the loop to its word."""
 
 import json
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 
 import torch
@@ -10,7 +12,7 @@ from focus.data.scenes import DIFFICULTY, Scene
 from focus.gap import Gap, Mode, resize_to_budget
 from focus.model.policy_model import PolicyModel
 from focus.model.prompts import TOOL, call_body, call_text
-from focus.rollout.engine import Completion, Sampling
+from focus.rollout.engine import Completion, Engine, Request, Requests, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, begin, play
 from focus.rollout.trajectory import Trajectory
@@ -23,11 +25,14 @@ class Scripted:
         self.policy, self.script = checkpoint, script
 
     def generate(self, requests, sampling):
-        for i, request in enumerate(requests):
-            text = self.script[int(request.id.rsplit(" ", 1)[1])]
-            ids = tuple(self.policy.tokenizer.encode(text, add_special_tokens=False))
-            cut = ids[: sampling.tokens_per_turn]
-            yield i, Completion(cut, (-0.5,) * len(cut), stopped=cut == ids)
+        for request in requests:
+            yield request, self.says(request, sampling)
+
+    def says(self, request: Request, sampling: Sampling) -> Completion:
+        text = self.script[int(request.id.rsplit(" ", 1)[1])]
+        ids = tuple(self.policy.tokenizer.encode(text, add_special_tokens=False))
+        cut = ids[: sampling.tokens_per_turn]
+        return Completion(cut, (-0.5,) * len(cut), stopped=cut == ids)
 
     shares_weights = False
 
@@ -39,6 +44,18 @@ class Scripted:
 
     def sync_weights(self) -> None:
         pass
+
+
+def completions(engine: Engine, asked: Sequence[Request], sampling: Sampling) -> list[Completion]:
+    """One turn of every request, without a conversation around it."""
+    requests = Requests([replace(request, conversation=i) for i, request in enumerate(asked)])
+    ended: Future[Request | None] = Future()
+    ended.set_result(None)
+    found = {}
+    for request, completion in engine.generate(requests, sampling):
+        found[request.conversation] = completion
+        requests.add(ended)
+    return [found[i] for i in range(len(asked))]
 
 
 def call(*box_view: float) -> str:
@@ -87,12 +104,11 @@ def steer(checkpoint: PolicyModel, boxes, calls: int):
             ]
             return super()._decode(requests, rows, hidden, sampling)
 
-        def _draw(self, hidden, noise, temperature, request_of, step):
+        def _draw(self, hidden, banned, noise, temperature, request_of, step):
             if self.turn >= calls:
-                return super()._draw(hidden, noise, temperature, request_of, step)
+                return super()._draw(hidden, banned, noise, temperature, request_of, step)
             scripts = [self.scripts[i] for i in request_of.tolist()]
             token = torch.tensor([script[min(step, len(script) - 1)] for script in scripts], device=hidden.device)
-            banned = torch.tensor(self.policy.banned_ids, device=hidden.device)
             scores = torch.log_softmax(self.policy.head(hidden).float().index_fill(1, banned, float("-inf")), -1)
             return token, scores.gather(1, token[:, None])[:, 0]
 

@@ -19,14 +19,14 @@ from peft import LoraConfig, get_peft_model
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # it would bind itself to the cores that the tests compute on
 
 from focus.model.policy_model import PolicyModel
-from focus.rollout.engine import Sampling
+from focus.rollout.engine import Requests, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, request_for, seed_of
 from focus.rollout.trajectory import Status, Trajectory
-from focus.rollout.vllm import Prompt, Remote, Sampler, VLLMEngine, VLLMOptions
+from focus.rollout.vllm import Remote, Sampler, VLLMEngine, VLLMOptions
 from focus.runtime.endpoint import Endpoint, Outage
 from tests.support.policies import random_qwen2_5_vl, random_qwen3_vl
-from tests.support.scripted import boxes_of, call, playing
+from tests.support.scripted import boxes_of, call, completions, playing
 from tests.support.updates import policy_of, questions, trainer
 from tests.vllm.cpu_transfer import OnCPU
 
@@ -91,9 +91,8 @@ def some(checkpoint: PolicyModel) -> list[Trajectory]:
 def apart(checkpoint: PolicyModel, made: VLLMEngine, open_ones: list[Trajectory], temperature: float = 1.0) -> float:
     """The largest difference between what vLLM says of its own draws and what our engine says of them, at temperature 1."""
     asked = [request_for(t, -1) for t in open_ones]
-    drawn = dict(made.generate(asked, Sampling(temperature, 24)))
-    assert sorted(drawn) == list(range(len(asked)))
-    words = [drawn[i].ids for i in range(len(asked))]
+    drawn = completions(made, asked, Sampling(temperature, 24))
+    words = [said.ids for said in drawn]
     assert all(words) and not {i for ids in words for i in ids} & set(checkpoint.banned_ids)
     kv = KVEngine(checkpoint)
     ours = kv.logprobs([request_for(t, -1, ids) for t, ids in zip(open_ones, words, strict=True)], [len(ids) for ids in words])
@@ -172,8 +171,7 @@ def test_a_later_turn_finds_the_earlier_ones_and_a_sibling_its_prompt_in_the_cac
     settings = {"max_tokens": 4, "logprobs": 0}
 
     def cached(t: Trajectory) -> tuple[int, int]:
-        asked = request_for(t, -1)
-        [(_, said)] = sampler.complete([Prompt(made._collapse_placeholders(asked.ids), asked.images, 0)], settings)
+        asked, said = next(sampler.complete(Requests([request_for(t, -1)]), made._prompt_of, settings))
         return said.cached, len(asked.ids)
 
     first, second = looked(checkpoint, 0), looked(checkpoint, 1)
@@ -189,9 +187,8 @@ def test_a_draw_is_fixed_by_its_seed(family, sampler, tmp_path):
     checkpoint = policy(family, 1)
     made = engine(checkpoint, sampler, tmp_path)
     asked = [request_for(looked(checkpoint, 1, index % 2, seed=seed_of(index)), -1) for index in range(6)]
-    first = dict(made.generate(asked, Sampling(1.0, 12)))
-    again = dict(made.generate(asked, Sampling(1.0, 12)))
-    assert {i: said.ids for i, said in first.items()} == {i: said.ids for i, said in again.items()}
+    first, again = (completions(made, asked, Sampling(1.0, 12)) for _ in range(2))
+    assert [said.ids for said in first] == [said.ids for said in again]
     assert len({first[i].ids for i in range(0, 6, 2)}) == 3  # siblings of one question differ
 
 
@@ -199,7 +196,7 @@ def test_a_turn_ends_with_the_stop_token_or_at_the_limit(family, sampler, tmp_pa
     checkpoint = policy(family, 1)
     made = engine(checkpoint, sampler, tmp_path)
     seen = set()
-    for _, said in made.generate([request_for(looked(checkpoint, 0, seed=seed), -1) for seed in range(40)], Sampling(1.0, 60)):
+    for said in completions(made, [request_for(looked(checkpoint, 0, seed=seed), -1) for seed in range(40)], Sampling(1.0, 60)):
         stops = [place for place, token in enumerate(said.ids) if token in checkpoint.stop_ids]
         assert said.stopped == bool(stops) and stops in ([], [len(said.ids) - 1])
         assert said.stopped or len(said.ids) == 60
