@@ -19,6 +19,7 @@ from focus.model.policy_model import PolicyModel
 from focus.rewards import Example, RewardCallback, Scores, begin_scoring, examples
 from focus.rollout.engine import Engine
 from focus.rollout.loop import WORKERS, RolloutLimits, begin, blank, play, seed_of
+from focus.rollout.memory import Room
 from focus.rollout.trajectory import Trajectory
 from focus.runtime import distributed, memory, strategies
 from focus.training.batch import Batch, not_finite_error
@@ -96,6 +97,7 @@ class FocusPolicy(SavesTrainableState):
         for reward in self.rewards:
             reward.attach(policy, engine, limits)
         self._seconds = dict.fromkeys(PHASES, 0.0)
+        self._room = Room(policy, limits, settings.rollouts_per_question)
 
     def training_step(self, questions: list[Question | Broken], index: int) -> None:
         self._seconds, began = dict.fromkeys(PHASES, 0.0), time.perf_counter()
@@ -130,7 +132,7 @@ class FocusPolicy(SavesTrainableState):
             return trajectories, sum((finish() for finish in unfinished), none)
 
     def roll_out(self, questions: Sequence[Question | Broken]) -> Iterator[list[Trajectory]]:
-        """The rollouts of every readable question, `questions_per_forward` questions at a time, siblings side by side.
+        """The rollouts of every readable question, as many questions at a time as fit, siblings side by side.
 
         Yields nothing where no question can be read. Raises ValueError, on all ranks, after
         `UNREADABLE_UPDATES` updates in a row in which no rank could read a question.
@@ -150,11 +152,18 @@ class FocusPolicy(SavesTrainableState):
                 f"no question of the last {UNREADABLE_UPDATES} updates could be read; look whether the images are still where the settings "
                 f"say. The last reasons: {reasons[:3]}"
             )
-        at_once = (self.settings.questions_per_forward or len(questions)) * self.settings.rollouts_per_question
-        for start in range(0, len(opened), at_once):
+        while opened:
+            at_once = self._questions_at_once(opened) * self.settings.rollouts_per_question
             with self._timed("rollout"):
-                played = play(self.policy, self.engine, opened[start : start + at_once], self.limits)
+                played = play(self.policy, self.engine, opened[:at_once], self.limits)
+            self._room.saw(played)
+            opened = opened[at_once:]
             yield played
+
+    def _questions_at_once(self, opened: Sequence[Trajectory]) -> int:
+        """How many of these questions are played at the same time. An engine with its own weights has its own memory."""
+        room = self._room.questions(opened) if self.engine.shares_weights else None
+        return self.settings.questions_per_forward or room or len(opened)
 
     def _prepare_view(self, question: Question | Broken) -> tuple[View, Original] | str:
         """The view of a question and the source of its crops, or why there is none. Runs in worker threads."""
