@@ -67,15 +67,19 @@ class Bench:
         """A turn, a crop, and a last turn."""
         return [Shape(self.work.turn, (self.work.crop, self.work.crop)), Shape(self.work.turn)]
 
-    def plan(self, rollouts: Sequence[Trajectory], *settings: str) -> Plan:
-        """What `make plan` says of one update on these rollouts, on this device (a kind that it does not know counts as an A100)."""
-        self.policy.model.config.save_pretrained(self.output / "architecture")
+    @property
+    def card(self) -> str:
+        """The name under which `make plan` knows this device; a kind that it does not know counts as an A100."""
         name = torch.cuda.get_device_name() if self.cuda else "CPU"
-        known = [key for key in DEVICES if key.removesuffix("_80gb").replace("_", " ").upper() in name.upper()]
+        return next((key for key in DEVICES if key.removesuffix("_80gb").replace("_", " ").upper() in name.upper()), "a100_80gb")
+
+    def plan(self, rollouts: Sequence[Trajectory], *settings: str) -> Plan:
+        """What `make plan` says of one update on these rollouts on this device."""
+        self.policy.model.config.save_pretrained(self.output / "architecture")
         groups = len({t.group for t in rollouts})
         fixed = (
             "experiment=stage1_7b", "trainer=gpu", "trainer.precision=bf16-true", "policy.dtype=bfloat16", "devices=1",
-            f"policy.checkpoint='{self.output / 'architecture'}'", f"device={[*known, 'a100_80gb'][0]}",
+            f"policy.checkpoint='{self.output / 'architecture'}'", f"device={self.card}",
             f"rollout.questions_per_update={groups}", f"rollout.questions_per_forward={groups}",
             f"rollout.rollouts_per_question={len(rollouts) // groups}",
         )  # fmt: skip

@@ -23,7 +23,7 @@ SPECIAL = {
 
 @dataclass(frozen=True)
 class Size:
-    """What differs from a published architecture: keys of its text and vision configurations."""
+    """What differs from a published architecture: keys of its text and vision configurations, where it has them."""
 
     text: dict[str, Any] = field(default_factory=dict)
     vision: dict[str, Any] = field(default_factory=dict)
@@ -32,7 +32,9 @@ class Size:
 WHOLE = Size()
 SHALLOW = Size({"num_hidden_layers": 2, "vocab_size": 1024}, {"depth": 2})  # real widths and heads
 TINY = Size(
-    SHALLOW.text | {"hidden_size": 256, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1},
+    SHALLOW.text
+    | {"hidden_size": 256, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
+    | {"linear_num_key_heads": 2, "linear_num_value_heads": 4},
     SHALLOW.vision | {"hidden_size": 64, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 256},
 )
 
@@ -48,11 +50,12 @@ def random_policy(name: str, size: Size, device: torch.device, dtype: str) -> Po
     text.bos_token_id, text.eos_token_id = None, tokenizer.eos_token_id
     for part, changes in ((text, size.text), (vision, size.vision)):
         for key, value in changes.items():
-            setattr(part, key, value)
+            if hasattr(part, key):
+                setattr(part, key, value)
     if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[: text.num_hidden_layers]
+        text.layer_types = text.layer_types[-text.num_hidden_layers :]  # Qwen3.5: a delta net, then a layer with attention
     for key in ("fullatt_block_indexes", "deepstack_visual_indexes"):
-        if max(getattr(vision, key, [0])) >= vision.depth:
+        if any(index >= vision.depth for index in getattr(vision, key, ())):
             setattr(vision, key, [vision.depth - 1])
     torch.manual_seed(0)
     with device:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning
@@ -23,7 +24,7 @@ from experiments.gpu.bench import Bench
 from experiments.gpu.policies import random_policy
 from focus.config import CONF
 from focus.model.policy_model import PolicyModel
-from focus.planning.hardware import BANDWIDTH_SHARE, COMPUTE_SHARE, GIB
+from focus.planning.hardware import DEVICES, GIB
 from focus.rollout.engine import Completion, Request, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import request_for
@@ -33,10 +34,10 @@ from tests.support.reference import RAGGED, Shape, made, plain_logprobs
 from tests.support.updates import loss_and_gradients
 
 Found = Iterator[tuple[str, Any]]
-FAMILIES = ("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen3-VL-8B-Instruct")
+FAMILIES = ("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen3.5-9B")
 # Largest difference of a log-probability between sampler and trainer, in nats
 APART = {"float32": 1e-3, "bfloat16": 0.2}
-SMOKE_S = 120  # most seconds of one smoke run
+TRAINING_S = 120  # most seconds of one small training
 
 
 def tried(work: Callable[[], Any]) -> Any:
@@ -63,7 +64,7 @@ def versions(bench: Bench) -> Found:
         yield "card", {"name": card.name, "gib": card.total_memory / GIB, "capability": f"{card.major}.{card.minor}"}
         yield "cuda", torch.version.cuda
         yield "cudnn", torch.backends.cudnn.version()
-    for name in ("torch.nn.attention.varlen", "flash_attn"):
+    for name in ("torch.nn.attention.varlen", "flash_attn", "fla", "causal_conv1d"):
         yield name, importlib.util.find_spec(name) is not None
     yield "FSDPModule.reset_iter_state", hasattr(FSDPModule, "reset_iter_state")
     layer, x = torch.nn.Linear(8, 8, device=bench.device), torch.randn(2, 8, device=bench.device)
@@ -203,23 +204,45 @@ def sampler(bench: Bench) -> Found:
             assert apart <= APART[dtype], apart
 
 
+def trained(folder: Path, *settings: str, status: int = 0) -> dict[str, Any]:
+    """A small training in a process of its own. Raises AssertionError, with what it printed, if it ends with another exit status."""
+    command = [sys.executable, "-m", "focus.train", "experiment=smoke", f"output={folder}", *settings]
+    began = time.monotonic()
+    done = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True, timeout=TRAINING_S)
+    assert done.returncode == status, f"exit status {done.returncode}, not {status}: {(done.stdout + done.stderr)[-2000:]}"
+    return {"status": status, "s": time.monotonic() - began}
+
+
 def smoke(bench: Bench) -> Found:
     """A whole training that stops after its first update, and the same command again, which resumes it."""
-    folder = bench.output / "smoke"
+    folder, trainer = bench.output / "smoke", f"trainer={'gpu' if bench.cuda else 'cpu'}"
     shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, "-m", "focus.train", "experiment=smoke", f"trainer={'gpu' if bench.cuda else 'cpu'}", f"output={folder}"]
-    for name, limit, status in (("begun", ["+trainer.max_steps=1"], 1), ("resumed", [], 0)):
-        began = time.monotonic()
-        done = subprocess.run([*command, *limit], cwd=CONF.parent, capture_output=True, text=True, timeout=SMOKE_S)
-        yield name, {"status": done.returncode, "s": time.monotonic() - began}
-        assert done.returncode == status, (done.stdout + done.stderr)[-2000:]
+    yield "begun", trained(folder, trainer, "+trainer.max_steps=1", status=1)
+    yield "resumed", trained(folder, trainer)
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     yield "history", history
     assert [row["update"] for row in history] == [1, 2, 3]
 
 
+def sharded(bench: Bench) -> Found:
+    """An update with FSDP2 on one rank: what this project calls of it is there, and NCCL starts."""
+    folder, trainer = bench.output / "sharded", ["trainer=fsdp", "trainer.devices=1"]
+    shutil.rmtree(folder, ignore_errors=True)
+    on_cpu = [] if bench.cuda else ["trainer.accelerator=cpu", "trainer.strategy.arithmetic=float32"]
+    yield "one update", trained(folder, *trainer, *on_cpu, "objective.updates=1", "evaluation.samples=0")
+
+
+def read_in_a_step(policy: PolicyModel, rollouts: Sequence[Trajectory]) -> float:
+    """Bytes that a decoding step reads at least: text layers, head, prompts once for their siblings, and half of every suffix."""
+    text, config = policy.backbone.language_model, policy.backbone.language_model.config
+    weights = sum(p.nbytes for p in [*text.layers.parameters(), policy.unwrapped.lm_head.weight])
+    tokens = sum(len(t.prompt_ids) for t in {t.group: t for t in rollouts}.values()) + sum(len(t.suffix_ids) for t in rollouts) / 2
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return weights + tokens * 2 * config.num_hidden_layers * config.num_key_value_heads * head * text.dtype.itemsize
+
+
 def decoding(bench: Bench) -> Found:
-    """A decoding step: milliseconds, how much of that is kernels, how many there are; beside the plan."""
+    """A decoding step: milliseconds, how much of that is kernels, how many there are, and its share of the memory bandwidth."""
     work = bench.work
     for rows in work.rows:
         rollouts = bench.rollouts(work.views[0], work.siblings, [Shape(work.steps)], rows // work.siblings)
@@ -227,11 +250,11 @@ def decoding(bench: Bench) -> Found:
         with bench.policy.image_cache():
             cold, warm, whole = (bench.measured(partial(sample, engine, requests, tokens)) for tokens in (1, 1, 1 + work.steps))
             one, two = (bench.profiled(partial(sample, engine, requests, tokens)) for tokens in (1, 2))
-        step_s, planned_s = (whole["s"] - warm["s"]) / work.steps, bench.plan(rollouts).seconds["decoding"] / work.steps
+        step_s = (whole["s"] - warm["s"]) / work.steps
         yield f"{rows} rows", {
             "prompts_s": cold["s"] - warm["s"], "first_token_s": warm["s"], "step_ms": 1e3 * step_s, "tokens_per_s": rows / step_s,
             "gib": whole["gib"], "kernels": two["kernels"] - one["kernels"], "kernel_ms": two["kernel_ms"] - one["kernel_ms"],
-            "planned_step_ms": 1e3 * planned_s, "bandwidth_share": BANDWIDTH_SHARE * planned_s / step_s,
+            "bandwidth_share": read_in_a_step(bench.policy, rollouts) / step_s / DEVICES[bench.card].bandwidth,
         }  # fmt: skip
 
 
@@ -274,8 +297,8 @@ def update(bench: Bench) -> Found:
     yield "naive over shared", len(rollouts) * naive["s"] / again["s"]
     plan = bench.plan(rollouts)
     yield "planned_gib", sum(plan.memory[key] for key in ("activations", "a layer computed again", "logits of the update")) / GIB
-    yield "planned_s", plan.seconds["update"]
-    yield "compute_share", COMPUTE_SHARE * plan.seconds["update"] / again["s"]
+    flops = plan.flops["update"] + plan.flops["vision tower, update"]
+    yield "compute_share", flops / again["s"] / DEVICES[bench.card].bfloat16
 
 
 def optimiser(bench: Bench) -> Found:
@@ -304,5 +327,5 @@ def patches(bench: Bench) -> Found:
 
 
 SECTIONS = {each.__name__: each for each in (
-    versions, kernels, ragged, equality, sampler, smoke, decoding, second_turn, update, optimiser, patches,
+    versions, kernels, ragged, equality, sampler, smoke, decoding, second_turn, update, optimiser, patches, sharded,
 )}  # fmt: skip

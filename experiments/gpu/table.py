@@ -33,6 +33,7 @@ CLAIMS: tuple[tuple[str, str, str, Say], ...] = (
      each(lambda v: f"{v:.1e}")),
     ("A training on a GPU ends, and resumes", "exit status 1 when stopped, then 0", "smoke",
      lambda found: ", ".join(f"{found[name]['status']} after {found[name]['s']:.0f} s" for name in ("begun", "resumed"))),
+    ("FSDP2 trains on one GPU", "exit status 0", "sharded", each(lambda v: f"{v['status']} after {v['s']:.0f} s")),
     ("Attention of a turn with crops has a fused kernel", "under 10 GiB for 16 crops over a view of 16,384", "second_turn",
      each(lambda v: f"{seconds(v['turn'])}, {', '.join(v['attention'])}")),
     ("`torch.nn.attention.varlen` can take the place of flash-attention", "output and gradient at most 0.02 from SDPA in float32", "ragged",
@@ -51,7 +52,7 @@ CLAIMS: tuple[tuple[str, str, str, Say], ...] = (
     ("`make plan`: share of the bandwidth that decoding reaches", "less than 0.55, which the plan assumes", "decoding",
      each(lambda v: f"{v['bandwidth_share']:.2f}")),
     ("Fused AdamW is faster and needs no temporaries", "half the time", "optimiser", each(seconds)),
-    ("Eight threads cut patches fast enough", "under 10 ms for 1,024 tokens", "patches",
+    ("Patches are made fast enough", "under 10 ms for 1,024 tokens", "patches",
      each(lambda v: f"{1e3 * v['sixteen_s'] / 16:.0f} ms")),
 )  # fmt: skip
 
