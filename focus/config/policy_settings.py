@@ -29,7 +29,7 @@ PUBLISHED = {
     "rollout.crop_min_tokens": 4,
     "rollout.tokens_per_turn": 2048,
 }
-DIALECTS = {"qwen2_5_vl": "qwen2_5_vl", "qwen3_vl": "qwen3_vl"}  # by model type
+FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen3_5")  # model types; the dialect of each has its name
 
 
 def setting_of_policy(checkpoint: str, key: str) -> Any:
@@ -49,7 +49,8 @@ def setting_of_policy(checkpoint: str, key: str) -> Any:
 def _dialect(checkpoint: str) -> str | None:
     config = Path(checkpoint) / "config.json"
     if config.is_file():
-        return DIALECTS.get(json.loads(config.read_text()).get("model_type", ""))
+        family = json.loads(config.read_text()).get("model_type")
+        return family if family in FAMILIES else None
     if checkpoint.startswith(("outputs/", "/", ".", "~")):  # no policy is there, which its own check says
         return "tiny"
     for path in sorted((CONF / "policy").glob("*.yaml")):

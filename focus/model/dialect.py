@@ -129,6 +129,7 @@ class Dialect(DialectFile):
     def digest(self) -> str:
         """A hash of the call form and all texts, whatever the names of the files."""
         kept = self.model_dump(mode="json", exclude={"name", "prompts", "paraphrase_of"})
+        kept = {key: value for key, value in kept.items() if (key, value) not in (("call_format", "json"), ("opening", ""))}  # newer keys
         return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=8).hexdigest()
 
     @property

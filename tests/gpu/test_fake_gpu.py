@@ -27,6 +27,7 @@ from tests.support.updates import Rows, loss_and_gradients, policy_of, questions
 
 WAITS_PER_STEP = 1  # of the host for the device, in a decoding step
 LIMITS = RolloutLimits(1, 16, Sampling(1.0, 32))
+in_short_calls = pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])  # a call of Qwen3.5 has three times as many tokens
 RAGGED = (  # groups of unequal prompts, rollouts with and without a crop
     ((4, 4), 9, [[Shape(5)], [Shape(7, (2, 3)), Shape(4)]]),
     ((3, 5), 4, [[Shape(3, (1, 1)), Shape(6)]]),
@@ -121,6 +122,7 @@ def test_the_kernel_of_attention_that_cuda_chooses(dtype, key_heads, masked, squ
 # ------------------------------------------------------------------------------------------------ rollout and update
 
 
+@in_short_calls
 def test_rollouts_with_crops_are_those_of_the_cpu(on_cpu, on_gpu):
     """Two groups, two turns, rows that end at different steps; and log-probabilities of words after them, which a reward may ask for."""
     played, scores = [], []
@@ -158,7 +160,7 @@ def test_the_update_gives_every_weight_the_gradient_of_the_cpu(on_cpu, on_gpu, g
     here, there = gradients
     assert here.keys() == there.keys() == {name for name, _ in on_cpu.model.named_parameters()}
     for name, gradient in here.items():
-        assert torch.allclose(gradient, there[name].cpu(), atol=1e-6), name
+        assert (gradient - there[name].cpu()).abs().max() <= 1e-5 * max(1.0, float(gradient.abs().max())), name
 
 
 class Accelerator(pl.accelerators.Accelerator):
@@ -200,6 +202,7 @@ class EverySecond(RewardCallback):
         return [float(i % 2) for i in range(len(trajectories))]
 
 
+@in_short_calls
 def test_a_whole_update_by_the_trainer_leaves_the_weights_of_the_cpu(on_cpu, on_gpu, gpu):
     """View, rollouts, rewards, advantage, gradients, clipping, optimiser, metrics."""
     device = {"accelerator": Accelerator(), "strategy": SingleDeviceStrategy(torch.device("gpu:0"))}
@@ -210,8 +213,8 @@ def test_a_whole_update_by_the_trainer_leaves_the_weights_of_the_cpu(on_cpu, on_
         logged = Rows()
         trainer(callbacks=[logged], **more).fit(module, questions(updates=1, per_update=1))
         rows += logged.rows
-    here, there = ({name: value for name, value in row.items() if not name.startswith("seconds/")} for row in rows)
-    assert here["crop/rate"] == 1 and here["objective/grad_norm"] > 0 and gpu.launches["addcdiv_"] == len([*on_cpu.model.parameters()])
+    here, there = ({name: value for name, value in row.items() if name.startswith(("reward/", "crop/", "objective/"))} for row in rows)
+    assert here["crop/rate"] == 1 and here["objective/grad_norm"] > 0 and gpu.launches["_fused_adamw_"] == 1
     assert here == pytest.approx(there, rel=1e-4, abs=1e-5, nan_ok=True)
     for (name, mine), other in zip(on_cpu.model.named_parameters(), on_gpu.model.parameters(), strict=True):
         assert (mine - other.cpu()).abs().mean() < 1e-5, name  # AdamW's first step follows signs, and a few are those of rounding
@@ -233,6 +236,7 @@ def test_a_target_that_was_left_on_the_host_is_refused_where_it_is_used(on_cpu, 
 # ------------------------------------------------------------------------------------------------ evaluation
 
 
+@in_short_calls
 def test_the_probe_measures_what_it_measures_on_the_cpu(on_cpu, on_gpu):
     outcomes = []
     for policy in (on_cpu, on_gpu):

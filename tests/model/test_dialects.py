@@ -1,5 +1,6 @@
 """Dialects as files: the ones that ship, those that a user writes, and an agent's own prompts."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -283,3 +284,11 @@ def test_dialects_are_listed_and_read_without_torch_and_transformers():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=DIALECTS.parents[1])
     assert done.stdout.strip() == "[]"
+
+
+def test_keys_that_came_later_leave_the_hash_of_a_dialect_without_them_as_it_was():
+    dialect = read_dialect("deepeyes")
+    earlier = dialect.model_dump(mode="json", exclude={"name", "prompts", "paraphrase_of", "call_format", "opening"})
+    assert dialect.digest == hashlib.blake2b(json.dumps(earlier, sort_keys=True).encode(), digest_size=8).hexdigest()
+    for change in ({"call_format": "xml"}, {"opening": "<think>\n"}):
+        assert dialect.model_copy(update=change).digest != dialect.digest
