@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ValueType
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
+from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -29,7 +30,8 @@ SWEEP_FLAGS = {"-m", "--multirun"}
 TEXT_KEYS = ("image", "question")  # whose values are texts, whatever signs they have
 FREE_KEYS = re.compile(r"((judge|rollout\.endpoint)\.extra|data\.columns)[.=]")  # sections whose keys no schema names
 
-# What conf/hydra/launcher/slurm.yaml asks Slurm for
+# What conf/hydra/launcher asks a cluster for: GPUs, and what a function that the file names says of all settings
+OmegaConf.register_new_resolver("asked", lambda function, *, _root_: get_method(function)(_root_), replace=True)
 OmegaConf.register_new_resolver("gpus", lambda accelerator, devices: devices if accelerator in ("gpu", "cuda") else None, replace=True)
 
 
@@ -99,8 +101,8 @@ def prepare(command: str) -> None:
             sys.exit(f"focus: the first point of this sweep: {error}" if sweep else f"focus: {error}")
         except (OverrideParseException, ValueError) as error:  # ValueError: Hydra's, for a group that is given a number
             sys.exit(f"focus: {error}")
-    if launcher == "slurm" and "trainer" in cfg and cfg.trainer.devices == "auto":
-        sys.exit("focus: trainer.devices is auto, but Slurm is asked for a number of GPUs on each node: trainer.devices=8")
+    if launcher in ("slurm", "ray_tasks"):
+        _ask(launcher, composed)
 
 
 def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
@@ -121,6 +123,16 @@ def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
             sys.exit(f"focus: {problems[0]}")
         raise_all(problems)
         return composed
+
+
+def _ask(launcher: str, composed: DictConfig) -> None:
+    """End with one message where it can't be said what a cluster is asked for."""
+    if OmegaConf.select(composed, "trainer.devices") == "auto":
+        sys.exit(f"focus: trainer.devices is auto, but hydra/launcher={launcher} asks for a number of GPUs on each node: trainer.devices=8")
+    try:
+        OmegaConf.to_container(composed.hydra.launcher, resolve=True)
+    except OmegaConfBaseException as error:
+        sys.exit(f"focus: hydra/launcher={launcher}: {error.__cause__ or error}")
 
 
 def _refuse_bare_words(words: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -219,14 +220,14 @@ def test_slurm_gets_one_job_per_point_with_its_limits_and_a_task_for_every_devic
         "--nodes=1",
         "--ntasks-per-node=2",
         "--cpus-per-task=8",
-        "--mem=64GB",
+        "--mem=16GB",
         "--partition=gpu",
         "--time=240",
-        "--signal=USR2@120",
         "--requeue",
         "--open-mode=append",
     ):
         assert f"#SBATCH {line}\n" in script, script
+    assert re.search(r"^#SBATCH --signal=USR2@12\d$", script, flags=re.MULTILINE)
     assert "gpus" not in script and "\nexport SRUN_CPUS_PER_TASK=8\nexport SLURM_KILL_BAD_EXIT=1\n" in script
     assert "submitit.core._submit" in script.splitlines()[-1] and script.splitlines()[-1].startswith("srun ")
 
@@ -244,7 +245,10 @@ def test_slurm_is_asked_for_what_the_trainer_uses(trainer, asked):
     ("words", "said"),
     [
         (["experiment=smoke", "hydra/launcher=slurm"], "hydra/launcher=slurm starts the points of a sweep; add --multirun"),
-        (["--multirun", "experiment=smoke", "seed=0,1", "hydra/launcher=slurm", "trainer=fsdp"], "trainer.devices is auto, but Slurm"),
+        (
+            ["--multirun", "experiment=smoke", "seed=0,1", "hydra/launcher=slurm", "trainer=fsdp"],
+            "trainer.devices is auto, but hydra/launcher=slurm asks",
+        ),
         (
             ["--multirun", "experiment=smoke", "objective.updates=0,1"],
             "the first point of this sweep: .*objective.updates is 0; use",

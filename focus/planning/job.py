@@ -1,0 +1,90 @@
+"""What a job of a cluster is asked for, from the plan of its run. conf/hydra/launcher/slurm.yaml names these functions."""
+
+import math
+from functools import cache
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from focus.config.schema import PlanConfig, PolicyConfig
+from focus.config.validate import plain
+from focus.planning.architecture import parameters_of
+from focus.planning.estimate import Plan, make_plan
+from focus.planning.hardware import GIB
+from focus.runtime.paths import CONF
+
+PROCESS_BYTES = 3 * GIB  # of a process with PyTorch and CUDA beside its data. [open]
+IMAGE_BYTES = 3 * 3840 * 2160  # of a decoded training image. [open]
+SPARE = 1.25  # of memory: what a plan does not know of
+SLOWER = 5  # an update takes up to so many times its least time. [unverified]
+LEAST_GB = 16
+LEAST_MIN = 240
+LEAST_WARNING_S, MOST_WARNING_S = 120, 3600
+LOADING_MIN = 15
+# A plan needs them and does not read them; some are known only when the run begins
+PLACES: dict[str, Any] = {"name": "job", "output": "outputs", "results": None, "logger": {}}
+
+
+def memory_gb(root: DictConfig) -> int:
+    """Memory of one node, in GB, with a quarter to spare: of a run, or of a policy that is only measured.
+
+    A run holds its processes, images (of an update, and two batches for every worker), and a checkpoint that
+    is written. Weights are read onto a GPU one by one; on a CPU every process has its own.
+    """
+    if "trainer" in root:
+        plan, workers = _plan(root), int(root.data.workers)
+        ranks, host = plan.sharding.per_node, plan.host
+        images = (1 + 2 * workers) * root.rollout.questions_per_update // plan.sharding.ranks
+        needed = ranks * (PROCESS_BYTES + images * IMAGE_BYTES) + host["writing a checkpoint"]
+        if plan.device == "cpu":
+            needed += host["loading, each process its own copy"]
+    else:
+        needed = float(PROCESS_BYTES)
+        if "policy" in root:
+            policy = PolicyConfig.model_validate(plain(root.policy))
+            needed += parameters_of(policy).total * (2 if policy.dtype == "bfloat16" else 4)
+    return max(LEAST_GB, math.ceil(SPARE * needed / 1e9))
+
+
+def minutes(root: DictConfig) -> int:
+    """Minutes of a job: four hours, or where updates are slow the time to load, to make one of them, and to be warned."""
+    if "trainer" not in root:
+        return LEAST_MIN
+    return max(LEAST_MIN, LOADING_MIN + math.ceil((_update_s(root) + warning_s(root)) / 60))
+
+
+def warning_s(root: DictConfig) -> int:
+    """Seconds before the end of a job at which it is warned: an update ends and is saved within them, unless it takes an hour."""
+    if "trainer" not in root:
+        return LEAST_WARNING_S
+    return min(MOST_WARNING_S, LEAST_WARNING_S + math.ceil(_update_s(root)))
+
+
+def _update_s(root: DictConfig) -> float:
+    """Seconds of a slow update."""
+    return SLOWER * sum(_plan(root).seconds.values())
+
+
+def _plan(root: DictConfig) -> Plan:
+    """The plan of a run, on the slowest of the devices that have 80 GB, or on the CPU.
+
+    Raises ValueError where the settings of a sweep's points are not known.
+    """
+    if OmegaConf.is_missing(root, "name"):
+        raise ValueError(
+            "what a job needs is planned from its settings, but none or several experiments are chosen; give numbers: "
+            "hydra.launcher.mem_gb=64 hydra.launcher.timeout_min=240 hydra.launcher.signal_delay_s=120"
+        )
+    asked: Any = OmegaConf.load(CONF / "plan.yaml")
+    settings = OmegaConf.masked_copy(root, [str(key) for key in root if key not in ("hydra", *PLACES)])
+    OmegaConf.set_struct(settings, False)
+    settings.merge_with(PLACES, {key: asked[key] for key in ("device", "devices", "lengths")})
+    if settings.trainer.accelerator == "cpu":
+        settings.device = "cpu"
+    return _made(OmegaConf.to_yaml(settings, resolve=True))
+
+
+@cache
+def _made(settings: str) -> Plan:
+    values: Any = OmegaConf.to_container(OmegaConf.create(settings))
+    return make_plan(PlanConfig.model_validate(values))
