@@ -3,7 +3,6 @@
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
-FLASH_ATTENTION := flash-attn==2.8.3.post2
 
 # Which targets read which variable. Everything else on the command line is refused: make would ignore it silently
 READ_ARGS := plan stage1 stage2 smoke ask sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed gpu-check
@@ -39,9 +38,8 @@ help: ## this list
 ##@ Start
 env: $(READY) ## create the Python environment in .venv: 2 GB with the CPU build of PyTorch, 5.5 GB with the CUDA build
 
-env-gpu: $(READY) ## add flash-attention and DeepSpeed to .venv, on a machine with NVIDIA GPUs and nvcc
+env-gpu: $(READY) ## add DeepSpeed to .venv, for trainer=deepspeed alone
 	$(BIN)/pip install -r requirements-gpu.txt
-	$(BIN)/pip install --no-build-isolation $(FLASH_ATTENTION)
 
 smoke: $(READY) ## every step of stage 1 in under a minute, too short to learn anything
 	$(BIN)/python -m focus.train experiment=smoke $(ARGS)

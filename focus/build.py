@@ -59,7 +59,7 @@ def load_policy(cfg: PolicyConfig) -> PolicyModel:
 
     Raises ValueError where a LoRA target is no layer that learns.
     """
-    loaded = loading.load_model(loading.checkpoint_path(cfg.checkpoint), cfg.dialect, cfg.dtype, cfg.attention, cfg.prompts)
+    loaded = loading.load_model(loading.checkpoint_path(cfg.checkpoint), cfg.dialect, cfg.dtype, cfg.prompts)
     if not cfg.train_vision:
         loaded.backbone.visual.requires_grad_(False)
     if cfg.activation_checkpointing:

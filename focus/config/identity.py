@@ -26,7 +26,7 @@ EARLIER = {"data.cache_dir": "data.kept"}
 
 # How a conversation is played: it moves both the trained weights and a measurement of given weights
 PLAYED = (
-    *("policy.dialect", "policy.prompts", "policy.dtype", "policy.attention", "gap.mode", "gap.view_tokens", "seed"),
+    *("policy.dialect", "policy.prompts", "policy.dtype", "gap.mode", "gap.view_tokens", "seed"),
     *("rollout.engine", "rollout.max_crops", "rollout.crop_tokens", "rollout.crop_min_tokens", "rollout.fixed_crops"),
     *("rollout.tokens_per_turn", "rollout.vllm.dtype"),
 )
@@ -85,7 +85,7 @@ UNKEPT = (
 )
 # Settings that are gone, with the value that the code follows now, and those of reward terms by the term's class. They
 # stay in the identity: recorded points keep their hashes, and a run that had another value is not resumed
-GONE = {"objective.mask_overturn": False}
+GONE = {"objective.mask_overturn": False, "policy.attention": "auto"}
 GONE_FROM_TERMS = {"focus.rewards.Grounding": {"crops": "last"}, "focus.rewards.InformationGain": {"form": "p"}}
 LISTS = (PLAYED, LEARNED, LENGTH, MEMORY, MEASURED, EVALUATED, GRADED, CALIBRATED, ASKED, PLACE, REPORTED, UNKEPT)
 
@@ -151,6 +151,7 @@ def measurement_hash(settings: Settings) -> str:
     always = [key for key in (*PLAYED, *MEASURED) if key not in ("rollout.vllm.dtype", "policy.prompts")]
     kept = {key: str(given.get(key)) for key in always}
     kept["policy.dialect"] = _dialect_identity(settings["policy"])
+    kept["policy.attention"] = given.get("policy.attention", GONE["policy.attention"])
     if given["rollout.engine"] == "vllm":
         kept["rollout.vllm.dtype"] = sampler_dtype(settings)
     if "trainer" in settings:
@@ -175,7 +176,7 @@ def graded_by(settings: Settings) -> str:
 def calibration_identity(settings: Settings) -> str:
     """What a choice of views depends on, beside weights and questions."""
     policy = settings["policy"]
-    asked = [_dialect_identity(policy), policy["dtype"], policy["attention"]]
+    asked = [_dialect_identity(policy), policy["dtype"], GONE["policy.attention"]]
     return json.dumps([settings["calibration"], settings["tokens_per_turn"], settings["seed"], *asked])
 
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from focus.config.schema import Section, TrainConfig
+from focus.config.identity import arithmetic_of
+from focus.config.schema import CalibrateConfig, EvaluateConfig, ProbeConfig, Section, TrainConfig
 
 
 def machine_problems(cfg: Section, command: str) -> list[str]:
@@ -14,7 +15,7 @@ def machine_problems(cfg: Section, command: str) -> list[str]:
     if not isinstance(cfg, TrainConfig) or command != "train":
         if started > 1:
             return [f"{launcher} started {started} processes, but {command} is one; start it once (srun --ntasks=1)"]
-        return []
+        return _old_gpu(cfg)
     import torch
 
     accelerator = cfg.trainer.get("accelerator")
@@ -23,8 +24,9 @@ def machine_problems(cfg: Section, command: str) -> list[str]:
     devices, nodes = _devices_per_node(cfg.trainer), int(cfg.trainer.get("num_nodes", 1))
     if launcher == "mpirun" and find_spec("mpi4py") is None:
         return [f"mpirun started {started} processes, which find each other by the package mpi4py alone; install it, or use torchrun"]
+    old = _old_gpu(cfg)
     if not launcher or started == devices * nodes:
-        return []
+        return old
     remedy = {
         "Slurm": f"ask for --nodes={nodes} --ntasks-per-node={devices}, or, to have one task start the others on its node, "
         "name the job interactive (--job-name=interactive)",
@@ -32,9 +34,25 @@ def machine_problems(cfg: Section, command: str) -> list[str]:
         "mpirun": f"use -n {devices * nodes}",
     }[launcher]
     return [
+        *old,
         f"{launcher} started {started} process{'es' if started > 1 else ''} for this run, but trainer.devices x "
-        f"trainer.num_nodes is {devices} x {nodes}; set them to what was started, or {remedy}"
+        f"trainer.num_nodes is {devices} x {nodes}; set them to what was started, or {remedy}",
     ]
+
+
+def _old_gpu(cfg: Section) -> list[str]:
+    """A GPU without the attention kernel for bfloat16 (focus/model/flash.py), where that is what these settings compute in."""
+    if isinstance(cfg, TrainConfig):
+        half = "bfloat16" in (cfg.policy.dtype, arithmetic_of(cfg.trainer)) and cfg.trainer.get("accelerator") != "cpu"
+        remedy = "trainer.precision=32-true policy.dtype=float32"
+    else:
+        half = isinstance(cfg, ProbeConfig | EvaluateConfig | CalibrateConfig) and cfg.policy.dtype == "bfloat16"
+        remedy = "policy.dtype=float32"
+    import torch
+
+    if not half or not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (8, 0):
+        return []
+    return [f"attention in bfloat16 needs a GPU of the generation of A100 or later; this is a {torch.cuda.get_device_name()}; use {remedy}"]
 
 
 def launched() -> tuple[str, int]:

@@ -60,7 +60,6 @@ class PolicyConfig(Section):
     dialect: Text
     prompts: Text | None
     dtype: Dtype
-    attention: Text
     train_vision: bool
     activation_checkpointing: bool
     lora_rank: Annotated[Whole, Field(ge=0), Hint("0 trains all weights, 8 to 64 are usual")]

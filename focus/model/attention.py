@@ -12,7 +12,8 @@ The vision tower attends within windows, or within images. All of one length are
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -23,10 +24,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from focus.model import delta_net
+from focus.model import delta_net, flash
 from focus.model.delta_net import Scan, State
 
-PREFIX = "shared_prompt_"
+LAYOUT = "shared_prompt"  # names under which transformers knows the two functions below
 WINDOWS = "flash_windows"  # transformers gives all windows at once only to an attention with `flash` in its name
 NO_MASK = torch.zeros((1, 1, 1, 1))  # transformers passes a 4-D mask on unchanged; without one it would build its own
 SLOTS_ADDED = 256  # a cache that is full grows by so many tokens a row
@@ -59,10 +60,7 @@ class Layout(Protocol):
 
 def share_prompts(model: PreTrainedModel) -> None:
     """Make a model's text layers accept a layout, and its vision tower attend to windows together. Idempotent."""
-    current = str(model.config.get_text_config()._attn_implementation)
-    if not current.startswith(PREFIX):
-        native = current if current == "flash_attention_2" else "sdpa"
-        model.set_attn_implementation({"text_config": PREFIX + native, "vision_config": WINDOWS})
+    model.set_attn_implementation({"text_config": LAYOUT, "vision_config": WINDOWS})
     layers: Any = model.get_decoder().layers
     for kind in ("self_attn", "linear_attn"):
         for index, layer in enumerate(getattr(each, kind) for each in layers if hasattr(each, kind)):
@@ -71,31 +69,23 @@ def share_prompts(model: PreTrainedModel) -> None:
                 layer.forward = partial(delta_net.forward, layer)
 
 
-def _interface(native: str) -> Any:
-    def attention(
-        module: torch.nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        scaling: float,
-        dropout: float = 0.0,
-        layout: Layout | None = None,
-        **rest: Any,
-    ) -> tuple[Tensor, None]:
-        if layout is None:
-            return ALL_ATTENTION_FUNCTIONS[native](module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **rest)
-        # Under autocast the rotary embedding returns float32. Attention and caches use the dtype of
-        # the values.
-        packed = query[0].to(value.dtype), key[0].to(value.dtype), value[0]
-        return layout.attend(int(module.cache_index), *packed, scaling).transpose(0, 1)[None], None  # type: ignore[arg-type]
-
-    return attention
-
-
-for _native in ("sdpa", "flash_attention_2"):
-    AttentionInterface.register(PREFIX + _native, _interface(_native))
-    AttentionMaskInterface.register(PREFIX + _native, ALL_MASK_ATTENTION_FUNCTIONS[_native])
+def attend_by_layout(
+    module: torch.nn.Module,
+    query: Float[Tensor, "row head token width"],
+    key: Float[Tensor, "row key_head key width"],
+    value: Float[Tensor, "row key_head key width"],
+    attention_mask: Tensor | None,
+    scaling: float,
+    layout: Layout | None = None,
+    **rest: Any,
+) -> tuple[Float[Tensor, "row token head width"], None]:
+    """Attention of a text layer; without a layout SDPA, as transformers calls it."""
+    if layout is None:
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, scaling=scaling, **rest)
+    # Under autocast the rotary embedding returns float32. Attention and caches use the dtype of
+    # the values.
+    packed = query[0].to(value.dtype), key[0].to(value.dtype), value[0]
+    return layout.attend(int(module.cache_index), *packed, scaling).transpose(0, 1)[None], None  # type: ignore[arg-type]
 
 
 def attend_within_windows(
@@ -111,10 +101,14 @@ def attend_within_windows(
 ) -> tuple[Float[Tensor, "1 patch head width"], None]:
     """Attention of the vision tower: every patch attends to its window, which may be a whole image.
 
-    Windows of one length are one batch. transformers' own SDPA path calls the kernel for each window:
-    1,796 calls instead of 32 for 1,024 tokens of Qwen2.5-VL-7B. The results are equal bit by bit
-    (tested).
+    One call of the flash-attention kernel, or of SDPA for all windows of one length. transformers' own
+    SDPA path calls it for each window: 1,796 calls instead of 32 for 1,024 tokens of Qwen2.5-VL-7B.
+    The results are equal bit by bit (tested).
     """
+    if flash.kernel_takes(value):
+        windows = flash.Sequences(cu_seq_lens_q, max_length_q)
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        return flash.attend(q, k, v, (windows, windows), causal=False, scale=scaling)[0][None], None
     packed = query[0], key[0], value[0]
     if max_length_q * (len(cu_seq_lens_q) - 1) == query.shape[2]:
         return _attend_batch(*packed, max_length_q, scaling).transpose(0, 1)[None], None
@@ -134,37 +128,69 @@ def _attend_batch(query: Packed, key: Packed, value: Packed, length: int, scale:
     return scaled_dot_product_attention(q, k, v, scale=scale).transpose(0, 1).flatten(1, 2)
 
 
+AttentionInterface.register(LAYOUT, attend_by_layout)
+AttentionMaskInterface.register(LAYOUT, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 AttentionInterface.register(WINDOWS, attend_within_windows)
 
 
 class Ragged:
-    """Converts sequences of unequal length between a packed row and a right-padded batch."""
+    """Sequences of unequal length, packed one after the other, as a right-padded batch, or as the kernel takes them.
+
+    What is needed of it on the device is made on the host and sent once, so that no one waits for
+    the device.
+    """
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         assert lengths and min(lengths) > 0, lengths
-        self.lengths = torch.tensor(lengths, device=device)
+        self.lengths, self.device = list(lengths), device
         self.longest, self.total, self.even = max(lengths), sum(lengths), min(lengths) == max(lengths)
-        slot = torch.arange(self.longest, device=device)
-        self.real: Bool[Tensor, "row slot"] = slot < self.lengths[:, None]  # False in the padding
-        starts = self.lengths.cumsum(0) - self.lengths
-        # packed index of every slot of the batch; padding repeats the last token of its row
-        self._packed_index = (starts[:, None] + slot).minimum((starts + self.lengths - 1)[:, None]).flatten()
-        self._padded_index = self.real.flatten().nonzero()[:, 0]  # slot of every packed token
+
+    @cached_property
+    def sequences(self) -> flash.Sequences:
+        bounds = torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32)
+        return flash.Sequences(bounds.to(self.device, non_blocking=True), self.longest)
+
+    @cached_property
+    def real(self) -> Bool[Tensor, "row slot"]:
+        """False in the padding."""
+        return self._real_on_host.to(self.device, non_blocking=True)
+
+    def places(self, first: Sequence[int]) -> tuple[Int[Tensor, " token"], Int[Tensor, " token"]]:
+        """Row and slot of every packed token, if row i begins at slot `first[i]`."""
+        row, slot = self._real_on_host.nonzero().T
+        return row.to(self.device, non_blocking=True), (slot + torch.tensor(first)[row]).to(self.device, non_blocking=True)
 
     def pad(self, packed: Packed) -> Padded:
         """The right-padded batch. Callers mask the padding."""
         if self.even:
             return packed.unflatten(1, (len(self.lengths), self.longest)).transpose(0, 1)
-        return _Gather.apply(packed, self._packed_index, self._padded_index).unflatten(1, (len(self.lengths), self.longest)).transpose(0, 1)
+        return _Gather.apply(packed, *self._index).unflatten(1, (len(self.lengths), self.longest)).transpose(0, 1)
 
     def unpad(self, padded: Padded) -> Packed:
         """The inverse of `pad`."""
         flat = padded.transpose(0, 1).flatten(1, 2)
-        return flat if self.even else _Gather.apply(flat, self._padded_index, None)
+        return flat if self.even else _Gather.apply(flat, self._index[1], None)
+
+    @cached_property
+    def _lengths(self) -> Int[Tensor, " row"]:
+        return torch.tensor(self.lengths).to(self.device, non_blocking=True)
+
+    @cached_property
+    def _real_on_host(self) -> Bool[Tensor, "row slot"]:
+        return torch.arange(self.longest) < torch.tensor(self.lengths)[:, None]
+
+    @cached_property
+    def _index(self) -> tuple[Int[Tensor, " slot"], Int[Tensor, " token"]]:
+        """The packed index of every slot of the batch, and the slot of every packed token."""
+        ends = torch.tensor(self.lengths).cumsum(0)[:, None]
+        starts = ends - torch.tensor(self.lengths)[:, None]
+        packed = (starts + torch.arange(self.longest)).minimum(ends - 1).flatten()  # padding repeats the last token of its row
+        padded = self._real_on_host.flatten().nonzero()[:, 0]
+        return packed.to(self.device, non_blocking=True), padded.to(self.device, non_blocking=True)
 
     def scan(self, scan: Scan, inputs: PackedInputs, state: State | None) -> tuple[PackedOutputs, State]:
         """`scan` of packed sequences: the output of every token, and the states at the ends."""
-        out, ends = scan(self.pad(inputs[None])[:, 0], self.lengths, state)
+        out, ends = scan(self.pad(inputs[None])[:, 0], self._lengths, state)
         return self.unpad(out[:, None])[0], ends
 
 
@@ -189,85 +215,82 @@ class _Gather(torch.autograd.Function):
         return gradient.new_zeros((gradient.shape[0], ctx.tokens, gradient.shape[2])).index_copy_(1, index, gradient), None, None
 
 
+def _sdpa(
+    query: Float[Tensor, "row head query width"],
+    key: Float[Tensor, "row key_head key width"],
+    value: Float[Tensor, "row key_head key width"],
+    scale: float,
+    mask: Bool[Tensor, "any_row 1 query key"] | None = None,
+) -> Float[Tensor, "row head query width"]:
+    """SDPA of a padded batch, causal without a mask: on a CPU, and in float32 on a GPU.
+
+    PyTorch's memory-efficient kernel, the only one for float32 on a GPU, takes no grouped queries;
+    with them PyTorch would compute all weights at once. So keys are repeated there.
+    """
+    repeat = query.shape[1] // key.shape[1]
+    if repeat > 1 and query.device.type != "cpu":
+        key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+    )
+
+
 class PackedGroups:
     """The layout of an update: every prompt once, then every suffix (turns and observations).
 
-    Packed order: all prompts, then all suffixes. `owner[s]` is the index of suffix s's prompt. A
-    suffix attends to its whole prompt and causally to itself, never to another suffix. `flash` uses
-    flash-attention's kernel for ragged sequences instead of PyTorch's SDPA.
+    Packed order: all prompts, then all suffixes, those of the first prompt first. `owner[s]` is the
+    index of suffix s's prompt. A suffix attends to its whole prompt and causally to itself, never to
+    another suffix.
     """
 
-    def __init__(
-        self, prompt_lengths: Sequence[int], suffix_lengths: Sequence[int], owner: Sequence[int], device: torch.device, flash: bool = False
-    ) -> None:
+    def __init__(self, prompt_lengths: Sequence[int], suffix_lengths: Sequence[int], owner: Sequence[int], device: torch.device) -> None:
+        assert sorted({*owner}) == [*range(len(prompt_lengths))] and sorted(owner) == [*owner], owner
         self.prompts, self.suffixes = Ragged(prompt_lengths, device), Ragged(suffix_lengths, device)
-        self.owner = torch.tensor(owner, device=device)
-        self.flash = flash
-        if flash:
-            self._index_keys(prompt_lengths, suffix_lengths, owner, device)
-        else:
-            causal = torch.ones((self.suffixes.longest,) * 2, dtype=torch.bool, device=device).tril()[None]
-            prompt = self.prompts.real[:1] if self.prompts.even else self.prompts.real[self.owner]
-            rows, queries = len(prompt), self.suffixes.longest
-            parts = prompt[:, None].expand(rows, queries, -1), causal.expand(rows, queries, queries)
-            self._mask: Bool[Tensor, "row 1 query key"] = torch.cat(parts, dim=2)[:, None]
+        self._all, self._siblings = Ragged([*prompt_lengths, *suffix_lengths], device), _grouped(self.suffixes, owner)
+        self._owner_on_host = owner
 
     def attend(self, layer: int, query: Packed, key: PackedKeys, value: PackedKeys, scale: float) -> Packed:
-        if self.flash:
-            return self._attend_flash(query, key, value, scale)
         split = self.prompts.total  # index of the first suffix token
+        if flash.kernel_takes(value):
+            q, k, v = (x.transpose(0, 1) for x in (query, key, value))
+            own, prompts = (self._all.sequences,) * 2, (self._siblings.sequences, self.prompts.sequences)
+            return flash.AttendAlsoToPrompts.apply(q, k, v, k[:split], v[:split], own, prompts, split, scale).transpose(0, 1)
         prompt_key, prompt_value = self.prompts.pad(key[:, :split]), self.prompts.pad(value[:, :split])
-        grouped = query.shape[0] != key.shape[0]
-        prompt = scaled_dot_product_attention(
-            self.prompts.pad(query[:, :split]), prompt_key, prompt_value, is_causal=True, scale=scale, enable_gqa=grouped
-        )
-        suffix = scaled_dot_product_attention(
+        prompt = _sdpa(self.prompts.pad(query[:, :split]), prompt_key, prompt_value, scale)
+        suffix = _sdpa(
             self.suffixes.pad(query[:, split:]),
-            torch.cat([prompt_key.index_select(0, self.owner), self.suffixes.pad(key[:, split:])], dim=2),
-            torch.cat([prompt_value.index_select(0, self.owner), self.suffixes.pad(value[:, split:])], dim=2),
-            attn_mask=self._mask,
-            scale=scale,
-            enable_gqa=grouped,
+            torch.cat([prompt_key.index_select(0, self._owner), self.suffixes.pad(key[:, split:])], dim=2),
+            torch.cat([prompt_value.index_select(0, self._owner), self.suffixes.pad(value[:, split:])], dim=2),
+            scale,
+            self._mask,
         )
         return torch.cat([self.prompts.unpad(prompt), self.suffixes.unpad(suffix)], dim=1)
 
     def recur(self, layer: int, scan: Scan, inputs: PackedInputs) -> PackedOutputs:
         split = self.prompts.total
         prompt, state = self.prompts.scan(scan, inputs[:split], None)
-        suffix, _ = self.suffixes.scan(scan, inputs[split:], state.take(self.owner))
+        suffix, _ = self.suffixes.scan(scan, inputs[split:], state.take(self._owner))
         return torch.cat([prompt, suffix])
 
-    def _index_keys(self, prompt_lengths: Sequence[int], suffix_lengths: Sequence[int], owner: Sequence[int], device: torch.device) -> None:
-        """Index the keys for one kernel call over all sequences: a prompt has its own, a suffix its
-        prompt's and then its own.
-        """
-        starts = [sum(prompt_lengths[:g]) for g in range(len(prompt_lengths))]
-        keys, start = [torch.arange(self.prompts.total)], self.prompts.total
-        for length, g in zip(suffix_lengths, owner, strict=True):
-            keys += [torch.arange(starts[g], starts[g] + prompt_lengths[g]), torch.arange(start, start + length)]
-            start += length
-        self._key_index = torch.cat(keys).to(device)
-        query_lengths = [*prompt_lengths, *suffix_lengths]
-        key_lengths = [*prompt_lengths, *(prompt_lengths[g] + n for n, g in zip(suffix_lengths, owner, strict=True))]
-        self._query_ends, self._key_ends = (
-            torch.tensor([0, *lengths], device=device).cumsum(0, dtype=torch.int32) for lengths in (query_lengths, key_lengths)
-        )
-        self._longest = max(query_lengths), max(key_lengths)
+    @cached_property
+    def _owner(self) -> Int[Tensor, " suffix"]:
+        return torch.tensor(self._owner_on_host).to(self.prompts.device, non_blocking=True)
 
-    def _attend_flash(self, query: Packed, key: PackedKeys, value: PackedKeys, scale: float) -> Packed:
-        from flash_attn import flash_attn_varlen_func  # GPU extra
+    @cached_property
+    def _mask(self) -> Bool[Tensor, "row 1 query key"]:
+        causal = torch.ones((self.suffixes.longest,) * 2, dtype=torch.bool, device=self._owner.device).tril()[None]
+        prompt = self.prompts.real[:1] if self.prompts.even else self.prompts.real[self._owner]
+        rows, queries = len(prompt), self.suffixes.longest
+        parts = prompt[:, None].expand(rows, queries, -1), causal.expand(rows, queries, queries)
+        return torch.cat(parts, dim=2)[:, None]
 
-        out = flash_attn_varlen_func(
-            query.transpose(0, 1),
-            key.transpose(0, 1)[self._key_index],
-            value.transpose(0, 1)[self._key_index],
-            self._query_ends,
-            self._key_ends,
-            *self._longest,
-            softmax_scale=scale,
-            causal=True,  # aligned at the last key, so a suffix's query sees its whole prompt
-        )
-        return out.transpose(0, 1)
+
+def _grouped(parts: Ragged, owner: Sequence[int]) -> Ragged:
+    """The neighbouring parts of each owner as one sequence."""
+    lengths: dict[int, int] = {}
+    for length, each in zip(parts.lengths, owner, strict=True):
+        lengths[each] = lengths.get(each, 0) + length
+    return Ragged([*lengths.values()], parts.device)
 
 
 @dataclass
@@ -294,10 +317,10 @@ class PromptCache:
         """
         self.keys.append(self.ragged.pad(key).contiguous())
         self.values.append(self.ragged.pad(value).contiguous())
-        out = scaled_dot_product_attention(
-            self.ragged.pad(query), self.keys[layer], self.values[layer], is_causal=True, scale=scale, enable_gqa=len(query) != len(key)
-        )
-        return self.ragged.unpad(out)
+        if flash.kernel_takes(value):
+            q, k, v = (x.transpose(0, 1) for x in (query, key, value))
+            return flash.attend(q, k, v, (self.ragged.sequences,) * 2, causal=True, scale=scale)[0].transpose(0, 1)
+        return self.ragged.unpad(_sdpa(self.ragged.pad(query), self.keys[layer], self.values[layer], scale))
 
     def recur(self, layer: int, scan: Scan, inputs: PackedInputs) -> PackedOutputs:
         out, state = self.ragged.scan(scan, inputs, None)
@@ -380,27 +403,42 @@ class AppendLayout:
 
     def __init__(self, rows: SuffixCache, lengths: Sequence[int]) -> None:
         device = rows.keys[0].device
-        self.rows, self.chunks = rows, Ragged(lengths, device)
-        self._owner = torch.tensor(rows.owner, device=device)
-        slot = torch.tensor(rows.lengths, device=device)[:, None] + torch.arange(self.chunks.longest, device=device)
-        self._slot = slot[self.chunks.real]
-        self._row = torch.arange(len(lengths), device=device).repeat_interleave(self.chunks.lengths)
-        self.filled = max(before + new for before, new in zip(rows.lengths, lengths, strict=True))
-        prompt = rows.prompts.ragged.real[self._owner]
-        own = torch.arange(self.filled, device=device) <= slot[:, :, None]
-        self._mask = torch.cat([prompt[:, None].expand(-1, self.chunks.longest, -1), own], dim=2)[:, None]
+        self.rows, self.chunks, self._before = rows, Ragged(lengths, device), list(rows.lengths)
+        self._own = Ragged([a + b for a, b in zip(rows.lengths, lengths, strict=True)], device)  # tokens of every row after this prefill
+        self._row, self._slot = self.chunks.places(rows.lengths)
+        self._siblings = _grouped(self.chunks, rows.owner)
+        used = sorted({*rows.owner})
+        self._prompts = Ragged([rows.prompts.ragged.lengths[i] for i in used], device)  # without those that no row follows
+        self._used = torch.tensor(used).to(device, non_blocking=True)
 
     def attend(self, layer: int, query: Packed, key: PackedKeys, value: PackedKeys, scale: float) -> Packed:
         rows = self.rows
         for store, new in ((rows.keys, key), (rows.values, value)):
             store[layer][self._row, :, self._slot] = new.transpose(0, 1)
-        keys, values = (
-            torch.cat([prompts[layer].index_select(0, self._owner), store[layer][:, :, : self.filled]], dim=2)
-            for prompts, store in ((rows.prompts.keys, rows.keys), (rows.prompts.values, rows.values))
-        )
-        grouped = len(query) != len(key)
-        out = scaled_dot_product_attention(self.chunks.pad(query), keys, values, attn_mask=self._mask, scale=scale, enable_gqa=grouped)
-        return self.chunks.unpad(out)
+        both = (rows.prompts.keys[layer], rows.keys[layer]), (rows.prompts.values[layer], rows.values[layer])
+        if flash.kernel_takes(value):
+            own = [self._own.unpad(mine[:, :, : self._own.longest]).transpose(0, 1) for _, mine in both]
+            prompts = [self._prompts.unpad(self._of_used(prompt)).transpose(0, 1) for prompt, _ in both]
+            sequences = (self.chunks.sequences, self._own.sequences), (self._siblings.sequences, self._prompts.sequences)
+            return flash.AttendAlsoToPrompts.apply(query.transpose(0, 1), *own, *prompts, *sequences, 0, scale).transpose(0, 1)
+        keys, values = (torch.cat([prompt.index_select(0, self._owner), mine[:, :, : self._own.longest]], dim=2) for prompt, mine in both)
+        return self.chunks.unpad(_sdpa(self.chunks.pad(query), keys, values, scale, self._mask))
+
+    def _of_used(self, prompts: Padded) -> Float[Tensor, "used head longest width"]:
+        if len(self._used) == len(prompts):
+            return prompts
+        return prompts.index_select(0, self._used)[:, :, : self._prompts.longest]
+
+    @cached_property
+    def _owner(self) -> Int[Tensor, " row"]:
+        return torch.tensor(self.rows.owner).to(self.chunks.device, non_blocking=True)
+
+    @cached_property
+    def _mask(self) -> Bool[Tensor, "row 1 query key"]:
+        queries, prompts = self.chunks.longest, self.rows.prompts.ragged.real[self._owner]
+        slot = torch.tensor(self._before)[:, None] + torch.arange(queries)
+        own = (torch.arange(self._own.longest) <= slot[:, :, None]).to(prompts.device, non_blocking=True)
+        return torch.cat([prompts[:, None].expand(-1, queries, -1), own], dim=2)[:, None]
 
     def recur(self, layer: int, scan: Scan, inputs: PackedInputs) -> PackedOutputs:
         before = self.rows.states[layer]

@@ -14,7 +14,7 @@ from peft import LoraConfig
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-from transformers.utils import cached_file, is_flash_attn_2_available
+from transformers.utils import cached_file
 
 from focus.data.boxes import Frame
 from focus.model.dialect import dialect_names, read_dialect
@@ -33,14 +33,11 @@ def checkpoint_path(name: str) -> str | Path:
     return EMBEDDED if name == "embedded" else name
 
 
-def load_model(
-    folder: str | Path, dialect: str, dtype: str = "float32", attention: str = "auto", prompts: str | None = None
-) -> PolicyModel:
+def load_model(folder: str | Path, dialect: str, dtype: str = "float32", prompts: str | None = None) -> PolicyModel:
     """A policy from a folder or a hub name. `dialect` and `prompts` are those of `read_dialect`.
 
-    `attention` is `auto` or a transformers name (`attention_backend`). `dtype` is explicit because
-    transformers otherwise keeps the dtype of the file. Raises ValueError for a model that can't be
-    trained, if possible before weights are read.
+    `dtype` is explicit because transformers otherwise keeps the dtype of the file. Raises ValueError
+    for a model that can't be trained, if possible before weights are read.
     """
     name = str(folder)
     if Path(name).is_absolute() or name.startswith(".") or Path(name).exists():
@@ -78,7 +75,7 @@ def load_model(
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             name,
             dtype=DTYPES[dtype],
-            attn_implementation=attention_backend(attention, dtype),
+            attn_implementation="sdpa",
             device_map={"": gpu} if gpu else None,  # tensor by tensor, without a copy of the model in the host's memory
             output_loading_info=True,
         )
@@ -133,22 +130,6 @@ def _layer_name(name: str) -> str:
     """
     parts = name.split(".")
     return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]
-
-
-def attention_backend(attention: str, dtype: str) -> str | dict[str, str]:
-    """The `attn_implementation` for transformers.
-
-    `auto` is flash-attention where it can run, else SDPA.
-
-    Flash-attention does not support float32. The text layers use it only in the update, under the
-    trainer's autocast. A vision tower with float32 weights also runs outside the trainer, so it
-    uses SDPA.
-    """
-    if attention != "auto":
-        return attention
-    if not (torch.cuda.is_available() and is_flash_attn_2_available()):
-        return "sdpa"
-    return {"text_config": "flash_attention_2", "vision_config": "flash_attention_2" if dtype == "bfloat16" else "sdpa"}
 
 
 REQUIRED_FILES = {  # a folder in the Hugging Face layout has one file of each kind

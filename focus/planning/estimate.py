@@ -153,7 +153,6 @@ class Shape:
         self.width, self.inner, self.layers, self.words = text.hidden_size, text.intermediate_size, text.num_hidden_layers, text.vocab_size
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         self.head, self.queries, self.keys = head, text.num_attention_heads * head, text.num_key_value_heads * head
-        self.heads, self.grouped = text.num_attention_heads, text.num_attention_heads != text.num_key_value_heads
         self.tied, self.adapted = bool(config.tie_word_embeddings), adapted  # with adapters, norms and patch embedding are frozen
         self.held = held
 
@@ -202,11 +201,8 @@ class Shape:
     def _residual(self) -> int:
         return 4 if self.held.mixed else self.held.arithmetic
 
-    def layer_activations(self, prompt: float, suffix: float, groups: float, rows: float, weights: bool) -> float:
-        """Bytes that one text layer keeps for the backward, for `rows` suffixes of `groups` prompts.
-
-        `weights`: attention has no kernel for grouped queries under a mask, so the weights of all pairs are kept.
-        """
+    def layer_activations(self, prompt: float, suffix: float, groups: float, rows: float) -> float:
+        """Bytes that one text layer keeps for the backward, for `rows` suffixes of `groups` prompts."""
         b, mixed = self.held.arithmetic, self.held.mixed
         tokens = groups * prompt + rows * suffix
         # a norm in float32 keeps its input and its normalised input; the next layer keeps its own cast of the output
@@ -219,11 +215,7 @@ class Shape:
         else:
             each += (self.queries + self.keys) * (8 if b == 4 else 6)  # norms of queries and keys
         seen = groups * prompt + rows * (prompt + suffix)  # a suffix has its own copy of its prompt's keys
-        scores = 0.0
-        if weights and self.grouped:
-            scores = self.heads * rows * suffix * (prompt + suffix) * b
-            seen *= self.queries / self.keys
-        return tokens * each + 2 * seen * self.keys * b + scores
+        return tokens * each + 2 * seen * self.keys * b
 
     def kept_inputs(self, tokens: float) -> float:
         """Bytes with activation checkpointing: the text layers keep only their inputs."""
@@ -293,8 +285,6 @@ def make_plan(cfg: PlanConfig, observed: Lengths | None = None) -> Plan:
     rollouts, questions = cfg.rollout.rollouts_per_question, cfg.rollout.questions_per_update // held.ranks
     together = min(questions, cfg.rollout.questions_per_forward or questions)
     checkpointed, learns = bool(cfg.policy.activation_checkpointing), counts.visual_trainable > 0
-    # on a GPU without flash-attention; PyTorch's CPU kernel needs none. `auto` is assumed to find flash-attention
-    pairs = cfg.device != "cpu" and cfg.policy.attention not in ("auto", "flash_attention_2")
 
     # Memory, at the longest
     divided = held.share(("fsdp",))
@@ -305,7 +295,7 @@ def make_plan(cfg: PlanConfig, observed: Lengths | None = None) -> Plan:
     groups, rows = min(groups, questions), min(rows, questions * rollouts)
     tower = groups * longest.view + rows * (longest.turns - 1) * longest.crop
     learned = groups * longest.prompt + rows * longest.suffix
-    layer = shape.layer_activations(longest.prompt, longest.suffix, groups, rows, pairs)
+    layer = shape.layer_activations(longest.prompt, longest.suffix, groups, rows)
     cache_ = shape.cache(longest, together, rollouts, cfg.rollout.tokens_per_turn)
     learned_bytes = 4 if counts.adapters else held.stored  # peft keeps adapters of a bfloat16 base in float32
     memory = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from focus.model.loading import attention_backend, checkpoint_path
+from focus.model.loading import checkpoint_path
 
 
 def headline(*parts: str) -> str:
@@ -16,17 +16,15 @@ def headline(*parts: str) -> str:
     return " | ".join(part for part in parts if part)
 
 
-def policy_text(checkpoint: str, device: str, attention: str, dtype: str) -> str:
-    """`embedded, 2.7 M weights, CPU 2 threads, sdpa`. The number of weights is given for a checkpoint in a local folder."""
+def policy_text(checkpoint: str, device: str) -> str:
+    """`embedded, 2.7 M weights, CPU 2 threads`. The number of weights is given for a checkpoint in a local folder."""
     count = count_weights(Path(checkpoint_path(checkpoint)))
-    backend = attention_backend(attention, dtype)
-    kind = backend if isinstance(backend, str) else backend["text_config"]
-    return ", ".join([checkpoint, *([f"{_short(count)} weights"] if count else []), device, kind])
+    return ", ".join([checkpoint, *([f"{_short(count)} weights"] if count else []), device])
 
 
-def evaluated_text(checkpoint: str, engine: str, threads: int, attention: str, dtype: str) -> str:
+def evaluated_text(checkpoint: str, engine: str, threads: int) -> str:
     """`policy_text` of a policy that is only evaluated, on this process's device; a served one has its name alone."""
-    return f"{checkpoint}, served" if engine == "openai" else policy_text(checkpoint, device_text({}, threads), attention, dtype)
+    return f"{checkpoint}, served" if engine == "openai" else policy_text(checkpoint, device_text({}, threads))
 
 
 def device_text(trainer: Mapping[str, Any], threads: int) -> str:

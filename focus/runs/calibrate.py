@@ -33,7 +33,7 @@ from focus.rollout.kv import KVEngine
 def identity(cfg: CalibrateConfig, policy: PolicyModel, samples: Sequence[Sample]) -> str:
     """A hash of everything that the choice depends on.
 
-    That is: weights, dialect, dtype, attention, questions, ladder, decoding and judge.
+    That is: weights, dialect, dtype, questions, ladder, decoding and judge.
     """
     digest = hashlib.blake2b(policy.weights_hash().encode(), digest_size=12)
     digest.update(questions_digest(samples).encode())

@@ -61,7 +61,7 @@ def run(composed: DictConfig) -> None:
     console.print(
         headline(
             "evaluate",
-            evaluated_text(p.checkpoint, cfg.rollout.engine, cfg.threads, p.attention, p.dtype),
+            evaluated_text(p.checkpoint, cfg.rollout.engine, cfg.threads),
             f"{cfg.data.source}, views of {cfg.view.min_tokens:,} to {most:,} tokens",
             f"{len({'own', *e.arms})} arms",
             str(output),

@@ -68,7 +68,7 @@ def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
     console.print(
         headline(
             "probe",
-            evaluated_text(p.checkpoint, cfg.rollout.engine, cfg.threads, p.attention, p.dtype),
+            evaluated_text(p.checkpoint, cfg.rollout.engine, cfg.threads),
             f"views {', '.join(f'{tokens:,}' for tokens in cfg.views)} tokens",
             f"{len(samples):,} questions in {len({'own', *e.arms})} arms",
             str(output),

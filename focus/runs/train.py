@@ -340,7 +340,7 @@ def _headline(cfg: TrainConfig) -> str:
     }[Mode(cfg.gap.mode)]
     return headline(
         cfg.name,
-        policy_text(p.checkpoint, device_text(cfg.trainer, cfg.threads), p.attention, p.dtype),
+        policy_text(p.checkpoint, device_text(cfg.trainer, cfg.threads)),
         view,
         f"{cfg.objective.updates} updates of {r.questions_per_update} x {r.rollouts_per_question}",
         cfg.output,
@@ -416,7 +416,7 @@ def _measure(
     """
     p, settings = cfg.policy, cfg.model_dump()
     checkpoint = trained if label == "trained" else loading.checkpoint_path(p.checkpoint)
-    loaded = loading.load_model(checkpoint, p.dialect, played_dtype(settings), p.attention, p.prompts)
+    loaded = loading.load_model(checkpoint, p.dialect, played_dtype(settings), p.prompts)
     module = build_policy(cfg, loaded, grader)
     module.engine.sync_weights()
     outcomes: dict[str, Outcome] = {}

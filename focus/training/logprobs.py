@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from focus.model.attention import PREFIX, PackedGroups
+from focus.model.attention import PackedGroups
 from focus.model.policy_model import PolicyModel
 from focus.model.positions import mrope_positions
 from focus.rollout.trajectory import Trajectory
@@ -46,7 +46,6 @@ def logprobs_and_entropy(
         [len(suffix) for suffix in suffixes],
         [g for g, group in enumerate(members.values()) for _ in group],
         device,
-        flash=c.backbone.language_model.config._attn_implementation == PREFIX + "flash_attention_2",
     )
     ids = torch.tensor([i for ids in (*(t.prompt_ids for t in firsts), *suffixes) for i in ids])
     packed_positions = [position_ids[group[0]][:, :n] for group, n in zip(members.values(), prompt_lengths, strict=True)]

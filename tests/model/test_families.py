@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -260,21 +261,6 @@ def test_a_name_that_the_embedding_of_patches_bears_too_is_adapted_where_it_is_a
 
 
 @pytest.mark.parametrize(
-    ("there", "dtype", "expected"),
-    [
-        (False, "bfloat16", "sdpa"),
-        (True, "bfloat16", {"text_config": "flash_attention_2", "vision_config": "flash_attention_2"}),
-        (True, "float32", {"text_config": "flash_attention_2", "vision_config": "sdpa"}),
-    ],
-)
-def test_flash_attention_is_taken_where_it_imports_and_its_kernels_take_the_numbers(there, dtype, expected, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda: there)
-    assert loading.attention_backend("auto", dtype) == expected
-    assert loading.attention_backend("eager", dtype) == "eager"
-
-
-@pytest.mark.parametrize(
     ("trainer", "mixed"),
     [
         (("trainer=cpu",), False),
@@ -287,6 +273,25 @@ def test_a_policy_is_measured_in_the_arithmetic_of_its_training(trainer, mixed, 
     with build.autocast_like_trainer(configured(folders, "qwen3_vl", Path("x"), *trainer).trainer):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype is (torch.bfloat16 if mixed else torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("settings", "generation", "refused"),
+    [
+        (("trainer=gpu",), (7, 5), True),
+        (("trainer=gpu",), (8, 0), False),
+        (("trainer=gpu", "trainer.precision=32-true"), (7, 5), False),
+        (("trainer=gpu", "trainer.precision=32-true", "policy.dtype=bfloat16", "policy.lora_rank=2"), (7, 5), True),
+        (("trainer=cpu", "trainer.precision=bf16-mixed"), (7, 5), False),
+    ],
+)
+def test_bfloat16_is_refused_on_a_gpu_without_the_kernel(settings, generation, refused, folders, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: generation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    problem = r"attention in bfloat16 needs .* this is a Tesla T4; use trainer\.precision=32-true policy\.dtype=float32"
+    with pytest.raises(ConfigError, match=problem) if refused else nullcontext():
+        validated(configured(folders, "qwen3_vl", Path("x"), *settings), TrainConfig)
 
 
 @pytest.mark.parametrize("trainer", ["gpu", "ddp", "fsdp"])

@@ -8,6 +8,7 @@ from PIL import Image
 from focus.model import attention
 from focus.model.attention import WINDOWS
 from focus.model.policy_model import PolicyModel
+from tests.support.flash import flash_on_cpu
 
 
 def seen(policy: PolicyModel, sizes: list[tuple[int, int]]):
@@ -60,5 +61,12 @@ def test_windows_of_one_length_are_one_call_with_the_same_features_and_gradients
     assert [name for name in each[2] if not torch.equal(each[2][name], together[2][name])] == []
 
 
-def test_a_policy_uses_it(policy):
-    assert policy.backbone.visual.config._attn_implementation == WINDOWS
+@pytest.mark.parametrize("sizes", [[(4, 4)], [(3, 5), (4, 4), (3, 5)]])
+def test_on_a_gpu_all_windows_are_one_call_of_the_flash_attention_kernel(policy, sizes, monkeypatch):
+    _, features, gradients = passed(policy, WINDOWS, sizes, monkeypatch)
+    calls = flash_on_cpu(monkeypatch)
+    _, by_kernel, its_gradients = passed(policy, WINDOWS, sizes, monkeypatch)
+    layers = len(policy.backbone.visual.blocks)
+    assert calls == {"forward": layers, "backward": layers}
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(features, by_kernel, strict=True))
+    assert all(torch.allclose(gradients[name], its_gradients[name], atol=1e-4, rtol=1e-4) for name in gradients)

@@ -51,9 +51,9 @@ def test_json_has_null_where_a_number_is_missing():
 
 
 def test_the_first_line_says_what_runs_on_what_and_where_it_writes():
-    policy = policy_text("embedded", device_text({"accelerator": "cpu", "devices": 1}, 2), "sdpa", "float32")
+    policy = policy_text("embedded", device_text({"accelerator": "cpu", "devices": 1}, 2))
     assert headline("stage1", policy, "view 16 of 256 tokens", "", "outputs/stage1") == (
-        "stage1 | embedded, 2.7 M weights, CPU 2 threads, sdpa | view 16 of 256 tokens | outputs/stage1"
+        "stage1 | embedded, 2.7 M weights, CPU 2 threads | view 16 of 256 tokens | outputs/stage1"
     )
     assert native_tokens("embedded", 448) == 256 and native_tokens("org/model", 448) is None
 
