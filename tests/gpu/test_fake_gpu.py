@@ -208,7 +208,7 @@ def test_a_whole_update_by_the_trainer_leaves_the_weights_of_the_cpu(on_cpu, on_
     device = {"accelerator": Accelerator(), "strategy": SingleDeviceStrategy(torch.device("gpu:0"))}
     rows = []
     for policy, more in ((on_cpu, {}), (on_gpu, device)):
-        module = policy_of(policy, grad_clip=1.0)
+        module = policy_of(policy, grad_clip=1.0, rollouts_per_question=2)
         module.engine, module.limits, module.rewards = steer(policy, boxes_of(policy), 1), LIMITS, [EverySecond(1.0)]
         logged = Rows()
         trainer(callbacks=[logged], **more).fit(module, questions(updates=1, per_update=1))

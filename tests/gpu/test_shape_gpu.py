@@ -61,7 +61,7 @@ def test_a_published_model_has_the_bytes_of_its_weights(gpu, name):
     assert gpu.bytes == 2 * parameters_of(validated(cfg, TrainConfig).policy).total + buffers
 
 
-TWO_TURNS = Lengths(prompt=1324, view=1024, turns=2, turn=40, reply=32, crop=1024)
+TWO_TURNS = Lengths(prompt=1324, view=1024, turns=2, turn=3, reply=32, crop=1024)
 SHALLOW = measure.config_of("Qwen/Qwen2.5-VL-7B-Instruct", layers=2)
 WIDTH = 3584
 
@@ -70,7 +70,7 @@ def test_a_rollout_holds_its_caches_and_leaves_the_features_of_its_images():
     found = measure.rollout(SHALLOW, TWO_TURNS, rollouts=4)
     first, second, kept = (found.phases[name] for name in ("turn 1", "turn 2", "kept"))
     one = 2 * 2 * 2 * 4 * 128  # keys and values of a token: two layers, four heads of width 128, bfloat16
-    assert first.ended - first.began > one * (1323 + 4 * 40) and second.ended > first.ended
+    assert first.ended - first.began > one * (1323 + 4 * 3) and second.ended > first.ended
     assert kept.ended - found.weights == 2 * WIDTH * (1024 + 4 * 1024)
     assert found.peak > second.ended - found.weights
 
@@ -83,5 +83,5 @@ def test_an_update_frees_all_that_it_kept_and_keeps_less_with_recomputation():
 
 
 def test_an_evaluation_plays_all_other_arms_at_once():
-    one, three = (measure.evaluation(SHALLOW, TWO_TURNS, questions=1, replayed=n) for n in (1, 3))
-    assert one.phases["own"] == three.phases["own"] and one.phases["arms"].peak < three.phases["arms"].peak
+    found = measure.evaluation(SHALLOW, TWO_TURNS, questions=1, replayed=3)
+    assert found.phases["arms"].peak > found.phases["own"].peak  # three crops side by side, and a row without one
