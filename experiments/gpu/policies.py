@@ -8,7 +8,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from focus.model.dialect import read_dialect
-from focus.model.loading import EMBEDDED, attention_backend
+from focus.model.loading import EMBEDDED
 from focus.model.policy_model import PolicyModel
 from focus.model.saving import DTYPES
 from focus.planning.architecture import published_config
@@ -59,7 +59,7 @@ def random_policy(name: str, size: Size, device: torch.device, dtype: str) -> Po
             setattr(vision, key, [vision.depth - 1])
     torch.manual_seed(0)
     with device:
-        model = AutoModelForImageTextToText.from_config(config, dtype=DTYPES[dtype], attn_implementation=attention_backend("auto", dtype))
+        model = AutoModelForImageTextToText.from_config(config, dtype=DTYPES[dtype])
     token_px = vision.patch_size * vision.spatial_merge_size
     processor = Qwen2VLImageProcessorPil(
         patch_size=vision.patch_size,
