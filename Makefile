@@ -30,7 +30,7 @@ READY_DEV := $(VENV)/ready-dev-$(call hash,requirements.txt requirements.lock re
 READY_VLLM := $(VLLM)/ready-$(call hash,requirements-vllm-cpu.txt tests/vllm/torchvision_operators.py)
 
 .PHONY: help plan stage1 stage2 smoke ask inspect scenes calibrate probe evaluate report sweep-gap sweep-reward claim \
-	env env-gpu env-dev test test-fast test-vllm dry-run check speed gpu-check base lock audit-deps clean clean-outputs
+	env env-gpu env-vllm env-dev test test-fast test-vllm dry-run check speed gpu-check base lock audit-deps clean clean-outputs
 
 help: ## this list
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ env: $(READY) ## create the Python environment in .venv: 2 GB with the CPU build
 
 env-gpu: $(READY) ## add DeepSpeed to .venv, for trainer=deepspeed alone
 	$(BIN)/pip install -r requirements-gpu.txt
+
+env-vllm: $(READY) ## add vLLM to .venv for the 7B recipes, on a machine with NVIDIA GPUs; transformers and numpy become what it accepts
+	grep -vE '^(torch|transformers|numpy)==' requirements.txt | $(BIN)/pip install -r requirements-vllm-gpu.txt -r /dev/stdin
 
 smoke: $(READY) ## every step of stage 1 in under a minute, too short to learn anything
 	$(BIN)/python -m focus.train experiment=smoke $(ARGS)

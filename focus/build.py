@@ -37,6 +37,7 @@ from focus.grading.judge import Judge
 from focus.model import loading
 from focus.model.dialect import read_dialect
 from focus.model.policy_model import PolicyModel
+from focus.planning.sampler import check_sampler_fits
 from focus.report.run import RunFacts
 from focus.rewards import Accuracy, RewardCallback
 from focus.rollout.engine import Engine, Model, Sampling
@@ -83,6 +84,7 @@ def load_evaluated(cfg: ProbeConfig | EvaluateConfig | AgentConfig) -> tuple[Mod
     Raises ValueError if the server can't be reached or does not serve it.
     """
     if cfg.rollout.engine != "openai":
+        check_sampler_has_room(cfg)
         loaded = load_policy(cfg.policy)
         engine = build_engine(cfg, loaded)
         engine.sync_weights()
@@ -210,6 +212,12 @@ def build_rewards(cfg: TrainConfig) -> list[RewardCallback]:
             raise ValueError(f"reward.terms.{name}.weight is {callback.weight!r}; write a number, 0 to look at the term without paying it")
         rewards.append(callback)
     return rewards
+
+
+def check_sampler_has_room(cfg: PlayConfig) -> None:
+    """Raises ValueError, before a model is loaded, if a vLLM on this process's GPU has no room for its weights in its share."""
+    if gpu := loading.own_gpu():
+        check_sampler_fits(cfg, torch.cuda.get_device_properties(gpu).total_memory)
 
 
 def build_engine(cfg: PlayConfig | AgentConfig, loaded: PolicyModel) -> Engine:

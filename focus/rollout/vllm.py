@@ -29,6 +29,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
+from focus.model.loading import own_gpu
 from focus.model.policy_model import PolicyModel
 from focus.model.saving import DTYPES
 from focus.rollout.data_urls import DataURLs
@@ -179,10 +180,10 @@ class Colocated:
         os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")  # handles of device memory are pickled, from here to its process
         import vllm
 
-        options, on_gpu = self.options, torch.cuda.is_available()
+        options, gpu = self.options, own_gpu()
         adapters = {"enable_lora": True, "max_lora_rank": min(r for r in LORA_RANKS if r >= options.lora_rank)} if options.lora_rank else {}
         block = {} if options.block_size is None else {"block_size": options.block_size}
-        with _visible_device(torch.cuda.current_device() if on_gpu else None):
+        with _visible_device(gpu.index if gpu else None):
             return vllm.LLM(
                 self.policy,
                 dtype=options.dtype,
@@ -194,7 +195,7 @@ class Colocated:
                 mm_processor_kwargs={"do_resize": False},
                 logprobs_mode="processed_logprobs",
                 generation_config="vllm",
-                enable_sleep_mode=on_gpu,
+                enable_sleep_mode=gpu is not None,
                 weight_transfer_config={"backend": "ipc"},
                 worker_extension_cls=f"{self.extension.__module__}.{self.extension.__name__}",
                 **block,

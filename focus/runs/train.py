@@ -31,6 +31,7 @@ from focus.build import (
     build_policy,
     build_rewards,
     build_trainer,
+    check_sampler_has_room,
     gradable_samples,
     held_out_samples,
     leak_report,
@@ -256,6 +257,7 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
     grader = Grader(build_judge(cfg.judge, reach=not is_trained), cfg.judge.max_ungraded)
     if not is_trained:
         start_ranks(cfg.trainer)
+    check_sampler_has_room(cfg)
     loaded = load_policy(cfg.policy)
     # The first rank compares it; a row of a results file is looked up by it, on all ranks before they can exchange anything
     base = loaded.weights_hash() if files.is_first_rank() or cfg.results else ""
