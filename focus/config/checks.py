@@ -113,11 +113,11 @@ def _has_prompt_without_tool(policy: PolicyConfig) -> bool:
         return True
 
 
-def rollout_problems(rollout: RolloutConfig, policy: PolicyConfig, arms: list[str]) -> list[str]:
-    """What an engine lacks, and limits of a conversation that contradict each other."""
+def rollout_problems(rollout: RolloutConfig, policy: PolicyConfig, arms: list[str], here: bool = True) -> list[str]:
+    """What an engine lacks, and limits of a conversation that contradict each other. `here`: it will run on this machine."""
     problems = []
     if rollout.engine == "vllm":
-        problems += _vllm_problems(rollout)
+        problems += _vllm_problems(rollout, here)
         if policy.lora_rank > MAX_VLLM_RANK:
             problems.append(f"policy.lora_rank is {policy.lora_rank}, but vLLM takes adapters up to {MAX_VLLM_RANK}; use rollout=kv")
     if rollout.engine == "openai":
@@ -143,7 +143,7 @@ def rollout_problems(rollout: RolloutConfig, policy: PolicyConfig, arms: list[st
     return problems
 
 
-def _vllm_problems(rollout: RolloutConfig) -> list[str]:
+def _vllm_problems(rollout: RolloutConfig, here: bool) -> list[str]:
     vllm = rollout.vllm
     if vllm is None:
         return ["rollout.engine is vllm but rollout.vllm holds no settings; choose rollout=vllm"]
@@ -153,12 +153,12 @@ def _vllm_problems(rollout: RolloutConfig) -> list[str]:
             problems.append("rollout.vllm.mode is served but rollout.endpoint names no server; choose rollout=vllm")
         else:
             problems += endpoint_problems("rollout.endpoint", rollout.endpoint)
-    elif find_spec("vllm") is None:
+    elif here and find_spec("vllm") is None:
         problems.append(
             "rollout.engine is vllm, which is not installed here: requirements-vllm-gpu.txt says how, without a GPU `make "
             "test-vllm` makes an environment that has it (requirements-vllm-cpu.txt). rollout=kv needs none"
         )
-    if not os.access(vllm.weights, os.W_OK | os.X_OK):
+    if here and not os.access(vllm.weights, os.W_OK | os.X_OK):
         problems.append(f"rollout.vllm.weights is {vllm.weights}, which is no folder that can be written; name one in a memory file system")
     return problems
 
@@ -239,7 +239,7 @@ def plan_problems(cfg: PlanConfig) -> list[str]:
     """A plan reads neither data nor weights and is made for another machine, so neither is asked for."""
     return [
         *policy_problems(cfg.policy, served=False),
-        *rollout_problems(cfg.rollout, cfg.policy, []),
+        *rollout_problems(cfg.rollout, cfg.policy, [], here=False),
     ]
 
 

@@ -174,8 +174,10 @@ def test_what_can_not_be_planned_is_said_in_one_message(overrides, said, tmp_pat
         plan.run(settings(*overrides, f"output={tmp_path}"))
 
 
-def test_a_plan_asks_for_no_data():
+def test_a_plan_asks_for_no_data_and_no_engine(monkeypatch):
     config.validated(settings("data=pixelreasoner"), PlanConfig)
+    monkeypatch.setattr("focus.config.checks.find_spec", lambda name: None)
+    config.validated(settings("rollout=vllm", "rollout.vllm.weights=/nowhere"), PlanConfig)
 
 
 def test_the_table_of_the_measurement_is_that_of_its_record_and_misses_are_those_it_names():
