@@ -214,7 +214,7 @@ def build_rewards(cfg: TrainConfig) -> list[RewardCallback]:
     return rewards
 
 
-def check_sampler_has_room(cfg: PlayConfig) -> None:
+def check_sampler_has_room(cfg: PlayConfig | AgentConfig) -> None:
     """Raises ValueError, before a model is loaded, if a vLLM on this process's GPU has no room for its weights in its share."""
     if gpu := loading.own_gpu():
         check_sampler_fits(cfg, torch.cuda.get_device_properties(gpu).total_memory)

@@ -78,7 +78,7 @@ class Bench:
         self.policy.model.config.save_pretrained(self.output / "architecture")
         groups = len({t.group for t in rollouts})
         fixed = (
-            "experiment=stage1_7b", "trainer=gpu", "trainer.precision=bf16-true", "policy.dtype=bfloat16", "devices=1",
+            "experiment=stage1_7b", "rollout=kv", "trainer=gpu", "trainer.precision=bf16-true", "policy.dtype=bfloat16", "devices=1",
             f"policy.checkpoint='{self.output / 'architecture'}'", f"device={self.card}",
             f"rollout.questions_per_update={groups}", f"rollout.questions_per_forward={groups}",
             f"rollout.rollouts_per_question={len(rollouts) // groups}",

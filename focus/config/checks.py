@@ -155,7 +155,7 @@ def _vllm_problems(rollout: RolloutConfig, here: bool) -> list[str]:
             problems += endpoint_problems("rollout.endpoint", rollout.endpoint)
     elif here and find_spec("vllm") is None:
         problems.append(
-            "rollout.engine is vllm, which is not installed here: requirements-vllm-gpu.txt says how, without a GPU `make "
+            "rollout.engine is vllm, which is not installed here: `make env-vllm` does it on a machine with NVIDIA GPUs; without one `make "
             "test-vllm` makes an environment that has it (requirements-vllm-cpu.txt). rollout=kv needs none"
         )
     if here and not os.access(vllm.weights, os.W_OK | os.X_OK):

@@ -1,7 +1,7 @@
 """Whether vLLM's copy of the weights has room in its share of a device, asked before a model is loaded."""
 
 from focus.config.identity import sampler_dtype
-from focus.config.schema import EvaluateConfig, ProbeConfig, TrainConfig
+from focus.config.schema import AgentConfig, EvaluateConfig, ProbeConfig, TrainConfig
 from focus.model.saving import DTYPES
 from focus.planning.architecture import parameters_of
 from focus.planning.hardware import GIB
@@ -9,7 +9,7 @@ from focus.planning.hardware import GIB
 VLLM_BESIDE = 4 * GIB  # bytes for activations and graphs. [unverified]: a guess
 
 
-def check_sampler_fits(cfg: TrainConfig | ProbeConfig | EvaluateConfig, memory: int) -> None:
+def check_sampler_fits(cfg: TrainConfig | ProbeConfig | EvaluateConfig | AgentConfig, memory: int) -> None:
     """Raises ValueError where a colocated vLLM has no room for its weights on a device of `memory` bytes."""
     vllm = cfg.rollout.vllm
     if vllm is None or vllm.mode == "served":

@@ -31,9 +31,9 @@ from tests.support.updates import Rows
 
 GB = 10**9
 SMALL = (
-    "trainer=cpu", "gap=fixed", "data=scenes", "data.side_px=1120", "data.workers=0", "gap.view_tokens=256", "rollout.crop_tokens=256",
-    "rollout.questions_per_update=2", "rollout.rollouts_per_question=4", "rollout.max_crops=1", "rollout.tokens_per_turn=48",
-    "evaluation.records=null", "judge.model=null", "objective.updates=1",
+    "trainer=cpu", "rollout=kv", "gap=fixed", "data=scenes", "data.side_px=1120", "data.workers=0", "gap.view_tokens=256",
+    "rollout.crop_tokens=256", "rollout.questions_per_update=2", "rollout.rollouts_per_question=4", "rollout.max_crops=1",
+    "rollout.tokens_per_turn=48", "evaluation.records=null", "judge.model=null", "objective.updates=1",
     "+reward.terms.parity={_target_: tests.support.updates.Parity, weight: 1.0}",  # a reward that a random policy earns sometimes
 )  # fmt: skip
 STEPS = {
