@@ -64,6 +64,8 @@ class KVEngine:
     sync_weights = clear_cache  # the engine samples from the trainer's own weights
 
     def generate(self, requests: Requests, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        # All conversations take a turn together. So batches, and with them the last digits of their results, do not depend on how fast
+        # crops are cut. If rows joined where others leave, as many rows would be computed.
         while batch := requests.take():
             completions = self.generate_turn(batch, sampling)
             # Without idle processors, cutting crops would slow the sampling down: they wait for the end of the turn
