@@ -118,7 +118,7 @@ test-fast: $(READY_DEV) ## all tests but those that start processes
 test-vllm: $(READY_VLLM) ## vLLM against our own engine, on CPU, in an environment of its own (.venv-vllm, 3.7 GB)
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -q tests/vllm
 
-dry-run: $(READY_DEV) ## one whole step at the widths of Qwen2.5-VL-3B and of Qwen3-VL-4B with LoRA, few layers, on CPU: minutes, 16 GB
+dry-run: $(READY_DEV) ## one whole step at real widths with few layers (3B; 4B with LoRA), on CPU, and the memory of 7B: minutes, 16 GB
 	$(BIN)/python -m pytest -q tests/dry_run
 
 check: $(READY_DEV) ## style and types

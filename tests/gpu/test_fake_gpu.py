@@ -27,7 +27,7 @@ from tests.support.updates import Rows, loss_and_gradients, policy_of, questions
 
 WAITS_PER_STEP = 1  # of the host for the device, in a decoding step
 LIMITS = RolloutLimits(1, 16, Sampling(1.0, 32))
-in_short_calls = pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])  # a call of Qwen3.5 has three times as many tokens
+in_short_calls = pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])  # those of Qwen3.5 have three times as many tokens
 RAGGED = (  # groups of unequal prompts, rollouts with and without a crop
     ((4, 4), 9, [[Shape(5)], [Shape(7, (2, 3)), Shape(4)]]),
     ((3, 5), 4, [[Shape(3, (1, 1)), Shape(6)]]),
@@ -161,6 +161,20 @@ def test_the_update_gives_every_weight_the_gradient_of_the_cpu(on_cpu, on_gpu, g
     assert here.keys() == there.keys() == {name for name, _ in on_cpu.model.named_parameters()}
     for name, gradient in here.items():
         assert (gradient - there[name].cpu()).abs().max() <= 1e-5 * max(1.0, float(gradient.abs().max())), name
+
+
+@in_short_calls
+def test_in_bfloat16_rollout_and_update_use_the_flash_attention_kernel_alone(on_cpu, family, gpu):
+    """It keeps no scores, whatever the mask and the groups of queries."""
+    policy = FAMILIES[family](seed=3)
+    gpu.place(policy.model, torch.bfloat16)
+    [*_, spoken] = play(policy, KVEngine(policy), opened(policy, siblings=2), replace(LIMITS, max_crops=0, sampling=Sampling(1.0, 4)))
+    rollouts = made(on_cpu, RAGGED)
+    here, there = (torch.cat(sampled_logprobs(each, rollouts, 1.0)) for each in (on_cpu, policy))
+    there.sum().backward()
+    assert len(spoken.turns[0].ids) == 4 and (here - there.cpu()).abs().mean() < 0.1
+    assert {kernel for _, kernel in gpu.attention} == {"packed flash"}
+    assert all(weight.grad is not None for weight in policy.model.parameters())
 
 
 class Accelerator(pl.accelerators.Accelerator):
