@@ -1,7 +1,6 @@
 """The sections of the check. Each yields names and what was found, and raises where the code is wrong on this machine."""
 
 import importlib.util
-import inspect
 import json
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from experiments.gpu.bench import Bench
 from experiments.gpu.policies import random_policy
 from focus.config import CONF
+from focus.model.attention import PackedGroups
 from focus.model.policy_model import PolicyModel
 from focus.planning.hardware import DEVICES, GIB
 from focus.rollout.engine import Completion, Request, Sampling
@@ -64,7 +64,7 @@ def versions(bench: Bench) -> Found:
         yield "card", {"name": card.name, "gib": card.total_memory / GIB, "capability": f"{card.major}.{card.minor}"}
         yield "cuda", torch.version.cuda
         yield "cudnn", torch.backends.cudnn.version()
-    for name in ("torch.nn.attention.varlen", "flash_attn", "fla", "causal_conv1d"):
+    for name in ("torch.nn.attention.varlen", "fla", "causal_conv1d"):
         yield name, importlib.util.find_spec(name) is not None
     yield "FSDPModule.reset_iter_state", hasattr(FSDPModule, "reset_iter_state")
     layer, x = torch.nn.Linear(8, 8, device=bench.device), torch.randn(2, 8, device=bench.device)
@@ -114,34 +114,23 @@ def kernels(bench: Bench) -> Found:
 
 
 def ragged(bench: Bench) -> Found:
-    """PyTorch's kernel for ragged sequences against SDPA: grouped heads, causal to the last key, with gradients."""
-    if importlib.util.find_spec("torch.nn.attention.varlen") is None:
-        yield "varlen_attn", f"torch {torch.__version__} does not have it"
-        return
-    from torch.nn.attention.varlen import varlen_attn
+    """Attention of an update's packed prompts and suffixes in bfloat16 (on a GPU the flash-attention kernel) against SDPA in float32."""
+    (heads, key_heads, width), work = bench.work.heads, bench.work
+    prompts, suffixes = [work.views[0] ** 2, 7], [work.crop**2 + work.turn, work.turn, 1]
+    layout, tokens = PackedGroups(prompts, suffixes, [0, 0, 1], bench.device), sum(prompts) + sum(suffixes)
+    packed = [torch.randn(count, tokens, width, device=bench.device, dtype=torch.bfloat16) for count in (heads, key_heads, key_heads)]
+    weight = torch.randn_like(packed[0], dtype=torch.float32)
 
-    (heads, key_heads, width), turn = bench.work.heads, bench.work.turn
-    lengths = ((turn, 7, 1), (3 * turn, 7, bench.work.views[0] ** 2))  # of queries and keys, by row
-    grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
-    ends = [torch.tensor([0, *each], device=bench.device).cumsum(0, dtype=torch.int32) for each in lengths]
-    shapes = ((sum(lengths[0]), heads), (sum(lengths[1]), key_heads), (sum(lengths[1]), key_heads))
-    q, k, v = (torch.randn(*shape, width, device=bench.device, dtype=torch.bfloat16, requires_grad=True) for shape in shapes)
+    def attended(dtype: torch.dtype) -> list[torch.Tensor]:
+        """The output, and the gradients of queries, keys and values."""
+        leaves = [x.to(dtype).requires_grad_() for x in packed]
+        out = layout.attend(0, *leaves, width**-0.5)
+        return [out.detach(), *torch.autograd.grad((out.float() * weight).sum(), leaves)]
 
-    def rows() -> Iterator[torch.Tensor]:
-        for query, key, value in zip(q.split(lengths[0]), k.split(lengths[1]), v.split(lengths[1]), strict=True):
-            mask = torch.ones(len(query), len(key), dtype=torch.bool, device=bench.device).tril(len(key) - len(query))
-            each = (x.float().transpose(0, 1)[None] for x in (query, key, value))
-            yield scaled_dot_product_attention(*each, attn_mask=mask, enable_gqa=True)[0].transpose(0, 1)
-
-    found = tried(lambda: varlen_attn(q, k, v, *ends, *map(max, lengths), window_size=(-1, 0), **grouped))
-    if isinstance(found, str):
-        yield "varlen_attn", found
-        return
-    expected = torch.cat([*rows()])
-    weight = torch.randn_like(expected)
-    ours, theirs = (torch.autograd.grad((x.float() * weight).sum(), (q, k, v)) for x in (found, expected))
-    apart = {"output": distance([found], [expected]), "gradient": distance(ours, theirs)}
-    yield "varlen_attn", apart
+    expected, found = attended(torch.float32), attended(torch.bfloat16)
+    apart = {"output": distance(found[:1], expected[:1]), "gradient": distance(found[1:], expected[1:])}
+    yield "packed groups", apart
+    yield "operators", bench.profiled(lambda: attended(torch.bfloat16))["attention"]
     assert max(apart.values()) < 0.02, apart
 
 
