@@ -21,9 +21,8 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import focus
-from focus.model import flash
 from tests.gpu import attention
-from tests.support import flash as _flash_on_cpu  # noqa: F401  # registers the kernel for the tensors that compute
+from tests.support import flash  # noqa: F401  # gives the kernel to the tensors that compute
 
 aten = torch.ops.aten
 PACKAGE = str(Path(focus.__file__).parent) + "/"
@@ -43,7 +42,7 @@ READ_BY_HOST = {aten._local_scalar_dense.default, aten.equal.default, *SHAPED_BY
 class OnGPU(Tensor):
     """A tensor of the device. `inner` is the tensor that computes for it."""
 
-    is_cuda = True
+    is_cuda = True  # it is asked for the kernels of attention and of the optimiser
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> "OnGPU":
@@ -104,8 +103,6 @@ class FakeGPU(TorchDispatchMode):
         assert FakeGPU.current is None, "one fake GPU at a time"
         FakeGPU.current = self
         self._threads = torch.autograd.set_multithreading_enabled(False)  # a dispatch mode belongs to one thread
-        self._kernel_takes = flash.kernel_takes
-        flash.kernel_takes = lambda x: x.device.type == "gpu" and x.dtype in attention.HALF
         self._lifts = torch._C._only_lift_cpu_tensors()
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=) makes a tensor of the host and copies it
         super().__enter__()
@@ -113,7 +110,6 @@ class FakeGPU(TorchDispatchMode):
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        flash.kernel_takes = self._kernel_takes
         torch._C._set_only_lift_cpu_tensors(self._lifts)
         self._threads.__exit__(*error)
         FakeGPU.current = None

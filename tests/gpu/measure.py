@@ -108,11 +108,11 @@ def config_of(name: str, layers: int | None = None) -> PretrainedConfig:
     return config
 
 
-def policy_on(gpu: ShapeGPU, config: PretrainedConfig, dtype: torch.dtype = torch.bfloat16) -> PolicyModel:
-    """A policy of this architecture on the device."""
+def policy_on(gpu: ShapeGPU, config: PretrainedConfig) -> PolicyModel:
+    """A policy of this architecture on the device, in bfloat16."""
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
-    gpu.place(model, dtype)
+    gpu.place(model, torch.bfloat16)
     return PolicyModel(model, Tokenizer(), ImageProcessor(config.vision_config.patch_size), read_dialect(str(config.model_type)))
 
 
@@ -194,14 +194,13 @@ def rollout(
     questions: int = 1,
     limit: int = 2048,
     capability: tuple[int, int] = H100,
-    dtype: torch.dtype = torch.bfloat16,
 ) -> Measured:
     """Rollouts side by side, `rollouts` of each question, with at most `limit` tokens a turn.
 
     Phases: `turn 1`, `turn 2`, ..., and `kept`, what is left when the engine's cache is empty: features of images.
     """
     with ShapeGPU(capability) as gpu:
-        policy = policy_on(gpu, config, dtype)
+        policy = policy_on(gpu, config)
         weights, phases = gpu.bytes, dict[str, Phase]()
         with torch.no_grad(), policy.image_cache():
             play = _Play(policy, lengths, limit)
@@ -222,7 +221,6 @@ def evaluation(
     replayed: int = 2,
     limit: int = 2048,
     capability: tuple[int, int] = H100,
-    dtype: torch.dtype = torch.bfloat16,
 ) -> Measured:
     """Questions side by side as the probe and the evaluation play them.
 
@@ -230,7 +228,7 @@ def evaluation(
     crops, `replayed` times at once, beside one row a question that answers without a crop.
     """
     with ShapeGPU(capability) as gpu:
-        policy = policy_on(gpu, config, dtype)
+        policy = policy_on(gpu, config)
         weights, phases = gpu.bytes, dict[str, Phase]()
         with torch.no_grad(), policy.image_cache():
             play = _Play(policy, lengths, limit)
@@ -257,17 +255,14 @@ def update(
     rollouts: int = 16,
     questions: int = 1,
     activation_checkpointing: bool = True,
-    train_vision: bool = True,
     capability: tuple[int, int] = H100,
-    dtype: torch.dtype = torch.bfloat16,
 ) -> Measured:
     """One forward and backward of the update on all these rollouts at once, beside gradients of earlier ones.
 
     Phases: `forward`, `backward`. `weights` holds the gradients too.
     """
     with ShapeGPU(capability) as gpu:
-        policy = policy_on(gpu, config, dtype)
-        policy.backbone.visual.requires_grad_(train_vision)
+        policy = policy_on(gpu, config)
         if activation_checkpointing:
             policy.recompute_activations()
         for weight in policy.model.parameters():
