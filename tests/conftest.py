@@ -15,9 +15,11 @@ import pytest
 import torch
 
 from focus.model.policy_model import PolicyModel
+from tests.support import probing
 from tests.support.policies import FAMILIES, random_qwen2_5_vl, random_qwen3_5, random_qwen3_vl
 
 torch.set_num_threads(1)
+seven = probing.seven  # a fixture of two rooms
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

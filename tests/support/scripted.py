@@ -11,7 +11,7 @@ from focus.data.boxes import Box, Frame
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.gap import Gap, Mode, resize_to_budget
 from focus.model.policy_model import PolicyModel
-from focus.model.prompts import TOOL, call_body, call_text
+from focus.model.prompts import CALL_CLOSE, CALL_OPEN, TOOL, call_body, call_text
 from focus.rollout.engine import Completion, Engine, Request, Requests, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, begin, play
@@ -22,7 +22,7 @@ class Scripted:
     """An engine: turn n of every conversation is the n-th text. A text longer than the token limit is cut, not stopped."""
 
     def __init__(self, checkpoint: PolicyModel, *script: str) -> None:
-        self.policy, self.script = checkpoint, script
+        self.policy, self.script = checkpoint, [in_dialect(checkpoint, text) for text in script]
 
     def generate(self, requests, sampling):
         for request in requests:
@@ -90,6 +90,14 @@ def call_of(checkpoint: PolicyModel, box_view: Box) -> str:
     if checkpoint.dialect.call_format == "json":
         return call_text(box_view)
     return opening + call_body(checkpoint.dialect, TOOL, json.dumps({"bbox_2d": [round(value) for value in box_view]})) + closing
+
+
+def in_dialect(checkpoint: PolicyModel, text: str) -> str:
+    """A turn with `call`, in the form of the policy's dialect."""
+    if checkpoint.dialect.call_format == "json" or not (text.startswith(CALL_OPEN) and text.endswith(CALL_CLOSE)):
+        return text
+    x1, y1, x2, y2 = json.loads(text.removeprefix(CALL_OPEN).removesuffix(CALL_CLOSE))["arguments"]["bbox_2d"]
+    return call_of(checkpoint, (x1, y1, x2, y2))
 
 
 def steer(checkpoint: PolicyModel, boxes, calls: int):
