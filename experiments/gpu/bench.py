@@ -15,7 +15,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from experiments.gpu.policies import SHALLOW, TINY, WHOLE, Size, random_policy
 from experiments.plan.measure import observed
-from focus.config import CONF
+from focus.config import CONF, validated
+from focus.config.schema import PlanConfig
 from focus.model.policy_model import PolicyModel
 from focus.planning.estimate import Plan, make_plan
 from focus.planning.hardware import DEVICES, GIB
@@ -84,7 +85,7 @@ class Bench:
             f"rollout.rollouts_per_question={len(rollouts) // groups}",
         )  # fmt: skip
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            return make_plan(compose("plan", [*fixed, *settings]), observed(rollouts))
+            return make_plan(validated(compose("plan", [*fixed, *settings]), PlanConfig), observed(rollouts))
 
     def free(self) -> None:
         """Return unused memory to the device."""

@@ -258,8 +258,8 @@ def second_turn(bench: Bench) -> Found:
             attention = bench.profiled(partial(sample, engine, second, 1))["attention"]
         with bench.policy.image_cache(), torch.no_grad():
             tower = bench.measured(partial(bench.policy.encode_images, crops))
-        plan = bench.plan(rollouts, "rollout.tokens_per_turn=1")
-        planned_gib = (plan.phases["rollout"] - plan.memory["weights"] - plan.memory["moments"]) / GIB
+        rollout = bench.plan(rollouts, "rollout.tokens_per_turn=1").phases["rollout"]
+        planned_gib = sum(value for name, value in rollout.items() if name not in ("weights", "moments")) / GIB
         yield f"view of {view**2}", {"prompt": prompt, "turn": turn, "tower": tower, "attention": attention, "planned_gib": planned_gib}
 
 
@@ -285,7 +285,8 @@ def update(bench: Bench) -> Found:
     yield "naive, one rollout", naive
     yield "naive over shared", len(rollouts) * naive["s"] / again["s"]
     plan = bench.plan(rollouts)
-    yield "planned_gib", sum(plan.memory[key] for key in ("activations", "a layer computed again", "logits of the update")) / GIB
+    state = ("weights", "moments", "gradients")
+    yield "planned_gib", sum(value for name, value in plan.phases["update"].items() if name not in state) / GIB
     flops = plan.flops["update"] + plan.flops["vision tower, update"]
     yield "compute_share", flops / again["s"] / DEVICES[bench.card].bfloat16
 

@@ -15,16 +15,17 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from focus import build, config
+from focus.config.schema import PlanConfig
 from focus.data.scenes import Scenes, scene_spec
 from focus.gap import Gap, Mode
 from focus.model.policy_model import PolicyModel
 from focus.model.prompts import CALL_OPEN
-from focus.planning import architecture, estimate
+from focus.planning import estimate, setup
+from focus.planning.lengths import Lengths, lengths
 from focus.rollout.engine import Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, begin, play, seed_of
@@ -63,17 +64,17 @@ class Nowhere(nullcontext):
     parents = frozenset({"Global"})
 
 
-def settings(checkpoint: str, dialect: str, overrides: Sequence[str]) -> DictConfig:
+def settings(checkpoint: str, dialect: str, overrides: Sequence[str]) -> PlanConfig:
     """A plan's settings for a small run of this policy on a CPU."""
     fixed = [
         "experiment=stage1", f"policy.checkpoint='{checkpoint}'", f"policy.dialect={dialect}", "device=cpu", "gap.view_tokens=64",
         f"rollout.questions_per_update={QUESTIONS}", f"rollout.rollouts_per_question={ROLLOUTS}", "objective.tokens_per_forward=100000",
     ]  # fmt: skip
     with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
-        return compose("plan", [*fixed, *overrides])
+        return config.validated(compose("plan", [*fixed, *overrides]), PlanConfig)
 
 
-def rollout(loaded: PolicyModel, cfg: DictConfig, engine: KVEngine) -> list[Trajectory]:
+def rollout(loaded: PolicyModel, cfg: PlanConfig, engine: KVEngine) -> list[Trajectory]:
     """Siblings of the first training questions."""
     gap = Gap(Mode.FIXED, cfg.gap.view_tokens, loaded.token_px)
     limits = RolloutLimits(cfg.rollout.max_crops, cfg.rollout.crop_tokens, Sampling(1.0, cfg.rollout.tokens_per_turn))
@@ -87,14 +88,14 @@ def rollout(loaded: PolicyModel, cfg: DictConfig, engine: KVEngine) -> list[Traj
     return play(loaded, engine, opened, limits)
 
 
-def observed(done: Sequence[Trajectory]) -> estimate.Lengths:
+def observed(done: Sequence[Trajectory]) -> Lengths:
     """Their mean lengths."""
     turns, crops = sum(len(t.turns) for t in done), sum(len(t.crops) for t in done)
     said = sum(len(turn.ids) for t in done for turn in t.turns)
     told = sum(len(turn.observation.ids) for t in done for turn in t.turns if turn.observation)
     seen = sum(t.visual_tokens - t.view.tokens for t in done)
     replies = max(1, turns - len(done))
-    return estimate.Lengths(
+    return Lengths(
         sum(len(t.prompt_ids) for t in done) / len(done), sum(t.view.tokens for t in done) / len(done), turns / len(done), said / turns,
         (told - seen) / replies, seen / max(1, crops) * crops / replies,
     )  # fmt: skip
@@ -105,11 +106,11 @@ def size(tensors: Sequence[torch.Tensor]) -> int:
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
-def measured(loaded: PolicyModel, cfg: DictConfig) -> tuple[estimate.Lengths, dict[str, float]]:
+def measured(loaded: PolicyModel, cfg: PlanConfig) -> tuple[Lengths, dict[str, float]]:
     """One rollout and one update, counted."""
     engine, model = KVEngine(loaded), loaded.model
     numbers = list(model.parameters())
-    mixed = torch.autocast("cpu", torch.bfloat16) if cfg.trainer.precision == "bf16-mixed" else nullcontext()
+    mixed = torch.autocast("cpu", torch.bfloat16) if cfg.trainer["precision"] == "bf16-mixed" else nullcontext()
     kept: list[torch.Tensor] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -120,12 +121,6 @@ def measured(loaded: PolicyModel, cfg: DictConfig) -> tuple[estimate.Lengths, di
         model.eval()
         with Counter(display=False) as asked, sdpa_kernel(SDPBackend.MATH):
             done = rollout(loaded, cfg, engine)
-        rows = {id(k.rows): k.rows for k in engine._cached.values()}.values()
-        assert engine._prompts is not None
-        cache = {
-            "cache, prompts": size(engine._prompts.keys + engine._prompts.values),
-            "cache, a finished turn": size([x for r in rows for x in r.keys + r.values]),
-        }
         engine.clear_cache()
         model.train()
         [lot] = micro_batches(done, cfg.objective.tokens_per_forward)
@@ -139,7 +134,7 @@ def measured(loaded: PolicyModel, cfg: DictConfig) -> tuple[estimate.Lengths, di
         loss.backward()
         optimizer = torch.optim.AdamW([p for p in numbers if p.requires_grad], lr=1e-6)
         optimizer.step()
-    return observed(done), cache | {
+    return observed(done), {
         "weights": size(numbers),
         "gradients": size([p.grad for p in numbers if p.grad is not None]),
         "moments": size([state[key] for state in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")]),
@@ -153,14 +148,17 @@ def measured(loaded: PolicyModel, cfg: DictConfig) -> tuple[estimate.Lengths, di
     }
 
 
-def planned(cfg: DictConfig, seen: estimate.Lengths, question: float) -> dict[str, float]:
+def planned(cfg: PlanConfig, seen: Lengths, question: float) -> dict[str, float]:
     """The same quantities by the plan. Of the head, a backward needs the weighed words: one float32 for each."""
-    made, shape = estimate.make_plan(cfg, seen), estimate.Shape(architecture.architecture_of(cfg.policy.checkpoint), estimate.sharding(cfg))
+    made, shape = estimate.make_plan(cfg, seen), setup.setup_of(cfg, seen).shape
     words = QUESTIONS * ROLLOUTS * seen.sampled * 4 * shape.words
-    cfg.lengths.question = question
-    _, mean, _ = estimate.lengths(cfg)
-    return {key: made.memory[key] for key in ("weights", "gradients", "moments", "cache, prompts", "cache, a finished turn")} | {
-        "kept for the backward": made.memory["activations"] + words,
+    _, mean, _ = lengths(cfg.model_copy(update={"lengths": cfg.lengths.model_copy(update={"question": question})}))
+    rollout, update = made.phases["rollout"], made.phases["update"]
+    return {
+        "weights": rollout["weights"],
+        "gradients": update["gradients"],
+        "moments": rollout["moments"],
+        "kept for the backward": update["activations, text"] + (update["activations, tower"] if cfg.policy.train_vision else 0) + words,
         "FLOP of the rollout": made.flops["vision tower, rollout"] + made.flops["prefill"] + made.flops["decoding"],
         "FLOP of the update": made.flops["update"] + made.flops["vision tower, update"],
         "sampled tokens": made.tokens["sampled, of an update"],

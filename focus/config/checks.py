@@ -320,9 +320,34 @@ def class_problems(cfg: Section) -> list[str]:
 
 def cautions(cfg: TrainConfig) -> list[str]:
     """What works, but not as one may expect: sentences to print before a run."""
+    found = []
     if cfg.policy.dtype == "bfloat16" and not cfg.policy.lora_rank:
-        return [
+        found.append(
             "policy.dtype is bfloat16 and all weights learn: steps below its resolution are lost, at 1e-6 nearly all. Keep "
             "weights in float32 (policy.dtype=float32) and compute in bfloat16: trainer.precision=bf16-mixed, or trainer=fsdp"
-        ]
-    return []
+        )
+    return found + _unshared_prompts(cfg)
+
+
+def _unshared_prompts(cfg: TrainConfig) -> list[str]:
+    """A prompt beside which one forward of the update has no room for two siblings, so that it is passed again for each."""
+    from focus.gap import read_levels
+
+    view, budget, siblings = cfg.gap.view_tokens, cfg.objective.tokens_per_forward, cfg.rollout.rollouts_per_question
+    if cfg.gap.mode == "calibrated" and cfg.gap.table and Path(cfg.gap.table).is_file():
+        view = max(read_levels(Path(cfg.gap.table)).values())
+    own = min(cfg.rollout.max_crops, 1) * cfg.rollout.crop_tokens + 1  # least of a rollout that crops once
+    room = max(0, budget - view) // own
+    if room >= 2:
+        return []
+    whole = _power_of_two(view + siblings * own)
+    return [
+        f"A view of {view:,} tokens leaves no room for two siblings in objective.tokens_per_forward={budget}: in an update the prompt of "
+        f"its group passes the network {siblings} times instead of once. Set objective.tokens_per_forward={whole}, if make plan says that "
+        "it fits"
+    ]
+
+
+def _power_of_two(least: int) -> int:
+    """The smallest power of two that is not below `least`."""
+    return 1 << (least - 1).bit_length()

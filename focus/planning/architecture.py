@@ -1,5 +1,6 @@
 """Architecture and parameter counts of the models that a plan knows, without loading weights."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -97,6 +98,7 @@ def _parameters(checkpoint: str, train_vision: bool, rank: int, targets: tuple[s
         core = model.model
         before = sum(p.numel() for p in model.parameters())
         if rank:
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # PEFT reads it
             model = get_peft_model(model, lora_config(model, rank, 1, targets, train_vision))
 
     def count(module: torch.nn.Module, trainable: bool = False) -> int:

@@ -10,13 +10,10 @@ from focus.config.schema import PlanConfig, PolicyConfig
 from focus.config.validate import plain
 from focus.planning.architecture import parameters_of
 from focus.planning.estimate import Plan, make_plan
-from focus.planning.hardware import GIB
+from focus.planning.hardware import PROCESS_BYTES
 from focus.runtime.paths import CONF
 
-PROCESS_BYTES = 3 * GIB  # of a process with PyTorch and CUDA beside its data. [open]
-IMAGE_BYTES = 3 * 3840 * 2160  # of a decoded training image. [open]
 SPARE = 1.25  # of memory: what a plan does not know of
-SLOWER = 5  # an update takes up to so many times its least time. [unverified]
 LEAST_GB = 16
 LEAST_MIN = 240
 LEAST_WARNING_S, MOST_WARNING_S = 120, 3600
@@ -26,18 +23,9 @@ PLACES: dict[str, Any] = {"name": "job", "output": "outputs", "results": None, "
 
 
 def memory_gb(root: DictConfig) -> int:
-    """Memory of one node, in GB, with a quarter to spare: of a run, or of a policy that is only measured.
-
-    A run holds its processes, images (of an update, and two batches for every worker), and a checkpoint that
-    is written. Weights are read onto a GPU one by one; on a CPU every process has its own.
-    """
+    """Memory of one node, in GB, with a quarter to spare: of a run, or of a policy that is only measured."""
     if "trainer" in root:
-        plan, workers = _plan(root), int(root.data.workers)
-        ranks, host = plan.sharding.per_node, plan.host
-        images = (1 + 2 * workers) * root.rollout.questions_per_update // plan.sharding.ranks
-        needed = ranks * (PROCESS_BYTES + images * IMAGE_BYTES) + host["writing a checkpoint"]
-        if plan.device == "cpu":
-            needed += host["loading, each process its own copy"]
+        needed = sum(_plan(root).host.values())
     else:
         needed = float(PROCESS_BYTES)
         if "policy" in root:
@@ -47,22 +35,22 @@ def memory_gb(root: DictConfig) -> int:
 
 
 def minutes(root: DictConfig) -> int:
+    """Minutes of a job: those of its plan; four hours of a command that does not train."""
+    return minutes_of(_plan(root)) if "trainer" in root else LEAST_MIN
+
+
+def minutes_of(plan: Plan) -> int:
     """Minutes of a job: four hours, or where updates are slow the time to load, to make one of them, and to be warned."""
-    if "trainer" not in root:
-        return LEAST_MIN
-    return max(LEAST_MIN, LOADING_MIN + math.ceil((_update_s(root) + warning_s(root)) / 60))
+    return max(LEAST_MIN, LOADING_MIN + math.ceil((plan.of_an_update.high + _warning_s(plan)) / 60))
 
 
 def warning_s(root: DictConfig) -> int:
     """Seconds before the end of a job at which it is warned: an update ends and is saved within them, unless it takes an hour."""
-    if "trainer" not in root:
-        return LEAST_WARNING_S
-    return min(MOST_WARNING_S, LEAST_WARNING_S + math.ceil(_update_s(root)))
+    return _warning_s(_plan(root)) if "trainer" in root else LEAST_WARNING_S
 
 
-def _update_s(root: DictConfig) -> float:
-    """Seconds of a slow update."""
-    return SLOWER * sum(_plan(root).seconds.values())
+def _warning_s(plan: Plan) -> int:
+    return min(MOST_WARNING_S, LEAST_WARNING_S + math.ceil(plan.of_an_update.high))
 
 
 def _plan(root: DictConfig) -> Plan:

@@ -4,9 +4,7 @@ from focus.config.identity import sampler_dtype
 from focus.config.schema import AgentConfig, EvaluateConfig, ProbeConfig, TrainConfig
 from focus.model.saving import DTYPES
 from focus.planning.architecture import parameters_of
-from focus.planning.hardware import GIB
-
-VLLM_BESIDE = 4 * GIB  # bytes for activations and graphs. [unverified]: a guess
+from focus.planning.hardware import GIB, VLLM_BESIDE
 
 
 def check_sampler_fits(cfg: TrainConfig | ProbeConfig | EvaluateConfig | AgentConfig, memory: int) -> None:

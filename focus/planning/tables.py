@@ -4,30 +4,46 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
+from focus.planning.bounds import Bounds
 from focus.planning.estimate import Plan
 from focus.planning.hardware import GIB
 
 
 def tables(plan: Plan) -> list[Table]:
-    """The tables that `make plan` prints."""
+    """The tables that `make plan` prints after its sentences."""
+    return [_lengths(plan), _memory(plan), _amounts("memory of a node", plan.host), _amounts("disk", plan.disk),
+            _seconds("an update", plan.seconds), _seconds("the run", plan.run)]  # fmt: skip
 
-    def table(title: str, rows: Mapping[str, float], unit: str, scale: float) -> Table:
-        shown = Table("", unit, title=title, title_justify="left")
-        for name, value in rows.items():
-            if value:
-                shown.add_row(name, f"{value / scale:,.2f}")
-        return shown
 
+def _lengths(plan: Plan) -> Table:
     shown = Table("", "longest", "mean", title="one rollout, tokens", title_justify="left")
     for name in ("prompt", "view", "turns", "turn", "crop", "sampled", "suffix"):
         shown.add_row(name, f"{getattr(plan.longest, name):,.0f}", f"{getattr(plan.mean, name):,.1f}")
-    return [
-        shown,
-        table("tokens, mean", plan.tokens, "thousands", 1e3),
-        table("memory of a device, longest rollouts", plan.memory, "GiB", GIB),
-        table("peak of each phase", plan.phases, "GiB", GIB),
-        table("memory of a host", plan.host, "GiB", GIB),
-        table("arithmetic of a device in an update", plan.flops, "TFLOP", 1e12),
-        table("sent by a device in an update", plan.network, "GiB", GIB),
-        table("seconds of an update, at least", plan.seconds | {"in all": sum(plan.seconds.values())}, "s", 1),
-    ]
+    return shown
+
+
+def _memory(plan: Plan) -> Table:
+    shown = Table("", "GiB", title="memory of a device in each phase, longest rollouts", title_justify="left")
+    for phase, terms in plan.phases.items():
+        shown.add_section()
+        shown.add_row(f"[bold]{phase}", f"[bold]{plan.peaks[phase] / GIB:,.2f}")
+        for name, value in terms.items():
+            if value:
+                shown.add_row(f"  {name}", f"{value / GIB:,.2f}")
+    return shown
+
+
+def _amounts(title: str, rows: Mapping[str, float]) -> Table:
+    shown = Table("", "GiB", title=title, title_justify="left")
+    for name, value in rows.items():
+        if value:
+            shown.add_row(name, f"{value / GIB:,.2f}")
+    return shown
+
+
+def _seconds(title: str, parts: Mapping[str, Bounds]) -> Table:
+    shown = Table("", "from", "to", title=f"seconds of {title}, orders of magnitude", title_justify="left")
+    for name, value in parts.items():
+        if value.high:
+            shown.add_row(name, f"{value.low:,.1f}", f"{value.high:,.1f}")
+    return shown

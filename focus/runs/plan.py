@@ -4,14 +4,17 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
 from focus import config
 from focus.config.schema import PlanConfig
-from focus.planning.advice import advice
-from focus.planning.estimate import make_plan, verdict
+from focus.planning import answer, job
+from focus.planning.advice import advice, faster
+from focus.planning.estimate import Plan, make_plan
 from focus.planning.hardware import GIB
 from focus.planning.tables import tables
 
@@ -19,24 +22,23 @@ from focus.planning.tables import tables
 def run(composed: DictConfig) -> None:
     """Print the plan, write it, and raise ValueError if it does not fit."""
     cfg = config.validated(composed, PlanConfig)
-    plan, console = make_plan(cfg), Console()
+    plan, console = make_plan(cfg), Console(markup=False, soft_wrap=True)
+    quicker = faster(cfg, plan)
+    said = answer.sentences(cfg, plan, quicker, time_limit(plan))
+    for sentence in said:
+        console.print(sentence)
+    tabled = Console()
     for table in tables(plan):
-        console.print(table)
-    held, counts = plan.sharding, plan.parameters
-    console.print(
-        f"{counts.total:,} parameters, {counts.trainable:,} of them trained; {held.ranks} x {plan.device}, {held.kind}; "
-        f"{plan.micro_batches} forwards an update. Texts {'measured with the policy tokenizer' if plan.measured_text else 'estimated'}"
-    )
-    typical = make_plan(cfg, plan.mean).peak
-    console.print(f"If all rollouts had mean lengths, a device would need {typical / GIB:.1f} GiB")
+        tabled.print(table)
     better = [] if plan.fits else advice(cfg, plan)
     with config.writable(cfg.output):
         written = asdict(plan) | {
             "peak": plan.peak,
-            "peak of mean rollouts": typical,
             "room": plan.room,
             "fits": plan.fits,
+            "sentences": said,
             "advice": [asdict(change) for change in better],
+            "faster": [asdict(change) for change in quicker],
         }
         (Path(cfg.output) / "plan.json").write_text(json.dumps(written, indent=1) + os.linesep)
     console.print(f"plan: {Path(cfg.output) / 'plan.json'}")
@@ -44,5 +46,12 @@ def run(composed: DictConfig) -> None:
         changes = "\n".join(
             f"  {change.peak / GIB:8.1f} GiB  {'fits' if change.fits else '    '}  {' '.join(change.overrides)}" for change in better
         )
-        raise ValueError(f"{verdict(plan)}. Changes that help, each with the memory that is then needed:\n{changes or '  none found'}")
-    console.print(verdict(plan))
+        raise ValueError(
+            f"{answer.verdict(plan)} Changes that help, each with the memory that is then needed:\n{changes or '  none found'}"
+        )
+
+
+def time_limit(plan: Plan) -> float:
+    """Seconds that a job may run: of the launcher that was chosen if it has a limit, else what Slurm would be asked for."""
+    launcher: Any = HydraConfig.get().launcher if HydraConfig.initialized() else {}
+    return 60.0 * (launcher["timeout_min"] if "timeout_min" in launcher else job.minutes_of(plan))
