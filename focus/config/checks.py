@@ -93,7 +93,7 @@ def data_problems(data: DataConfig) -> list[str]:
     return (
         problems
         + file_problems("data.annotations", data.annotations, "give an export of Label Studio, CVAT or COCO")
-        + file_problems("data.records", data.records, "name a file of JSON lines")
+        + file_problems("data.records", data.records, "name a .jsonl, .json, .parquet or .tsv file")
     )
 
 
@@ -216,6 +216,8 @@ def train_problems(cfg: TrainConfig) -> list[str]:
     from focus.data.readers import TESTS
 
     problems = _play_problems(cfg)
+    if not cfg.name.strip():
+        problems.append("name is empty, so the run would have no folder of its own; give it one: name=mine")
     if cfg.rollout.engine == "openai":
         problems.append("rollout.engine is openai: a served model can be evaluated and probed, not trained. Use rollout=kv")
     if cfg.gap.mode == "calibrated" and not (cfg.gap.table and Path(cfg.gap.table).is_file()):
@@ -279,7 +281,12 @@ def agent_problems(cfg: AgentConfig) -> list[str]:
 
 def ask_problems(cfg: AskConfig) -> list[str]:
     """What keeps a question from being asked."""
-    return agent_problems(cfg) + file_problems("image", cfg.image, "name an image file")
+    problems = agent_problems(cfg) + file_problems("image", cfg.image, "name an image file")
+    if not cfg.image.strip():
+        problems.append("image is empty; name an image file: image=photo.jpg (make ask IMAGE=photo.jpg)")
+    if not cfg.question.strip():
+        problems.append('question is empty; ask one: question="What is it?" (make ask QUESTION="What is it?")')
+    return problems
 
 
 def calibrate_problems(cfg: CalibrateConfig) -> list[str]:

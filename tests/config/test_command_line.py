@@ -91,6 +91,18 @@ def test_a_run_without_an_experiment_is_told_to_choose_one(monkeypatch):
     assert said.endswith("these keys have no value: name. Choose an experiment, e.g. experiment=stage1")
 
 
+def test_a_question_or_an_image_that_is_missing_or_empty_is_asked_for(monkeypatch):
+    said = refused(monkeypatch, "question=What?", command="ask")
+    assert said.endswith('these keys have no value: image. Give both: image=photo.jpg question="What is it?"')
+    said = refused(monkeypatch, "image=", "question=' '", command="ask")
+    assert "image is empty; name an image file" in said
+    assert "question is empty; ask one" in said
+
+
+def test_a_run_without_a_name_would_have_no_folder(monkeypatch):
+    assert "name is empty" in refused(monkeypatch, "experiment=smoke", "name=")
+
+
 def test_values_with_spaces_and_of_the_home_folder_are_read_as_a_shell_user_means_them(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)

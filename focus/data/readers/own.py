@@ -9,6 +9,7 @@ are given by `columns`, from a name of ours to the file's.
 import difflib
 import hashlib
 import json
+import re
 import string
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -32,6 +33,7 @@ USUAL = {
     "question": ("question", "problem", "prompt", "messages", "conversations"),
     "answers": ("answers", "answer", "solution", "reward_model"),
 }
+TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 CHATS = ("messages", "conversations")  # hold the answer too, where no column has it
 SIMILAR = {
     "image": ("image_path", "img", "img_path", "picture", "path", "file", "filename", "image_file"),
@@ -88,6 +90,8 @@ def cache_folder(path: Path, columns: Mapping[str, str], root: Path, parent: Pat
 
 def _check_columns(path: Path, columns: Mapping[str, str]) -> None:
     first = next((row for _, row in islice(rows_of(path, spare=True), 1)), {})
+    if not first:
+        raise ValueError(f"{path} has no rows; write one JSON object per line, or a header and rows (docs/data.md)")
     if UNREAD in first:
         return  # counted by the reader
     if lost := [f"{theirs} (for {ours})" for ours, theirs in columns.items() if theirs not in first]:
@@ -179,7 +183,13 @@ def _answers(row: Mapping, stored: object, asked: object) -> tuple[list[object],
     if stored is None and isinstance(asked, list):
         replies = [turn["content"] for turn in map(_turn, asked) if turn["role"] == "assistant"]
         stored = replies[0] if replies else None
-    return (list(stored) if isinstance(stored, list) else [stored]), "answers"
+    return [_untagged(each) for each in (stored if isinstance(stored, list) else [stored])], "answers"
+
+
+def _untagged(answer: object) -> object:
+    """An answer without the `<answer>` tags that the solutions and replies of other trainers have around it, and what stands before."""
+    tagged = TAGGED.findall(answer) if isinstance(answer, str) else []
+    return tagged[-1].strip() if tagged else answer
 
 
 def _options(stored: object) -> Options:

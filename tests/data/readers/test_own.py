@@ -86,6 +86,7 @@ def test_boxes_may_be_one_a_list_or_chains(folder, boxes):
         ),
         ({"messages": CHAT[:2], "images": [{"path": "a.png"}], "solution": "red"}, "mine.jsonl"),
         ({"messages": CHAT, "images": ["a.png"]}, "mine.jsonl"),
+        ({"prompt": "Which colour?", "image": "a.png", "solution": "<think> blue? </think>\n<answer> red </answer>"}, "mine.jsonl"),
         ({"prompt": CHAT[:2], "images": [{"path": "a.png"}], "reward_model": {"style": "rule", "ground_truth": "red"}}, "mine.parquet"),
         (
             {
@@ -96,7 +97,7 @@ def test_boxes_may_be_one_a_list_or_chains(folder, boxes):
             "mine.json",
         ),
     ],
-    ids=["TRL", "TRL, messages", "ms-swift", "ms-swift, reply", "verl", "LLaVA"],
+    ids=["TRL", "TRL, messages", "ms-swift", "ms-swift, reply", "TRL, tags", "verl", "LLaVA"],
 )
 def test_files_of_other_trainers_are_read_as_they_are(folder, row, name):
     [sample] = read(write(folder, row, name=name))
@@ -124,6 +125,13 @@ def test_a_file_without_the_columns_is_refused_once_with_those_it_has_and_a_mapp
     assert "data.columns='{image: image_path, question: query, answers: COLUMN}'" in str(refused.value)
     with pytest.raises(ValueError, match=r"data.columns names lable \(for answers\), but .* has the columns image_path, query, verdict"):
         read(path, columns={"answers": "lable"})
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_an_empty_file_is_said_to_be_empty(folder, content):
+    (folder / "mine.jsonl").write_text(content)
+    with pytest.raises(ValueError, match=r"mine\.jsonl has no rows; write one JSON object per line"):
+        read(folder / "mine.jsonl")
 
 
 def test_a_folder_without_the_images_is_an_error_and_not_an_accuracy_of_zero(folder):
