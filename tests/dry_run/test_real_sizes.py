@@ -2,7 +2,7 @@
 
 import pytest
 
-from focus.planning.estimate import Lengths
+from focus.planning.lengths import Lengths
 from tests.gpu import measure
 
 GIB = 2**30

@@ -21,7 +21,7 @@ from focus.model.dialect import read_dialect
 from focus.model.policy_model import PolicyModel
 from focus.model.prompts import CROP_CONTENT
 from focus.planning.architecture import published_config
-from focus.planning.estimate import Lengths
+from focus.planning.lengths import Lengths
 from focus.rollout import kv
 from focus.rollout.engine import Request, Sampling
 from focus.rollout.kv import KVEngine
@@ -94,7 +94,8 @@ def config_of(name: str, layers: int | None = None) -> PretrainedConfig:
     if layers is not None:
         text, vision = config.get_text_config(), config.vision_config
         text.num_hidden_layers = vision.depth = layers
-        text.layer_types = text.layer_types[:layers] if getattr(text, "layer_types", None) else None
+        if hasattr(text, "layer_types"):
+            text.layer_types = text.layer_types[:layers]
         for key in ("fullatt_block_indexes", "deepstack_visual_indexes"):
             if indexes := getattr(vision, key, None):
                 setattr(vision, key, [layers - 1] if key.startswith("full") else list(range(min(len(indexes), layers))))

@@ -6,7 +6,7 @@ import torch
 from focus.config.schema import TrainConfig
 from focus.config.validate import validated
 from focus.planning.architecture import parameters_of
-from focus.planning.estimate import Lengths
+from focus.planning.lengths import Lengths
 from tests.gpu import measure
 from tests.gpu.shapes import Phase, ShapeGPU
 from tests.support.runs import composed
