@@ -3,6 +3,8 @@
 Few layers, so that a case takes seconds. All layers: experiments/plan/shapes.py.
 """
 
+import json
+
 import pytest
 
 from experiments.plan import shapes
@@ -28,3 +30,10 @@ def test_planned_bytes_are_within_15_percent_of_those_counted(policy, case, tmp_
     config.save_pretrained(tmp_path)
     planned = shapes.planned(shapes.setup(policy, case, f"policy.checkpoint={tmp_path}"), case)
     assert planned == pytest.approx(shapes.counted(config, case), rel=shapes.WITHIN)
+
+
+def test_the_table_of_all_layers_is_that_of_its_record_and_every_difference_is_within_15_percent():
+    rows = json.loads((shapes.HERE / "shapes.json").read_text())["rows"]
+    assert shapes.table(rows) in (shapes.HERE / "README.md").read_text()
+    assert len(rows) == len(shapes.MODELS) * len(shapes.CASES)
+    assert all(abs(float(row["difference"].split()[0])) <= 100 * shapes.WITHIN for row in rows)
