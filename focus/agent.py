@@ -103,10 +103,12 @@ class Agent:
         `options` are the choices of a multiple-choice question. `counterfactual` (`noise`, `blank`,
         `mean_colour`, `elsewhere`) asks again with the pixels of every crop replaced: an answer that
         stays the same did not depend on them. Raises ValueError for an image that can't be read or
-        shown, and for another counterfactual.
+        shown, for another counterfactual, and for more than 26 options.
         """
         if counterfactual not in (None, *COUNTERFACTUALS):
             raise ValueError(f"counterfactual is {counterfactual!r}; choose one of {', '.join(COUNTERFACTUALS)}")
+        if len(options) > len(string.ascii_uppercase):
+            raise ValueError(f"{len(options)} options were given; a question has at most {len(string.ascii_uppercase)} (A to Z)")
         original, path = _opened(image)
         sample = Sample(
             id=path.name,

@@ -16,6 +16,8 @@ from focus.rewards import Example
 def run(composed: DictConfig) -> None:
     cfg = config.validated(composed, AskConfig)
     output = Path(cfg.output or Path("outputs/ask") / Path(cfg.image).stem)
+    with config.writable(output):  # refused before a policy is loaded
+        pass
     answer = Agent(cfg).ask(cfg.image, cfg.question, cfg.options, cfg.counterfactual)
     console = Console(markup=False, highlight=False, soft_wrap=True)
     for number, turn in enumerate(answer.turns, start=1):

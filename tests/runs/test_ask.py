@@ -79,6 +79,12 @@ def test_options_have_letters_and_an_answer_is_compared_by_its_option(scripted, 
     assert answer.trajectory.sample.options == (("A", "red"), ("B", "blue"))
 
 
+def test_more_options_than_letters_are_refused(scripted, embedded, picture):
+    scripted(Scripted(embedded, "<answer>B</answer><|im_end|>"))
+    with pytest.raises(ValueError, match=r"27 options were given; a question has at most 26 \(A to Z\)"):
+        Agent.load().ask(picture, "What?", options=["red"] * 27)
+
+
 def test_the_command_prints_the_turns_and_writes_the_picture_and_a_record(scripted, embedded, picture, tmp_path, capsys, monkeypatch):
     scripted(SeesNoise(embedded))
     cfg = composed(f"image={picture}", "question='Which one, really?'", "counterfactual=noise", name="ask")

@@ -201,6 +201,8 @@ def _options(stored: object) -> Options:
     listed = parse_list(stored, "options")
     if all(isinstance(each, Mapping) for each in listed):
         return tuple((each["key"], each["text"]) for each in listed)
+    if len(listed) > len(string.ascii_uppercase):
+        raise Bad(Reason.BAD_VALUE, "options", f"{len(listed)} options, at most {len(string.ascii_uppercase)} have a letter")
     return tuple(zip(string.ascii_uppercase, map(str, listed), strict=False))
 
 
