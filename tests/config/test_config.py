@@ -374,6 +374,7 @@ def test_eight_gpus_in_a_batch_script_of_one_task_are_refused_before_a_model_loa
     for key, value in (SLURM | {"SLURM_NTASKS": "1"}).items():
         monkeypatch.setenv(key, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     said = "Slurm started 1 process for this run, but .* is 8 x 1; .* ask for --nodes=1 --ntasks-per-node=8, or, to have one task start"
     with pytest.raises(ConfigError, match=said):
         validated(composed("experiment=smoke", f"trainer={trainer}", "trainer.devices=8"), TrainConfig)

@@ -307,8 +307,8 @@ def test_an_interrupted_evaluation_goes_on_and_ends_like_one_that_was_not(script
     lines = (tmp_path / "out/played.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "out/played.jsonl").write_text("".join(lines[:4]) + lines[4][:40])  # a kill in the middle of a line
     asked: list[str] = []
-    generate = Scripted.generate
-    monkeypatch.setattr(Scripted, "generate", lambda self, c, s: asked.extend(x.trajectory.sample.id for x in c) or generate(self, c, s))
+    says = Scripted.says
+    monkeypatch.setattr(Scripted, "says", lambda self, c, s: asked.append(c.trajectory.sample.id) or says(self, c, s))
     evaluate.run(evaluating(tmp_path, "hrbench4k"))
     assert [row | {"seconds": None} for row in predictions(tmp_path)] == whole and numbers(tmp_path)["by"] == table
     assert len(set(asked)) == 4  # of eight

@@ -340,7 +340,7 @@ def test_the_entry_point_starts_beside_pythons_own_inspect_and_says_in_one_messa
 
 def test_a_set_whose_images_are_all_broken_is_counted_and_then_refused(tmp_path, look):
     with pytest.raises(ValueError, match=r"2 of the 2 images that were opened can't be read \(first: own/0: .*so there is no sheet"):
-        look("records", own(tmp_path / "own", {"image": "gone.png"}, {"image": "gone too.png"}))
+        look("records", own(tmp_path / "own", {"width": 99}, {"width": 98}))
     assert json.loads((tmp_path / "look/inspect.json").read_text())["questions"] == 2
     assert not (tmp_path / "look/sheet.png").exists()
 
@@ -349,13 +349,13 @@ def test_the_sheet_of_an_earlier_look_does_not_stay(tmp_path, look):
     look("records", own(tmp_path / "own", {}))
     assert (tmp_path / "look/sheet.png").is_file()
     with pytest.raises(ValueError, match="there is no sheet"):
-        look("records", own(tmp_path / "own", {"image": "gone.png"}))
+        look("records", own(tmp_path / "own", {"width": 99}))
     assert not (tmp_path / "look/sheet.png").exists()
 
 
 def test_an_empty_set_is_refused(tmp_path, look):
     (tmp_path / "records.jsonl").write_text("")
-    with pytest.raises(ValueError, match=r"records\.jsonl holds no usable record"):
+    with pytest.raises(ValueError, match=r"records\.jsonl has no rows"):
         look("records", f"data.records={tmp_path / 'records.jsonl'}")
 
 

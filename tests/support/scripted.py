@@ -94,7 +94,7 @@ def call_of(checkpoint: PolicyModel, box_view: Box) -> str:
 
 def in_dialect(checkpoint: PolicyModel, text: str) -> str:
     """A turn with `call`, in the form of the policy's dialect."""
-    if checkpoint.dialect.call_format == "json" or not (text.startswith(CALL_OPEN) and text.endswith(CALL_CLOSE)):
+    if checkpoint.dialect.call_format == "json" or not (text.startswith(CALL_OPEN + "{") and text.endswith("}" + CALL_CLOSE)):
         return text
     x1, y1, x2, y2 = json.loads(text.removeprefix(CALL_OPEN).removesuffix(CALL_CLOSE))["arguments"]["bbox_2d"]
     return call_of(checkpoint, (x1, y1, x2, y2))
