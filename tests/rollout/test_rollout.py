@@ -12,6 +12,12 @@ from tests.support.scripted import call, playing
 BLUE = "<answer>blue</answer><|im_end|>"
 
 
+@pytest.fixture(params=("qwen2_5_vl", "qwen3_vl"))
+def policy(request) -> PolicyModel:
+    """The families whose tokens are 28 px here and whose calls are JSON; Qwen3.5's calls are in tests/model/test_dialects.py."""
+    return request.getfixturevalue(request.param)
+
+
 def test_a_call_is_answered_with_a_crop_of_the_original_at_native_pixels(qwen3_vl: PolicyModel):
     t = playing(qwen3_vl, call(250, 500, 500, 750), BLUE)  # per mille of 448 px
     assert t.turns[0].action == Crop((250, 500, 500, 750), (112, 224, 224, 336))

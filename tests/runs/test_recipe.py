@@ -104,6 +104,7 @@ def test_every_value_of_the_paper_carries_its_source(experiment):
         "concurrency",
     }
     ours |= {"annotations", "policy", "data", "gap", "rollout", "objective", "evaluation", "report", "defaults", "judge"}
+    ours |= {"reward", "terms", "information_gain"}
     comment = ""
     for line in (CONF / f"experiment/{experiment}.yaml").read_text().splitlines():
         if line.strip().startswith("#"):

@@ -96,7 +96,10 @@ def in_dialect(checkpoint: PolicyModel, text: str) -> str:
     """A turn with `call`, in the form of the policy's dialect."""
     if checkpoint.dialect.call_format == "json" or not (text.startswith(CALL_OPEN + "{") and text.endswith("}" + CALL_CLOSE)):
         return text
-    x1, y1, x2, y2 = json.loads(text.removeprefix(CALL_OPEN).removesuffix(CALL_CLOSE))["arguments"]["bbox_2d"]
+    try:
+        x1, y1, x2, y2 = json.loads(text.removeprefix(CALL_OPEN).removesuffix(CALL_CLOSE))["arguments"]["bbox_2d"]
+    except (ValueError, KeyError):  # a call that is wrong by intent
+        return text
     return call_of(checkpoint, (x1, y1, x2, y2))
 
 
