@@ -320,9 +320,11 @@ CROSS_CHECKS: Mapping[type, Callable[[Any], list[str]]] = {
 
 def class_problems(cfg: Section) -> list[str]:
     """Sections whose class can't be constructed. Imports these classes, and with them PyTorch and Lightning."""
+    if isinstance(cfg, PlanConfig):  # for another machine: only what the plan reads
+        return target_problems("trainer", cfg.trainer)
     if isinstance(cfg, TrainConfig):
         return [*term_problems(cfg.reward.terms), *trainer_problems(cfg.trainer), *target_problems("logger", cfg.logger)]
-    return target_problems("trainer", cfg.trainer) if isinstance(cfg, PlanConfig) else []
+    return []
 
 
 def cautions(cfg: TrainConfig) -> list[str]:

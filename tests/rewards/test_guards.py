@@ -421,7 +421,8 @@ def test_letters_that_can_be_drawn_pass(composed, letters):
 def test_a_point_that_fails_leaves_the_rest_of_a_sweep_to_run(tmp_path, random_policy):
     results = tmp_path / "results.csv"
     sweep = (*SMALL, "evaluation.samples=0", "objective.updates=1", f"results={results}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    points = f"policy.checkpoint={tmp_path / 'missing'},{random_policy}"
+    (tmp_path / "empty").mkdir()
+    points = f"policy.checkpoint={tmp_path / 'empty'},{random_policy}"
     done = subprocess.run(
         [sys.executable, "-m", "focus.train", "--multirun", *sweep, points, "hydra.sweep.subdir=${hydra:job.num}"],
         cwd=CONF.parent,
@@ -429,5 +430,5 @@ def test_a_point_that_fails_leaves_the_rest_of_a_sweep_to_run(tmp_path, random_p
         text=True,
         timeout=600,
     )
-    assert done.returncode != 0 and "missing, which is not a folder" in done.stderr
+    assert done.returncode != 0 and "empty, which lacks" in done.stderr
     assert [row["status"].split(":")[0] for row in rows(results)] == ["crashed", "finished"]
