@@ -317,6 +317,10 @@ class _Backend(backend_registration._DummyBackendModule):
     def is_available(self) -> bool:
         return FakeGPU.current is not None
 
+    def device_count(self) -> int:
+        """Later tests of the process have no GPU: `torch.random.fork_rng` asks each for its state."""
+        return int(self.is_available())
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         """Activation checkpointing asks for it."""
         return [*attention.HALF]

@@ -34,6 +34,14 @@ RAGGED = (  # groups of unequal prompts, rollouts with and without a crop
 )
 
 
+def test_a_test_that_follows_in_the_same_process_has_no_gpu():
+    with FakeGPU():
+        assert torch.accelerator.device_count() == 1
+    assert not torch.accelerator.is_available()
+    with torch.random.fork_rng():  # asks every device for its state
+        torch.manual_seed(0)
+
+
 @pytest.fixture(params=FAMILIES, scope="module")
 def family(request) -> str:
     return request.param
