@@ -1,6 +1,7 @@
 """Fixtures of all rooms: random tiny policies of all families, made once."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
@@ -19,6 +20,8 @@ from tests.support import probing
 from tests.support.policies import FAMILIES, random_qwen2_5_vl, random_qwen3_5, random_qwen3_vl
 
 torch.set_num_threads(1)
+# A shell starts a background job (make test &) with Ctrl-C ignored, and processes that tests interrupt would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 seven = probing.seven  # a fixture of two rooms
 
 
