@@ -335,11 +335,13 @@ def build_trainer(cfg: Target, callbacks: Sequence[Callback], **rest: Any) -> Tr
 def start_ranks(cfg: Target) -> None:
     """Start the other ranks of this node, where no launcher has: Lightning itself would start them in `fit`, after this one has loaded.
 
-    They run this command too, and all load the policy at the same time.
+    They run this command too, and all load the policy at the same time, each onto the GPU that Lightning gives to it.
     """
-    launcher = build_trainer({key: value for key, value in cfg.items() if key != "callbacks"}, [], logger=False).strategy.launcher
-    if launcher is not None:
-        launcher.launch(lambda: None)
+    strategy = build_trainer({key: value for key, value in cfg.items() if key != "callbacks"}, [], logger=False).strategy
+    if strategy.launcher is not None:
+        strategy.launcher.launch(lambda: None)
+    if strategy.root_device.type == "cuda":
+        torch.cuda.set_device(strategy.root_device)
 
 
 def autocast_like_trainer(trainer: Target) -> AbstractContextManager:

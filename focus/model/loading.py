@@ -3,7 +3,6 @@ trained.
 """
 
 import json
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,10 +90,8 @@ def load_model(folder: str | Path, dialect: str, dtype: str = "float32", prompts
 
 
 def own_gpu() -> torch.device | None:
-    """The GPU of this process, on which its policy is also used before and after a training; None where there is none."""
-    if not torch.cuda.is_available():
-        return None
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))))
+    """The current GPU of this process, on which its policy is also used before and after a training; None where there is none."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
 
 
 def lora_config(model: Any, rank: int, alpha: int, targets: Sequence[str] | None, train_vision: bool) -> LoraConfig:

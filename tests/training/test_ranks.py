@@ -14,14 +14,14 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 from focus import config
-from focus.build import run_facts
+from focus.build import run_facts, start_ranks
 from focus.config.schema import TrainConfig
 from focus.data import questions as questions_
 from focus.data.questions import Broken, Questions
 from focus.data.scenes import DIFFICULTY, Scenes
 from focus.evaluation.outcome import METRICS, load_outcomes
 from focus.gap import Gap, Mode
-from focus.model import policy_model
+from focus.model import loading, policy_model
 from focus.rollout.engine import Sampling
 from focus.runs import train
 from focus.runtime import distributed, files, strategies
@@ -345,3 +345,19 @@ def test_a_step_at_rest_moves_no_weight_though_there_are_momentum_and_decay(deep
 def test_an_unknown_arithmetic_is_refused():
     with pytest.raises(ValueError, match="arithmetic is 'float16'; choose float32 or bfloat16"):
         FullyShardedStrategy("float16")
+
+
+@pytest.mark.parametrize("devices", [[1, 3], "1,3"])
+def test_every_rank_loads_its_policy_onto_the_gpu_that_trainer_devices_lists_for_it(devices, monkeypatch):
+    """The GPUs are invented: four, and two ranks that a launcher has started."""
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: chosen[-1].index)
+    loaded_onto = []
+    for rank in (0, 1):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        start_ranks({"_target_": "pytorch_lightning.Trainer", "accelerator": "gpu", "devices": devices, "strategy": "ddp"})
+        loaded_onto.append(loading.own_gpu())
+    assert loaded_onto == [torch.device("cuda", 1), torch.device("cuda", 3)]
