@@ -74,7 +74,7 @@ class Forced(KVEngine):
         self.first_turn = len(requests[0].images) == 1
         return super().generate_turn(requests, sampling)
 
-    def parse(self, text: str) -> Call | Answer:
+    def parse(self, text: str, dialect: Dialect) -> Call | Answer:
         """In place of the loop's parse."""
         x1, y1, x2, y2 = map(float, BOX)
         return Call((x1, y1, x2, y2)) if self.first_turn else Answer("done")
