@@ -375,6 +375,13 @@ def test_charts_have_titles_and_header_cells_a_scope(tmp_path):
     assert "<th>" not in html and '<th scope="col">base</th>' in html
 
 
+def test_a_chart_draws_each_value_where_the_axes_say(tmp_path):
+    """Updates 1 to 3 lie on the axis from 46 to 236; 0 to 2 and a margin of 0.1 on that from 122 up to 8."""
+    html = page(tmp_path, [{"update": u, "reward/total": u - 1} for u in (1.0, 2.0, 3.0)])
+    assert '<path class="mean" d="M46.0 116.8L141.0 65.0L236.0 13.2"/>' in html
+    assert '<text class="row" x="41" y="120.8">0</text>' in html and '<text class="column" x="141.0" y="138">2</text>' in html
+
+
 def test_the_page_of_a_sweep_shows_four_panels_a_row_and_links_finished_points(tmp_path):
     points = []
     for view, seed in ((16, 0), (256, 0)):
