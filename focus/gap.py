@@ -123,6 +123,7 @@ class Mode(StrEnum):
     OFF = "off"  # the paper's baseline: the view is as sharp as what crops are cut from
     FIXED = "fixed"  # one budget for all samples
     CALIBRATED = "calibrated"  # per sample, by offline resolution selection (E2)
+    READER = "reader"  # per sample, the largest view in which a reader no longer reads the answer (make questions)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ class Gap:
 
     `view_tokens` is the budget (with `off`: the largest that the model takes), `min_tokens` the
     minimum. With `calibrated`, `selected` maps sample ids to budgets. Calibration dropped the
-    samples that are not in it, and they are not trained on.
+    samples that are not in it, and they are not trained on. With `reader`, a sample brings its
+    budget (`critical_tokens`), and one without it is not trained on.
     """
 
     mode: Mode
@@ -140,9 +142,19 @@ class Gap:
     selected: Mapping[str, int] = field(default_factory=dict)
     min_tokens: int = 1
 
-    def keeps(self, sample_id: str) -> bool:
+    def keeps(self, sample: Sample) -> bool:
         """Whether this sample is trained on."""
-        return self.mode is not Mode.CALIBRATED or sample_id in self.selected
+        if self.mode is Mode.READER:
+            return critical_tokens(sample, self.token_px) is not None
+        return self.mode is not Mode.CALIBRATED or sample.id in self.selected
+
+    def budget_of(self, sample: Sample) -> int:
+        """The budget of a sample that is kept, in merged visual tokens."""
+        if self.mode is Mode.READER:
+            tokens = critical_tokens(sample, self.token_px)
+            assert tokens is not None
+            return tokens
+        return self.selected[sample.id] if self.mode is Mode.CALIBRATED else self.view_tokens
 
     def view_of(self, sample: Sample, original: Original) -> tuple[View, Original]:
         """The view of a sample, and the image that its crops are cut from: the original, or with
@@ -150,9 +162,27 @@ class Gap:
 
         Raises ValueError like `resize_to_budget`.
         """
-        budget = self.selected[sample.id] if self.mode is Mode.CALIBRATED else self.view_tokens
-        view = resize_to_budget(original, budget, self.token_px, self.min_tokens)
+        view = resize_to_budget(original, self.budget_of(sample), self.token_px, self.min_tokens)
         return view, Decoded(view.image) if self.mode is Mode.OFF else original
+
+
+def critical_tokens(sample: Sample, token_px: int) -> int | None:
+    """The view in which a reader no longer reads the answer, in merged visual tokens of `token_px`; None if the record has none.
+
+    `make questions` writes it as `meta.critical_view`. Raises ValueError for another content.
+    """
+    stored = sample.meta.get("critical_view")
+    if stored is None:
+        return None
+    try:
+        tokens, side = stored["tokens"], stored["token_px"]  # type: ignore[index]
+        if not tokens >= 1 or not side >= 1:
+            raise ValueError
+    except (TypeError, KeyError, ValueError):
+        raise ValueError(
+            f"sample {sample.id}: meta.critical_view is {stored!r}; it holds tokens and token_px, each at least 1 (docs/data.md)"
+        ) from None
+    return max(1, tokens * side**2 // token_px**2)
 
 
 def ladder(size: Size, token_px: int, floor_tokens: int = FLOOR_TOKENS) -> list[int]:

@@ -41,6 +41,8 @@ LACKING = (
     r"policy\.prompts is deepeyes\.json: it can't be read",
     r"data\.records is questions\.jsonl, which does not exist",
     r"image is photo\.jpg, which does not exist",
+    r"folder is pictures, which is no folder",
+    r"data\.records is outputs/questions/pictures/records\.jsonl, which does not exist",
     r"data\.records is (/data/my set/records|annotated)\.jsonl, which does not exist",
 )
 

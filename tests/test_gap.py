@@ -10,7 +10,8 @@ from PIL import Image
 
 from focus.data.boxes import Box, settle
 from focus.data.images.original import Decoded
-from focus.gap import View, cut, fit, resize_to_budget
+from focus.gap import Gap, Mode, View, critical_tokens, cut, fit, resize_to_budget
+from tests.support.samples import Painted, sample
 
 PROPERTY = settings(deadline=None, database=None)
 
@@ -244,3 +245,37 @@ def test_no_box_is_too_strange_for_a_budget_of_a_few_tokens(fixed):
                 crop = cut(source, (0, 0, width, height), source.size, most, 28, fixed, least)
                 assert 1 <= crop.tokens <= most, (most, least, width, height)
                 assert crop.size[0] * crop.size[1] == crop.tokens * 28**2
+
+
+# ---------------------------------------------------------------------------------------------- the view of each question
+
+
+def with_critical_view(tokens: int, token_px: int = 28):
+    return sample(image=Painted(560, 560), width=560, height=560, meta={"critical_view": {"tokens": tokens, "token_px": token_px}})
+
+
+def test_with_the_mode_reader_a_question_is_seen_in_its_critical_view_and_crops_are_native():
+    gap, question = Gap(Mode.READER, 256, 28), with_critical_view(100)
+    original = question.open()
+    view, source = gap.view_of(question, original)
+    assert (view.tokens, view.size) == (100, (280, 280)) and source is original
+
+
+@pytest.mark.parametrize(
+    ("tokens", "token_px", "here", "expected"), [(100, 28, 28, 100), (128, 28, 32, 98), (98, 32, 28, 128), (1, 28, 32, 1)]
+)
+def test_a_critical_view_has_one_size_in_pixels_for_every_family(tokens, token_px, here, expected):
+    """98 x 28^2 / 32^2 pixels: 128 tokens of 28 px are 98 of 32 px."""
+    assert critical_tokens(with_critical_view(tokens, token_px), here) == expected
+
+
+def test_a_question_without_a_critical_view_is_not_trained_on():
+    gap = Gap(Mode.READER, 256, 28)
+    assert gap.keeps(with_critical_view(16)) and not gap.keeps(sample())
+    assert Gap(Mode.FIXED, 256, 28).keeps(sample())
+
+
+@pytest.mark.parametrize("stored", [7, {"tokens": 16}, {"tokens": 0, "token_px": 28}, {"tokens": "many", "token_px": 28}])
+def test_a_critical_view_of_another_form_is_named_with_its_record(stored):
+    with pytest.raises(ValueError, match=r"sample synthetic/train/a: meta.critical_view is .* tokens and token_px"):
+        critical_tokens(sample(meta={"critical_view": stored}), 28)

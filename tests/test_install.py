@@ -55,7 +55,8 @@ def test_a_wheel_needs_the_runtime_pins_and_nothing_for_development(wheel):
     [metadata] = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
     lines = wheel.read(metadata).decode().splitlines()
     needed = {line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")}
-    assert needed == {f"{name}=={version}" for name, version in pins("requirements.txt").items()}
+    extra = {f"{name}=={version}; extra == 'questions'" for name, version in pins("requirements-questions.txt").items()}
+    assert needed == {f"{name}=={version}" for name, version in pins("requirements.txt").items()} | extra
     assert "Requires-Python: <3.14,>=3.11" in lines
 
 
@@ -66,6 +67,10 @@ def test_what_only_tests_and_style_need_is_not_installed_to_run():
     assert pins("requirements.txt").keys().isdisjoint(pins("requirements-dev.txt"))
     assert {"pytest", "ruff", "mypy", "hypothesis", "liger-kernel"} <= pins("requirements-dev.txt").keys()
     assert "-r requirements.txt" in (ROOT / "requirements-dev.txt").read_text().splitlines()
+
+
+def test_tests_read_pdfs_with_the_version_that_make_questions_does():
+    assert pins("requirements-dev.txt")["pypdfium2"] == pins("requirements-questions.txt")["pypdfium2"]
 
 
 def test_the_lock_agrees_with_the_pins_and_has_a_hash_for_every_package():

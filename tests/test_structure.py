@@ -24,6 +24,7 @@ ROOMS = [
     "gap",
     "model",
     "grading",
+    "asking",
     "rollout",
     "rewards",
     "evaluation",

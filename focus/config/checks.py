@@ -23,6 +23,7 @@ from focus.config.schema import (
     PlanConfig,
     PolicyConfig,
     ProbeConfig,
+    QuestionsConfig,
     RolloutConfig,
     Section,
     TrainConfig,
@@ -289,6 +290,20 @@ def ask_problems(cfg: AskConfig) -> list[str]:
     return problems
 
 
+def questions_problems(cfg: QuestionsConfig) -> list[str]:
+    """What keeps questions from being made."""
+    problems = (
+        []
+        if Path(cfg.folder).is_dir()
+        else [f"folder is {cfg.folder or 'empty'}, which is no folder; name one: make questions FROM=FOLDER"]
+    )
+    if not any(cfg.shares.model_dump().values()):
+        problems.append("all shares are 0, so no kind of question is asked; set one of shares.* above 0")
+    if find_spec("pypdfium2") is None:
+        problems.append("the package pypdfium2, which reads PDFs, is not installed; run make env-questions")
+    return problems
+
+
 def calibrate_problems(cfg: CalibrateConfig) -> list[str]:
     """What keeps views from being chosen."""
     problems = policy_problems(cfg.policy, served=False) + data_problems(cfg.data) + judge_problems(cfg.judge)
@@ -315,6 +330,7 @@ CROSS_CHECKS: Mapping[type, Callable[[Any], list[str]]] = {
     AskConfig: ask_problems,
     CalibrateConfig: calibrate_problems,
     InspectConfig: inspect_problems,
+    QuestionsConfig: questions_problems,
 }
 
 

@@ -107,7 +107,7 @@ class JudgeConfig(EndpointConfig):
 
 
 class GapConfig(Section):
-    mode: Literal["off", "fixed", "calibrated"]
+    mode: Literal["off", "fixed", "calibrated", "reader"]
     view_tokens: Annotated[Whole, Field(ge=1), Hint("a view has at least 1 token. To switch the gap off write gap=off")]
     table: Text | None
 
@@ -378,6 +378,38 @@ class InspectConfig(Section):
     pictures: Annotated[Whole, Field(ge=1, le=200), Hint("a contact sheet holds 1 to 200. Another seed shows other questions")]
 
 
+Weight = Annotated[Number, Field(ge=0), Hint("a share is 0 (never asked) or more")]
+
+
+class SharesConfig(Section):
+    """How often each kind of question is asked."""
+
+    after: Weight
+    line_end: Weight
+    place: Weight
+    colour: Weight
+    count_digits: Weight
+    yes_no: Weight
+    choice: Weight
+
+
+class QuestionsConfig(Section):
+    """Everything that `questions` reads."""
+
+    folder: Text
+    output: Text | None
+    seed: Seed
+    threads: Count
+    page_px: Annotated[Whole, Field(ge=256, le=16384), Hint("a page is rendered 256 to 16384 px long")]
+    pages_per_file: Count
+    questions_per_page: Count
+    least_confidence: Share
+    audit: CountOrNone
+    token_px: Count
+    floor_tokens: Count
+    shares: SharesConfig
+
+
 class SweepConfig(Section):
     """Everything that `sweep` reads."""
 
@@ -396,6 +428,7 @@ SCHEMAS: dict[str, type[Section]] = {
     "export": ExportConfig,
     "evaluate": EvaluateConfig,
     "inspect": InspectConfig,
+    "questions": QuestionsConfig,
     "sweep": SweepConfig,
 }
 

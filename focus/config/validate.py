@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from focus.config.checks import CROSS_CHECKS, class_problems
 from focus.config.machine import machine_problems
 from focus.config.messages import TYPES, ConfigError, not_finite, raise_all, sentence
-from focus.config.schema import SCHEMAS, AskConfig, Section, section_of
+from focus.config.schema import SCHEMAS, AskConfig, QuestionsConfig, Section, section_of
 
 Schema = TypeVar("Schema", bound=Section)
 
@@ -45,8 +45,11 @@ def _missing_keys(cfg: DictConfig, schema: type[Section]) -> list[str]:
     """The keys without a value, and unknown keys beside them."""
     unknown = [sentence(each, schema) for each in _errors(OmegaConf.to_container(cfg), schema) if each["type"] == "extra_forbidden"]
     missing = ", ".join(sorted(OmegaConf.missing_keys(cfg)))
-    hint = 'Give both: image=photo.jpg question="What is it?"' if schema is AskConfig else "Choose an experiment, e.g. experiment=stage1"
-    return [*unknown, f"these keys have no value: {missing}. {hint}"]
+    hints = {
+        AskConfig: 'Give both: image=photo.jpg question="What is it?"',
+        QuestionsConfig: "Name the folder of your photographs and PDFs: make questions FROM=FOLDER",
+    }
+    return [*unknown, f"these keys have no value: {missing}. {hints.get(schema, 'Choose an experiment, e.g. experiment=stage1')}"]
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

@@ -81,9 +81,9 @@ def faster(cfg: PlanConfig, plan: Plan) -> list[Faster]:
     """Single changes that fit and make the run at least a tenth shorter, the largest gain first."""
     tries = []
     if not has_levels(cfg) and cfg.lengths.view is None:
-        tries.append(
-            ("lengths.view=1024", f"there is no level table, so every view is planned at {cfg.gap.view_tokens:,} tokens (make calibrate)")
-        )
+        unknown = "there is no level table" if cfg.gap.mode == "calibrated" else "a plan does not read the critical views"
+        remedy = " (make calibrate)" if cfg.gap.mode == "calibrated" else ""
+        tries.append(("lengths.view=1024", f"{unknown}, so every view is planned at {cfg.gap.view_tokens:,} tokens{remedy}"))
     if cfg.rollout.engine == "kv":
         tries.append(("rollout=vllm", "kv's decoding waits for the host at every step, vLLM's does not"))
         if cfg.rollout.questions_per_forward:

@@ -54,7 +54,7 @@ class Lengths:
 
 def has_levels(cfg: PlanConfig) -> bool:
     """Whether the views are known: all have one budget, or there is a table of levels."""
-    return cfg.gap.mode != "calibrated" or bool(cfg.gap.table and Path(cfg.gap.table).is_file())
+    return cfg.gap.mode not in ("calibrated", "reader") or bool(cfg.gap.table and Path(cfg.gap.table).is_file())
 
 
 def lengths(cfg: PlanConfig) -> tuple[Lengths, Lengths, bool]:

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from focus.config.identity import calibration_identity, graded_by
 from focus.config.schema import CalibrateConfig
 from focus.data.identity import questions_digest
 from focus.data.sample import Sample
+from focus.data.scenes import Scenes
 from focus.evaluation.answer_reading import JudgeReader, read_by_rule
 from focus.evaluation.level_search import DROPPED_NATIVE, DROPPED_NEVER, UNREADABLE
 from focus.evaluation.selection import Choice, choose
 from focus.evaluation.selection_record import read_choices, summary, to_json_line
-from focus.gap import Search, levels_identity, write_levels
+from focus.gap import Search, critical_tokens, levels_identity, write_levels
 from focus.grading.grader import Grader, count_decidable, decidable_sentence
 from focus.model.policy_model import PolicyModel
 from focus.rollout.kv import KVEngine
@@ -69,6 +71,28 @@ def show(record: dict[str, Any], console: Console) -> None:
             )
         for mismatch in audit["differ"]:
             console.print(f"  {mismatch['sample']}: bisection {mismatch['bisection']}, exact {mismatch['exact']}")
+
+
+def agreement(levels: Mapping[str, int], samples: Sequence[Sample], token_px: int) -> dict[str, int] | None:
+    """How often the view that the policy's answers choose is the critical view that a reader found (`gap=reader`).
+
+    Counts of questions: `both` have one of each, `same` is one level, `near` at most one level
+    apart, `coarser` says that the policy still answers in the critical view. None where no question
+    has a critical view.
+    """
+    if isinstance(samples, Scenes):  # they have none, and making thousands takes seconds
+        return None
+    critical = {sample.id: tokens for sample in samples if (tokens := critical_tokens(sample, token_px)) is not None}
+    if not critical:
+        return None
+    apart = [math.log2(critical[name] / levels[name]) for name in levels if name in critical]
+    return {
+        "critical": len(critical),
+        "both": len(apart),
+        "same": sum(abs(each) < 0.5 for each in apart),
+        "near": sum(abs(each) < 1.5 for each in apart),
+        "coarser": sum(each >= 0.5 for each in apart),
+    }
 
 
 def run(composed: DictConfig) -> None:
@@ -120,7 +144,7 @@ def run(composed: DictConfig) -> None:
                 "train the base further, or set calibration.require_correct_at_native=false. For questions that never diverge "
                 f"set calibration.never_diverges=floor, or a smaller calibration.floor_tokens{unreadable}"
             )
-        record = summary(list(done.values()), search)
+        record = summary(list(done.values()), search) | {"reader": agreement(levels, samples, policy.token_px)}
         (output / "levels.json").write_text(json.dumps({"identity": key, **record}, indent=1) + "\n")
         draw([choice for choice, _ in done.values()], output / "levels.png")
         write_levels(table, levels, key)
@@ -129,6 +153,11 @@ def run(composed: DictConfig) -> None:
         console.print(f"{level:>6} tokens  {counts[str(level)]:>6} questions")
     for reason in sorted({DROPPED_NATIVE, DROPPED_NEVER, UNREADABLE} & set(counts)):
         console.print(f"dropped: {reason:<19} {counts[reason]:>6} questions")
+    if reader := record["reader"]:
+        console.print(
+            f"gap=reader: {reader['both']} of {reader['critical']} questions with a critical view have a level, {reader['same']} the same "
+            f"and {reader['near']} at most one level apart; in {reader['coarser']} the policy still answers in the critical view"
+        )
     for name, why in record.get("broken", {}).items():
         console.print(f"  {name}: {why}")
     show(record, console)

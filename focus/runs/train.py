@@ -121,12 +121,20 @@ def fit(
     progress: Progress,
 ) -> None:
     """Train until `objective.updates`, from the last checkpoint if there is one."""
-    if module.gap.mode is Mode.CALIBRATED:
-        samples = [sample for sample in samples if module.gap.keeps(sample.id)]
-        if not samples:
+    if module.gap.mode in (Mode.CALIBRATED, Mode.READER):
+        kept = [sample for sample in samples if module.gap.keeps(sample)]
+        if not kept and module.gap.mode is Mode.READER:
+            raise ValueError(
+                f"gap.mode is reader, but none of the {len(samples)} training questions has a critical view; make questions writes "
+                "them (docs/data.md). For other data use gap=fixed or gap=calibrated"
+            )
+        if not kept:
             raise ValueError(
                 f"gap.table {cfg.gap.table} has a level for none of these questions; calibrate on this data set: make calibrate"
             )
+        if module.gap.mode is Mode.READER and len(kept) < len(samples) and files.is_first_rank():
+            print(f"{len(samples) - len(kept)} of {len(samples)} training questions have no critical view and are left out")
+        samples = kept
     checkpoint_folder, warning = output / "checkpoints", RequeueWarning()
     history = History(output / "history.jsonl")
     e = cfg.evaluation
@@ -339,6 +347,7 @@ def _headline(cfg: TrainConfig) -> str:
         Mode.OFF: "the whole image, no gap",
         Mode.FIXED: f"view {cfg.gap.view_tokens:,}{of_native} tokens",
         Mode.CALIBRATED: "a view chosen for each question",
+        Mode.READER: "the critical view of each question",
     }[Mode(cfg.gap.mode)]
     return headline(
         cfg.name,
@@ -404,9 +413,10 @@ def _examples(cfg: TrainConfig, module: FocusPolicy) -> list[Example]:
 def _view_of_held_out(gap: Gap) -> Gap:
     """The gap of held-out questions.
 
-    They have no calibrated level, so all have the budget `gap.view_tokens`.
+    They have no calibrated level, and perhaps no critical view, so all have the budget
+    `gap.view_tokens`.
     """
-    return replace(gap, mode=Mode.FIXED) if gap.mode is Mode.CALIBRATED else gap
+    return replace(gap, mode=Mode.FIXED) if gap.mode in (Mode.CALIBRATED, Mode.READER) else gap
 
 
 def _measure(

@@ -68,7 +68,7 @@ def refused(monkeypatch, *words: str, command: str = "train") -> str:
         (["gap.mode.kind=1"], "gap.mode.kind is no setting: gap.mode is one value, not a section"),
         (["+gap.foo=1", "gap.view_tokens=many"], "gap.view_tokens is 'many'; write a whole number\n  - gap.foo is no setting."),
         (["seed=-1", "gap.view_tokens=many"], "seed is -1; use a whole number from 0 on\n  - gap.view_tokens is 'many'"),
-        (["gap=fixd"], "gap=fixd names no file. Did you mean fixed? There are: calibrated, fixed, off"),
+        (["gap=fixd"], "gap=fixd names no file. Did you mean fixed? There are: calibrated, fixed, off, reader"),
         (["name=my", "run"], "run is no setting; settings are given as KEY=VALUE. If it belongs to name, put the whole value "),
         (["name=my", "run"], "into quotes: name='my run'"),
         (["gap=5"], "Config group override must be a string or a list. Got int"),

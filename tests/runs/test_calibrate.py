@@ -27,6 +27,7 @@ from focus.runs import calibrate
 from focus.runtime import files
 from focus.runtime.processes import outside_cause
 from tests.support.policies import random_qwen3_vl
+from tests.support.samples import sample
 
 PROPERTY = settings(deadline=None, database=None)
 EXACT = [Search.LADDER, Search.EXHAUSTIVE]
@@ -542,3 +543,15 @@ def test_another_search_is_another_calibration(tmp_path, random_policy, answers)
     other = asked.model_copy(update={"policy": asked.policy.model_copy(update={"dialect": "qwen3_vl_zoom"})})  # another prompt
     assert calibrate.identity(other, policy, samples) != calibrate.identity(asked, policy, samples)
     assert set(read_levels(tmp_path / "run/levels.parquet").values()) == {32}
+
+
+def test_the_agreement_with_the_critical_views_is_counted_in_levels():
+    """The policy answers in 64 tokens where the reader no longer does (coarser), in the same view, and not even in a sharper one."""
+
+    def asked(name: str, tokens: int | None):
+        return sample(name, meta={} if tokens is None else {"critical_view": {"tokens": tokens, "token_px": 28}})
+
+    samples = [asked("same", 64), asked("coarser", 64), asked("sharper", 16), asked("dropped", 64), asked("none", None)]
+    levels = {f"synthetic/train/{name}": tokens for name, tokens in {"same": 64, "coarser": 32, "sharper": 128, "none": 64}.items()}
+    assert calibrate.agreement(levels, samples, 28) == {"critical": 4, "both": 3, "same": 1, "near": 2, "coarser": 1}
+    assert calibrate.agreement(levels, [asked("none", None)], 28) is None

@@ -1,0 +1,44 @@
+"""How well OCR reads: pages whose text layer is the truth are read by both."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from focus.asking.ocr import OCR
+from focus.asking.page import Word
+from focus.asking.spelling import bare, is_word
+from focus.asking.views import reads
+from focus.data.boxes import Size, iou
+
+SAME_BOX = 0.5  # IoU
+
+
+class Audit:
+    """Reads the first pages with a text layer by OCR, too."""
+
+    def __init__(self, pages: int, ocr: OCR | None) -> None:
+        self.left, self.ocr = pages, ocr
+        self._last: Mapping[str, int] | None = None
+
+    def look(self, words: Sequence[Word], pixels: np.ndarray, least_confidence: float) -> None:
+        """Compare a page, unless enough pages were."""
+        if self.ocr is not None and self.left > 0:
+            self.left -= 1
+            self._last = compared(words, self.ocr.read(pixels), (pixels.shape[1], pixels.shape[0]), least_confidence)
+
+    def taken(self) -> Mapping[str, int] | None:
+        """The counts of the last page, once."""
+        last, self._last = self._last, None
+        return last
+
+
+def compared(truth: Sequence[Word], seen: Sequence[Word], size: Size, least_confidence: float) -> dict[str, int]:
+    """Of the usable words that OCR is sure of: how many there are, how many stand there, and how many of these with their box."""
+    sure = [word for word in seen if word.confidence >= least_confidence and not word.flaw and is_word(bare(word.text))]
+    right = [(word, [each for each in truth if reads(word, [each], size, size)]) for word in sure]
+    return {
+        "pages": 1,
+        "words": len(sure),
+        "right": sum(bool(found) for _, found in right),
+        "boxes": sum(any(iou(word.box_px, each.box_px) >= SAME_BOX for each in found) for word, found in right),
+    }
