@@ -5,11 +5,13 @@ Limits of a single key stand beside its field (schema.py). What a machine lacks 
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from focus.config.machine import crowded
 from focus.config.messages import did_you_mean, shown
 from focus.config.schema import (
     AgentConfig,
@@ -29,10 +31,12 @@ from focus.config.schema import (
     TrainConfig,
 )
 from focus.config.targets import target_problems, term_problems, trainer_problems
+from focus.data.names import other_spelling
 from focus.model.dialect import DialectError, dialect_names, read_dialect
 
 MAX_VLLM_RANK = 512  # of a LoRA adapter
 EMBEDDED_VIEW = 16  # visual tokens of the view that an evaluation of the embedded policy shows: what its stage 1 trains at
+HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?", re.ASCII)
 SECRET = re.compile(r"(api|access|secret)?[_-]?key|authorization|password|(access|api|bearer)[_-]?token", re.IGNORECASE)
 
 
@@ -43,13 +47,15 @@ def policy_problems(policy: PolicyConfig, served: bool) -> list[str]:
         read_dialect(policy.dialect, policy.prompts)
     except DialectError as error:
         problems.append(str(error))
-    if not served and policy.checkpoint.startswith("outputs/") and not Path(policy.checkpoint, "config.json").is_file():
+    if not policy.checkpoint.strip():
+        problems.append("policy.checkpoint is empty; give a folder in the Hugging Face layout, a hub name, or the name on the server")
+    elif not served and policy.checkpoint.startswith("outputs/") and not os.path.isfile(f"{policy.checkpoint}/config.json"):
         maker = "make claim CLAIM=gap_and_bonus" if policy.checkpoint.startswith("outputs/claims/") else None
         maker = maker or {"outputs/stage1/policy": "make stage1", "outputs/stage2/policy": "make stage2"}.get(
             policy.checkpoint, "its run, when it is done,"
         )
         problems.append(f"policy.checkpoint is {policy.checkpoint}, where no policy lies yet; {maker} leaves it there. Or name another")
-    elif not served and policy.checkpoint.startswith(("/", "./", "../", "~")) and not Path(policy.checkpoint).is_dir():
+    elif not served and not os.path.isdir(path := policy.checkpoint) and (os.path.exists(path) or not HUB_NAME.fullmatch(path)):
         problems.append(
             f"policy.checkpoint is {policy.checkpoint}, which is not a folder; give one in the Hugging Face layout, or a hub name"
         )
@@ -72,7 +78,7 @@ def data_problems(data: DataConfig) -> list[str]:
         )
     if data.source == "records" and not data.records:
         problems.append("data.source is records but data.records names no file; `make scenes` writes one, or give your own (docs/data.md)")
-    if data.source in SETS and not (data.root and Path(data.root).is_dir()):
+    if data.source in SETS and not (data.root and os.path.isdir(data.root)):
         problems.append(
             f"data.root is {data.root}, where the files of {data.source} are expected ({SETS[data.source].about}); "
             "download them, then name their folder: data.root=FOLDER"
@@ -84,7 +90,7 @@ def data_problems(data: DataConfig) -> list[str]:
     for name in data.mix:
         if name not in SETS:
             problems.append(f"data.mix names {name!r}; choose from {', '.join(sorted(SETS))}")
-        elif not (folder := Path(data.root or "", name)).is_dir():
+        elif not os.path.isdir(folder := Path(data.root or "", name)):
             problems.append(
                 f"data.mix names {name}, whose files are expected in {folder} ({SETS[name].about}); download them, then "
                 "name the folder that holds the sets: data.root=FOLDER"
@@ -100,9 +106,11 @@ def data_problems(data: DataConfig) -> list[str]:
 
 def file_problems(key: str, path: str | None, remedy: str) -> list[str]:
     """A setting that names no file although it should."""
-    if not path or Path(path).is_file():
+    if not path or os.path.isfile(path):  # of os.path, which takes names that no file can have
         return []
-    found = "is a folder" if Path(path).is_dir() else "is no file" if Path(path).exists() else "does not exist"
+    found = "is a folder" if os.path.isdir(path) else "is no file" if os.path.exists(path) else "does not exist"
+    if near := other_spelling(Path(path).parent, Path(path).name):
+        remedy = f"{near!a} is there, the same name in another case or Unicode form: give that one"
     return [f"{key} is {path}, which {found}; {remedy}"]
 
 
@@ -114,7 +122,7 @@ def _has_prompt_without_tool(policy: PolicyConfig) -> bool:
         return True
 
 
-def rollout_problems(rollout: RolloutConfig, policy: PolicyConfig, arms: list[str], here: bool = True) -> list[str]:
+def rollout_problems(rollout: RolloutConfig, policy: PolicyConfig, arms: Sequence[str], here: bool = True) -> list[str]:
     """What an engine lacks, and limits of a conversation that contradict each other. `here`: it will run on this machine."""
     problems = []
     if rollout.engine == "vllm":
@@ -164,14 +172,23 @@ def _vllm_problems(rollout: RolloutConfig, here: bool) -> list[str]:
     return problems
 
 
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises for one that is no number, or too large
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and url.split() == [url]
+
+
 def endpoint_problems(key: str, endpoint: EndpointConfig) -> list[str]:
     """A server without an address or a model, and keys that would be written into files."""
     problems = []
     url = endpoint.url or ""
-    if not url.startswith(("http://", "https://")):
-        problems.append(f"{key}.url is {shown(endpoint.url)}; write it in full, e.g. http://localhost:8000/v1")
-    elif "@" in url.partition("://")[2].partition("/")[0]:
+    if "@" in url.partition("://")[2].partition("/")[0]:
         problems.append(f"{key}.url holds a name or a password; put the key into an environment variable and name it: {key}.key_env")
+    elif not _is_address(url):
+        problems.append(f"{key}.url is {shown(endpoint.url)}; write it in full, e.g. http://localhost:8000/v1")
     if endpoint.key_env not in os.environ and not re.fullmatch("[A-Z_][A-Z0-9_]*", endpoint.key_env):
         problems.append(
             f"{key}.key_env names no environment variable (what it holds is not shown, it may be the key itself); put the "
@@ -217,11 +234,11 @@ def train_problems(cfg: TrainConfig) -> list[str]:
     from focus.data.readers import TESTS
 
     problems = _play_problems(cfg)
-    if not cfg.name.strip():
-        problems.append("name is empty, so the run would have no folder of its own; give it one: name=mine")
+    if not cfg.name.strip(" ./") or cfg.name.startswith("/") or ".." in Path(cfg.name).parts:
+        problems.append(f"name is {cfg.name!r}, which names no folder below outputs/; give the run one of its own: name=mine")
     if cfg.rollout.engine == "openai":
         problems.append("rollout.engine is openai: a served model can be evaluated and probed, not trained. Use rollout=kv")
-    if cfg.gap.mode == "calibrated" and not (cfg.gap.table and Path(cfg.gap.table).is_file()):
+    if cfg.gap.mode == "calibrated" and not (cfg.gap.table and os.path.isfile(cfg.gap.table)):
         problems.append(f"gap.mode is calibrated but gap.table ({cfg.gap.table or 'null'}) does not exist; `make calibrate` writes it")
     if cfg.objective.teach_groups == "accuracy" and "accuracy" not in cfg.reward.terms:
         problems.append("objective.teach_groups is accuracy, but reward.terms has no term of that name; choose all, or add the term")
@@ -280,9 +297,22 @@ def agent_problems(cfg: AgentConfig) -> list[str]:
     return policy_problems(cfg.policy, served=cfg.rollout.engine == "openai") + rollout_problems(cfg.rollout, cfg.policy, [])
 
 
+def _picture_problems(image: str) -> list[str]:
+    """A picture that is not there or has no readable header."""
+    from focus.data.images.header import BadImage, image_size
+
+    problems = file_problems("image", image, "name an image file")
+    if image.strip() and not problems:
+        try:
+            image_size(Path(image))
+        except BadImage as error:
+            return [f"image is {image}, which can't be used: {error.reason}; name another image file"]
+    return problems
+
+
 def ask_problems(cfg: AskConfig) -> list[str]:
     """What keeps a question from being asked."""
-    problems = agent_problems(cfg) + file_problems("image", cfg.image, "name an image file")
+    problems = agent_problems(cfg) + _picture_problems(cfg.image)
     if not cfg.image.strip():
         problems.append("image is empty; name an image file: image=photo.jpg (make ask IMAGE=photo.jpg)")
     if not cfg.question.strip():
@@ -351,7 +381,7 @@ def cautions(cfg: TrainConfig) -> list[str]:
             "policy.dtype is bfloat16 and all weights learn: steps below its resolution are lost, at 1e-6 nearly all. Keep "
             "weights in float32 (policy.dtype=float32) and compute in bfloat16: trainer.precision=bf16-mixed, or trainer=fsdp"
         )
-    return found + _unshared_prompts(cfg)
+    return found + crowded(cfg) + _unshared_prompts(cfg)
 
 
 def _unshared_prompts(cfg: TrainConfig) -> list[str]:
@@ -359,7 +389,7 @@ def _unshared_prompts(cfg: TrainConfig) -> list[str]:
     from focus.gap import read_levels
 
     view, budget, siblings = cfg.gap.view_tokens, cfg.objective.tokens_per_forward, cfg.rollout.rollouts_per_question
-    if cfg.gap.mode == "calibrated" and cfg.gap.table and Path(cfg.gap.table).is_file():
+    if cfg.gap.mode == "calibrated" and cfg.gap.table and os.path.isfile(cfg.gap.table):
         view = max(read_levels(Path(cfg.gap.table)).values())
     own = min(cfg.rollout.max_crops, 1) * cfg.rollout.crop_tokens + 1  # least of a rollout that crops once
     room = max(0, budget - view) // own

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -15,10 +16,10 @@ from hydra.core.override_parser.types import ValueType
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from hydra.utils import get_method
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
 
-from focus.config.messages import ConfigError, did_you_mean, raise_all, unknown_key
+from focus.config.messages import ConfigError, did_you_mean, one_of, raise_all, unknown_key
 from focus.config.output import writable
 from focus.config.schema import SCHEMAS, Section
 from focus.config.validate import quick_problems, validated
@@ -27,6 +28,7 @@ from focus.runtime.processes import end_on_sigterm, end_with_parent, exit_interr
 
 LONGEST_NAME = 255  # bytes of a folder's name
 SWEEP_FLAGS = {"-m", "--multirun"}
+PLAY_SERVED = ("ask", "evaluate", "probe")  # commands that a served model can answer
 TEXT_KEYS = ("image", "question")  # whose values are texts, whatever signs they have
 FREE_KEYS = re.compile(r"((judge|rollout\.endpoint)\.extra|data\.columns)[.=]")  # sections whose keys no schema names
 
@@ -38,7 +40,7 @@ OmegaConf.register_new_resolver("gpus", lambda accelerator, devices: devices if 
 def start(main: Callable[[], None], command: str) -> None:
     """Run a command. What Hydra would refuse is refused before, in one message that lists what exists.
 
-    Of a sweep the first point is checked too, before any is started or queued.
+    Of a sweep every value is checked too, before any point is started or queued.
     """
     end_on_sigterm()
     try:
@@ -85,18 +87,23 @@ def prepare(command: str) -> None:
     words = [readable(word, sweep) if "=" in word and not word.startswith(("-", "hydra")) else word for word in words]
     sys.argv[1:] = words
     overrides = [word for word in words if not word.startswith("-")]
+    points = [_points(word) for word in overrides]
+    if not sweep and (several := next((word for word, values in zip(overrides, points, strict=True) if values != [word]), None)):
+        key, _, value = several.partition("=")
+        sys.exit(f"focus: {key} is {value}, which is several values; a list is {key}=[{value}], and --multirun sweeps over values")
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         try:
-            composed = _composed(command, [_first_point(word) for word in overrides])
-            cfg = OmegaConf.masked_copy(composed, [key for key in map(str, composed) if key != "hydra"])
-            if "output" in cfg:
-                cfg.output = "outputs"  # that of a point, or of a run, is known when it begins
+            composed = _composed(command, [values[0] for values in points])
+            cfg = _settings_of(composed)
             if sweep:
                 validated(cfg, SCHEMAS[command], here=False)
+                _check_other_points(command, points)
                 sys.argv += _shorter_names(composed.hydra, overrides)
             else:
                 _check_settings(cfg, SCHEMAS[command])
                 _try_to_write(composed.hydra.run.dir)
+                if command in PLAY_SERVED and cfg.rollout.engine == "openai":
+                    _try_to_reach(cfg.rollout.endpoint.url)
         except ConfigError as error:
             sys.exit(f"focus: the first point of this sweep: {error}" if sweep else f"focus: {error}")
         except (OverrideParseException, ValueError) as error:  # ValueError: Hydra's, for a group that is given a number
@@ -105,10 +112,29 @@ def prepare(command: str) -> None:
         _ask(launcher, composed)
 
 
+def _settings_of(composed: DictConfig) -> DictConfig:
+    """The settings of a command, without Hydra's own."""
+    cfg = OmegaConf.masked_copy(composed, [key for key in map(str, composed) if key != "hydra"])
+    if "output" in cfg:
+        cfg.output = "outputs"  # that of a point, or of a run, is known when it begins
+    return cfg
+
+
+def _check_other_points(command: str, points: Sequence[Sequence[str]]) -> None:
+    """End with one message for a swept value that can't work beside the first values of the other keys."""
+    for at, values in enumerate(points):
+        for value in values[1:]:
+            words = [value if i == at else others[0] for i, others in enumerate(points)]
+            try:
+                _check_settings(_settings_of(_composed(command, words)), SCHEMAS[command])
+            except ConfigError as error:
+                sys.exit(f"focus: the points {value} of this sweep: {error}")
+
+
 def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
     """The configuration of a command line. Exits with every key and file that does not exist; Hydra names the first one."""
-    problems: list[str] = []
-    left = list(overrides)
+    problems = [problem for word in overrides if (problem := _group_problem(word))]
+    left = [word for word in overrides if not _group_problem(word)]
     while True:
         try:
             composed = compose(command, left, return_hydra_config=True)
@@ -138,7 +164,7 @@ def _ask(launcher: str, composed: DictConfig) -> None:
 def _refuse_bare_words(words: Sequence[str]) -> None:
     """End with one message for a word that is no setting: most often the end of a value that has a space in it."""
     for before, word in zip(("", *words), words, strict=False):
-        if "=" not in word and not word.startswith(("-", "~")):
+        if ("=" not in word and not word.startswith(("-", "~"))) or word.startswith("="):
             key, _, value = before.partition("=")
             hint = f". If it belongs to {key}, put the whole value into quotes: {key}='{value} {word}'" if value else ""
             sys.exit(f"focus: {word} is no setting; settings are given as KEY=VALUE{hint}")
@@ -149,8 +175,11 @@ def _check_settings(cfg: DictConfig, schema: type[Section]) -> None:
 
     A reference to what only Hydra's own start knows is left to the run.
     """
-    with suppress(OmegaConfBaseException):
+    try:
         raise_all(quick_problems(cfg, schema))
+    except ConfigError as error:
+        if "HydraConfig was not set" not in str(error):
+            raise
 
 
 def _try_to_write(folder: str) -> None:
@@ -164,6 +193,14 @@ def _try_to_write(folder: str) -> None:
             trial.unlink()
     except ValueError as error:
         sys.exit(f"focus: {error}")
+
+
+def _try_to_reach(url: str) -> None:
+    """End with one message where nothing listens at the address of a served model: a server that is down needs no PyTorch to be found."""
+    from focus.runtime.connection import unreachable
+
+    if reason := unreachable(url):
+        sys.exit(f"focus: rollout.endpoint.url is {url}, where no server can be reached ({reason}); start it, or correct the url")
 
 
 def swept_values(params: Mapping[str, str], overrides: Sequence[str]) -> dict[str, list[str]]:
@@ -205,15 +242,15 @@ def _shorter_names(hydra: DictConfig, overrides: Sequence[str]) -> list[str]:
 def readable(override: str, sweep: bool = False) -> str:
     """An override as Hydra's grammar can read it: a value with letters or signs that the grammar lacks is put into quotes.
 
-    `~/` is the home folder. Without a sweep a comma in a path is a part of it. Exits for a list, a dict or a choice that
-    can't be read.
+    `~` and `~/` are the home folder, in quotes too. Without a sweep a comma in a path is a part of it. Exits for a list, a
+    dict or a choice that can't be read.
     """
     override = ("++" if FREE_KEYS.match(override) else "") + override
     key, _, value = override.partition("=")
     if key in TEXT_KEYS and not value.startswith(("~/", "'", '"')):
         return f"{key}={_quoted(value)}"
-    if value.startswith("~/"):
-        value = str(Path.home() / value[2:])
+    if home := re.fullmatch(r"""(['"]?)~(/[^'"]*)?\1""", value):
+        value = f"{Path.home()}{home[2] or ''}"
         override = f"{key}={value}"
     try:
         [parsed] = OverridesParser.create().parse_overrides([override])
@@ -234,12 +271,30 @@ def _quoted(value: str) -> str:
     return f"'{escaped}'"
 
 
-def _first_point(override: str) -> str:
-    """An override as the first point of a sweep has it."""
+def _points(override: str) -> list[str]:
+    """An override with each of the values that a sweep gives it; of a range the first alone."""
     [parsed] = OverridesParser.create().parse_overrides([override])
     if not parsed.is_sweep_override():
-        return override
-    return f"{parsed.get_key_element()}={next(parsed.sweep_string_iterator())}"
+        return [override]
+    values: list[str] = []
+    with suppress(HydraException):  # raised for glob and interval
+        values = list(islice(parsed.sweep_string_iterator(), None if parsed.is_choice_sweep() else 1))
+    if not values:
+        sys.exit(f"focus: {override} can't be swept over; give values ({parsed.key_or_group}=a,b) or a range: range(0,3)")
+    return [f"{parsed.get_key_element()}={value}" for value in values]
+
+
+def _group_problem(override: str) -> str | None:
+    """A number, true or null where a file of a group is to be chosen."""
+    [parsed] = OverridesParser.create().parse_overrides([override])
+    group = parsed.key_or_group
+    if parsed.is_delete() or not (CONF / group).is_dir() or isinstance(parsed.value(), str | list | dict):
+        return None
+    return f"{group} is {parsed.get_value_element_as_str()}; choose {one_of(_files_of(group))}"
+
+
+def _files_of(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def _unknown_name(error: BaseException) -> str:
@@ -255,7 +310,7 @@ def _reason(error: BaseException, schema: type[Section]) -> str:
     """Why Hydra refused, and the keys or files that exist beside the one that does not."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        existing = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        existing = _files_of(group)
         return f"{group}={name} names no file. {did_you_mean(name, existing)}There are: {', '.join(existing)}"
     cause: BaseException = error
     while cause.__cause__ is not None:
@@ -263,6 +318,9 @@ def _reason(error: BaseException, schema: type[Section]) -> str:
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
         siblings = [str(key) for key in cause.parent_node if key != "hydra"]
         return unknown_key(str(cause.full_key or cause.key), siblings, schema)
+    if isinstance(cause, ConfigTypeError) and cause.full_key:
+        wanted = "a list: [first, second]" if isinstance(cause.parent_node, ListConfig) else "a section: {key: value}"
+        return f"{cause.full_key} is {str(error).partition('=')[2]}; write {wanted}"
     if isinstance(cause, OmegaConfBaseException):
         return f"{error}: " + " ".join(line.strip() for line in str(cause).splitlines()[:2])
     return str(error)

@@ -215,6 +215,8 @@ def refuse_other_run(settings: Settings, kept: Path, finished: bool) -> None:
     """
     try:
         written = OmegaConf.to_container(OmegaConf.load(kept))
+        if not isinstance(written, dict):
+            raise OSError("it holds no settings")
     except (OSError, YAMLError) as error:
         raise ConfigError(
             f"{kept.parent} holds a run whose {kept.name} can't be read ({type(error).__name__}), so it is not known whether "

@@ -25,6 +25,11 @@ def machine_problems(cfg: Section, command: str) -> list[str]:
     if launcher == "mpirun" and find_spec("mpi4py") is None:
         return [f"mpirun started {started} processes, which find each other by the package mpi4py alone; install it, or use torchrun"]
     old = _old_gpu(cfg)
+    if (questions := cfg.rollout.questions_per_update) % (devices * nodes):
+        old.append(
+            f"rollout.questions_per_update is {questions}, which {devices * nodes} devices can't share evenly; choose a multiple of "
+            f"{devices * nodes}, or other trainer.devices"
+        )
     if not launcher or started == devices * nodes:
         return old
     remedy = {
@@ -66,6 +71,19 @@ def launched() -> tuple[str, int]:
             return "Slurm", int(os.environ.get("SLURM_NTASKS", 1))
     sizes = [int(os.environ[name]) for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE") if name in os.environ]
     return ("mpirun", sizes[0]) if sizes and sizes[0] > 1 else ("", 1)
+
+
+def crowded(cfg: TrainConfig) -> list[str]:
+    """One sentence if more processes are to share this machine's CPU cores than it has."""
+    import torch
+
+    devices, cores = _devices_per_node(cfg.trainer), len(os.sched_getaffinity(0))
+    if devices <= cores or (cfg.trainer.get("accelerator") != "cpu" and torch.cuda.is_available()):
+        return []
+    return [
+        f"trainer.devices is {devices}, but this process may use {cores} CPU core{'s' if cores > 1 else ''}: {devices} processes, each "
+        f"with its own copy of the policy, will take turns. An update is faster with trainer.devices={cores} or fewer"
+    ]
 
 
 def _devices_per_node(trainer: Mapping[str, Any]) -> int:

@@ -10,6 +10,9 @@ from pydantic_core import ErrorDetails
 
 from focus.config.schema import Hint, Section, keys_of, section_of
 
+# Sections that only some choices of a group have
+CHOSEN_BY = {"rollout.endpoint": "rollout=openai (a served model)", "rollout.vllm": "rollout=vllm"}
+
 
 class ConfigError(ValueError):
     """Settings that can't work, all of them in one message."""
@@ -52,6 +55,8 @@ def did_you_mean(word: str, choices: Sequence[str]) -> str:
 def unknown_key(key: str, siblings: Sequence[str], schema: type[Section]) -> str:
     """A key that does not exist: the one that was meant, here or in another section, and those that exist beside it."""
     section, _, name = key.rpartition(".")
+    if key in keys_of(schema) and section in CHOSEN_BY:
+        return f"{key} can't be set, since {section} is null; choose {CHOSEN_BY[section]}"
     if not siblings:
         return f"{key} is no setting: {section} is one value, not a section"
     meant = nearest(name, siblings)
@@ -72,7 +77,8 @@ def sentence(error: ErrorDetails, schema: type[Section]) -> str:
         return f"{key} is missing; give it a value"
     value = error["input"]
     if error["type"] in TYPES:
-        return f"{key} is {shown(value)}; {TYPES[error['type']]}"
+        hint = _hint(field) if value is None else None
+        return f"{key} is {shown(value)}; {hint or TYPES[error['type']]}"
     if error["type"] == "literal_error":
         return f"{key} is {shown(value)}; {_allowed(field)}{_meant(value, field)}"
     return f"{key} is {shown(value)}; {_allowed(field)}"
@@ -81,6 +87,7 @@ def sentence(error: ErrorDetails, schema: type[Section]) -> str:
 # What to do about a value of another type, by pydantic's name for the error
 TYPES = {
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "write a whole number"),
+    "int_parsing_size": "write a smaller number",
     **dict.fromkeys(("float_type", "float_parsing", "number_type"), "write a number"),
     **dict.fromkeys(("bool_type", "bool_parsing"), "write true or false"),
     "string_type": "write a text",
@@ -126,11 +133,15 @@ def _described(field: FieldInfo) -> list[Any]:
     return [each for part in found for each in (part.metadata if isinstance(part, FieldInfo) else [part])]
 
 
+def _hint(field: FieldInfo | None) -> str | None:
+    return next((part for part in _described(field) if isinstance(part, Hint)), None) if field else None
+
+
 def _allowed(field: FieldInfo | None) -> str:
     """What a field takes, as advice."""
-    described = _described(field) if field else []
-    if hint := next((part for part in described if isinstance(part, Hint)), None):
+    if hint := _hint(field):
         return hint
+    described = _described(field) if field else []
     limits = {name: getattr(part, name) for part in described for name in ("ge", "gt", "le") if hasattr(part, name)}
     if "ge" in limits and "le" in limits:
         low, high = limits["ge"], limits["le"]

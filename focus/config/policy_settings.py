@@ -5,6 +5,7 @@ family decides: the file of conf/policy that names it, or the model type in its 
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,18 @@ FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen3_5")  # model types; the dialect of 
 
 
 def setting_of_policy(checkpoint: str, key: str) -> Any:
-    """The value of a setting that fits a policy: of the run that left it, else of its family. None: unknown."""
+    """The value of a setting that fits a policy: of the run that left it, else of its family. None: unknown.
+
+    Where no policy is, which its own check says, the value is that of the embedded one.
+    """
+    if not isinstance(checkpoint, str) or not checkpoint.strip() or os.path.isfile(checkpoint):
+        return EMBEDDED[key]
     beside = Path(checkpoint).parent / "settings.yaml"
-    if Path(checkpoint).is_dir() and beside.is_file():
-        value: Any = yaml.safe_load(beside.read_text())
+    if os.path.isdir(checkpoint) and beside.is_file():
+        try:
+            value: Any = yaml.safe_load(beside.read_text())
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise ValueError(f"{beside} can't be read ({' '.join(str(error).split())}); copy the folder of its run again") from error
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         if value is not None:
@@ -48,8 +57,11 @@ def setting_of_policy(checkpoint: str, key: str) -> Any:
 
 def _dialect(checkpoint: str) -> str | None:
     config = Path(checkpoint) / "config.json"
-    if config.is_file():
-        family = json.loads(config.read_text()).get("model_type")
+    if os.path.isfile(config):
+        try:
+            family = json.loads(config.read_text())["model_type"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ValueError(f"{config} is no model's configuration ({type(error).__name__}: {error}); copy the folder again") from error
         return family if family in FAMILIES else None
     if checkpoint.startswith(("outputs/", "/", ".", "~")):  # no policy is there, which its own check says
         return "tiny"

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from focus.model.dialect import dialect_names
+
 
 class Hint(str):
     """What the message for a value outside a field's limits ends with, after `KEY is VALUE; `."""
@@ -26,6 +28,12 @@ def _no_bool(value: object) -> object:
     return value
 
 
+def _fits(value: object) -> object:
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise PydanticCustomError("int_parsing_size", "it does not fit into 64 bits")
+    return _no_bool(value)
+
+
 def _letter_sizes(value: list[int]) -> list[int]:
     if value and not (len(value) == 2 and 6 <= value[0] <= value[1]):
         raise ValueError
@@ -33,12 +41,19 @@ def _letter_sizes(value: list[int]) -> list[int]:
 
 
 Text = Annotated[str, BeforeValidator(_as_text)]
-Whole = Annotated[int, BeforeValidator(_no_bool)]
+Folder = Annotated[Text, Field(min_length=1), Hint("name a folder")]
+Whole = Annotated[int, BeforeValidator(_fits)]
 Number = Annotated[float, BeforeValidator(_no_bool)]
 Count = Annotated[Whole, Field(ge=1)]
 CountOrNone = Annotated[Whole, Field(ge=0)]  # where 0 means none
+# More than any machine runs side by side: a typing error would start so many
+Threads = Annotated[Whole, Field(ge=1, le=4096)]
+Workers = Annotated[Whole, Field(ge=0, le=4096)]
+Resamples = Annotated[Whole, Field(ge=1, le=1_000_000), Hint("an interval needs at least 1, 2000 is usual, 1000000 is the most")]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Dtype = Literal["float32", "bfloat16"]
+# Arms of the probe, as `focus.evaluation.outcome.PLAYABLE`
+Arm = Literal["own", "gt", "noise", "blank", "mean_colour", "elsewhere", "additive", "format_only", "tool_free", "forced", "no_tool"]
 Difficulty = Annotated[Whole, Field(ge=1, le=5)]
 LetterSizes = Annotated[
     Annotated[list[Whole], AfterValidator(_letter_sizes)] | None, Hint("give [least, most] native pixels, from 6 up, or null")
@@ -57,7 +72,7 @@ class Section(BaseModel):
 
 class PolicyConfig(Section):
     checkpoint: Text
-    dialect: Text
+    dialect: Annotated[Text, Hint(f"name the form of its calls: {', '.join(dialect_names())}, or a YAML file of yours (docs/dialects.md)")]
     prompts: Text | None
     dtype: Dtype
     train_vision: bool
@@ -78,7 +93,7 @@ class DataConfig(Section):
     records: Text | None
     columns: dict[Text, Text]
     root: Text | None
-    cache_dir: Text
+    cache_dir: Folder
     annotations: Text | None
     repair_annotations: bool
     derive_boxes: Annotated[
@@ -88,7 +103,7 @@ class DataConfig(Section):
     ]
     max_question_chars: Annotated[Whole, Field(ge=1), Hint("give 1 or more: a question with more than that is left out and counted")]
     max_options: Annotated[Whole, Field(ge=2), Hint("give 2 or more: a question with more than that is left out and counted")]
-    workers: CountOrNone
+    workers: Workers
 
 
 class EndpointConfig(Section):
@@ -97,7 +112,7 @@ class EndpointConfig(Section):
     key_env: Text
     timeout_s: Annotated[Number, Field(gt=0)]
     retries: CountOrNone
-    concurrency: Count
+    concurrency: Threads
     extra: dict[str, Any]
 
 
@@ -176,7 +191,7 @@ class EvaluationConfig(Section):
     records: Text | None
     difficulty: Annotated[Difficulty | None, Hint("choose 1 to 5, or null")]
     letter_px: LetterSizes
-    arms: list[Text]
+    arms: list[Arm]
     base: bool
     probe_every: Annotated[Whole, Field(ge=0), Hint("use 0 (no probe inside training) or more")]
     probe_samples: Count
@@ -184,7 +199,7 @@ class EvaluationConfig(Section):
     questions_per_forward: Count
     temperature: Annotated[Number, Field(ge=0)]
     common_view_tokens: Count
-    resamples: Annotated[Whole, Field(ge=1), Hint("an interval needs at least 1, 2000 is usual")]
+    resamples: Resamples
 
 
 class AlarmsConfig(Section):
@@ -248,9 +263,9 @@ class TrainConfig(Section):
     """Everything that `train` reads."""
 
     name: Text
-    output: Text
+    output: Folder
     seed: Seed
-    threads: Count
+    threads: Threads
     policy: PolicyConfig
     data: DataConfig
     gap: GapConfig
@@ -279,7 +294,7 @@ class ProbeConfig(Section):
 
     output: Text | None
     seed: Seed
-    threads: Count
+    threads: Threads
     policy: PolicyConfig
     data: DataConfig
     rollout: RolloutConfig
@@ -295,7 +310,7 @@ class EvaluateConfig(Section):
 
     output: Text | None
     seed: Seed
-    threads: Count
+    threads: Threads
     policy: PolicyConfig
     data: DataConfig
     rollout: RolloutConfig
@@ -313,7 +328,7 @@ class AgentConfig(Section):
     """Everything that `focus.Agent` reads."""
 
     seed: Seed
-    threads: Count
+    threads: Threads
     policy: PolicyConfig
     rollout: RolloutConfig
     view_tokens: Count
@@ -333,9 +348,9 @@ class AskConfig(AgentConfig):
 class CalibrateConfig(Section):
     """Everything that `calibrate` reads."""
 
-    output: Text
+    output: Folder
     seed: Seed
-    threads: Count
+    threads: Threads
     policy: PolicyConfig
     data: DataConfig
     calibration: CalibrationConfig
@@ -347,10 +362,10 @@ class CalibrateConfig(Section):
 class BaseConfig(Section):
     """Everything that `base` reads."""
 
-    output: Text
+    output: Folder
     seed: Seed
-    threads: Count
-    workers: CountOrNone
+    threads: Threads
+    workers: Workers
     rows: Count
     learning_rate: Annotated[Number, Field(gt=0)]
     difficulties: list[Difficulty]
@@ -360,7 +375,7 @@ class BaseConfig(Section):
 class ExportConfig(Section):
     """Everything that `export` reads."""
 
-    output: Text
+    output: Folder
     split: Literal["train", "eval"]
     difficulty: Difficulty
     side_px: SceneSide
@@ -372,7 +387,7 @@ class ExportConfig(Section):
 class InspectConfig(Section):
     """Everything that `inspect` reads."""
 
-    output: Text
+    output: Folder
     seed: Seed
     data: DataConfig
     pictures: Annotated[Whole, Field(ge=1, le=200), Hint("a contact sheet holds 1 to 200. Another seed shows other questions")]
@@ -415,7 +430,7 @@ class SweepConfig(Section):
 
     sweep: Text
     metrics: list[Text]
-    resamples: Count
+    resamples: Resamples
 
 
 SCHEMAS: dict[str, type[Section]] = {

@@ -1,13 +1,16 @@
 """From a composed configuration to a typed one, with every problem in one message."""
 
 import math
+import re
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
+from yaml import YAMLError
 
 from focus.config.checks import CROSS_CHECKS, class_problems
 from focus.config.machine import machine_problems
@@ -52,12 +55,17 @@ def _missing_keys(cfg: DictConfig, schema: type[Section]) -> list[str]:
     return [*unknown, f"these keys have no value: {missing}. {hints.get(schema, 'Choose an experiment, e.g. experiment=stage1')}"]
 
 
+def _unresolved(error: OmegaConfBaseException) -> str:
+    reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0])
+    return f"{error.full_key} refers to something that can't be found or read: {reason}"
+
+
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """A configuration as plain dicts and lists, every reference resolved. Raises ConfigError for one that leads nowhere."""
     try:
         values = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(_unresolved(error)) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
@@ -79,7 +87,11 @@ def _examined(cfg: DictConfig, schema: type[Schema], quick: bool = False) -> tup
 
     A value outside of its limits does not hide the problems that it has with other keys: those checks still run.
     """
-    if OmegaConf.missing_keys(cfg):
+    try:
+        missing = OmegaConf.missing_keys(cfg)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_unresolved(error)) from error
+    if missing:
         return None, _missing_keys(cfg, schema)
     values = plain(cfg)
     problems = [f"{key} is {value}; write a finite number" for key, value in not_finite(values)]
@@ -106,6 +118,19 @@ def _beyond_limits(values: Mapping[str, Any], schema: type[Schema]) -> Schema:
                 value = TypeAdapter(kind).validate_python(value)
         fields[name] = value
     return schema.model_construct(**fields)
+
+
+def read_settings(path: Path, *keys: str) -> DictConfig:
+    """The settings that a run or Hydra wrote, with at least these keys. Raises ValueError for a damaged file."""
+    try:
+        content = OmegaConf.load(path)
+        lacking = [key for key in keys if not isinstance(content, DictConfig) or OmegaConf.select(content, key) is None]
+        if isinstance(content, DictConfig) and not lacking:
+            return content
+        problem = f"it lacks {', '.join(lacking)}"
+    except (OSError, YAMLError) as error:
+        problem = " ".join(str(error).split())
+    raise ValueError(f"{path} can't be read as settings ({problem}); copy it back")
 
 
 def as_yaml(settings: Section) -> str:

@@ -16,7 +16,7 @@ from focus.data.readers import SETS, ingest
 from focus.data.readers.derive import write_derived
 from focus.data.readers.own import cache_folder, is_canonical, own_set
 from focus.data.sample import UNLIMITED, ImageFile, Limits, Records, read_records
-from focus.runtime.files import replace_atomically
+from focus.runtime.files import read_json, replace_atomically
 
 LOOKED_FOR = 20  # images that are looked for before records of your own are used
 
@@ -129,7 +129,7 @@ def _join(parts: Sequence[Records], kept: Path) -> Path:
 def _image_root(records: Path) -> str | None:
     """The folder of the images of records that `ingest` wrote; None: the folder of the records."""
     manifest = records.parent / "reading.json"
-    return json.loads(manifest.read_text())["root"] if manifest.is_file() else None
+    return read_json(manifest).get("root") if manifest.is_file() else None
 
 
 def _print_counts(name: str, what: str, counted: Mapping[str, int], first: Mapping[str, str]) -> None:

@@ -1,6 +1,5 @@
 """Outcome of a measurement: one value per question and metric, kept as JSON."""
 
-import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -98,7 +97,7 @@ def load_outcomes(path: Path, identity: str | None = None) -> dict[str, Outcome]
 
     Values of null, and metrics that an earlier version did not know, are NaN. Files of earlier versions hold NaN itself.
     """
-    kept = json.loads(path.read_text()) if path.is_file() else {"identity": identity, "outcomes": {}}
+    kept = files.read_json(path) if path.is_file() else {"identity": identity, "outcomes": {}}
     if identity not in (None, kept["identity"]):
         return {}
     outcomes = {name: Outcome(**fields) for name, fields in kept["outcomes"].items()}
@@ -112,7 +111,7 @@ def refuse_other_probe(path: Path, identity: str) -> None:
     """Raises ValueError where the file holds outcomes of another `identity`, which would be overwritten; the message says what differs."""
     if not path.is_file():
         return
-    before, now = (_identity_parts(each) for each in (json.loads(path.read_text())["identity"], identity))
+    before, now = (_identity_parts(each) for each in (str(files.read_json(path).get("identity")), identity))
     parts = ("another judge", "another policy", "other settings", "other questions")
     differ = [part for part, a, b in zip(parts, before, now, strict=False) if a != b]
     if len(before) != len(now):

@@ -4,6 +4,7 @@ A dialect is a file, `conf/dialect/NAME.yaml` or a YAML file of yours; docs/dial
 keys. Nothing here needs torch or transformers, so settings are checked before those are imported.
 """
 
+import difflib
 import hashlib
 import json
 import re
@@ -172,9 +173,10 @@ def read_dialect(dialect: str, prompts: str | None = None) -> Dialect:
     """
     own_file = Path(dialect).suffix in (".yaml", ".yml")
     if not own_file and dialect not in dialect_names():
+        near = difflib.get_close_matches(dialect, dialect_names(), n=1)
         raise DialectError(
             f"policy.dialect is {dialect!r}; choose one of {', '.join(dialect_names())}, or give the path of a YAML file of your own "
-            "(docs/dialects.md)"
+            "(docs/dialects.md)" + (f". Did you mean {near[0]}?" if near else "")
         )
     found = _read("policy.dialect", Path(dialect).expanduser() if own_file else DIALECTS / f"{dialect}.yaml", DialectFile)
     if prompts is not None:

@@ -5,7 +5,6 @@ for HR-Bench by question, because its four rotations are not independent. Strict
 rotations of a question must be right, is an additional metric.
 """
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ from focus.report.table import Cell, Results, Row
 from focus.report.verdict import dependence_sentence
 from focus.rewards import Example
 from focus.rollout.trajectory import Status
+from focus.runtime.files import read_json
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -271,7 +271,7 @@ def beside_the_paper(numbers: Mapping[str, Any], folder: Path) -> list[Results]:
     that neither the paper nor an evaluation has is `not run`.
     """
     settings = numbers["settings"]
-    others = [json.loads(path.read_text()) for path in sorted(folder.glob("*/evaluation.json"))]
+    others = [read_json(path) for path in sorted(folder.glob("*/evaluation.json"))]
     comparable = [
         other
         for other in others

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +46,24 @@ def native_tokens(checkpoint: str, side_px: int) -> int | None:
     path = Path(checkpoint_path(checkpoint)) / "preprocessor_config.json"
     if not path.is_file():
         return None
-    processor = json.loads(path.read_text())
-    return round((side_px / (processor["patch_size"] * processor["merge_size"])) ** 2)
+    with suppress(ValueError, LookupError, TypeError):  # a damaged file, which loading says
+        processor = json.loads(path.read_text())
+        return round((side_px / (processor["patch_size"] * processor["merge_size"])) ** 2)
+    return None
 
 
 def count_weights(folder: Path) -> int | None:
-    """The number of weights in a folder, from the headers of its safetensors files; None if it has none."""
+    """The number of weights in a folder, from the headers of its safetensors files; None if it has none, or a damaged one."""
     count = 0
     for path in folder.glob("*.safetensors") if folder.is_dir() else ():
         with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            size = int.from_bytes(file.read(8), "little")
+            if not 0 < size < path.stat().st_size:
+                return None
+            try:
+                header = json.loads(file.read(size))
+            except ValueError:
+                return None
         count += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
     return count or None
 

@@ -34,7 +34,7 @@ def write_results(path: Path, metrics: Mapping[str, Metrics], *, verdicts: Seque
     text = files.json_text(content, indent=1) + "\n"
     numbers = ("metrics", "verdicts", "settings")
     if path.is_file():
-        earlier, now = json.loads(path.read_text()), json.loads(text)
+        earlier, now = files.read_json(path), json.loads(text)
         if all(earlier.get(key) == now[key] for key in numbers):
             return
     files.write_on_first_rank(path, text)

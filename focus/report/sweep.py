@@ -16,11 +16,10 @@ from urllib.parse import quote
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from omegaconf import DictConfig, OmegaConf
 
 from focus.config.command_line import point_name, swept_values
 from focus.config.identity import settings_hash
-from focus.config.validate import plain
+from focus.config.validate import plain, read_settings
 from focus.evaluation.bootstrap import bootstrap
 from focus.evaluation.outcome import Outcome, load_outcomes
 from focus.report.html import write_html
@@ -58,7 +57,7 @@ def launched(folder: Path) -> list[tuple[dict[str, str], str]]:
         sweeps = sorted(path.parent.name for path in folder.parent.glob("*/multirun.yaml"))
         others = ", ".join(sweeps) or "none yet; make sweep-gap starts one"
         raise ValueError(f"{folder} holds no sweep (no multirun.yaml); sweeps of {folder.parent}: {others}")
-    hydra_cfg = OmegaConf.load(record).hydra
+    hydra_cfg = read_settings(record, "hydra.job.config.override_dirname.exclude_keys", "hydra.sweeper", "hydra.overrides.task").hydra
     unnamed = hydra_cfg.job.config.override_dirname.exclude_keys
     given = swept_values(hydra_cfg.sweeper.params or {}, hydra_cfg.overrides.task)
     shown = [key for key, values in given.items() if len(values) > 1]
@@ -79,8 +78,7 @@ def points_of(folder: Path) -> list[Point]:
 def _state(folder: Path) -> tuple[str, dict[str, Outcome]]:
     if not (folder / "settings.yaml").is_file():
         return MISSING, {}
-    settings = OmegaConf.load(folder / "settings.yaml")
-    assert isinstance(settings, DictConfig)
+    settings = read_settings(folder / "settings.yaml", "objective.updates", "evaluation.temperature", "output")
     history, length = read_history(folder / "history.jsonl"), settings.objective.updates
     if (folder / "policy/config.json").is_file():
         measured = load_outcomes(folder / f"evaluation_trained_t{settings.evaluation.temperature:g}.json")

@@ -82,6 +82,7 @@ def run(composed: DictConfig) -> None:
     with config.alone(output), Progress(console) as progress:
         identity = f"{measurement(cfg.model_dump(), model.weights_hash(), questions_digest(published))} {cfg.options}"
         played = Predictions(output / "played.jsonl", identity)
+        judge = build_judge(cfg.judge, output / "judge_disagreements.jsonl")  # before hours of play: it may not be there
         ids: set[str] = set()
         advance = progress.begin(f"play {cfg.data.source}", "question")
         for chunk in chunks(Repeated(samples, cfg.repeats), e.questions_per_forward, advance):
@@ -93,7 +94,6 @@ def run(composed: DictConfig) -> None:
         progress.end()
         lines = [line for line in played.lines() if line["repeat"] < cfg.repeats and line["id"] in ids]
         rows = [row for line in lines for row in graded_rows(line, cfg.extraction)]
-        judge = build_judge(cfg.judge, output / "judge_disagreements.jsonl")
         grade_open(Grader(judge), rows)
         refused = refusals(rows, cfg.served.refused)
         arms = [arm for arm in e.arms if arm not in refused]

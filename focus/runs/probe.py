@@ -23,7 +23,6 @@ from focus.config.schema import ProbeConfig
 from focus.config.validate import as_yaml
 from focus.data.identity import questions_digest
 from focus.data.sample import Sample
-from focus.evaluation import arms
 from focus.evaluation.arms import Evaluator
 from focus.evaluation.measure import measure
 from focus.evaluation.outcome import DIFFERENCES, METRICS, Outcome, decompose_tool_effect, load_outcomes, refuse_other_probe, save_outcomes
@@ -38,7 +37,7 @@ from focus.report.table import markdown_table, print_table
 from focus.rewards import Example
 from focus.rollout.engine import Model
 from focus.rollout.served import OpenAIEngine, Served, check_view_tokens
-from focus.runtime.files import atomic_write
+from focus.runtime.files import atomic_write, read_json
 from focus.runtime.progress import Progress
 
 
@@ -48,7 +47,6 @@ def run(composed: DictConfig) -> None:
     Raises ValueError if another job writes into the folder.
     """
     cfg = config.validated(composed, ProbeConfig)
-    arms.check_arms(cfg.evaluation.arms)
     samples, e = held_out_samples(cfg), cfg.evaluation
     if "gt" in e.arms and not any(sample.boxes for sample in samples):
         raise ValueError(
@@ -137,7 +135,7 @@ class PageConversations:
 
     def __init__(self, path: Path, identity: str) -> None:
         self.path, self.identity = path, identity
-        content = json.loads(path.read_text()) if path.is_file() else {}
+        content = read_json(path) if path.is_file() else {}
         self.views: dict[str, Any] = content["views"] if content.get("identity") == identity else {}
 
     def save(self, view: str, chosen: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

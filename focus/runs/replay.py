@@ -9,9 +9,9 @@ import math
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from focus.build import autocast_like_trainer, load_policy
+from focus.config.validate import read_settings
 from focus.model.policy_model import PolicyModel
 from focus.runtime import strategies
 from focus.training import batch, checkpoints
@@ -28,8 +28,7 @@ def run(folder: Path, weights: str | None = None) -> bool:
     settings = folder.parent / "settings.yaml"
     if not settings.is_file():
         raise ValueError(f"{settings} does not exist; a replay needs the output folder of the run around {folder.name}")
-    cfg = OmegaConf.load(settings)
-    assert isinstance(cfg, DictConfig)
+    cfg = read_settings(settings, "objective", "rollout", "policy", "trainer")
     if weights is not None:
         cfg.policy.checkpoint = weights
     policy = load_policy(cfg.policy)

@@ -49,7 +49,7 @@ from focus.data.identity import questions_digest
 from focus.data.questions import Questions
 from focus.data.sample import Sample
 from focus.data.scenes import Scenes
-from focus.evaluation import arms, outcome
+from focus.evaluation import outcome
 from focus.evaluation.measure import measure, measure_on_all_ranks
 from focus.evaluation.outcome import Outcome
 from focus.gap import Gap, Mode
@@ -251,7 +251,6 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
     with config.writable(cfg.output):
         files.write_on_first_rank(output / "settings.yaml", as_yaml(cfg))
     torch.set_num_threads(cfg.threads)
-    arms.check_arms(cfg.evaluation.arms)
     CollapseAlarms(**cfg.alarms.model_dump())  # refuses its limits
     samples = training_samples(cfg.data)
     for sentence in [*config.cautions(cfg), *leak_report(cfg, samples)]:

@@ -9,6 +9,7 @@ last byte, and a body has a largest size, packed and unpacked.
 import math
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterable
@@ -22,6 +23,8 @@ import httpx2
 # Bytes of one body; the longest replies in use, token ids with log-probabilities, have 2 MiB
 LARGEST_REPLY = 16 * 2**20
 MOST_REDIRECTS = 3
+CONNECT_S = 10.0  # Longest wait for a connection: a firewall may let nothing through, and nothing back
+NO_CONNECTION = (httpx2.ConnectError, httpx2.ConnectTimeout)
 
 
 class TooLarge(httpx2.ReadError):
@@ -111,6 +114,23 @@ class Bounded(httpx2.BaseTransport):
 
     def close(self) -> None:
         self.inner.close()
+
+
+def limits_of_time(seconds: float) -> httpx2.Timeout:
+    """Time limits for a request of `seconds` in all."""
+    return httpx2.Timeout(seconds, connect=min(seconds, CONNECT_S))
+
+
+def unreachable(url: str) -> str | None:
+    """Why no connection to the server at `url` can be made; None if one can, or if a proxy is in between."""
+    address = urlsplit(url)
+    if proxy_of(url):
+        return None
+    try:
+        socket.create_connection((address.hostname, address.port or (443 if address.scheme == "https" else 80)), CONNECT_S).close()
+    except OSError as error:
+        return str(error)
+    return None
 
 
 def client(url: str, seconds: float, connections: int) -> httpx2.Client:

@@ -31,6 +31,7 @@ BACKOFF_S = 0.5
 LONGEST_WAIT_S = 8.0
 # The protocol allows 63, but llama.cpp keeps 32 and its default, all ones, means "draw a seed"
 SEED_BITS = 31
+TRANSIENT = (408, 409, 429)  # and 5xx: what the package sends again
 GATEWAY = (502, 503, 504)  # from a gateway whose server does not answer
 EXCERPT = 300  # characters of a server's text that an error quotes
 PIECE = 6  # a part of the key of at least so many characters is hidden too
@@ -141,7 +142,7 @@ class Endpoint:
         from focus.runtime import connection
 
         self._faults = (openai.APIStatusError, openai.APIConnectionError)
-        self._too_large, self._past_proxy = connection.TooLarge, ""
+        self._too_large, self._no_connection, self._past_proxy = connection.TooLarge, connection.NO_CONNECTION, ""
         if proxy := connection.proxy_of(url):  # the user may have forgotten it
             self._past_proxy = (
                 f". Requests go through the proxy {connection.without_password(proxy[1])} of the environment variable {proxy[0]}; "
@@ -150,7 +151,7 @@ class Endpoint:
         self._client = openai.OpenAI(
             api_key=self._key or "none",
             base_url=url,
-            timeout=timeout_s,
+            timeout=connection.limits_of_time(timeout_s),
             max_retries=0,
             http_client=connection.client(url, timeout_s, concurrency),
         )
@@ -266,14 +267,15 @@ class Endpoint:
     def models(self) -> list[str]:
         """The models that the server lists; empty if it has no readable list.
 
-        Call it before expensive work.
+        Call it before expensive work. It is the first contact: where nothing can be connected to, it
+        is not tried again.
 
         A server may answer chats for a model that it does not list, or have no list. Both are
         logged as warnings; the first request decides. Raises Outage if chat requests would fail
         too.
         """
         try:
-            self._listed = self._try(lambda client: client.models.with_raw_response.list(), _names)
+            self._listed = self._try(lambda client: client.models.with_raw_response.list(), _names, first_contact=True)
         except (Outage, Refused) as fault:
             if fault.status in NEEDED_BY_CHATS:
                 raise
@@ -292,16 +294,20 @@ class Endpoint:
         more = f" and {len(self._listed) - MOST_NAMED} more" if len(self._listed) > MOST_NAMED else ""
         return f"; it lists {', '.join(self._listed[:MOST_NAMED])}{more}" + (f". Did you mean {near[0]}?" if near else "")
 
-    def _try(self, send: Callable[[Any], Any], read: Callable[[Any], Answer]) -> Answer:
+    def _try(self, send: Callable[[Any], Any], read: Callable[[Any], Answer], first_contact: bool = False) -> Answer:
         """The result of `read` on the JSON that `send` gets.
 
-        `read` raises if a field is missing; then it is retried.
+        `read` raises if a field is missing; then it is retried. A `first_contact` is retried only if
+        there is a connection.
         """
         tries_left = self.retries
         while True:
             try:
-                raw = send(self._client.with_options(max_retries=tries_left))
+                raw = send(self._client.with_options(max_retries=0 if first_contact else tries_left))
             except self._faults as fault:
+                if first_contact and tries_left and self._is_transient(fault):
+                    tries_left, first_contact = tries_left - 1, False
+                    continue
                 raise self._verdict(fault) from None  # the package's message may contain the key
             try:
                 return read(json.loads(raw.text))
@@ -315,11 +321,16 @@ class Endpoint:
                     raise Outage(self._message(problem, "check that an OpenAI-compatible server answers at this url"), 200) from fault
             time.sleep(min(BACKOFF_S * 2 ** (self.retries - tries_left - 1), LONGEST_WAIT_S))
 
+    def _is_transient(self, fault: Any) -> bool:
+        """Whether a fault of a server to which there is a connection may pass."""
+        status = getattr(fault, "status_code", None)
+        return not isinstance(fault.__cause__, self._no_connection) if status is None else status in TRANSIENT or status >= 500
+
     def _verdict(self, fault: Any) -> Outage | Refused:
         status = getattr(fault, "status_code", None)  # connection errors have no status
         if status is None and isinstance(fault.__cause__, self._too_large):
             return Outage(self._message(f"answers with {fault.__cause__}", "check that an OpenAI-compatible server answers at this url"))
-        if status is None and "Timeout" in type(fault).__name__:
+        if status is None and "Timeout" in type(fault).__name__ and not isinstance(fault.__cause__, self._no_connection):
             problem = f"did not answer in full within {self.timeout_s:g} s"
             return Outage(self._message(problem, "raise timeout_s, or lower concurrency" + self._past_proxy))
         if status is None:

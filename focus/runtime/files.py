@@ -87,6 +87,18 @@ def json_text(content: Any, indent: int | None = None) -> str:
     return json.dumps(_without_nan(content), indent=indent, allow_nan=False)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file that an earlier command wrote. Raises ValueError, with the file and the remedy, if it is damaged."""
+    try:
+        content = json.loads(path.read_text())
+        if isinstance(content, dict):
+            return content
+        problem = f"it holds a {type(content).__name__}"
+    except (ValueError, RecursionError) as error:
+        problem = str(error)
+    raise ValueError(f"{path} is damaged ({problem}); copy it back, or remove it: what it holds is then made again")
+
+
 def _without_nan(content: Any) -> Any:
     if isinstance(content, float):
         return content if math.isfinite(content) else None

@@ -101,10 +101,10 @@ def load(folder: Path) -> Batch:
         raise ValueError(f"{folder} holds no {FILE}; give the folder that a run named when its loss or gradient was not finite")
     try:
         content = json.loads((folder / FILE).read_text())
-    except ValueError as error:
-        raise ValueError(f"{folder / FILE} can't be read ({error}); copy the whole folder again") from error
-    rollouts = [_rollout(folder, number, row) for number, row in enumerate(content["rollouts"])]
-    return Batch(content["update"], content["tokens"], _numbers(row["advantage"] for row in content["rollouts"]), rollouts)
+        rollouts = [_rollout(folder, number, row) for number, row in enumerate(content["rollouts"])]
+        return Batch(content["update"], content["tokens"], _numbers(row["advantage"] for row in content["rollouts"]), rollouts)
+    except (ValueError, LookupError, TypeError, OSError) as error:  # also an image that is gone
+        raise ValueError(f"{folder} can't be read ({type(error).__name__}: {error}); copy the whole folder again") from error
 
 
 def _numbers(values: Iterable[float | None]) -> list[float]:

@@ -1,6 +1,7 @@
 """Mistakes on a command line: each gets one message that says what to do, before anything slow is imported."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import get_args
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from PIL import Image
 
 from focus.config import CONF, command_line
 from focus.config.command_line import guarded, prepare, readable
-from focus.config.schema import SCHEMAS, CalibrationConfig, EvaluateConfig, ExportConfig, GapConfig
+from focus.config.schema import SCHEMAS, Arm, CalibrationConfig, EvaluateConfig, ExportConfig, GapConfig
 
 SLOW = ("torch", "pytorch_lightning", "transformers", "peft", "pyarrow", "matplotlib", "skimage")
 
@@ -71,7 +73,30 @@ def refused(monkeypatch, *words: str, command: str = "train") -> str:
         (["gap=fixd"], "gap=fixd names no file. Did you mean fixed? There are: calibrated, fixed, off, reader"),
         (["name=my", "run"], "run is no setting; settings are given as KEY=VALUE. If it belongs to name, put the whole value "),
         (["name=my", "run"], "into quotes: name='my run'"),
-        (["gap=5"], "Config group override must be a string or a list. Got int"),
+        (["gap=5"], "gap is 5; choose calibrated, fixed or off"),
+        (["gap=5", "policy=null"], "  - gap is 5; choose calibrated, fixed or off\n  - policy is null; choose qwen2_5_vl_3b, "),
+        (["gap=5", "policy=null", "objective.lr=1"], "\n  - objective.lr is no setting."),
+        (["data.mix={a: 1}"], "data.mix is {a: 1}; write a list: [first, second]"),
+        (["data.columns=[a]"], "data.columns is [a]; write a section: {key: value}"),
+        (["rollout.endpoint.url=http://x"], "rollout.endpoint.url can't be set, since rollout.endpoint is null; choose rollout=openai"),
+        (["seed=${nope}"], "seed refers to something that can't be found or read: Interpolation key 'nope' not found"),
+        (["policy.dialect=qwen3vl"], "(docs/dialects.md). Did you mean qwen3_vl?"),
+        (["policy.dialect=null"], "policy.dialect is null; name the form of its calls: deepeyes, mini_o3, "),
+        (["seed=99999999999999999999"], "seed is 99999999999999999999; write a smaller number"),
+        (["objective.updates=1e30"], "objective.updates is 1e+30; write a smaller number"),
+        (["seed=1,2"], "seed is 1,2, which is several values; a list is seed=[1,2], and --multirun sweeps over values"),
+        (["threads=1000000"], "threads is 1000000; choose 1 to 4096"),
+        (["data.workers=1000000"], "data.workers is 1000000; choose 0 to 4096"),
+        (["evaluation.resamples=1e12"], "evaluation.resamples is 1000000000000.0; an interval needs at least 1, 2000 is usual, 1000000 is"),
+        (["=5"], "=5 is no setting; settings are given as KEY=VALUE"),
+        (["-m", "seed=1,2,x"], "the points seed=x of this sweep: these settings can't work:\n  - seed is 'x'; write a whole number"),
+        (["-m", "seed=interval(0,1)"], "seed=interval(0,1) can't be swept over; give values (seed=a,b) or a range: range(0,3)"),
+        (["evaluation.arms=[own,nois]"], "evaluation.arms[1] is 'nois'; choose own, gt, noise, blank, mean_colour, "),
+        (["evaluation.arms=[own,nois]"], "forced or no_tool. Did you mean noise?"),
+        (["data.cache_dir="], "data.cache_dir is ''; name a folder"),
+        (["policy.checkpoint="], "policy.checkpoint is empty; give a folder in the Hugging Face layout, a hub name"),
+        (["policy.checkpoint=README.md"], "policy.checkpoint is README.md, which is not a folder; "),
+        (["policy.checkpoint=my/runs/policy"], "policy.checkpoint is my/runs/policy, which is not a folder; "),
     ],
 )  # fmt: skip
 def test_a_mistake_on_the_command_line_is_answered_with_what_was_meant(words, message, monkeypatch):
@@ -99,8 +124,55 @@ def test_a_question_or_an_image_that_is_missing_or_empty_is_asked_for(monkeypatc
     assert "question is empty; ask one" in said
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["rollout=openai", "policy.checkpoint=agent"], "policy.dialect is null; name the form of its calls: deepeyes, mini_o3, "),
+        (["policy.checkpoint=null"], "policy.checkpoint is null; write a text"),
+        (["options={A: red}"], "options is {A: red}; write a list: [first, second]"),
+        (["image=empty.jpg"], "image is empty.jpg, which can't be used: it has no bytes; name another image file"),
+        (["image=note.jpg"], "image is note.jpg, which can't be used: its header is none of JPEG, PNG, WEBP, "),
+        (["policy.checkpoint=half"], "half/config.json is no model's configuration (JSONDecodeError: "),
+        (["policy.checkpoint=left/policy"], "left/settings.yaml can't be read (while parsing a flow "),
+    ],
+)
+def test_what_can_not_be_asked_is_refused_before_a_policy_loads(settings, said, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    files = {"empty.jpg": "", "note.jpg": "no image", "half/config.json": '{"model_t', "left/settings.yaml": "[1, "}
+    for file, content in (files | {"left/policy/config.json": "{}"}).items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(content)
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    message = refused(monkeypatch, "image=photo.png", "question=What?", *settings, command="ask")
+    assert message.startswith("focus: ") and said in message and "full_key" not in message
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "http://", "http:///v1", "http://a:99999/v1", "http://a:b/v1", "http://[::1/v1", "http://a b/v1"]
+)
+def test_an_address_that_is_none_is_told_how_to_be_written(url, monkeypatch):
+    message = refused(monkeypatch, "experiment=smoke", f"judge.url={url}", "judge.model=judge")
+    assert f"judge.url is '{url}'; write it in full, e.g. http://localhost:8000/v1" in message
+
+
+@pytest.mark.parametrize("command", ["ask", "evaluate", "probe"])
+def test_a_server_that_is_down_is_found_before_pytorch_is_imported(command, monkeypatch, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody listens
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+        words = ["rollout=openai", "policy.checkpoint=agent", "policy.dialect=deepeyes", f"rollout.endpoint.url={url}"]
+        words += [f"image={tmp_path}/photo.png", "question=What?"] if command == "ask" else []
+        words += ["view.max_tokens=256"] if command == "evaluate" else []
+        message = refused(monkeypatch, *words, command=command)
+        assert f"rollout.endpoint.url is {url}, where no server can be reached (" in message and "refused" in message
+        closed.listen()
+        prepare(command)
+
+
 def test_a_run_without_a_name_would_have_no_folder(monkeypatch):
-    assert "name is empty" in refused(monkeypatch, "experiment=smoke", "name=")
+    for name in ("", ".", "..", "a/../..", "/tmp/mine"):
+        assert f"name is {name!r}, which names no folder below outputs/" in refused(monkeypatch, "experiment=smoke", f"name={name}")
 
 
 def test_values_with_spaces_and_of_the_home_folder_are_read_as_a_shell_user_means_them(monkeypatch, tmp_path):
@@ -112,6 +184,8 @@ def test_values_with_spaces_and_of_the_home_folder_are_read_as_a_shell_user_mean
     assert sys.argv[2:] == ["name=my run", f"data.records={tmp_path}/questions.jsonl"]
     assert (tmp_path / "outputs/my run").is_dir()
     assert readable("output=~/a b") == f"output={Path.home()}/a b"
+    for home in ("output=~", "output='~'", "output='~/'"):
+        assert readable(home).removesuffix("/") == f"output={Path.home()}", home
 
 
 def choices(section, field: str) -> tuple[str, ...]:
@@ -120,10 +194,12 @@ def choices(section, field: str) -> tuple[str, ...]:
 
 def test_the_choices_of_the_schema_are_those_of_the_code():
     from focus.data.scenes import DIFFICULTY, SPLITS
+    from focus.evaluation.outcome import PLAYABLE
     from focus.gap import Mode, Search
     from focus.grading.extraction import MODES
 
     assert choices(GapConfig, "mode") == tuple(Mode)
+    assert get_args(Arm) == PLAYABLE
     assert choices(CalibrationConfig, "search") == tuple(Search)
     assert choices(EvaluateConfig, "extraction") == MODES
     assert choices(ExportConfig, "split") == tuple(SPLITS)

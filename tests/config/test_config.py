@@ -1,6 +1,7 @@
 """A misspelt key is found before a model loads, every overlay composes, and every key is explained."""
 
 import json
+import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -222,6 +223,20 @@ def test_a_folder_in_place_of_a_file_is_called_a_folder(key, tmp_path):
     assert f"{key} is {tmp_path}, which is a folder; " in "".join(problems)
 
 
+@pytest.mark.parametrize("key", ["data.records", "policy.checkpoint", "gap.mode=calibrated gap.table", "evaluation.records"])
+def test_a_name_that_no_file_can_have_is_a_file_that_does_not_exist(key):
+    problems = problems_of(composed("experiment=smoke", *f"{key}=/{'x' * 300}".split()), TrainConfig)
+    assert any(key.split()[-1] in each and ("not exist" in each or "not a folder" in each) for each in problems)
+
+
+def test_a_file_whose_name_has_another_unicode_form_or_case_is_named(tmp_path):
+    (tmp_path / "cafe\u0301.JSONL").touch()
+    [problem] = problems_of(composed("experiment=smoke", f"data.records='{tmp_path}/caf\u00e9.jsonl'"), TrainConfig)
+    assert problem.endswith(
+        "which does not exist; 'cafe\\u0301.JSONL' is there, the same name in another case or Unicode form: give that one"
+    )
+
+
 def test_a_seed_below_zero_is_refused_before_anything_loads():
     assert problems_of(composed("experiment=smoke", "seed=-1"), TrainConfig) == ["seed is -1; use a whole number from 0 on"]
 
@@ -232,6 +247,15 @@ def test_weights_that_learn_in_sixteen_bits_are_warned_of_with_the_remedy():
     assert "policy.dtype=float32" in caution and "trainer.precision=bf16-mixed, or trainer=fsdp" in caution
     for change in ("policy.dtype=float32", "trainer.precision=bf16-mixed", "policy.dtype=bfloat16 policy.lora_rank=8"):
         assert cautions(validated(composed("experiment=stage1", *change.split()), TrainConfig)) == []
+
+
+def test_more_processes_than_cores_and_processes_that_can_not_share_the_questions_are_told(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    [caution] = cautions(validated(composed("experiment=stage1", "trainer.devices=8"), TrainConfig))
+    assert "trainer.devices is 8, but this process may use 2 CPU cores: 8 processes" in caution and "trainer.devices=2 or fewer" in caution
+    assert cautions(validated(composed("experiment=stage1", "trainer.devices=2"), TrainConfig)) == []
+    with pytest.raises(ConfigError, match=r"rollout\.questions_per_update is 8, which 3000 devices can't share evenly; choose a multiple"):
+        validated(composed("experiment=stage1", "trainer.devices=3000"), TrainConfig)
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
@@ -361,7 +385,7 @@ def test_a_launcher_that_started_another_number_of_processes_is_refused_before_a
 ):
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
-    cfg = composed("experiment=smoke", f"trainer.devices={devices}", f"trainer.num_nodes={nodes}")
+    cfg = composed("experiment=smoke", "rollout.questions_per_update=16", f"trainer.devices={devices}", f"trainer.num_nodes={nodes}")
     if said is None:
         validated(cfg, TrainConfig)
     else:

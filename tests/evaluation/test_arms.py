@@ -245,6 +245,9 @@ def test_outcomes_are_kept_with_their_gaps_and_only_for_whom_they_were_measured(
     assert (again.groups, again.unannotated, again.view_tokens) == (seven.groups, seven.unannotated, 16)
     assert load_outcomes(path, "b") == {} and set(load_outcomes(path)) == {"16"}
     assert [file.name for file in tmp_path.iterdir()] == ["outcomes.json"]
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(ValueError, match=r"outcomes\.json is damaged \(.*\); copy it back, or remove it"):
+        load_outcomes(path, "a")
 
 
 # -------------------------------------------------------------------------------------------------- the table and figure

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -67,3 +68,10 @@ def test_weights_are_counted_from_the_headers_of_all_files(tmp_path):
     save_file({"a": torch.zeros(2, 3), "b": torch.zeros(4)}, tmp_path / "model-1.safetensors")
     save_file({"c": torch.zeros(5, dtype=torch.bfloat16)}, tmp_path / "model-2.safetensors")
     assert count_weights(tmp_path) == 15 and count_weights(tmp_path / "none") is None and count_weights(Path("org/model")) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 64, (9).to_bytes(8, "little") + b"{broken, and more"])
+def test_a_damaged_file_has_no_count_and_is_left_to_the_loading(tmp_path, content):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    (tmp_path / "preprocessor_config.json").write_text('{"patch_size": 14')
+    assert count_weights(tmp_path) is None and native_tokens(str(tmp_path), 448) is None

@@ -342,6 +342,13 @@ def report(folder: Path, *more: str) -> None:
         sweep_run.run(compose("sweep", [f"sweep={folder}", *more]))
 
 
+@pytest.mark.parametrize("content", ["hydra: [", "[]", "hydra: {}"])
+def test_a_damaged_record_of_a_sweep_is_named(tmp_path, content):
+    (tmp_path / "multirun.yaml").write_text(content)
+    with pytest.raises(ValueError, match=r"multirun\.yaml can't be read as settings \(.*\); copy it back"):
+        report(tmp_path)
+
+
 def test_a_sweep_half_way_is_told_point_by_point(half, capsys):
     report(half)
     said = capsys.readouterr().out

@@ -216,7 +216,7 @@ def test_questions_of_which_some_have_no_box_are_played_and_counted(scripted, tm
 
 def test_an_arm_that_does_not_exist_is_refused_before_a_policy_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(probe, "load_evaluated", lambda cfg: pytest.fail("loaded"))
-    with pytest.raises(ValueError, match="names nois; there are own"):
+    with pytest.raises(ValueError, match=r"evaluation\.arms\[1\] is 'nois'; choose own"):
         probe.run(probing(tmp_path, "evaluation.arms=[own,nois]"))
 
 

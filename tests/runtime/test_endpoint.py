@@ -408,6 +408,25 @@ def test_a_port_where_nobody_listens_is_told_in_one_message():
         assert url in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_first_contact_without_a_connection_is_not_tried_again(monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waited"))
+    with pytest.raises(Outage, match=r"cannot be reached or hangs up .*refused.*start the server, or correct the url"):
+        endpoint(closed_port(), retries=5).models()
+
+
+def test_a_host_that_does_not_answer_at_all_is_given_up_in_a_short_time(monkeypatch):
+    waited = []
+
+    def blocked(address, timeout, **rest):  # by a firewall
+        waited.append(timeout)
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", blocked)
+    with pytest.raises(Outage, match=r"cannot be reached or hangs up \(timed out\); start the server, or correct the url"):
+        endpoint("http://127.0.0.1:9/v1", retries=5).models()
+    assert len(waited) == 1 and waited[0] <= 10
+
+
 def test_the_served_models_are_listed():
     with Server(hello, models=["tiny", "large"]) as server:
         assert endpoint(server).models() == ["tiny", "large"]

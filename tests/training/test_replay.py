@@ -66,5 +66,16 @@ def test_a_folder_without_a_batch_and_one_without_its_run_are_named(qwen3_vl, tm
 
 def test_a_batch_file_that_was_cut_is_an_error_in_one_sentence(tmp_path):
     (tmp_path / "batch.json").write_text('{"update":')
-    with pytest.raises(ValueError, match=r"batch.json can't be read .*; copy the whole folder again"):
+    with pytest.raises(ValueError, match=r"can't be read \(JSONDecodeError: .*\); copy the whole folder again"):
         load(tmp_path)
+    (tmp_path / "batch.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"can't be read \(KeyError: 'rollouts'\); copy the whole folder again"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[1, ", "", "objective: {}", "5", "[1]"])
+def test_settings_that_are_none_are_an_error_in_one_sentence(qwen3_vl, tmp_path, content):
+    save(Batch(1, 1, [1.0], [playing(qwen3_vl, BLUE)]), tmp_path / "kept")
+    (tmp_path / "settings.yaml").write_text(content)
+    with pytest.raises(ValueError, match=r"settings\.yaml can't be read as settings \(.*\); copy it back$"):
+        replay.run(tmp_path / "kept")
