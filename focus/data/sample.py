@@ -37,6 +37,8 @@ TYPES = {
     "group": str,
     "meta": dict,
 }
+KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
+SHOWN = 80  # characters of a value that a message quotes
 
 
 class ImageSource(Protocol):
@@ -232,8 +234,9 @@ def read_records(records: Path, root: Path | None = None, limits: Limits = UNLIM
     for number, start, record, replaced in _lines(records):
         try:
             sample = _sample(record, root)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"{records}, line {number}: not a record of schema {SCHEMA} ({type(error).__name__}: {error})") from error
+        except (KeyError, ValueError) as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"{records}, line {number}: not a record of schema {SCHEMA} ({reason}); docs/data.md has all keys") from error
         digest = hashlib.blake2b(sample.id.encode(), digest_size=12).digest()
         if digest in seen:
             raise ValueError(f"{records}, line {number}: the id {sample.id!r} occurs twice; ids must be unique")
@@ -247,7 +250,8 @@ def read_records(records: Path, root: Path | None = None, limits: Limits = UNLIM
             notes[HALF_CHARACTER] += 1
             first.setdefault(HALF_CHARACTER, sample.id)
     if not starts:
-        raise ValueError(f"{records} holds no usable record ({dropped.total()} dropped: {dict(dropped)}, first in {first})")
+        reasons = "; ".join(f"{count} dropped: {reason} (first: {first[reason]})" for reason, count in dropped.items())
+        raise ValueError(f"{records} holds no usable record: {reasons or 'it is empty'}")
     return Records(records, root, np.array(starts), first, notes), dropped
 
 
@@ -262,7 +266,11 @@ def _lines(records: Path) -> Iterator[tuple[int, int, dict, bool]]:
                 try:
                     yield number, start, *_parsed(line)
                 except (ValueError, RecursionError) as error:  # ValueError includes bytes that are not UTF-8, and endless numbers
-                    raise ValueError(f"{records}, line {number}: not JSON ({error}); the file holds one record per line") from error
+                    if isinstance(error, UnicodeDecodeError):
+                        raise ValueError(f"{records}, line {number}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+                    raise ValueError(
+                        f"{records}, line {number}: not JSON ({error}); a .jsonl holds one object per line, a .json one list of them"
+                    ) from error
             start += len(line)
 
 
@@ -280,16 +288,24 @@ def _parsed(line: bytes) -> tuple[Any, bool]:
 
 def _sample(record: dict, root: Path) -> Sample:
     def chain(boxes: Sequence[Sequence[float]]) -> tuple[Box, ...]:
-        return tuple((float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in boxes)
+        try:
+            return tuple((float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in boxes)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"the boxes of a target are {str(boxes)[:SHOWN]}, not a list of [x1, y1, x2, y2]") from error
 
+    if not isinstance(record, dict):
+        raise ValueError(f"it is {str(record)[:SHOWN]}, not an object; a list of records is named .json")
     if record["schema"] != SCHEMA:
         raise ValueError(f"schema is {record['schema']}, this version reads {SCHEMA}")
     for name, kind in TYPES.items():
         if name in record and type(record[name]) is not kind:
-            raise TypeError(f"{name} is {record[name]!r}, not a {kind.__name__}")
-    options = tuple((option["key"], option["text"]) for option in record.get("options", ()))
-    if not all(isinstance(text, str) for texts in (record["answers"], *options) for text in texts):
-        raise TypeError(f"answers {record['answers']} and options {options} must be strings")
+            raise ValueError(f"{name} is {str(record[name])[:SHOWN]!r}, not {KINDS[kind]}")
+    if not all(isinstance(answer, str) for answer in record["answers"]):
+        raise ValueError(f"answers are {str(record['answers'])[:SHOWN]}, not a list of texts")
+    stored = record.get("options", ())
+    if not all(isinstance(each, dict) and all(isinstance(each.get(name), str) for name in ("key", "text")) for each in stored):
+        raise ValueError(f'options are {str(stored)[:SHOWN]}, not a list of {{"key": "A", "text": "red"}}')
+    options = tuple((option["key"], option["text"]) for option in stored)
     return Sample(
         id=record["id"],
         source=record["source"],

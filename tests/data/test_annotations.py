@@ -513,6 +513,11 @@ def test_a_coco_parent_is_a_link_and_a_coco_category_may_be_a_level(read):
     assert refused_alone(read, coco(coco_box(1, B1, category=2))) == Fault.GAP  # category 2 is called B2
 
 
+@pytest.mark.parametrize("categories", [None, 5, {"id": 1}, ["B1"], [{"id": [1], "name": "B1"}]])
+def test_categories_that_are_none_name_no_level(read, categories):
+    assert only(read(coco(coco_box(1, B1)) | {"categories": categories})).chains == ((B1,),)
+
+
 def test_coco_boxes_without_attributes_nest_by_containment(read):
     annotated = only(read(coco(coco_box(1, B3), coco_box(2, B1), coco_box(3, B2))))
     assert (annotated.chains, annotated.question_id, annotated.rule) == (((B1, B2, B3),), None, "containment")

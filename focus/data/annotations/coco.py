@@ -13,7 +13,9 @@ def read_coco(export: Mapping, tally: Tally) -> Iterator[Unread]:
     Levels, chains and ids are read from `attributes`, where CVAT writes them, because COCO has no
     fields for them.
     """
-    labels = {item["id"]: str(item.get("name", "")) for item in export.get("categories") or [] if isinstance(item, dict) and "id" in item}
+    categories = export.get("categories")
+    named = [item for item in categories if isinstance(item, dict)] if isinstance(categories, list) else []
+    labels = {item["id"]: str(item.get("name", "")) for item in named if isinstance(item.get("id"), str | int)}
     images: dict[object, Mapping] = {}
     regions: dict[object, list[Region]] = {}
     parents: dict[str, str] = {}

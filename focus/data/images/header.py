@@ -70,7 +70,8 @@ def open_image(source: Path | io.BytesIO) -> Iterator[Image.Image]:
         reason = "it does not exist; " + (remedy or "check data.root: image paths are relative to it")
         raise BadImage(f"image {name} {reason.removeprefix('it ')}", reason) from None
     except UnidentifiedImageError:  # Pillow's message has the address of an object in it
-        reason = f"its header is none of {', '.join(FORMATS)}, or is damaged"
+        empty = not (source.getbuffer().nbytes if isinstance(source, io.BytesIO) else source.stat().st_size)
+        reason = "it has no bytes" if empty else f"its header is none of {', '.join(FORMATS)}, or is damaged"
         raise BadImage(f"image {name} cannot be decoded ({reason}); convert it to one of these or remove its record", reason) from None
     except ImportError as error:
         reason = f"it has more than {HUGE_PX} pixels and needs pyvips ({error}); pip install pyvips[binary]"

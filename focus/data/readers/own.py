@@ -21,7 +21,7 @@ from focus.data.choices import Options
 from focus.data.readers.cof import user_text
 from focus.data.readers.draft import ROW_ID, UNREAD, Bad, Draft, Location, Published, Reason
 from focus.data.readers.tables import rows_of
-from focus.data.readers.text import box_of, meta_fields, parse_list
+from focus.data.readers.text import box_of, image_bytes, meta_fields, parse_list
 from focus.data.readers.training import only_image, training_draft
 from focus.data.sample import SCORERS
 
@@ -127,13 +127,19 @@ def _draft(row: Mapping, columns: Mapping[str, str], folder: Path) -> Draft:
         return None if column is None else row[column]
 
     asked, image = stored("question"), only_image(stored("image"), "image")
+    if asked is None:
+        raise Bad(Reason.NO_QUESTION, "question", "null")
+    if isinstance(image, str) and image.startswith("data:"):
+        image = image_bytes(image, "image")
+    if isinstance(image, str) and image.startswith(("http://", "https://")):
+        raise Bad(Reason.NO_IMAGE, "image", f"{image[:50]} is an address: download it")
     if isinstance(image, str) and Path(image).is_absolute():
         image = _relative(image, folder)
     answers, key = _answers(row, stored("answers"), asked)
     draft = training_draft(_question(asked), answers, image, key, _options(stored("options")))
     scorer = stored("scorer")
     if scorer is not None and scorer not in SCORERS:
-        raise Bad(Reason.BAD_VALUE, columns.get("scorer", "scorer"), scorer)
+        raise Bad(Reason.BAD_VALUE, columns.get("scorer", "scorer"), f"{str(scorer)[:20]}; there are {', '.join(SCORERS)}")
     return Draft(
         split=str(stored("split") or "train"),
         image=draft.image,
@@ -161,7 +167,9 @@ def _question(stored: object) -> str:
     """The user's words of a prompt: a text, messages (TRL, verl, ms-swift) or a conversation (LLaVA)."""
     if isinstance(stored, str):
         return stored
-    turns = [_turn(turn) for turn in parse_list(stored, "question")]
+    if not isinstance(stored, list):
+        raise Bad(Reason.BAD_VALUE, "question", f"{str(stored)[:40]}, neither a text nor messages")
+    turns = [_turn(turn) for turn in stored]
     return user_text(turns[: next((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), len(turns))])
 
 

@@ -59,7 +59,11 @@ def rows_of(path: Path, spare: bool = False) -> Iterator[tuple[Location, dict]]:
     """
     readers = {".tsv": _tsv, ".parquet": _parquet, ".jsonl": _json_lines, ".json": _json_list}
     if path.suffix not in readers:
-        raise ValueError(f"{path} can't be read as a table; allowed are {', '.join(readers)}")
+        raise ValueError(f"{path} can't be read as a table; allowed are {', '.join(readers)}: save it as one of these")
+    if path.suffix != ".parquet":
+        with path.open("rb") as file:
+            if b"\0" in (head := file.read(4)) or head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                raise ValueError(f"{path} is UTF-16 or no text at all; save it as UTF-8")
     for location, _, content in _located(path, ((None, content) for content in readers[path.suffix](path)), spare):
         yield location, content
 
@@ -107,7 +111,19 @@ def _located(path: Path, contents: Iterable[tuple[Any, object]], spare: bool) ->
                     raise ValueError(content[UNREAD])
             yield Location(path, row), key, content
     except (ValueError, OSError, RecursionError, csv.Error, pa.ArrowException, ijson.JSONError) as error:
-        raise ValueError(f"{path}, row {row + 1}: the file can't be read ({error}); download it again") from error
+        raise ValueError(f"{path}, row {row + 1}: the file can't be read ({_why(error)}); correct it, or download it again") from error
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with a file, in one line."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"{error.reason} at byte {error.start}: it is not UTF-8"
+    reason = error.args[0] if isinstance(error, ijson.JSONError) and error.args else str(error)
+    if isinstance(reason, bytes):
+        reason = reason.decode(errors="replace")
+    if "trailing garbage" in reason:
+        return "it holds more than one JSON value; a file of one object per line is named .jsonl"
+    return " ".join(reason.partition("(right here)")[0].split())
 
 
 def _tsv(path: Path) -> Iterator[dict]:

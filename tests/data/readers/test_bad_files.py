@@ -164,7 +164,7 @@ def torn(old: bytes, new: bytes) -> Callable[[Path], None]:
     (b"What is it made of?\twood\t", b"What is it made of?\t", 3),  # a cell less
 ])  # fmt: skip
 def test_a_tsv_row_of_another_shape_is_refused_with_file_and_row(tmp_path, old, new, row):
-    with pytest.raises(ValueError, match=rf"TreeBench\.tsv, row {row}: the file can't be read .*; download it again"):
+    with pytest.raises(ValueError, match=rf"TreeBench\.tsv, row {row}: the file can't be read .*; correct it, or download it again"):
         Read(tmp_path, "treebench", torn(old, new))
 
 

@@ -1,5 +1,6 @@
 """Questions of your own: three columns are enough, and files of other trainers are read as they are."""
 
+import base64
 import json
 
 import pyarrow
@@ -163,3 +164,62 @@ def test_canonical_records_are_told_by_their_schema(folder):
     assert is_canonical(write(folder, {"schema": 1}, name="records.jsonl")) and not is_canonical(write(folder, {"image": "a"}))
     (folder / "torn.jsonl").write_text("{\n")
     assert is_canonical(folder / "torn.jsonl")  # the reader of records names its line
+
+
+GOOD = {"image": "a.png", "question": "Which colour?", "answers": ["red"], "scorer": "exact"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"question": None}, "its question is empty, or empty without its wrapping (first: 1: mine.jsonl, row 1, question: 'null')"),
+        ({"question": 5}, "question: '5, neither a text nor messages')"),
+        ({"scorer": "fuzzy"}, "scorer: 'fuzzy; there are letter, number, exact, anls, vqa10, judge')"),
+        ({"options": "red, blue"}, "a list is expected, or a text that holds one (first: 1: mine.jsonl, row 1, options: 'red, blue')"),
+        ({"image": "http://a.org/b.png"}, "image: 'http://a.org/b.png is an address: download it')"),
+        ({"image": "data:image/png;base64,AAAA"}, "its image can't be used, for the reason given below: replace a damaged file"),
+    ],
+)
+def test_a_row_that_can_not_be_used_is_told_by_its_value_and_what_is_allowed(folder, changes, said, capsys):
+    assert len(read(write(folder, GOOD | changes, GOOD))) == 1
+    told = capsys.readouterr().out
+    assert said in told and "download it again" not in told
+
+
+def test_an_image_may_be_a_data_url(folder):
+    png = base64.b64encode((folder / "a.png").read_bytes()).decode()
+    [sample] = read(write(folder, GOOD | {"image": f"data:image/png;base64,{png}"}))
+    assert sample.open().size == (64, 48)
+
+
+LINE = json.dumps(GOOD) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("mine.jsonl", b"[]", r"line 1: not a record of schema 1 \(it is \[\], not an object; a list of records is named \.json\)"),
+        (
+            "mine.jsonl",
+            json.dumps([GOOD], indent=1).encode(),
+            r"line 1: not JSON .*; a \.jsonl holds one object per line, a \.json one list",
+        ),
+        ("mine.jsonl", LINE.encode("utf-16"), r"line 1: not UTF-8 \(.*\); save the file as UTF-8"),
+        ("mine.jsonl", '{"question": "Für"}\n'.encode("latin-1"), "line 1: not UTF-8"),
+        ("mine.json", f"[{LINE}]".encode("utf-16"), r"mine\.json is UTF-16 or no text at all; save it as UTF-8"),
+        ("mine.tsv", "image\tquestion\tanswers\n".encode("utf-16-le"), r"mine\.tsv is UTF-16 or no text at all; save it as UTF-8"),
+        (
+            "mine.tsv",
+            "image\tFür\n".encode("latin-1"),
+            r"row 1: the file can't be read \(.* it is not UTF-8\); correct it, or download it again$",
+        ),
+        ("mine.json", (2 * LINE).encode(), r"it holds more than one JSON value; a file of one object per line is named \.jsonl"),
+        ("mine.json", b'[{"image": "a.p', r"row 1: the file can't be read \(.*premature EOF\); correct it, or download it again$"),
+        ("mine.csv", b"image,question,answers\n", r"allowed are \.tsv, \.parquet, \.jsonl, \.json: save it as one of these"),
+    ],
+)
+def test_a_file_of_another_form_is_refused_in_one_line_with_what_to_do(folder, name, content, said):
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=said) as refused:
+        read(folder / name)
+    assert "\n" not in str(refused.value)
