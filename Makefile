@@ -24,6 +24,20 @@ $(foreach name,$(filter-out $(VARIABLES) PYTHON SHELL MAKE%,$(GIVEN)),\
 $(foreach name,$(filter $(VARIABLES),$(GIVEN)),$(foreach goal,$(filter-out $(READ_$(name)),$(MAKECMDGOALS)),\
 	$(error make $(goal) does not read $(name); these do: $(READ_$(name)). make help explains each)))
 
+define newline
+
+
+endef
+# A text of any signs as one word of the shell
+one_word = '$(subst $(newline), ,$(subst ','\'',$(value $(1))))'
+# $(1): the policy where none is named
+policy = policy.checkpoint=$(if $(value CHECKPOINT),$(call one_word,CHECKPOINT),$(1))
+
+CLAIMS := $(patsubst conf/experiment/claims_%.yaml,%,$(wildcard conf/experiment/claims_*.yaml))
+TABLES := $(filter-out __init__ peer timing work,$(basename $(notdir $(wildcard experiments/speed/*.py))))
+# $(1): a variable, $(2): its value, $(3): those that it may have
+checked = $(if $(filter $(3),$(2)),$(2),$(error $(1)=$(2) is not known; choose one of: $(3)))
+
 # The name of an environment's mark has the hash of the files that it was made from
 hash = $(shell cat $(1) 2>/dev/null | cksum | cut -d " " -f 1)
 READY := $(VENV)/ready-$(call hash,requirements.txt requirements.lock)
@@ -63,11 +77,8 @@ stage1: $(READY) ## learn to crop: train, measure, write the report (EXPERIMENT=
 stage2: $(READY) ## crop precisely: from the policy of stage 1, with the grounding reward
 	$(BIN)/python -m focus.train experiment=$(or $(EXPERIMENT),stage2) $(ARGS)
 
-# A text of any signs as one word of the shell
-one_word = '$(subst ','\'',$(value $(1)))'
-
 ask: $(READY) ## one question about one picture (IMAGE=photo.jpg QUESTION="What does the sign say?" CHECKPOINT=outputs/stage1/policy)
-	$(BIN)/python -m focus.ask "policy.checkpoint='$(or $(CHECKPOINT),embedded)'" image=$(call one_word,IMAGE) question=$(call one_word,QUESTION) $(ARGS)
+	$(BIN)/python -m focus.ask $(call policy,embedded) image=$(call one_word,IMAGE) question=$(call one_word,QUESTION) $(ARGS)
 
 ##@ Data
 inspect: $(READY) ## counts, sizes, options and pictures of a data set, and images shared with other sets (DATA=vstar)
@@ -84,10 +95,10 @@ calibrate: $(READY) ## choose each question's view by its answers (E2)
 
 ##@ Measure
 probe: $(READY) ## does a policy look at its crops? (CHECKPOINT=outputs/stage1/policy DATA=scenes)
-	$(BIN)/python -m focus.probe "policy.checkpoint='$(or $(CHECKPOINT),outputs/stage1/policy)'" data=$(or $(DATA),scenes) $(ARGS)
+	$(BIN)/python -m focus.probe $(call policy,outputs/stage1/policy) data=$(or $(DATA),scenes) $(ARGS)
 
 evaluate: $(READY) ## accuracy, cost and boxes of a policy (CHECKPOINT=outputs/stage1/policy DATA=vstar)
-	$(BIN)/python -m focus.evaluate "policy.checkpoint='$(or $(CHECKPOINT),outputs/stage1/policy)'" data=$(or $(DATA),scenes) $(ARGS)
+	$(BIN)/python -m focus.evaluate $(call policy,outputs/stage1/policy) data=$(or $(DATA),scenes) $(ARGS)
 
 ##@ Sweeps
 sweep-gap: $(READY) ## gap granularity x seed, fixed and calibrated, then the curve; finished points are skipped
@@ -102,10 +113,10 @@ sweep-reward: $(READY) ## 64 runs over the weights of the rewards, two side by s
 	$(BIN)/python -m focus.sweep sweep=outputs/reward_sweep
 
 report: $(READY) ## table, curves and page of the runs of a sweep so far (SWEEP=gap_sweep)
-	$(BIN)/python -m focus.sweep sweep=outputs/$(or $(SWEEP),gap_sweep) $(ARGS)
+	$(BIN)/python -m focus.sweep sweep=outputs/$(if $(value SWEEP),$(call one_word,SWEEP),gap_sweep) $(ARGS)
 
 claim: $(READY) ## the runs of one claim, then its verdict (CLAIM=gap_and_bonus; experiments/claims)
-	-OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=claims_$(or $(CLAIM),gap_and_bonus) $(ARGS)
+	-OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=claims_$(call checked,CLAIM,$(or $(CLAIM),gap_and_bonus),$(CLAIMS)) $(ARGS)
 	$(BIN)/python -m focus.probe policy.checkpoint=embedded output=outputs/claims/base views=[16,64,256] evaluation.samples=1000 \
 		"evaluation.arms=[own,gt,noise,tool_free]"
 	$(BIN)/python -m experiments.claims.verdict
@@ -133,7 +144,7 @@ check: $(READY_DEV) ## style and types
 	$(BIN)/mypy focus
 
 speed: $(READY) ## one table of experiments/speed (TABLE=update; keep the machine quiet)
-	$(BIN)/python -m experiments.speed.$(or $(TABLE),step) $(ARGS)
+	$(BIN)/python -m experiments.speed.$(call checked,TABLE,$(or $(TABLE),step),$(TABLES)) $(ARGS)
 
 base: $(READY) ## rebuild the embedded base policy from nothing (about an hour)
 	$(BIN)/python -m focus.base $(ARGS)

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
-from PIL import Image, ImageOps
+from PIL import Image
 
 from focus import config
 from focus.build import load_evaluated, rollout_limits
 from focus.config.schema import AgentConfig
 from focus.data.boxes import Box
+from focus.data.images.exif import PILLOW_ERRORS
+from focus.data.images.header import BadImage
 from focus.data.images.original import Decoded, Original, read
-from focus.data.sample import ImageFile, Sample
+from focus.data.images.pixels import decode
+from focus.data.sample import MARKUP, ImageFile, Sample
 from focus.gap import Gap, Mode
 from focus.grading.answers import canonical
 from focus.rollout.loop import begin, play, reopen
@@ -103,13 +106,20 @@ class Agent:
         `options` are the choices of a multiple-choice question. `counterfactual` (`noise`, `blank`,
         `mean_colour`, `elsewhere`) asks again with the pixels of every crop replaced: an answer that
         stays the same did not depend on them. Raises ValueError for an image that can't be read or
-        shown, for another counterfactual, and for more than 26 options.
+        shown, for another counterfactual, for more than 26 options, and for an empty question or one
+        with markup of prompts.
         """
         if counterfactual not in (None, *COUNTERFACTUALS):
             raise ValueError(f"counterfactual is {counterfactual!r}; choose one of {', '.join(COUNTERFACTUALS)}")
         if len(options) > len(string.ascii_uppercase):
             raise ValueError(f"{len(options)} options were given; a question has at most {len(string.ascii_uppercase)} (A to Z)")
-        original, path = _opened(image)
+        if isinstance(options, str):
+            raise ValueError(f"options is the text {options!r}; give a list of texts, one for each option")
+        if not question.strip():
+            raise ValueError("the question is empty; ask one")
+        if marks := [mark for mark in MARKUP if any(mark in text for text in (question, *options))]:
+            raise ValueError(f"the question or an option contains {marks[0]!r}, which only prompts may contain; leave it out")
+        original, path = opened(image)
         sample = Sample(
             id=path.name,
             source="asked",
@@ -131,8 +141,13 @@ class Agent:
             return Answer(played, Answer(replayed))
 
 
-def _opened(image: str | Path | Image.Image) -> tuple[Original, Path]:
-    """The original, and its file; an empty path for an image in memory."""
-    if isinstance(image, Image.Image):
-        return Decoded(ImageOps.exif_transpose(image).convert("RGB")), Path()
-    return read(Path(image)), Path(image)
+def opened(image: str | Path | Image.Image) -> tuple[Original, Path]:
+    """The original, and its file; an empty path for an image in memory. Raises ValueError for one that can't be used."""
+    try:
+        if isinstance(image, Image.Image):
+            return Decoded(decode(image.copy())), Path()
+        return read(Path(image)), Path(image)
+    except PILLOW_ERRORS as error:
+        name = "in memory" if isinstance(image, Image.Image) else image
+        reason = error.reason if isinstance(error, BadImage) else error
+        raise ValueError(f"the image {name} can't be used: {reason}; give another one") from error

@@ -1,6 +1,7 @@
 """What a checkout installs, what a wheel holds, and what make refuses."""
 
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -110,6 +111,23 @@ def test_a_target_that_does_not_exist_is_answered_with_those_that_do(target):
     answer = make(target)
     assert answer.returncode == 2
     assert f"make has no target {target}. It has: " in answer.stderr and " stage1 stage2 " in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "words, known", [(("claim", "CLAIM=nope"), "fixed_crops gap_and_bonus"), (("speed", "TABLE=nope"), "rollout selection")]
+)
+def test_a_name_that_does_not_exist_is_answered_with_those_that_do(words, known):
+    answer = make("-n", *words)
+    assert answer.returncode == 2 and answer.stdout == ""
+    assert f"{words[1]} is not known; choose one of: " in answer.stderr and known in answer.stderr
+
+
+@pytest.mark.parametrize("text", ["it's", 'a "b"', "5 $", "$(x)", "a#b", "`id`", "two\nlines", "ü"])
+def test_a_text_of_any_signs_is_one_word_of_the_command(text):
+    ask, report = make("-n", "ask", f"CHECKPOINT={text}", f"QUESTION={text}"), make("-n", "report", f"SWEEP={text}")
+    expected = text.replace("\n", " ")
+    assert shlex.split(ask.stdout)[3:] == [f"policy.checkpoint={expected}", "image=", f"question={expected}"]
+    assert shlex.split(report.stdout)[3:] == [f"sweep=outputs/{expected}"]
 
 
 # The environment

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from focus import config
-from focus.agent import Agent, Answer
+from focus.agent import Agent, Answer, opened
 from focus.config.schema import AskConfig
 from focus.report.picture import draw_trajectory
 from focus.rewards import Example
@@ -16,8 +16,9 @@ from focus.rewards import Example
 def run(composed: DictConfig) -> None:
     cfg = config.validated(composed, AskConfig)
     output = Path(cfg.output or Path("outputs/ask") / Path(cfg.image).stem)
-    with config.writable(output):  # refused before a policy is loaded
+    with config.writable(output):  # this and the picture are refused before a policy is loaded
         pass
+    opened(cfg.image)
     answer = Agent(cfg).ask(cfg.image, cfg.question, cfg.options, cfg.counterfactual)
     console = Console(markup=False, highlight=False, soft_wrap=True)
     for number, turn in enumerate(answer.turns, start=1):

@@ -1,9 +1,12 @@
 """One question about one picture: what the policy answers, where it looked, and what it answers with its crop replaced."""
 
 import json
+import re
+import struct
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 import focus
 from focus import agent as agents
@@ -83,6 +86,41 @@ def test_more_options_than_letters_are_refused(scripted, embedded, picture):
     scripted(Scripted(embedded, "<answer>B</answer><|im_end|>"))
     with pytest.raises(ValueError, match=r"27 options were given; a question has at most 26 \(A to Z\)"):
         Agent.load().ask(picture, "What?", options=["red"] * 27)
+
+
+@pytest.mark.parametrize(
+    ("question", "options", "said"),
+    [
+        ("What?", "red", "options is the text 'red'; give a list of texts"),
+        (" ", (), "the question is empty; ask one"),
+        ("What is <|image_pad|>?", (), "the question or an option contains '<|', which only prompts may contain"),
+        ("What?", ("<image>", "blue"), "the question or an option contains '<image>'"),
+    ],
+)
+def test_a_question_that_can_not_be_asked_is_refused(scripted, embedded, picture, question, options, said):
+    scripted(Scripted(embedded, "<answer>B</answer><|im_end|>"))
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Agent.load().ask(picture, question, options)
+
+
+def test_a_picture_that_can_not_be_used_is_refused_before_a_policy_loads(picture, tmp_path, monkeypatch):
+    monkeypatch.setattr(agents, "load_evaluated", lambda cfg: pytest.fail("a policy was loaded"))
+    picture.write_bytes(picture.read_bytes()[:-100])
+    cfg = composed(f"image={picture}", "question=What?", f"output={tmp_path / 'out'}", name="ask")
+    with pytest.raises(ValueError, match=r"the image .*photo\.png can't be used: .*truncated.*; give another one"):
+        ask.run(cfg)
+
+
+def test_a_photo_in_memory_that_lies_on_its_side_is_turned_whatever_else_its_exif_has(tmp_path):
+    tags = Image.Exif()
+    tags[ExifTags.Base.Orientation], tags[ExifTags.Base.XResolution] = 6, (72, 1)
+    block = tags.tobytes().replace(struct.pack(">HHI", 0x11A, 5, 1), struct.pack(">HHI", 0x11A, 2, 3))  # the resolution is a text
+    Image.new("RGB", (96, 64)).save(tmp_path / "photo.jpg", exif=block)
+    with Image.open(tmp_path / "photo.jpg") as photo:
+        original, _ = agents.opened(photo)
+        assert original.size == (64, 96) and photo.size == (96, 64)
+    grey, _ = agents.opened(Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)))
+    assert grey.reduced(grey.size).getextrema()[0] == (0, 255)  # as from a file, not clipped to black
 
 
 def test_the_command_prints_the_turns_and_writes_the_picture_and_a_record(scripted, embedded, picture, tmp_path, capsys, monkeypatch):
