@@ -46,6 +46,7 @@ from focus.rollout.loop import RolloutLimits, seed_of
 from focus.rollout.served import OpenAIEngine, Served
 from focus.rollout.vllm import Remote, Sampler, VLLMEngine, VLLMOptions, colocated
 from focus.runtime.endpoint import Endpoint
+from focus.runtime.processes import started_by_this_process
 from focus.training.policy import FocusPolicy, UpdateSettings
 
 # The base policy was trained on scenes below this number; RL sees later ones of the same split
@@ -339,7 +340,8 @@ def start_ranks(cfg: Target) -> None:
     """
     strategy = build_trainer({key: value for key, value in cfg.items() if key != "callbacks"}, [], logger=False).strategy
     if strategy.launcher is not None:
-        strategy.launcher.launch(lambda: None)
+        with started_by_this_process():
+            strategy.launcher.launch(lambda: None)
     if strategy.root_device.type == "cuda":
         torch.cuda.set_device(strategy.root_device)
 

@@ -7,11 +7,14 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import NoReturn
 
 ENDS_WITHIN_S = 20.0  # of SIGTERM; Slurm and torchrun kill after 30
 AGAIN = "run the same command again, and it goes on where it stopped"
+PARENT = "FOCUS_PARENT"  # environment variable with the process that started this rank
 NO_ACCESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
@@ -58,6 +61,16 @@ def _watch_sigterm() -> None:
     threading.Thread(target=watch, name="end on SIGTERM", daemon=True).start()
 
 
+@contextmanager
+def started_by_this_process() -> Iterator[None]:
+    """Within the block, processes inherit the number of this one, so that `end_with_parent` knows their parent even if it is gone."""
+    os.environ[PARENT] = str(os.getpid())
+    try:
+        yield
+    finally:
+        del os.environ[PARENT]
+
+
 def end_with_parent() -> None:
     """A point of a local sweep, or a rank that Lightning started, gets SIGTERM when the process that started it is gone.
 
@@ -65,7 +78,7 @@ def end_with_parent() -> None:
     """
     if not multiprocessing.current_process().name.startswith("Loky") and os.environ.get("LOCAL_RANK", "0") == "0":
         return
-    parent = os.getppid()
+    parent = int(os.environ.pop(PARENT, os.getppid()))
 
     def watch() -> None:
         while os.getppid() == parent:
