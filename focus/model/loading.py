@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
@@ -16,7 +17,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils import cached_file
 
 from focus.data.boxes import Frame
-from focus.model.dialect import dialect_names, read_dialect
+from focus.model.dialect import read_dialect
 from focus.model.policy_model import PolicyModel
 from focus.model.saving import DTYPES, FAMILIES, VIDEO_PROCESSOR
 
@@ -43,8 +44,7 @@ def load_model(folder: str | Path, dialect: str, dtype: str = "float32", prompts
         _check_files(Path(name))
     try:
         config = AutoConfig.from_pretrained(name)
-        if config.model_type not in FAMILIES:
-            raise ValueError(f"{name} is a {config.model_type!r} model; this version trains {', '.join(FAMILIES)}")
+        _check_family(name, config.model_type)
         tokenizer = AutoTokenizer.from_pretrained(name)
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(name)  # for all families; the Auto class may need torchvision
         video = cached_file(
@@ -55,13 +55,14 @@ def load_model(folder: str | Path, dialect: str, dtype: str = "float32", prompts
             f"policy.checkpoint is {name}, which is not a folder here, and can't be downloaded from the hub. Without a network, download "
             f"it elsewhere and set its folder: policy.checkpoint=/path/to/folder. The hub client's error: {error}"
         ) from error
+    except (LookupError, TypeError, AttributeError, StrictDataclassError) as error:  # JSON, but of another form
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"config.json, the tokenizer or the image processor of {name} can't be used ({problem}); copy it again") from error
     chosen = read_dialect(dialect, prompts)
     if chosen.frame is not BOX_FRAMES[config.model_type]:
-        own = [each for each in map(read_dialect, dialect_names()) if each.paraphrase_of is None]
-        fitting = [each.name for each in own if each.frame is BOX_FRAMES[config.model_type]]
         raise ValueError(
             f"{name} is a {config.model_type} model, which writes boxes in {BOX_FRAMES[config.model_type]}, but policy.dialect={dialect} "
-            f"reads {chosen.frame}: every box would be wrong. Use policy.dialect={' or '.join(fitting)}"
+            f"reads {chosen.frame}: every box would be wrong. Use policy.dialect={config.model_type}"
         )
     if chosen.call[1] not in tokenizer.get_vocab():
         raise ValueError(
@@ -129,6 +130,11 @@ def _layer_name(name: str) -> str:
     return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]
 
 
+def _check_family(name: str, model_type: object) -> None:
+    if model_type not in FAMILIES:
+        raise ValueError(f"{name} is a {model_type!r} model; this version trains {', '.join(FAMILIES)}")
+
+
 REQUIRED_FILES = {  # a folder in the Hugging Face layout has one file of each kind
     "config.json": ("config.json",),
     "an image processor": ("preprocessor_config.json", "processor_config.json"),
@@ -147,18 +153,34 @@ def _check_files(folder: Path) -> None:
             f"policy.checkpoint is {folder}, which holds an adapter{beside} (adapter_config.json). Merge it into its base (peft: "
             "merge_and_unload, then save_pretrained), and set the folder of the result. policy.lora_rank adds new adapters to train"
         )
+    read = {"tokenizer_config.json", "generation_config.json", VIDEO_PROCESSOR}.union(*REQUIRED_FILES.values())
+    contents = {path.name: _json_of(path) for path in sorted(folder.glob("*.json")) if path.name in read}
+    if "config.json" in contents:
+        _check_family(str(folder), contents["config.json"].get("model_type"))
     missing = [
         f"{part} ({' or '.join(files)})" for part, files in REQUIRED_FILES.items() if not any((folder / file).is_file() for file in files)
     ]
-    index = folder / "model.safetensors.index.json"
-    if index.is_file() and not (folder / "model.safetensors").is_file():
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        missing += [f"{file}, which {index.name} lists" for file in shards if not (folder / file).is_file()]
+    index = "model.safetensors.index.json"
+    if index in contents and not (folder / "model.safetensors").is_file():
+        shards = sorted(set(contents[index].get("weight_map", {}).values()))
+        missing += [f"{file}, which {index} lists" for file in shards if not (folder / file).is_file()]
     if missing:
         raise ValueError(
             f"policy.checkpoint is {folder}, which lacks {', '.join(missing)}; copy the whole folder again "
             "(every run exports a whole one under its output folder as policy/)"
         )
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    """The content of a file of a policy. Raises ValueError if it is no JSON object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+        problem = f"it is a {type(content).__name__}, not an object"
+    except (OSError, ValueError, RecursionError) as error:
+        problem = str(error)
+    raise ValueError(f"policy.checkpoint is {path.parent}, whose {path.name} can't be read ({problem}); copy the whole folder again")
 
 
 def _check_parts(name: str, config: Any, tokenizer: Any, image_processor: Any) -> None:

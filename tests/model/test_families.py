@@ -215,6 +215,24 @@ def test_a_policy_can_be_pickled(folders):
         (without("tokenizer.json", "model.safetensors"), r"lacks a tokenizer .*, weights"),
         (sharded, r"lacks model-00002-of-00002\.safetensors, which model\.safetensors\.index\.json lists"),
         (truncated, r"do not fit its config\.json"),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_ty'),
+            r"whose config\.json can't be read \(Unterminated string.*copy the whole",
+        ),
+        (
+            lambda folder: (folder / "preprocessor_config.json").write_text(""),
+            r"whose preprocessor_config\.json can't be read \(Expecting value",
+        ),
+        (
+            lambda folder: (folder / "tokenizer_config.json").write_text("[]"),
+            r"whose tokenizer_config\.json can't be read \(it is a list, not an obj",
+        ),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text("{}"),
+            r"the tokenizer or the image processor of .* can't be used \(KeyError: ",
+        ),
+        (lambda folder: change(folder / "config.json", text_config=5), r"config\.json, the tokenizer .* can't be used \(.*text_config"),
+        (lambda folder: change(folder / "config.json", model_type=None), r"is a None model; this version trains qwen2_5_vl"),
         (lambda folder: change(folder / "config.json", image_token_id=7), r"has <\|image_pad\|> at \d+, config\.json has image_token_id 7"),
         (
             lambda folder: change(folder / "preprocessor_config.json", patch_size=16),

@@ -103,6 +103,11 @@ def test_a_policy_of_the_other_family_is_refused_since_every_box_would_be_wrong(
         loading.load_model(tmp_path / "policy", "tiny")
 
 
+def test_the_dialect_that_is_offered_is_that_of_the_family(random_policy):
+    with pytest.raises(ValueError, match=r"is a qwen3_vl model, which writes boxes in per_mille, .* Use policy\.dialect=qwen3_vl$"):
+        loading.load_model(random_policy, "mini_o3")
+
+
 def edited(folder: Path, to: Path, **text_config: int) -> Path:
     shutil.copytree(folder, to)
     config = json.loads((to / "config.json").read_text())
