@@ -11,6 +11,7 @@ from focus.asking.page import Page
 ELSEWHERE = "its answer stands elsewhere on the page"
 TOLD = "its answer stands in the question"
 GUESSED = "its answer is what follows the same word on other pages"
+FREQUENT = "its answer is that of more than half of its kind"
 UNSURE = "the reader was not sure of a word"
 
 Pair = tuple[str, str]  # the keys of two neighbouring words
@@ -66,6 +67,13 @@ def count_followers(anchors: set[str], pages: Iterable[Iterable[Pair]]) -> dict[
             if anchor in anchors:
                 seen[anchor][follower] += 1
     return seen
+
+
+def surplus(answers: Sequence[str]) -> list[int]:
+    """Which questions go, the last first, so that the most frequent answer is right in no more than half."""
+    answer, count = Counter(answers).most_common(1)[0]
+    those = [index for index, each in enumerate(answers) if each == answer]
+    return those[len(answers) - count :]
 
 
 def majority_share(answers: Iterable[str]) -> float:

@@ -15,8 +15,8 @@ import numpy as np
 import pypdfium2 as pdfium
 import pypdfium2.raw as raw
 
-from focus.asking.page import HYPHENATED, Word
-from focus.asking.spelling import NO_UNICODE, flaw_of
+from focus.asking.page import HYPHENATED, SAME_HEIGHT, Word
+from focus.asking.spelling import flaw_of
 from focus.data.boxes import Box, Size, area, enclosing
 
 TURNED = "turned or vertical text"
@@ -128,9 +128,8 @@ def _words(text: pdfium.PdfTextPage, to_px: _Affine, rotation: int) -> list[Word
             letters.flaw = HYPHENATED
             flush()
             continue
-        if code == 0 or raw.FPDFText_HasUnicodeMapError(text, index) == 1:
-            code, letters.flaw = 0xFFFD, NO_UNICODE
-        elif chr(code).isspace() or code == 0xA0:
+        unknown = code == 0 or raw.FPDFText_HasUnicodeMapError(text, index) == 1
+        if not unknown and chr(code).isspace():
             flush()
             continue
         raw.FPDFText_GetLooseCharBox(text, index, loose)
@@ -140,11 +139,11 @@ def _words(text: pdfium.PdfTextPage, to_px: _Affine, rotation: int) -> list[Word
         around = to_px.box(loose.left, loose.bottom, loose.right, loose.top)
         angle = (raw.FPDFText_GetCharAngle(text, index) + math.radians(rotation)) % (2 * math.pi)
         upright = min(angle, 2 * math.pi - angle) <= MOST_TURNED
-        if letters.loose and (_jumps(letters.loose[-1], around) or upright != letters.upright):
+        if letters.loose and (upright != letters.upright or _parts(letters.loose[-1], around, upright)):
             flush()
         if not upright:
             letters.upright, letters.flaw = False, letters.flaw or TURNED
-        letters.texts.append(chr(code))
+        letters.texts.append("\ufffd" if unknown else chr(code))  # `flaw_of` finds it
         letters.loose.append(around)
         if area(ink) > 0:
             letters.ink.append(ink)
@@ -152,11 +151,11 @@ def _words(text: pdfium.PdfTextPage, to_px: _Affine, rotation: int) -> list[Word
     return words
 
 
-def _jumps(last: Box, here: Box) -> bool:
-    """Whether a letter stands elsewhere than right behind the last one."""
-    height = max(last[3] - last[1], here[3] - here[1])
+def _parts(last: Box, here: Box, upright: bool) -> bool:
+    """Whether a letter belongs to another word than the last one: it stands elsewhere, or is of another size (the mark of a footnote)."""
+    low, high = sorted((last[3] - last[1], here[3] - here[1]))
     apart = max(here[0] - last[2], last[0] - here[2], 0.0)
-    return apart > JUMP * height or here[1] > last[3] or here[3] < last[1]
+    return apart > JUMP * high or here[1] > last[3] or here[3] < last[1] or (upright and high > SAME_HEIGHT * low)
 
 
 def _frames(page: pdfium.PdfPage, to_px: _Affine, size: Size) -> list[Box]:

@@ -17,6 +17,7 @@ from focus import config
 from focus.asking import checks
 from focus.asking.audit import SAME_BOX, Audit
 from focus.asking.folder import BEYOND, DOCUMENTS, Dropped, Piece, chosen_pages, files
+from focus.asking.kinds import GUESSABLE
 from focus.asking.ocr import OCR, is_installed
 from focus.asking.pdf import BadDocument, open_pdf
 from focus.asking.reading import Wishes, read_piece
@@ -26,7 +27,8 @@ from focus.data.sample import SCHEMA
 from focus.runtime.files import atomic_write, json_text
 from focus.runtime.progress import Progress
 
-Page = dict[str, Any]
+Page = dict[str, Any]  # what was read of one
+Record = dict[str, Any]  # a canonical record
 
 COPY = "pages and pictures that equal an earlier one"
 ENOUGH = "questions: more than questions_per_page"
@@ -60,6 +62,7 @@ def _make(cfg: QuestionsConfig, folder: Path, output: Path) -> None:
                 dropped.add(COPY, _place(page))
             different.setdefault(page["image"], key)
     records = list(_records(cfg, folder, lambda: (pages.line(key)["page"] for key in different.values()), dropped))
+    records = _balanced(records, dropped)
     summary = _summary(records, dropped, len(pieces), audits)
     with config.writable(output):
         (output / "questions.json").write_text(json_text(summary, indent=1) + "\n")
@@ -161,7 +164,7 @@ def _place(page: Page) -> str:
     return page["name"] if page["page"] is None else f"{page['name']} page {page['page'] + 1}"
 
 
-def _records(cfg: QuestionsConfig, folder: Path, pages: Callable[[], Iterable[Page]], dropped: Dropped) -> Iterator[dict[str, Any]]:
+def _records(cfg: QuestionsConfig, folder: Path, pages: Callable[[], Iterable[Page]], dropped: Dropped) -> Iterator[Record]:
     """The questions of all pages. Left out are those that the other pages let one guess."""
     anchors = {candidate["anchor"] for page in pages() for candidate in page["candidates"]}
     followers = checks.count_followers(anchors, (map(tuple, page["pairs"]) for page in pages()))
@@ -178,7 +181,18 @@ def _records(cfg: QuestionsConfig, folder: Path, pages: Callable[[], Iterable[Pa
         yield from (_record(cfg, folder, page, candidate) for candidate in kept[: cfg.questions_per_page])
 
 
-def _record(cfg: QuestionsConfig, folder: Path, page: Page, candidate: dict[str, Any]) -> dict[str, Any]:
+def _balanced(records: list[Record], dropped: Dropped) -> list[Record]:
+    """The questions without those that make one answer of a guessable kind too frequent."""
+    gone = set()
+    for kind in GUESSABLE:
+        those = [record for record in records if record["meta"]["category"] == kind]
+        for index in checks.surplus([record["answers"][0] for record in those]) if those else ():
+            gone.add(those[index]["id"])
+            dropped.add(f"questions: {checks.FREQUENT}", those[index]["id"])
+    return [record for record in records if record["id"] not in gone]
+
+
+def _record(cfg: QuestionsConfig, folder: Path, page: Page, candidate: dict[str, Any]) -> Record:
     """A canonical record (docs/data.md)."""
     source, place = folder.resolve().name, _place(page)
     return {
@@ -199,7 +213,6 @@ def _record(cfg: QuestionsConfig, folder: Path, page: Page, candidate: dict[str,
         "meta": {
             "category": candidate["kind"],
             "question_type": page["reader"],
-            "place": place,
             "critical_view": {"tokens": candidate["view_tokens"], "token_px": cfg.token_px},
             "height_px": candidate["height_px"],
             "confidence": candidate["confidence"],
@@ -207,7 +220,7 @@ def _record(cfg: QuestionsConfig, folder: Path, page: Page, candidate: dict[str,
     }
 
 
-def _summary(records: list[dict[str, Any]], dropped: Dropped, pages: int, audits: Iterable[Mapping[str, int] | None]) -> dict[str, Any]:
+def _summary(records: list[Record], dropped: Dropped, pages: int, audits: Iterable[Mapping[str, int] | None]) -> dict[str, Any]:
     """All counts, and what a guesser reaches who never sees a picture."""
     kinds: dict[str, list[str]] = {}
     for record in records:

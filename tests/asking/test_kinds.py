@@ -186,6 +186,12 @@ def test_a_phrase_of_other_pages_is_guessed_and_one_of_this_page_alone_is_not():
     assert checks.guessed([("united", "states")], first, checks.count_followers({"united"}, [first])) == [False]
 
 
+def test_an_answer_of_more_than_half_of_its_kind_is_cut_to_half():
+    assert checks.surplus(["4", "4", "5", "4", "6", "4"]) == [3, 5]
+    assert checks.surplus(["yes", "no"]) == []
+    assert checks.surplus(["4", "4"]) == [0, 1]  # all the same: nothing is left to ask
+
+
 def test_the_majority_guess_is_the_share_of_the_most_frequent_answer():
     assert checks.majority_share(["yes", "no", "yes", "yes"]) == 0.75
 

@@ -73,6 +73,12 @@ def test_the_halves_of_a_hyphenated_word_are_flawed(tmp_path):
     assert [word.text for word in page.words if word.flaw == HYPHENATED] in (["ham-", "pered"], ["ham", "pered"])
 
 
+def test_the_mark_of_a_footnote_is_no_part_of_the_word_beside_it(tmp_path):
+    marked = [Text("13", 72, 706, 7), Text("Old special names13", 80, 700, 12)]
+    page, _ = read(write_pdf(tmp_path / "a.pdf", marked), px=1684)
+    assert texts(page) == ["13", "Old special names13"]  # of one size it is one word
+
+
 def test_a_ligature_is_its_letters(tmp_path):
     for said in ("ﬁ", "fi"):
         page, _ = read(write_pdf(tmp_path / "a.pdf", lines("the Anal report"), unicode={"A": said}))
