@@ -411,10 +411,10 @@ class SharesConfig(Section):
 class QuestionsConfig(Section):
     """Everything that `questions` reads."""
 
-    folder: Text
+    folder: Folder
     output: Text | None
     seed: Seed
-    threads: Count
+    threads: Threads
     page_px: Annotated[Whole, Field(ge=256, le=16384), Hint("a page is rendered 256 to 16384 px long")]
     pages_per_file: Count
     questions_per_page: Count

@@ -170,6 +170,10 @@ def test_a_server_that_is_down_is_found_before_pytorch_is_imported(command, monk
         prepare(command)
 
 
+def test_an_empty_folder_is_not_the_current_one(monkeypatch):
+    assert "folder is ''; name a folder" in refused(monkeypatch, "folder=", command="questions")
+
+
 def test_a_run_without_a_name_would_have_no_folder(monkeypatch):
     for name in ("", ".", "..", "a/../..", "/tmp/mine"):
         assert f"name is {name!r}, which names no folder below outputs/" in refused(monkeypatch, "experiment=smoke", f"name={name}")
