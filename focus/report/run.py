@@ -199,6 +199,8 @@ def check_results(path: Path, run: RunFacts) -> None:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             columns = next(csv.reader(file), None)
+    except (UnicodeDecodeError, csv.Error):  # another kind of file
+        columns = []
     except OSError as error:
         raise ValueError(
             f"results file {path} can't be written and locked ({error}), so parallel processes could damage it; set results=FILE to a path "

@@ -295,12 +295,13 @@ def test_a_point_that_an_alarm_of_an_earlier_version_ended_stands_in_the_results
     assert has_row(results, run.point, "base")
 
 
-def test_a_results_file_of_another_version_is_refused_before_anything_starts(tmp_path, random_policy, monkeypatch):
+@pytest.mark.parametrize("content", [b"seed,accuracy\n0,0.5\n", b"\x89PNG\xff\xfe", b"a\0b\n"])
+def test_a_results_file_of_another_version_or_kind_is_refused_before_anything_starts(content, tmp_path, random_policy, monkeypatch):
     monkeypatch.setattr(build, "load_policy", crash(AssertionError("the policy was loaded first")))
-    (tmp_path / "results.csv").write_text("seed,accuracy\n0,0.5\n")
+    (tmp_path / "results.csv").write_bytes(content)
     with pytest.raises(ValueError, match=r"has other columns than this version writes; name another with results=FILE"):
         train.run(settings(tmp_path / "a", random_policy, f"results={tmp_path / 'results.csv'}"))
-    assert (tmp_path / "results.csv").read_text() == "seed,accuracy\n0,0.5\n"
+    assert (tmp_path / "results.csv").read_bytes() == content
 
 
 def test_a_run_in_a_folder_that_started_from_another_policy_is_refused(tmp_path, random_policy):
