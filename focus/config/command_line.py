@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 
@@ -43,11 +44,19 @@ def start(main: Callable[[], None], command: str) -> None:
     Of a sweep every value is checked too, before any point is started or queued.
     """
     end_on_sigterm()
+    _print_anything()
     try:
         prepare(command)
         main()
     except KeyboardInterrupt as error:
         exit_interrupted(error)
+
+
+def _print_anything() -> None:
+    """Print a sign that the terminal's encoding lacks as ?: a question or an answer must not end a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def guarded(run: Callable[[DictConfig], None], cfg: DictConfig) -> None:

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import get_args
 
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from focus.config import CONF, command_line
-from focus.config.command_line import guarded, prepare, readable
+from focus.config.command_line import _print_anything, guarded, prepare, readable
 from focus.config.schema import SCHEMAS, Arm, CalibrationConfig, EvaluateConfig, ExportConfig, GapConfig
 
 SLOW = ("torch", "pytorch_lightning", "transformers", "peft", "pyarrow", "matplotlib", "skimage")
@@ -168,6 +169,15 @@ def test_a_server_that_is_down_is_found_before_pytorch_is_imported(command, monk
         assert f"rollout.endpoint.url is {url}, where no server can be reached (" in message and "refused" in message
         closed.listen()
         prepare(command)
+
+
+def test_a_sign_that_a_terminal_lacks_ends_no_run(monkeypatch):
+    terminal = TextIOWrapper(BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    _print_anything()
+    print("27 °")
+    terminal.flush()
+    assert terminal.buffer.getvalue() == b"27 ?\n"
 
 
 def test_an_empty_folder_is_not_the_current_one(monkeypatch):
