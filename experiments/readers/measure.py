@@ -1,4 +1,5 @@
-"""How fast every reader of a published set is, and how much memory it takes. `python -m experiments.readers.measure` writes results.json.
+"""How fast every reader of a published set is, and how much memory it takes. `python -m experiments.readers.measure` writes results.json;
+names of sets measure these alone and keep the others' rows.
 
 Each set's fixture is blown up to two sizes. Every point is a process of its own on one core, so its peak memory is its own; the rows are
 written by another process before. Before the clock starts the reader has read the plain fixture once. Linux only: the peak is the kernel's.
@@ -89,17 +90,21 @@ def table(points: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # and every child's
-    if len(sys.argv) > 1:
+    if sys.argv[1:2] in (["write"], ["read"]):
         task, name, folder, rows = sys.argv[1:]
         {"write": write, "read": read}[task](name, Path(folder), int(rows))
         return
+    measured = sys.argv[1:] or list(WRITERS)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     points = []
-    for name, least in track([(name, least) for name in WRITERS for least in ROWS], "readers"):
+    for name, least in track([(name, least) for name in measured for least in ROWS], "readers"):
         with tempfile.TemporaryDirectory() as scratch:
             written = child("write", name, Path(scratch), least)
-            points.append(child("read", name, Path(scratch), written))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    record = {"commit": commit, "cores": os.cpu_count(), "used": 1, "python": platform.python_version(), "rows": points}
+            points.append(child("read", name, Path(scratch), written) | {"commit": commit})
+    if sys.argv[1:]:
+        points += [point for point in json.loads((HERE / "results.json").read_text())["rows"] if point["set"] not in measured]
+    points.sort(key=lambda point: list(WRITERS).index(point["set"]))  # stable: the smaller size stays first
+    record = {"cores": os.cpu_count(), "used": 1, "python": platform.python_version(), "rows": points}
     (HERE / "results.json").write_text(json.dumps(record, indent=1) + "\n")
     readme = HERE / "README.md"
     shown = readme.read_text()

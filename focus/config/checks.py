@@ -79,9 +79,10 @@ def data_problems(data: DataConfig) -> list[str]:
     if data.source == "records" and not data.records:
         problems.append("data.source is records but data.records names no file; `make scenes` writes one, or give your own (docs/data.md)")
     if data.source in SETS and not (data.root and os.path.isdir(data.root)):
+        published = SETS[data.source]
         problems.append(
-            f"data.root is {data.root}, where the files of {data.source} are expected ({SETS[data.source].about}); "
-            "download them, then name their folder: data.root=FOLDER"
+            f"data.root is {data.root}, where the files of {data.source} are expected ({published.about}). Name their folder with "
+            f"data.root=FOLDER, or download them. {published.download(Path(data.root or Path('published', data.source)))}"
         )
     if data.mix and data.source in known:
         problems.append(f"data.mix joins {', '.join(data.mix)}, but data.source is {data.source}; give the mix a name of its own")
@@ -92,8 +93,8 @@ def data_problems(data: DataConfig) -> list[str]:
             problems.append(f"data.mix names {name!r}; choose from {', '.join(sorted(SETS))}")
         elif not os.path.isdir(folder := Path(data.root or "", name)):
             problems.append(
-                f"data.mix names {name}, whose files are expected in {folder} ({SETS[name].about}); download them, then "
-                "name the folder that holds the sets: data.root=FOLDER"
+                f"data.mix names {name}, whose files are expected in {folder} ({SETS[name].about}). Name the folder that holds "
+                f"the sets with data.root=FOLDER, or download them. {SETS[name].download(folder)}"
             )
     if data.source == "scenes" and (data.annotations or data.derive_boxes):
         problems.append("data.source is scenes, whose boxes are exact; data.annotations and data.derive_boxes are for other sets")

@@ -15,6 +15,7 @@ from focus.data.annotations.join import write_annotated
 from focus.data.readers import SETS, ingest
 from focus.data.readers.derive import write_derived
 from focus.data.readers.own import cache_folder, is_canonical, own_set
+from focus.data.readers.tables import NoFiles
 from focus.data.sample import UNLIMITED, ImageFile, Limits, Records, read_records
 from focus.runtime.files import read_json, replace_atomically
 
@@ -99,9 +100,15 @@ def _check_images(samples: Records) -> None:
 
 
 def _read_published(name: str, root: Path, kept: Path) -> Records:
-    """The records of a published set, from the cache or its files. Prints the dropped rows."""
+    """The records of a published set, from the cache or its files. Prints the dropped rows.
+
+    Raises ValueError, with a command that downloads them, if the files are missing.
+    """
     kept.mkdir(parents=True, exist_ok=True)
-    reading = ingest(SETS[name], root, kept)
+    try:
+        reading = ingest(SETS[name], root, kept)
+    except NoFiles as error:
+        raise ValueError(f"{error}. {SETS[name].download(root)}") from error
     print(f"{name}: {len(reading.samples)} questions; published: {SETS[name].counts}")
     _print_counts(name, "rows dropped", reading.dropped, reading.first)
     _print_counts(name, "rows used although", reading.notes, reading.first)

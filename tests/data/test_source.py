@@ -66,10 +66,10 @@ def test_every_set_is_chosen_by_its_name_wherever_questions_are_read(tmp_path, e
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_the_file_of_every_set_says_what_it_reads_and_expects_it_in_one_place(name, monkeypatch):
+def test_the_file_of_every_set_says_what_it_reads_where_it_is_and_expects_it_in_one_place(name, monkeypatch):
     lines = (CONF / f"data/{name}.yaml").read_text().splitlines()
     said = " ".join(line.removeprefix("# ") for line in lines if line.startswith("# "))
-    assert SETS[name].about in said and f"make inspect DATA={name}" in said
+    assert SETS[name].about in said and SETS[name].origin in said and f"make inspect DATA={name}" in said
     monkeypatch.setenv("FOCUS_DATA", "/elsewhere")
     assert composed("inspect", f"data={name}").data.root.startswith("/elsewhere/")
 
@@ -89,6 +89,24 @@ def test_a_folder_that_is_not_there_is_one_message_that_names_the_setting_and_wh
     [line] = [line for line in str(error.value).splitlines() if line.startswith("  - ")]
     assert line.startswith(f"  - data.root is {tmp_path}/nowhere, where the files of deepeyes4k are expected (")
     assert SETS["deepeyes4k"].about in line and "data.root=FOLDER" in line
+    assert "size: not stated; licence: CC BY-NC 4.0" in line
+    assert f"\n      hf download Mini-o3/DeepEyes_train_4K --repo-type dataset --local-dir {tmp_path}/nowhere\n" in f"{error.value}\n"
+
+
+@pytest.mark.parametrize("name, origin, commands", [
+    ("hrbench4k", "Hub: DreamMr/HR-Bench; size: 0.43 GB; licence: other (the LICENSE file is empty)",
+     ["hf download DreamMr/HR-Bench hr_bench_4k.parquet --repo-type dataset --local-dir 'my sets'"]),
+    ("visualprobe", "size: 0.8 GB (Medium), 0.3 GB (Hard); licence: CC BY-NC 4.0", [
+        f"hf download Mini-o3/VisualProbe_{tier} --repo-type dataset --local-dir 'my sets/VisualProbe_{tier}'"
+        for tier in ("Easy", "Medium", "Hard")
+    ]),
+    ("docvqa", "size: not stated; licence: not stated",
+     ["hf download lmms-lab-encoder/DocVQA --include 'DocVQA/validation-*' --repo-type dataset --local-dir 'my sets'"]),
+    ("visualneedle", "Hub: no name known; files: https://visualneedle2-1311238981.cos.ap-guangzhou.myqcloud.com/", []),
+])  # fmt: skip
+def test_every_download_is_one_command_a_line_that_can_be_copied(name, origin, commands):
+    first, *lines = SETS[name].download(Path("my sets")).splitlines()
+    assert origin in first and "Put the files into my sets" in first and [line.strip() for line in lines] == commands
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -96,6 +114,7 @@ def test_a_folder_without_the_files_is_told_with_the_folder_and_the_files(tmp_pa
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError) as error:
         opened(name, tmp_path / "empty")
+    assert SETS[name].download(tmp_path / "empty") in str(error.value)
     assert str(tmp_path / "empty") in str(error.value) and any(kind in str(error.value) for kind in (".json", ".parquet", ".tsv"))
     assert not (tmp_path / "data" / name / "records.jsonl").exists()
 

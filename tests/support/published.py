@@ -334,6 +334,71 @@ def write_visualprobe(root: Path, copies: int = 1) -> None:
         write_bytes(root / f"VisualProbe_{tier}/data/photo.jpg", picture((100, 80), colour))
 
 
+def write_visualneedle(root: Path, copies: int = 1) -> None:
+    """An answer in Chinese, and a row without `image_path` whose box touches two borders."""
+    host = "https://needle.example/visualneedle_300en"
+    asked = [
+        ("OCR Recognition", "Which character is to the right of 'OPEN'?", "辣", [30, 20, 42, 31]),
+        ("Color Recognition", "What colour is the small flag on the tower?", "orange", [90, 72, 100, 80]),
+    ]
+    rows = []
+    for copy in range(copies):
+        for number, (category, question, answer, bbox) in enumerate(asked):
+            path, drawn = f"images/needle_{number}.jpg", f"images_bbox/needle_{number}.jpg"
+            row = {"id": f"needle_{2 * copy + number}", "category": category, "question": question, "answer": answer, "bbox": bbox}
+            row |= {"image_url": f"{host}/{path}", "image_bbox_url": f"{host}/{drawn}"}
+            rows.append(row | ({"image_path": path, "image_bbox_path": drawn} if number == 0 else {}))
+    write_jsonl(root / "visualneedle_300en.jsonl", rows)
+    for number in range(2):
+        write_bytes(root / f"images/needle_{number}.jpg", picture((100, 80), 120 + number))
+        write_bytes(root / f"images_bbox/needle_{number}.jpg", picture((100, 80), 122 + number))
+
+
+def write_viebench(root: Path, copies: int = 1) -> None:
+    """A row of each category, in the form that the reader assumes: no published file was found."""
+    asked = [
+        ("What does the shelf label show?", ["a price", "a name", "a date", "a code"], "B", "perception", "[40, 30, 52, 36]"),
+        ("Which lane may turn left?", ["the left one", "the right one"], "A", "Reasoning", "[10.5, 60, 20, 70]"),
+    ]
+    rows = []
+    for _ in range(copies):
+        for colour, (question, texts, answer, category, bbox) in enumerate(asked, start=124):
+            options = dict(zip("ABCD", texts + [""] * (4 - len(texts)), strict=True))
+            row = {"index": len(rows), "image": encoded(picture((100, 80), colour)), "question": question, **options}
+            rows.append(row | {"answer": answer, "category": category, "bbox": bbox})
+    write_tsv(root / "ViEBench.tsv", rows)
+
+
+def write_o3bench(root: Path, copies: int = 1) -> None:
+    """A map with two targets of three regions, and a chart whose line breaks are stored as two characters."""
+    regions = {"1": [5, 6, 35.5, 40], "2": [40, 0, 100, 30], "3": [0, 50, 60, 80]}
+    layouts = {key: {"layout_id": int(key), "bbox": bbox} for key, bbox in regions.items()}
+    common = {"explanation": "Step 1. ...", "layout_infos": layouts, "img_width": 100, "img_height": 80}
+    shops = ["the bakery", "the bank", "the bar", "the barber", "the bookshop", "No Right Choice"]
+    sums = ["4", "5", "6", "7", "8", "No Right Choice"]
+    rows = [
+        {
+            "file_name": "images/map/mall.jpg",
+            "subset": "map",
+            "question": "Which shop is beside the lift in field C4?",
+            "options": "\n".join(f"{key}. {text}" for key, text in zip("ABCDEF", shops, strict=True)),
+            "answer": "C",
+            "target_layouts": [1, 3],
+        },
+        {
+            "file_name": "images/chart/sales.png",
+            "subset": "chart",
+            "question": "How much more was sold in May than in June?",
+            "options": r"\n".join(f"{key}. {text}" for key, text in zip("ABCDEF", sums, strict=True)),
+            "answer": "F ",
+            "target_layouts": [2],
+        },
+    ]
+    write_jsonl(root / "test/metadata.jsonl", [row | common for row in rows] * copies)
+    write_bytes(root / "test/images/map/mall.jpg", picture((100, 80), 126))
+    write_bytes(root / "test/images/chart/sales.png", picture((100, 80), 127, "PNG"))
+
+
 def write_infovqa(root: Path, copies: int = 1) -> None:
     rows = [
         {
@@ -739,6 +804,9 @@ WRITERS: dict[str, Callable[..., None]] = {
     "treebench": write_treebench,
     "zoombench": write_zoombench,
     "visualprobe": write_visualprobe,
+    "visualneedle": write_visualneedle,
+    "viebench": write_viebench,
+    "o3bench": write_o3bench,
     "infovqa": write_infovqa,
     "docvqa": write_docvqa,
     "textvqa": write_textvqa,

@@ -9,14 +9,17 @@ from focus.data.readers import (
     gqa,
     hrbench,
     mme_realworld,
+    o3bench,
     pixelreasoner,
     seal,
     textvqa,
     thinklite,
     treebench,
     treevgr,
+    viebench,
     vigorl,
     visual_cot,
+    visualneedle,
     visualprobe,
     vstar,
     zoombench,
@@ -27,11 +30,12 @@ from focus.data.readers.ingest import Reading, ingest
 
 __all__ = ["SETS", "TESTS", "Published", "Reading", "ingest"]
 
-EVALUATION = (vstar, hrbench, mme_realworld, treebench, zoombench, visualprobe, documents)
+EVALUATION = (vstar, hrbench, mme_realworld, treebench, zoombench, visualprobe, visualneedle, viebench, o3bench, documents)
 TRAINING = (pixelreasoner, cof, thinklite, deepeyes, treevgr, seal, vigorl, visual_cot, gqa, textvqa, zwz)
 
 # Test sets: no policy may train on their images. For HR-Bench this includes both resolutions
 TESTS: tuple[str, ...] = ("vstar", "hrbench4k", "hrbench8k", "mme_rw_lite", "mme_rw", "mme_rw_cn", "treebench", "zoombench", "visualprobe")
+TESTS += ("visualneedle", "viebench", "o3bench")
 TESTS += ("infovqa", "docvqa", "textvqa")  # their validation parts
 
 SETS: dict[str, Published] = {}  # by the name in `data.source`

@@ -53,8 +53,9 @@ PUBLISHED: tuple[Published, ...] = (
     Published(
         source="cof_rl",
         about="train.parquet (prompt, images, reward_model, data_source, extra_info), and images.zip unpacked beside it to images/",
-        licence="see the dataset's card",
-        counts="not published",
+        licence=None,
+        counts="about 8,860 rows",
+        hub=("xintongzhang/CoF-RL-Data",),
         rows=rows_with_ids("train.parquet", "**/train*.parquet", "**/*.parquet"),
         draft=draft,
     ),

@@ -51,6 +51,7 @@ PUBLISHED: tuple[Published, ...] = (
         "or some of them (prompt, images, reward_model, extra_info, data_source)",
         licence="Apache-2.0",
         counts="about 47,000 rows: 22,362 of vstar; those of chart and thinklite_eureka are not published",
+        hub=("ChenShawn/DeepEyes-Datasets-47k",),
         rows=rows_with_ids("*.parquet", "**/*.parquet"),  # any of the three tables
         draft=draft,
     ),

@@ -6,6 +6,7 @@ one row. A row that can't be used raises `Bad` with its reason; `ingest` counts 
 with file, row and key. No row is skipped silently.
 """
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,6 +15,7 @@ from pathlib import Path
 from focus.data.boxes import Box
 
 ROW_ID = "row id"  # the column that `rows_with_ids` adds
+NOT_STATED = "not stated"  # a licence or size
 UNREAD = "unread"  # the only column of a row that can't be read; it holds the reason
 Rows = Callable[[Path], Iterator[tuple["Location", dict]]]
 
@@ -107,14 +109,35 @@ class Published:
     """A published set: its name in `data.source`, what it is, and how its files are read.
 
     `ids` are possible names of the column with a row's id; the first that a row has is used. Sets
-    without such a column use `ROW_ID`.
+    without such a column use `ROW_ID`. `size` and `licence` are those that the owner states.
     """
 
     source: str
     about: str
-    licence: str
+    licence: str | None  # None: the owner states none, or the statement was not found
     counts: str  # the published row counts, in words
     rows: Rows
     draft: Callable[[Mapping], Draft]
     ids: tuple[str, ...] = (ROW_ID,)
     identity: str = ""  # of the one table that is read; empty: all tables under the root are read
+    # What `hf download` takes: a repository of the hub, and its files if not all are read. Several
+    # repositories lie side by side, each in a folder of its name
+    hub: tuple[str, ...] = ()
+    home: str = ""  # where the files are if they are not on the hub
+    size: str | None = None  # of the download
+
+    @property
+    def origin(self) -> str:
+        """Where the files are, how large and under which licence, in one sentence."""
+        names = ", ".join(name.split()[0] for name in self.hub)
+        place = f"Hub: {names or f'no name known; files: {self.home}'}"
+        return f"{place}; size: {self.size or NOT_STATED}; licence: {self.licence or NOT_STATED}"
+
+    def download(self, root: Path) -> str:
+        """What to do to have the files in `root`: the origin, then one command per line."""
+        folders = [root / name.split()[0].rpartition("/")[2] if len(self.hub) > 1 else root for name in self.hub]
+        commands = [
+            f"hf download {name} --repo-type dataset --local-dir {shlex.quote(str(folder))}"
+            for name, folder in zip(self.hub, folders, strict=True)
+        ]
+        return "\n      ".join([f"{self.origin}. Put the files into {root}" + (":" if commands else ""), *commands])

@@ -108,6 +108,7 @@ PUBLISHED: tuple[Published, ...] = (
         "*sceneGraphs*.json, and images/<imageId>.jpg",
         licence="CC BY 4.0 (not confirmed)",
         counts="not stated here",
+        home="https://cs.stanford.edu/people/dorarad/gqa/download.html",
         rows=rows,
         draft=draft,
         ids=("question id",),

@@ -48,6 +48,8 @@ PUBLISHED: tuple[Published, ...] = tuple(
         rows=rows_in(f"**/hr_bench_{size}*.parquet", f"**/hr_bench_{size}.tsv"),
         draft=draft,
         ids=("index",),
+        hub=(f"DreamMr/HR-Bench hr_bench_{size}.parquet",),
+        size=gigabytes,
     )
-    for size in ("4k", "8k")
+    for size, gigabytes in (("4k", "0.43 GB"), ("8k", "2.8 GB"))
 )

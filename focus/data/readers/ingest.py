@@ -22,7 +22,7 @@ from focus.data.boxes import FORGIVEN_PX, LEAST_SIDE_PX, area, clamp
 from focus.data.images.header import BadImage, image_orientation, image_size
 from focus.data.images.original import read
 from focus.data.names import other_spelling
-from focus.data.readers.draft import LAYOUT, UNREAD, Bad, Draft, Location, Published, Reason
+from focus.data.readers.draft import LAYOUT, NOT_STATED, UNREAD, Bad, Draft, Location, Published, Reason
 from focus.data.readers.text import answer_type, first_of, path_inside_root, question_of
 from focus.data.sample import HALF_CHARACTER, MARKUP, SCHEMA, Records, read_records
 from focus.runtime.files import atomic_write
@@ -266,7 +266,7 @@ def _record(published: Published, draft: Draft, name: str, root: Path, kept: Pat
         "box_origin": draft.box_origin if boxes else None,
         "group": draft.group or digest,
         "meta": dict(draft.meta) | more,
-        "licence": published.licence,
+        "licence": published.licence or NOT_STATED,
     }
     blank = ["one of several answers is empty and is left out"] * (len(answers) < len(draft.answers))
     cleaned = _without_surrogates(record)

@@ -44,8 +44,9 @@ PUBLISHED: tuple[Published, ...] = (
     Published(
         source="seal",
         about="*.json (id, image, conversations; target_instances where there are targets), and the COCO and GQA images its paths name",
-        licence="see the dataset's card",
+        licence=None,
         counts="not published",
+        hub=("craigwu/seal_vqa_data",),
         rows=rows_with_ids("*.json", "**/*.json", own="id"),
         draft=draft,
     ),

@@ -34,18 +34,22 @@ DEEPEST = 500
 INDEX = re.compile(r"\s*\d{1,18}\s*")
 
 
+class NoFiles(ValueError):
+    """The folder of a set has none of its tables."""
+
+
 def find(root: Path, *patterns: str) -> list[Path]:
     """The files below `root` that match the first pattern that has matches, sorted.
 
-    Raises ValueError, with the patterns and the files in `root`, if no pattern has a match.
+    Raises NoFiles, with the patterns and the files in `root`, if no pattern has a match.
     """
     if not root.is_dir():
-        raise ValueError(f"data.root is {root}, which is not a folder; give the folder with the downloaded set")
+        raise NoFiles(f"data.root is {root}, which is not a folder; give the folder with the downloaded set")
     for pattern in patterns:
         if files := sorted(path for path in root.glob(pattern) if path.is_file()):
             return files
     there = sorted(path.name for path in root.iterdir())[:12]
-    raise ValueError(
+    raise NoFiles(
         f"{root} holds none of {', '.join(patterns)}; it holds {', '.join(there) or 'nothing'}. Set data.root to the folder of the download"
     )
 

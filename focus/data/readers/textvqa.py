@@ -110,6 +110,7 @@ PUBLISHED: tuple[Published, ...] = (
         "TextVQA_Rosetta_OCR_v0.2_<split>.json, and train_images/<image_id>.jpg",
         licence="CC BY 4.0 (not confirmed)",
         counts="not stated here",
+        home="https://textvqa.org/dataset",
         rows=rows,
         draft=draft,
         ids=("question_id",),

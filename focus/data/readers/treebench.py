@@ -52,6 +52,7 @@ PUBLISHED: tuple[Published, ...] = (
             "405 rows: Perception: Attributes 29, Material 13, Physical State 23, Object Retrieval 16, OCR 68; Reasoning: Perspective "
             "Transform 85, Ordering 57, Contact and Occlusion 41, Spatial Containment 29, Comparison 44"
         ),
+        hub=("HaochenWang/TreeBench",),
         rows=rows_in("TreeBench.tsv", "**/*.tsv"),
         draft=draft,
         ids=("index",),

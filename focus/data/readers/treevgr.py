@@ -33,6 +33,8 @@ PUBLISHED: tuple[Published, ...] = (
         about="vstar30k_visdrone6k_x1y1x2y2.parquet (images, problem, answer, target_instances), and images.tar.gz unpacked to images/",
         licence="Apache-2.0",
         counts="about 37,000 rows: about 30,000 like V*, about 6,000 of VisDrone",
+        hub=("HaochenWang/TreeVGR-RL-37K",),
+        size="6.1 GB",
         rows=rows_with_ids("vstar30k_visdrone6k_x1y1x2y2.parquet", "**/*.parquet"),
         draft=draft,
     ),

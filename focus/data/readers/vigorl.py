@@ -25,6 +25,8 @@ PUBLISHED: tuple[Published, ...] = (
         about="visual_search/vigorl_SA_RL.jsonl (problem, answer, images), and the images its paths name",
         licence="MIT",
         counts="not published",
+        hub=("gsarch/vigorl_datasets",),
+        size="125 GB",
         rows=rows_with_ids("visual_search/vigorl_SA_RL.jsonl", "**/vigorl_SA_RL.jsonl"),
         draft=draft,
     ),

@@ -89,8 +89,9 @@ PUBLISHED: tuple[Published, ...] = (
             "test_questions.jsonl (image, text, category, label, question_id), with the folders direct_attributes and relative_position "
             "beside it; of the JSON beside each image target_object and bbox"
         ),
-        licence="unstated",
+        licence=None,
         counts="191 rows: 115 direct_attributes, 76 relative_position",
+        hub=("craigwu/vstar_bench",),
         rows=rows,
         draft=draft,
         ids=("question_id",),

@@ -29,6 +29,7 @@ PUBLISHED: tuple[Published, ...] = (
         about="*.parquet (images, problem, answer, bbox, status), and the images its paths name",
         licence="Apache-2.0",
         counts="37,000 rows by the README, 74,000 in an older copy",
+        hub=("inclusionAI/ZwZ-RL-VQA",),
         rows=rows_with_ids("*.parquet", "**/*.parquet"),
         draft=draft,
     ),

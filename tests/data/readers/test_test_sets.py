@@ -310,6 +310,81 @@ def test_the_training_sets_of_mini_o3_find_their_images_in_data(read, name, data
     assert found["doc_1"].answers == ("17",) and man.meta["data_source"] == data_source and man.boxes == ()
 
 
+# ------------------------------------------------------------------------------- VisualNeedle, ViEBench, O3-Bench
+
+
+def test_visualneedle_asks_about_the_image_without_the_drawn_box_and_keeps_the_box(read):
+    found = read("visualneedle")
+    sign, flag = found.samples
+    assert sign.id == "visualneedle/test/needle_0" and sign.answers == ("辣",) and sign.scorer == "judge"
+    assert sign.image.path == found.root / "images/needle_0.jpg" and sign.boxes == (((30.0, 20.0, 42.0, 31.0),),)
+    assert flag.image.path == found.root / "images/needle_1.jpg"  # its row has the address of the image only
+    assert flag.boxes == (((90.0, 72.0, 100.0, 80.0),),) and flag.meta["category"] == "Color Recognition"
+
+
+def test_a_visualneedle_row_that_names_an_image_with_a_drawn_box_is_left_out(read):
+    found = read("visualneedle", changed("visualneedle_300en.jsonl", cell(0, "image_path", "images_bbox/needle_0.jpg")))
+    assert found.dropped == {Reason.BAD_VALUE: 1} and len(found.samples) == 1
+    assert "image_path: 'images_bbox/needle_0.jpg'" in found.reading.first[Reason.BAD_VALUE]
+
+
+def test_o3bench_options_are_lines_and_its_targets_the_regions_that_the_answer_needs(read):
+    found = read("o3bench")
+    shop, sold = found.samples
+    assert shop.options == (
+        ("A", "the bakery"), ("B", "the bank"), ("C", "the bar"), ("D", "the barber"), ("E", "the bookshop"), ("F", "No Right Choice"),
+    )  # fmt: skip
+    assert shop.answers == ("C", "the bar") and shop.scorer == "letter" and shop.meta["category"] == "map"
+    assert shop.image.path == found.root / "test/images/map/mall.jpg"
+    assert shop.boxes == (((5.0, 6.0, 35.5, 40.0),), ((0.0, 50.0, 60.0, 80.0),))  # regions 1 and 3 of three
+    assert [key for key, _ in sold.options] == list("ABCDEF")  # its line breaks are stored as two characters
+    assert sold.answers == ("F", "No Right Choice") and sold.boxes == (((40.0, 0.0, 100.0, 30.0),),)
+
+
+def test_o3bench_boxes_of_another_frame_and_of_an_unknown_region_are_left_out_and_counted(read):
+    found = read("o3bench", changed("test/metadata.jsonl", cell(0, "img_width", 200), cell(1, "target_layouts", [2, 9])))
+    assert [len(sample.boxes) for sample in found.samples] == [0, 1]
+    assert found.reading.notes == {Reason.OTHER_FRAME: 1, Reason.BOX_UNREADABLE: 1}
+
+
+@pytest.mark.parametrize("options", ["the bakery, the bank or the bar", "A. the bakery", "See below:\nA. the bakery\nB. the bank"])
+def test_o3bench_options_of_another_form_are_refused_with_what_was_seen(read, options):
+    found = read("o3bench", changed("test/metadata.jsonl", cell(0, "options", options)))
+    assert found.dropped == {Reason.BAD_VALUE: 1} and f"options: {options!r}" in found.reading.first[Reason.BAD_VALUE]
+
+
+def test_viebench_is_read_in_the_form_that_is_assumed(read):
+    label, lane = read("viebench").samples
+    assert label.options == (("A", "a price"), ("B", "a name"), ("C", "a date"), ("D", "a code")) and label.answers == ("B", "a name")
+    assert label.boxes == (((40.0, 30.0, 52.0, 36.0),),) and label.meta["category"] == "perception"
+    assert lane.options == (("A", "the left one"), ("B", "the right one")) and lane.meta["category"] == "reasoning"
+    assert lane.boxes == (((10.5, 60.0, 20.0, 70.0),),)
+
+
+@pytest.mark.parametrize("key, value", [
+    ("bbox", ""),
+    ("bbox", "[40, 30, 12, 6]"),  # left, top, width, height
+    ("bbox", "[[40, 30, 52, 36]]"),
+    ("category", "counting"),
+])  # fmt: skip
+def test_a_viebench_row_of_another_form_is_refused_with_what_was_seen(read, key, value):
+    found = read("viebench", changed("ViEBench.tsv", cell(0, key, value)))
+    assert len(found.samples) == 1 and found.dropped.total() == 1
+    [first] = found.reading.first.values()
+    assert f"{key}: {value!r}" in first
+
+
+def test_a_viebench_table_of_other_columns_is_refused_with_its_columns(read):
+    def rename(rows: list[dict]) -> None:
+        for row in rows:
+            row["box"] = row.pop("bbox")
+
+    with pytest.raises(
+        ValueError, match=r"has no column 'bbox'; its columns are index, image, .*, category, box\. .*the form is not verified"
+    ):
+        read("viebench", changed("ViEBench.tsv", rename))
+
+
 # ---------------------------------------------------------------------------------------------- InfoVQA, DocVQA, TextVQA
 
 
