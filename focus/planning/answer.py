@@ -92,15 +92,17 @@ def time_goes(plan: Plan) -> str:
 
 
 def engines(cfg: PlanConfig, plan: Plan) -> str:
-    """Which engine is faster, and whether it fits."""
+    """Which engine is faster, and whether it fits. Times are orders of magnitude: a tenth more or less is no difference."""
     plans = {name: plan if name == cfg.rollout.engine else make_plan(changed_by(cfg, f"rollout={name}")) for name in ("kv", "vllm")}
     told = ", ".join(
         f"{name} takes {duration(each.of_an_update)} an update and {'fits' if each.fits else 'does not fit'}"
         for name, each in plans.items()
     )
-    fitting = [name for name, each in plans.items() if each.fits]
-    fastest = min(fitting, key=lambda name: plans[name].of_an_update.middle, default=None)
-    return f"Engine: {told}. {f'Faster of those that fit: rollout={fastest}.' if fastest else 'Neither fits.'}"
+    fitting = sorted((each.of_an_update.middle, name) for name, each in plans.items() if each.fits)
+    if len(fitting) < 2:
+        return f"Engine: {told}. {f'Only {fitting[0][1]} fits' if fitting else 'Neither fits'}."
+    (least, fastest), (most, _) = fitting
+    return f"Engine: {told}. {'They are about as fast' if most < 1.1 * least else f'Faster: rollout={fastest}'}."
 
 
 def between_checkpoints(plan: Plan, limit: float) -> str:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,21 @@ def test_a_prompt_beside_which_no_two_siblings_fit_is_a_caution_with_the_budget_
     assert "passes the network 16 times" in said and "objective.tokens_per_forward=65536" in said
     assert config.cautions(settings("experiment=stage1_7b", "devices=8", "objective.tokens_per_forward=32768")) == []
     assert config.cautions(settings()) == []
+
+
+@pytest.mark.parametrize(("recipe", "devices"), [("stage1_7b", 8), ("stage1_7b policy=qwen3_vl_8b", 8), ("stage1_7b_lora", 1)])
+def test_in_a_7b_recipe_a_prompt_passes_once_for_its_rollouts_of_mean_length_and_that_fits(recipe, devices):
+    cfg = settings(*f"experiment={recipe} devices={devices} device=a100_80gb".split())
+    plan_ = estimate.make_plan(cfg)
+    assert plan_.fits and plan_.passes == cfg.rollout.questions_per_update / devices
+
+
+def test_engines_that_differ_by_less_than_a_tenth_are_about_as_fast(monkeypatch):
+    cfg, plan_ = settings("rollout=kv"), made("rollout=kv")
+    for factor, said in ((1.05, "about as fast"), (1.2, "Faster: rollout=kv."), (0.5, "Faster: rollout=vllm.")):
+        other = replace(plan_, seconds={part: bounds * factor for part, bounds in plan_.seconds.items()})
+        monkeypatch.setattr(answer, "make_plan", lambda _, other=other: other)
+        assert said in answer.engines(cfg, plan_)
 
 
 @pytest.mark.parametrize(("minutes", "word"), [(0, "reaches"), (10**6, "does not reach")])
