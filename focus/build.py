@@ -14,6 +14,7 @@ from peft import PeftModel, get_peft_model
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 
+from focus.config import DRAWN
 from focus.config.identity import arithmetic_of, sampler_dtype, settings_hash
 from focus.config.schema import (
     AgentConfig,
@@ -27,6 +28,8 @@ from focus.config.schema import (
     TrainConfig,
 )
 from focus.data import leaks
+from focus.data.drawn import Drawn
+from focus.data.pages import Pages, page_spec
 from focus.data.sample import Limits, Records, Sample
 from focus.data.scenes import Scenes, scene_spec
 from focus.data.source import open_source
@@ -49,9 +52,9 @@ from focus.runtime.endpoint import Endpoint
 from focus.runtime.processes import started_by_this_process
 from focus.training.policy import FocusPolicy, UpdateSettings
 
-# The base policy was trained on scenes below this number; RL sees later ones of the same split
+# The base policies were trained on scenes and pages below this number; RL sees later ones of the same split
 FIRST_TRAINING_SCENE = 100_000_000
-SCENES = 500  # held-out scenes, if the settings ask for all
+SCENES = 500  # held-out scenes or pages, if the settings ask for all
 
 PlayConfig = TrainConfig | ProbeConfig | EvaluateConfig  # of a command that plays held-out questions
 
@@ -133,8 +136,8 @@ def build_judge(cfg: EndpointConfig, log: Path | None = None, reach: bool = True
 
 def training_samples(cfg: DataConfig) -> Sequence[Sample]:
     """The training questions of a config section. Prints what is dropped."""
-    if cfg.source == "scenes":
-        return Scenes(scene_spec(cfg.difficulty, cfg.letter_px, cfg.side_px), "train", cfg.scenes, FIRST_TRAINING_SCENE)
+    if cfg.source in DRAWN:
+        return _drawn(cfg.source, cfg.difficulty, cfg.letter_px, cfg.side_px, "train", cfg.scenes, FIRST_TRAINING_SCENE)
     return _open_source(cfg)
 
 
@@ -146,10 +149,16 @@ def held_out_samples(cfg: PlayConfig) -> Sequence[Sample]:
         return open_source("records", e.records, root, kept=Path(cfg.data.cache_dir), limits=_limits(cfg.data), columns=cfg.data.columns)[
             : e.samples
         ]
-    if cfg.data.source != "scenes":  # of a command that does not train
+    if cfg.data.source not in DRAWN:  # of a command that does not train
         return _open_source(cfg.data)[: e.samples]
-    spec = scene_spec(e.difficulty or cfg.data.difficulty, e.letter_px or cfg.data.letter_px, cfg.data.side_px)
-    return Scenes(spec, "eval", SCENES if e.samples is None else e.samples)
+    difficulty, letter_px = e.difficulty or cfg.data.difficulty, e.letter_px or cfg.data.letter_px
+    return _drawn(cfg.data.source, difficulty, letter_px, cfg.data.side_px, "eval", SCENES if e.samples is None else e.samples)
+
+
+def _drawn(source: str, difficulty: int, letter_px: Sequence[int] | None, side_px: int, split: str, count: int, first: int = 0) -> Drawn:
+    if source == "pages":
+        return Pages(page_spec(difficulty, letter_px, side_px), split, count, first)
+    return Scenes(scene_spec(difficulty, letter_px, side_px), split, count, first)
 
 
 def leak_report(cfg: PlayConfig, samples: Sequence[Sample]) -> list[str]:
@@ -187,7 +196,7 @@ def gradable_samples(samples: Sequence[Sample], rewards: Sequence[RewardCallback
     Raises ValueError where none is left.
     """
     needy = [reward.name for reward in rewards if reward.needs_boxes and reward.weight != 0]
-    if not needy or isinstance(samples, Scenes):
+    if not needy or isinstance(samples, Drawn):
         return samples
     bare = [sample.id for sample in samples if not sample.boxes]
     if len(bare) == len(samples):

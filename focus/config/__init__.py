@@ -4,7 +4,7 @@
 keys matter for what. Importing this package loads neither PyTorch nor anything else that is slow.
 """
 
-from focus.config.checks import EMBEDDED_VIEW, SECRET, cautions
+from focus.config.checks import DRAWN, EMBEDDED_VIEW, SECRET, cautions
 from focus.config.command_line import guarded, start
 from focus.config.messages import ConfigError, raise_all
 from focus.config.output import alone, writable
@@ -15,6 +15,7 @@ from focus.runtime.paths import CONF
 
 __all__ = [
     "CONF",
+    "DRAWN",
     "EMBEDDED_VIEW",
     "SCHEMAS",
     "SECRET",

@@ -37,6 +37,7 @@ from focus.model.dialect import DialectError, dialect_names, read_dialect
 MAX_VLLM_RANK = 512  # of a LoRA adapter
 EMBEDDED_VIEW = 16  # visual tokens of the view that an evaluation of the embedded policy shows: what its stage 1 trains at
 HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?", re.ASCII)
+DRAWN = ("scenes", "pages")  # sources that are drawn on the fly, with training and held-out images of their own
 SECRET = re.compile(r"(api|access|secret)?[_-]?key|authorization|password|(access|api|bearer)[_-]?token", re.IGNORECASE)
 
 
@@ -70,10 +71,10 @@ def data_problems(data: DataConfig) -> list[str]:
     problems = []
     if unknown := [name for name in data.columns if name not in COLUMNS]:
         problems.append(f"data.columns maps {', '.join(unknown)}; write {{OURS: THE FILE'S}}, where ours is one of {', '.join(COLUMNS)}")
-    known = ("scenes", "records", *SETS)
+    known = (*DRAWN, "records", *SETS)
     if not data.mix and data.source not in known:
         problems.append(
-            f"data.source is {data.source!r}. {did_you_mean(data.source, list(SETS))}There are scenes (embedded), records "
+            f"data.source is {data.source!r}. {did_you_mean(data.source, list(SETS))}There are scenes and pages (embedded), records "
             f"(a records.jsonl), and the published sets {', '.join(SETS)}"
         )
     if data.source == "records" and not data.records:
@@ -96,8 +97,8 @@ def data_problems(data: DataConfig) -> list[str]:
                 f"data.mix names {name}, whose files are expected in {folder} ({SETS[name].about}). Name the folder that holds "
                 f"the sets with data.root=FOLDER, or download them. {SETS[name].download(folder)}"
             )
-    if data.source == "scenes" and (data.annotations or data.derive_boxes):
-        problems.append("data.source is scenes, whose boxes are exact; data.annotations and data.derive_boxes are for other sets")
+    if data.source in DRAWN and (data.annotations or data.derive_boxes):
+        problems.append(f"data.source is {data.source}, whose boxes are exact; data.annotations and data.derive_boxes are for other sets")
     return (
         problems
         + file_problems("data.annotations", data.annotations, "give an export of Label Studio, CVAT or COCO")
@@ -248,7 +249,7 @@ def train_problems(cfg: TrainConfig) -> list[str]:
     for name, seen in sources.items():
         if name in TESTS:
             problems.append(f"{seen}, which policies are tested on; train on another set")
-    if cfg.evaluation.samples and cfg.data.source != "scenes" and not cfg.evaluation.records:
+    if cfg.evaluation.samples and cfg.data.source not in DRAWN and not cfg.evaluation.records:
         problems.append(
             f"data.source is {cfg.data.source}, so evaluation needs records of its own: set evaluation.records (make inspect "
             "DATA=... leaves some in outputs/data), or evaluation.samples=0"

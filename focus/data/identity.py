@@ -4,8 +4,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 
+from focus.data.drawn import Drawn
 from focus.data.sample import ImageFile, ImageSource, Sample
-from focus.data.scenes import Scenes
 
 
 def questions_digest(samples: Sequence[Sample]) -> str:
@@ -15,10 +15,10 @@ def questions_digest(samples: Sequence[Sample]) -> str:
     The hash changes with the records: repaired annotations, derived boxes, a mix of sets, a
     replaced file. An image file is identified by its name, size in bytes and time of change,
     because reading all images of a large set takes hours. The hash stays the same if a set moves to
-    another folder and its files keep their times. Embedded scenes are identified by spec, split,
+    another folder and its files keep their times. Drawn scenes and pages are identified by spec, split,
     first index and count.
     """
-    if isinstance(samples, Scenes):
+    if isinstance(samples, Drawn):
         return hashlib.blake2b(repr((samples.spec, samples.split, samples.start, len(samples))).encode(), digest_size=8).hexdigest()
     digest = hashlib.blake2b(digest_size=8)
     stamps: dict[ImageSource, str] = {}  # several questions may ask about one image

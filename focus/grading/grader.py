@@ -11,8 +11,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from focus.data.drawn import Drawn
 from focus.data.sample import Sample
-from focus.data.scenes import Scenes
 from focus.grading import answers
 from focus.grading.answers import Grade, Rung
 from focus.grading.judge import COUNTS, Case, Judge
@@ -113,7 +113,7 @@ def count_decidable(samples: Sequence[Sample]) -> int:
     """The number of questions whose answers the rules alone can decide. 100,000 records take 3
     seconds.
     """
-    if isinstance(samples, Scenes):  # their scorer is `exact`
+    if isinstance(samples, Drawn):  # their scorer is `exact`
         return len(samples)
     return sum(answers.decidable(sample.answers, sample.scorer, sample.options) for sample in samples)
 

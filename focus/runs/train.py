@@ -45,10 +45,10 @@ from focus.build import (
 from focus.config.identity import export_dtype, graded_by, measurement, played_dtype, refuse_other_run
 from focus.config.schema import TrainConfig
 from focus.config.validate import as_yaml
+from focus.data.drawn import Drawn
 from focus.data.identity import questions_digest
 from focus.data.questions import Questions
 from focus.data.sample import Sample
-from focus.data.scenes import Scenes
 from focus.evaluation import outcome
 from focus.evaluation.measure import measure, measure_on_all_ranks
 from focus.evaluation.outcome import Outcome
@@ -290,7 +290,7 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
     files.write_on_first_rank(origin, base)
     files.write_on_first_rank(trained_on, digest)
     # The settings determine scenes, but not the content of files
-    named = isinstance(samples, Scenes) and not calibrated and not texts_in_file
+    named = isinstance(samples, Drawn) and not calibrated and not texts_in_file
     start = base if named else f"{base} {digest}"
     if cfg.results and cfg.evaluation.records:
         start += f" {questions_digest(held_out_samples(cfg))}"
@@ -340,7 +340,7 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
 def _headline(cfg: TrainConfig) -> str:
     """The first line of a run."""
     p, r = cfg.policy, cfg.rollout
-    native = native_tokens(p.checkpoint, cfg.data.side_px) if cfg.data.source == "scenes" else None
+    native = native_tokens(p.checkpoint, cfg.data.side_px) if cfg.data.source in config.DRAWN else None
     of_native = f" of {native}" if native else ""
     view = {
         Mode.OFF: "the whole image, no gap",

@@ -1,13 +1,13 @@
 """One scene by its seed, and a range of scenes as a sequence of samples."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
 from PIL import ImageDraw
 
+from focus.data.drawn import Drawn
 from focus.data.images.original import Decoded, Original
 from focus.data.sample import Sample
 from focus.data.scenes.drawing import draw_ground, draw_sign, is_photograph
@@ -104,16 +104,8 @@ def _fingerprint(spec: SceneSpec) -> str:
     return hashlib.blake2b(repr(spec).encode(), digest_size=4).hexdigest()
 
 
-class Scenes(Sequence[Sample]):
+class Scenes(Drawn):
     """`count` scenes from `start` on, as a sequence of samples."""
 
     def __init__(self, spec: SceneSpec, split: str, count: int, start: int = 0) -> None:
-        self.spec, self.split, self._count, self.start = spec, split, count, start
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index):
-        if not 0 <= index < self._count:
-            raise IndexError(index)
-        return Scene(self.spec, self.split, self.start + index).sample()
+        super().__init__(Scene, spec, split, count, start)
