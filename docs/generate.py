@@ -58,6 +58,7 @@ def page() -> str:
             others = sorted(each for each in path.parent.glob("*.yaml") if each != path)
             parts.append(f"### {path.parent.name}\n\n{_table(path, prefix, meanings)}")
             parts += [_choices(path.parent.name, [path, *others])] if others else []
+    parts.append(f"## Recipes of `base`\n\n{_choices('recipe', sorted((CONF / 'recipe').glob('*.yaml')))}")
     parts.append(f"## Experiments\n\n{_choices('experiment', sorted((CONF / 'experiment').glob('*.yaml')))}")
     launchers = CONF / "hydra/launcher"
     parts.append(f"## Launchers of sweeps\n\n{_choices('hydra/launcher', sorted(launchers.glob('*.yaml')))}")

@@ -81,7 +81,7 @@ REPORTED = (
 UNKEPT = (
     *("device", "devices", "lengths", "split", "difficulty", "side_px", "letter_px", "scenes", "first"),
     *("image", "question", "counterfactual", "view_tokens", "temperature"),
-    *("sweep", "metrics", "resamples", "rows", "learning_rate", "difficulties", "phases"),
+    *("sweep", "metrics", "resamples", "rows", "learning_rate", "difficulties", "phases", "start", "vocabulary", "deepstack"),
     *("folder", "page_px", "pages_per_file", "questions_per_page", "least_confidence", "audit", "token_px", "floor_tokens", "shares"),
 )
 # Settings that are gone, with the value that the code follows now, and those of reward terms by the term's class. They

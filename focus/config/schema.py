@@ -363,6 +363,9 @@ class BaseConfig(Section):
     """Everything that `base` reads."""
 
     output: Folder
+    start: Text | None
+    vocabulary: Annotated[Whole, Field(ge=512)]
+    deepstack: list[Whole]
     seed: Seed
     threads: Threads
     workers: Workers

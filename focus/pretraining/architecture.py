@@ -1,5 +1,7 @@
 """Architecture of the embedded policy: Qwen3-VL, about 2 M parameters."""
 
+from collections.abc import Sequence
+
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -9,9 +11,17 @@ from focus.model.policy_model import PolicyModel
 
 
 def build_model(
-    tokenizer: PreTrainedTokenizerFast, seed: int = 0, width: int = 128, layers: int = 4, vision_layers: int = 3
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int = 0,
+    width: int = 128,
+    layers: int = 4,
+    vision_layers: int = 3,
+    deepstack: Sequence[int] = (0, 1),
 ) -> PolicyModel:
-    """The untrained base: Qwen3-VL's architecture, about 2 M parameters, tokens of 28 x 28 px."""
+    """The untrained base: Qwen3-VL's architecture, about 2 M parameters, tokens of 28 x 28 px.
+
+    `deepstack` names the layers of the vision tower whose output joins the first text layers.
+    """
     torch.manual_seed(seed)
     ids = tokenizer.get_vocab()
     config = Qwen3VLConfig(
@@ -44,7 +54,7 @@ def build_model(
             "temporal_patch_size": 2,
             "out_hidden_size": width,
             "num_position_embeddings": 256,
-            "deepstack_visual_indexes": [0, 1],
+            "deepstack_visual_indexes": list(deepstack),
             "initializer_range": 0.06,
         },
     )
@@ -58,3 +68,19 @@ def build_model(
         size={"shortest_edge": 28 * 28, "longest_edge": 16384 * 28 * 28},
     )
     return PolicyModel(model, tokenizer, processor, read_dialect("tiny"))
+
+
+@torch.no_grad()
+def inherit(policy: PolicyModel, base: PolicyModel) -> None:
+    """Give `policy` the weights of `base`, those of the vocabulary token by token.
+
+    What `base` has beyond `policy` is left out; tokens that it does not know stay as they are.
+    """
+    own, known = policy.model.state_dict(), base.tokenizer.get_vocab()
+    tokens = [(i, known[token]) for token, i in policy.tokenizer.get_vocab().items() if token in known]
+    here, there = torch.tensor(tokens).T
+    for name, values in base.model.state_dict().items():
+        if "embed_tokens" in name or "lm_head" in name:
+            own[name][here] = values[there]
+        elif name in own:
+            own[name].copy_(values)

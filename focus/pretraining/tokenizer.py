@@ -4,6 +4,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 from focus.data.boxes import to_view
+from focus.data.pages import DIFFICULTY as PAGE_DIFFICULTY
+from focus.data.pages import Page, page_spec
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.model.dialect import read_dialect
 from focus.model.prompts import (
@@ -31,8 +33,11 @@ SPECIAL = (
 )
 
 
-def build_tokenizer(vocabulary: int = 512) -> PreTrainedTokenizerFast:
-    """A byte-level BPE over the transcripts of all difficulties; each digit is a token of its own."""
+def build_tokenizer(vocabulary: int = 512, pages: bool = False) -> PreTrainedTokenizerFast:
+    """A byte-level BPE over the transcripts of all difficulties; each digit is a token of its own.
+
+    With `pages` the questions of pages are part of the corpus.
+    """
     dialect = read_dialect("tiny")
     corpus = []
     for level, spec in DIFFICULTY.items():
@@ -46,6 +51,14 @@ def build_tokenizer(vocabulary: int = 512) -> PreTrainedTokenizerFast:
                 observation_text(dialect, CROP_CONTENT, 0, closed=False),
                 answer_text(scene.signs[target].text),
             ]
+    if pages:
+        corpus += [
+            question_text(dialect, field.question)
+            for level in PAGE_DIFFICULTY
+            for index in range(40)
+            for panel in Page(page_spec(level, None, 448), "train", 10_000_000 + level * 1000 + index).panels
+            for field in panel.fields
+        ]
     corpus += [observation_text(dialect, error_content(fault), 0, closed=False) for fault in Fault] * 50
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

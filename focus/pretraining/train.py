@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from focus.config.schema import BaseConfig
-from focus.data.scenes import DIFFICULTY
+from focus.model.loading import checkpoint_path, load_model
 from focus.model.policy_model import PolicyModel
-from focus.pretraining.architecture import build_model
+from focus.pretraining.architecture import build_model, inherit
 from focus.pretraining.losses import losses, optimisers, rate
 from focus.pretraining.tokenizer import build_tokenizer
 from focus.pretraining.transcripts import NAMES, Phase, Transcripts
@@ -29,9 +29,11 @@ from focus.runtime.files import atomic_write
 
 
 def train(cfg: BaseConfig, output: Path) -> PolicyModel:
-    """Train from nothing, or resume from `output/base.pt`. Writes the record to `output/record.csv`."""
+    """Train from nothing or from `cfg.start`, or resume from `output/base.pt`. Writes the record to `output/record.csv`."""
     phases = tuple(Phase(**phase) for phase in cfg.phases)
-    policy = build_model(build_tokenizer(), cfg.seed)
+    policy = build_model(build_tokenizer(cfg.vocabulary, any(phase.pages for phase in phases)), cfg.seed, deepstack=cfg.deepstack)
+    if cfg.start:
+        inherit(policy, load_model(checkpoint_path(cfg.start), "tiny"))
     model = policy.model
     head = torch.nn.Linear(model.config.text_config.hidden_size, NAMES)
     model.set_attn_implementation({"": "sdpa", "text_config": "eager", "vision_config": "sdpa"})  # eager gives attention weights
@@ -47,7 +49,7 @@ def train(cfg: BaseConfig, output: Path) -> PolicyModel:
         start, spent = state["step"], state["seconds"]
     else:
         record.write_text("samples,seconds,kind,batches,answer_loss,look_loss,name_loss,hit\n")
-    data = Transcripts(policy, tuple(DIFFICULTY[d] for d in cfg.difficulties), phases, cfg.rows, start)
+    data = Transcripts(policy, cfg.difficulties, phases, cfg.rows, start)
     batches = iter(DataLoader(data, batch_size=None, num_workers=cfg.workers, prefetch_factor=8 if cfg.workers else None))
     seen: dict[str, list[dict[str, Tensor]]] = {}
     began = time.perf_counter()
@@ -66,9 +68,8 @@ def train(cfg: BaseConfig, output: Path) -> PolicyModel:
                 for group in optimizer.param_groups:
                     group["lr"] = factor * cfg.learning_rate * rate(step, steps)
             batch = next(batches)
-            with torch.autocast("cpu", torch.bfloat16):
-                parts = losses(policy, head, batch)
-            weights = {"lm": 1.0, "look": 1.0, "name": 1.0 if batch.kind == "glance" else 0.3}
+            parts = losses(policy, head, batch)
+            weights = {"lm": 1.0, "look": 1.0, "name": 1.0 if batch.kind.endswith("glance") else 0.3}
             torch.stack([weights[name] * parts[name] for name in weights if name in parts]).sum().backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer in optimizers:

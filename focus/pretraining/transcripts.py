@@ -1,4 +1,4 @@
-"""Supervised transcripts of calls and answers on drawn scenes, by phases of a curriculum."""
+"""Supervised transcripts of calls and answers on drawn scenes and pages, by phases of a curriculum."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from focus.data.boxes import Box, Size, area, intersection, settle, to_view
-from focus.data.images.original import Original
-from focus.data.scenes import COLOURS, Scene, SceneSpec, Sign
-from focus.data.scenes.layout import descriptions
+from focus.data.pages import DIFFICULTY as PAGE_DIFFICULTY
+from focus.data.pages import Page
+from focus.data.scenes import DIFFICULTY, Scene, SceneSpec
 from focus.gap import View, cut, resize_to_budget
 from focus.model.policy_model import Patches, PolicyModel
 from focus.model.positions import mrope_positions
 from focus.model.prompts import CROP_CONTENT, answer_text, call_text, encode, observation_text, question_text
+from focus.pretraining.pictures import CLASSES, Picture, Target, page_picture, scene_picture
 
 ANSWER_WEIGHT = 5.0  # loss weight of an answer's digits: an answer has two, a call twelve, so reading would hardly be learned
 
@@ -44,9 +45,10 @@ class Batch:
     mask: Tensor  # [row, token], True on real tokens
     labels: Tensor  # [row, token], -100 where nothing is learned
     weights: Tensor  # [row, token], of the next-token loss
-    pixels: Patches
+    pixels: Patches  # of each image once, however many rows show it
+    shown: list[int]  # images in the order of their placeholders in `ids`
     evidence: Tensor  # [row, token (query), token (key)] bool: where guided heads should look; all False = no pull
-    named: Tensor  # [visual token, 3]: 0 = no sign or 1 + colour; first and second digit of the text under it, -100 = none legible
+    named: Tensor  # [visual token, 3]: class of what is under it; first and second digit of the text, -100 = none legible
     kind: str
 
 
@@ -82,19 +84,24 @@ def _tokens_under(box: Box, size: tuple[int, int], region_px: Box, token_px: int
     return under.reshape(-1)
 
 
-def _names(signs: tuple[Sign, ...], size: tuple[int, int], region_px: Box, token_px: int) -> np.ndarray:
+def _names(picture: Picture, size: tuple[int, int], region_px: Box, token_px: int) -> np.ndarray:
     named = np.full(((size[0] // token_px) * (size[1] // token_px), 3), -100, dtype=np.int64)
     named[:, 0] = 0
     legible = size[0] / (region_px[2] - region_px[0]) > 0.65
-    for sign in signs:
-        named[_tokens_under(sign.sign_px, size, region_px, token_px), 0] = 1 + list(COLOURS).index(sign.colour)
-        inside = area(intersection(sign.text_px, region_px)) > 0.95 * area(sign.text_px)
-        if legible and inside and sign.text.isdigit():
-            named[_tokens_under(sign.text_px, size, region_px, token_px), 1:] = [int(sign.text[0]), int(sign.text[1])]
+    for box_px, name in picture.named:
+        named[_tokens_under(box_px, size, region_px, token_px), 0] = name
+    texts = np.zeros(len(named), dtype=np.int64)
+    for text_px, text in picture.texts:
+        under = _tokens_under(text_px, size, region_px, token_px)
+        texts += under
+        inside = area(intersection(text_px, region_px)) > 0.95 * area(text_px)
+        if legible and inside and text.isdigit():
+            named[under, 1:] = [int(text[0]), int(text[1])]
+    named[texts > 1, 1:] = -100  # two numbers under one token
     return named
 
 
-NAMES = 1 + len(COLOURS) + 10 + 10
+NAMES = CLASSES + 10 + 10
 
 
 @dataclass
@@ -107,13 +114,14 @@ class Phase:
     tight: tuple[float, float] = (0.0, 0.0)
     glance: float = 0.0  # share of batches without text, for the naming loss alone
     air: float = 24.0  # largest margin around the text in such a batch, in pixels
+    pages: float = 0.0  # share of batches with pages, the others have scenes
 
 
 class Transcripts(IterableDataset):
     """Endless batches of transcripts; batch i is a pure function of (phases, i), so training resumes anywhere."""
 
-    def __init__(self, policy: PolicyModel, specs: tuple[SceneSpec, ...], phases: tuple[Phase, ...], rows: int, start: int = 0) -> None:
-        self.policy, self.specs, self.phases, self.rows, self.start = policy, specs, phases, rows, start
+    def __init__(self, policy: PolicyModel, levels: Sequence[int], phases: tuple[Phase, ...], rows: int, start: int = 0) -> None:
+        self.policy, self.levels, self.phases, self.rows, self.start = policy, tuple(levels), phases, rows, start
 
     def phase(self, index: int) -> tuple[Phase, float]:
         done = index * self.rows
@@ -134,60 +142,66 @@ class Transcripts(IterableDataset):
     def batch(self, index: int) -> Batch:
         random = np.random.default_rng([7, index])
         phase, progress = self.phase(index)
+        pages = bool(phase.pages) and random.random() < phase.pages
         if phase.glance == 1 or (phase.glance and random.random() < phase.glance):
-            return self._glances(index, random, phase.air)
-        spec = self.specs[int(random.integers(len(self.specs)))]
+            return self._glances(index, random, phase.air, pages)
+        difficulty = self.levels[int(random.integers(len(self.levels)))]
         direct = random.random() < phase.direct
         level = LEVELS[int(random.choice(len(LEVELS), p=phase.levels))]
         tight = phase.tight[0] + (phase.tight[1] - phase.tight[0]) * progress
         rows: list[Transcript] = []
         images: list[Image.Image] = []
         named: list[np.ndarray] = []
-        scene_index = index * self.rows
+        shown: list[int] = []
+        picture_index = index * self.rows
         while len(rows) < self.rows:
-            scene = Scene(spec, "train", scene_index)
-            scene_index += 1
-            original = scene.open()
-            view = resize_to_budget(original, level, self.policy.token_px)
-            asked = [d for kind in spec.asks for d in descriptions(kind, scene.signs)]
-            for pick in random.permutation(len(asked))[:2]:
-                text, target = asked[pick]
+            picture = _picture(difficulty, picture_index, pages)
+            picture_index += 1
+            view = resize_to_budget(picture.original, level, self.policy.token_px)
+            whole = (0.0, 0.0, float(picture.original.size[0]), float(picture.original.size[1]))
+            named.append(_names(picture, view.size, whole, self.policy.token_px))
+            images.append(view.image)
+            seen = len(images) - 1
+            for pick in random.permutation(len(picture.targets))[: 4 if pages else 2]:
                 if len(rows) < self.rows:
-                    rows.append(self._row(scene, original, view, text, scene.signs[target], direct, tight, random, images, named))
-        return _collate(rows, self.policy.pack(images), np.concatenate(named), self.policy, f"{'direct' if direct else 'crop'}@{level}")
+                    shown.append(seen)
+                    rows.append(self._row(picture, view, picture.targets[pick], direct, tight, random, images, named))
+                    shown += [] if direct else [len(images) - 1]
+        kind = f"{'page ' if pages else ''}{'direct' if direct else 'crop'}@{level}"
+        return _collate(rows, self.policy.pack(images), shown, np.concatenate(named), self.policy, kind)
 
-    def _glances(self, index: int, random: np.random.Generator, air: float) -> Batch:
+    def _glances(self, index: int, random: np.random.Generator, air: float, pages: bool) -> Batch:
         images: list[Image.Image] = []
         named: list[np.ndarray] = []
         spec = SceneSpec(side_px=112, signs=1, sign_side=(0.6, 0.72))
-        for k in range(4 * self.rows):
-            scene = Scene(spec, "train", 20_000_000 + index * 4 * self.rows + k)
-            box_px = _about(scene.signs[0].text_px, random.uniform(0, air, 4), (112, 112), self.policy.token_px)
-            crop = cut(scene.open(), box_px, (112, 112), 64, self.policy.token_px)
-            images.append(crop.image)
-            named.append(_names(scene.signs, crop.size, box_px, self.policy.token_px))
+        k = 20_000_000 + index * 4 * self.rows
+        while len(images) < 4 * self.rows:
+            picture = _picture(self.levels[0], k, True) if pages else scene_picture(Scene(spec, "train", k))
+            k += 1
+            for text_px, _ in picture.texts[: 4 * self.rows - len(images)]:
+                box_px = _about(text_px, random.uniform(0, air, 4), picture.original.size, self.policy.token_px)
+                crop = cut(picture.original, box_px, picture.original.size, 64, self.policy.token_px)
+                images.append(crop.image)
+                named.append(_names(picture, crop.size, box_px, self.policy.token_px))
         none = torch.zeros(0)
-        return Batch(none, none, none, none, none, self.policy.pack(images), none, torch.from_numpy(np.concatenate(named)), "glance")
+        kind = "page glance" if pages else "glance"
+        return Batch(none, none, none, none, none, self.policy.pack(images), [], none, torch.from_numpy(np.concatenate(named)), kind)
 
     def _row(
         self,
-        scene: Scene,
-        original: Original,
+        picture: Picture,
         view: View,
-        description: str,
-        sign: Sign,
+        target: Target,
         direct: bool,
         tight: float,
         random: np.random.Generator,
         images: list[Image.Image],
         named: list[np.ndarray],
     ) -> Transcript:
-        c, dialect = self.policy, self.policy.dialect
-        whole = (0.0, 0.0, float(scene.spec.side_px), float(scene.spec.side_px))
-        images.append(view.image)
-        named.append(_names(scene.signs, view.size, whole, c.token_px))
+        c, dialect, original = self.policy, self.policy.dialect, picture.original
+        whole = (0.0, 0.0, float(original.size[0]), float(original.size[1]))
         grids = [(1, view.size[1] // c.token_px * c.merge, view.size[0] // c.token_px * c.merge)]
-        ids = encode(c.tokenizer, question_text(dialect, f"What is on the {description}?"), [view.tokens])
+        ids = encode(c.tokenizer, question_text(dialect, target.question), [view.tokens])
         learned = [0.0] * len(ids)
         looks: list[tuple[int, int, np.ndarray]] = []
         pad = c.image_pad_id
@@ -195,18 +209,18 @@ class Transcripts(IterableDataset):
         if not direct:
             box_px: Box | None = None
             while box_px is None:
-                box_px = settle(_noisy(sign.sign_px, random), original.size, 28)
+                box_px = settle(_noisy(target.between(random), random), original.size, 28)
             spoken = to_view(box_px, dialect.frame, view.size, original.size)
             call = c.tokenizer.encode(call_text(spoken), add_special_tokens=False)
-            under = _tokens_under(sign.sign_px, view.size, whole, c.token_px)
+            under = _tokens_under(target.inner_px, view.size, whole, c.token_px)
             looks += [(len(ids) - 1 + k, first, under) for k in range(len(call))]
             ids += call
             learned += [1.0] * len(call)
             if random.random() < tight:
-                box_px = _about(sign.text_px, random.uniform(0, 12, 4), original.size, 28)
+                box_px = _about(target.text_px, random.uniform(0, 12, 4), original.size, 28)
             crop = cut(original, box_px, original.size, 64, c.token_px)
             images.append(crop.image)
-            named.append(_names(scene.signs, crop.size, box_px, c.token_px))
+            named.append(_names(picture, crop.size, box_px, c.token_px))
             grids.append((1, crop.size[1] // c.token_px * c.merge, crop.size[0] // c.token_px * c.merge))
             seen = encode(c.tokenizer, observation_text(dialect, CROP_CONTENT, 0, closed=False), [crop.tokens])
             first = len(ids) + seen.index(pad)
@@ -215,20 +229,29 @@ class Transcripts(IterableDataset):
             shown, region = crop, box_px
         else:
             shown, region = view, whole
-        answer = c.tokenizer.encode(answer_text(sign.text), add_special_tokens=False)
-        x1, y1, x2, y2 = sign.text_px
-        lead, digits = len(c.tokenizer.encode("<answer>", add_special_tokens=False)), len(sign.text)
+        answer = c.tokenizer.encode(answer_text(target.text), add_special_tokens=False)
+        x1, y1, x2, y2 = target.text_px
+        lead, digits = len(c.tokenizer.encode("<answer>", add_special_tokens=False)), len(target.text)
         for k in range(digits):
             box = (x1 + (x2 - x1) * k / digits, y1, x1 + (x2 - x1) * (k + 1) / digits, y2)
             looks.append((len(ids) - 1 + lead + k, first, _tokens_under(box, shown.size, region, c.token_px)))
         if direct:
-            looks.append((len(ids) - 1, first, _tokens_under(sign.text_px, shown.size, region, c.token_px)))
+            looks.append((len(ids) - 1, first, _tokens_under(target.text_px, shown.size, region, c.token_px)))
         ids += answer
         learned += [ANSWER_WEIGHT if lead <= k < lead + digits else 1.0 for k in range(len(answer))]
         return Transcript(ids, learned, grids, looks)
 
 
-def _collate(rows: Sequence[Transcript], pixels: Patches, named: np.ndarray, c: PolicyModel, kind: str) -> Batch:
+def _picture(difficulty: int, index: int, pages: bool) -> Picture:
+    """A training picture by its number."""
+    return (
+        page_picture(Page(PAGE_DIFFICULTY[difficulty], "train", index))
+        if pages
+        else scene_picture(Scene(DIFFICULTY[difficulty], "train", index))
+    )
+
+
+def _collate(rows: Sequence[Transcript], pixels: Patches, shown: list[int], named: np.ndarray, c: PolicyModel, kind: str) -> Batch:
     length = max(len(row.ids) for row in rows)
     ids = torch.full((len(rows), length), c.pad_id)
     labels = torch.full((len(rows), length), -100)
@@ -245,4 +268,4 @@ def _collate(rows: Sequence[Transcript], pixels: Patches, named: np.ndarray, c: 
         mask[i, :n] = True
         for query, first, under in row.looks:
             evidence[i, query, first : first + len(under)] |= torch.from_numpy(under)
-    return Batch(ids, position_ids, mask, labels, weights, pixels, evidence, torch.from_numpy(named), kind)
+    return Batch(ids, position_ids, mask, labels, weights, pixels, shown, evidence, torch.from_numpy(named), kind)

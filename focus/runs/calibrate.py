@@ -19,9 +19,9 @@ from focus import config
 from focus.build import build_judge, load_policy, training_samples
 from focus.config.identity import calibration_identity, graded_by
 from focus.config.schema import CalibrateConfig
+from focus.data.drawn import Drawn
 from focus.data.identity import questions_digest
 from focus.data.sample import Sample
-from focus.data.scenes import Scenes
 from focus.evaluation.answer_reading import JudgeReader, read_by_rule
 from focus.evaluation.level_search import DROPPED_NATIVE, DROPPED_NEVER, UNREADABLE
 from focus.evaluation.selection import Choice, choose
@@ -80,7 +80,7 @@ def agreement(levels: Mapping[str, int], samples: Sequence[Sample], token_px: in
     apart, `coarser` says that the policy still answers in the critical view. None where no question
     has a critical view.
     """
-    if isinstance(samples, Scenes):  # they have none, and making thousands takes seconds
+    if isinstance(samples, Drawn):  # they have none, and making thousands takes seconds
         return None
     critical = {sample.id: tokens for sample in samples if (tokens := critical_tokens(sample, token_px)) is not None}
     if not critical:
