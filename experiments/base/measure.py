@@ -1,7 +1,11 @@
-"""What the base policy can do before any RL, on held-out scenes. `python -m experiments.base.measure [FOLDER]` writes results.json.
+"""What a base policy can do before any RL, on held-out scenes and pages. `python -m experiments.base.measure [FOLDER]`.
 
-Reading: the policy is handed a crop of the asked sign (tight: the text and a little air; sign: B2) and answers. Pointing and
-formats: sampled at temperature 1. Tool-free accuracy: forced to answer from the view, per level of the ladder, greedily.
+Without a folder it measures the embedded policy on scenes and writes results.json; with a folder it measures scenes and pages
+and writes measured.json beside it.
+
+Reading: the policy is handed a crop of the asked text (tight: the text and a little air; or a larger box of its chain) and
+answers. Pointing and formats: sampled at temperature 1. Tool-free accuracy: forced to answer from the view, per level of the
+ladder, greedily.
 """
 
 import json
@@ -10,10 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from focus.data.boxes import Box, area, coverage, intersection, settle, to_view
+from focus.data.pages import Page, page_spec
+from focus.data.sample import Sample
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.evaluation.arms import Evaluator
 from focus.evaluation.bootstrap import bootstrap
@@ -28,7 +35,7 @@ from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, begin, play
 
 HERE = Path(__file__).parent
-SCENES = 200
+QUESTIONS = 200
 
 
 class Handed(KVEngine):
@@ -44,43 +51,74 @@ class Handed(KVEngine):
         return super().generate_turn(requests, sampling)
 
 
-def reading(checkpoint: PolicyModel, scenes: Sequence[Scene], box_of: Callable[[Scene], Box]) -> list[float]:
-    """1 for each scene whose crop at the given box is answered rightly, greedily."""
+def reading(checkpoint: PolicyModel, samples: Sequence[Sample], box_of: Callable[[Sample], Box]) -> list[float]:
+    """1 for each question whose crop at the given box is answered rightly, greedily."""
     right: list[float] = []
     gap = Gap(Mode.FIXED, 16, checkpoint.token_px)
-    for start in range(0, len(scenes), 50):
-        chunk = scenes[start : start + 50]
+    for start in range(0, len(samples), 50):
         opened, calls = [], []
-        for scene in chunk:
-            sample = scene.sample()
-            view, source = gap.view_of(sample, scene.open())
+        for sample in samples[start : start + 50]:
+            view, source = gap.view_of(sample, sample.open())
             opened += begin(checkpoint, sample, view, source, [0])
-            calls.append(call_text(to_view(box_of(scene), checkpoint.dialect.frame, view.size, sample.size)))
+            calls.append(call_text(to_view(box_of(sample), checkpoint.dialect.frame, view.size, sample.size)))
         played = play(checkpoint, Handed(checkpoint, calls), opened, RolloutLimits(1, 64, Sampling(0.0, 40)))
         right += [grade(t.answer, t.sample.answers, t.sample.scorer) for t in played]
     return right
 
 
-def tight(scene: Scene) -> Box:
-    x1, y1, x2, y2 = scene.signs[scene.question[1]].text_px
-    box = settle((x1 - 6, y1 - 6, x2 + 6, y2 + 6), (scene.spec.side_px,) * 2, 28)
+def tight(sample: Sample) -> Box:
+    x1, y1, x2, y2 = sample.boxes[0][0]
+    box = settle((x1 - 6, y1 - 6, x2 + 6, y2 + 6), sample.size, 28)
     assert box is not None
     return box
 
 
-def measure(folder: Path, difficulty: int) -> dict[str, object]:
+class Asked(NamedTuple):
+    """Where a question leads: the signs of a scene or the panels of a page, and which of them is asked about."""
+
+    boxes_px: Sequence[Box]
+    index: int
+
+    def is_hit(self, box_px: Box) -> bool:
+        """Whether the asked one is the one that the crop shows most of."""
+        shared = [area(intersection(box_px, other)) for other in self.boxes_px]
+        return max(shared) > 0 and shared.index(max(shared)) == self.index
+
+
+class World(NamedTuple):
+    """Held-out questions, and what the levels of their boxes are called."""
+
+    samples: Sequence[Sample]
+    asked: Sequence[Asked]
+    part: str  # what `asked` lists
+    levels: Sequence[tuple[str, int]]  # crops to be read, with their level in the chain of boxes
+
+
+def scenes(difficulty: int) -> World:
+    drawn = [Scene(DIFFICULTY[difficulty], "eval", i) for i in range(QUESTIONS)]
+    asked = [Asked([sign.sign_px for sign in scene.signs], scene.question[1]) for scene in drawn]
+    return World([scene.sample() for scene in drawn], asked, "sign", [("sign", 1)])
+
+
+def pages(difficulty: int) -> World:
+    drawn = [Page(page_spec(difficulty, None, 448), "eval", i) for i in range(QUESTIONS)]
+    asked = [Asked([panel.box_px for panel in page.panels], page.asked[0]) for page in drawn]
+    return World([page.sample() for page in drawn], asked, "panel", [("line", 1), ("block", 2), ("panel", 3)])
+
+
+def measure(folder: Path, world: World) -> dict[str, object]:
     checkpoint = loading.load_model(folder, "tiny")
-    scenes = [Scene(DIFFICULTY[difficulty], "eval", i) for i in range(SCENES)]
-    groups = list(range(SCENES))
-    samples = [scene.sample() for scene in scenes]
+    samples, part = world.samples, world.part
+    groups = list(range(len(samples)))
     found: dict[str, object] = {}
 
     def keep(name: str, values: Sequence[float]) -> None:
         mean, low, high = bootstrap(values, groups[: len(values)])
         found[name] = {"mean": round(100 * mean, 1), "low": round(100 * low, 1), "high": round(100 * high, 1)}
 
-    keep("reads a tight crop", reading(checkpoint, scenes, tight))
-    keep("reads a crop of the sign", reading(checkpoint, scenes, lambda scene: scene.signs[scene.question[1]].sign_px))
+    keep("reads a tight crop", reading(checkpoint, samples, tight))
+    for name, level in world.levels:
+        keep(f"reads a crop of the {name}", reading(checkpoint, samples, lambda sample, level=level: sample.boxes[0][level]))
     for tokens in ladder((448, 448), checkpoint.token_px):
         gap = Gap(Mode.FIXED, tokens, checkpoint.token_px)
         evaluator = Evaluator(checkpoint, KVEngine(checkpoint), gap, RolloutLimits(1, 64, Sampling(0.0, 40)), 0, ("tool_free",), 50)
@@ -94,33 +132,27 @@ def measure(folder: Path, difficulty: int) -> dict[str, object]:
             keep(f"accuracy at {tokens} tokens", sampled.values["own"])
             keep(f"accuracy, forced crop, at {tokens} tokens", sampled.values["forced"])
             keep(f"coverage of B1 at {tokens} tokens", sampled.values["coverage"])
-            cropped = [(t.crops[0].box_px, scene) for t, scene in zip(played, scenes, strict=True) if t.crops]
-            keep(f"crop is nearest to the asked sign at {tokens} tokens", [float(_asked_is_hit(box, scene)) for box, scene in cropped])
-            logs = [area(box) / area(scene.signs[scene.question[1]].sign_px) for box, scene in cropped if _asked_is_hit(box, scene)]
-            found[f"median crop area over sign area at {tokens} tokens"] = round(float(torch.tensor(logs).median()), 3)
+            cropped = [(t.crops[0].box_px, t.sample, asked) for t, asked in zip(played, world.asked, strict=True) if t.crops]
+            keep(f"crop is nearest to the asked {part} at {tokens} tokens", [float(asked.is_hit(box)) for box, _, asked in cropped])
+            shares = [area(box) / area(asked.boxes_px[asked.index]) for box, _, asked in cropped if asked.is_hit(box)]
+            found[f"median crop area over {part} area at {tokens} tokens"] = round(float(torch.tensor(shares).median()), 3)
             found[f"crop covers all of B1 at {tokens} tokens"] = round(
-                100 * sum(coverage(box, s.signs[s.question[1]].text_px) == 1 for box, s in cropped) / max(1, len(cropped)), 1
+                100 * sum(coverage(box, sample.boxes[0][0]) == 1 for box, sample, _ in cropped) / max(1, len(cropped)), 1
             )
     return found
-
-
-def _asked_is_hit(box: Box, scene: Scene) -> bool:
-    """Whether the asked sign is the one that the crop shows most of."""
-    shared = [area(intersection(box, sign.sign_px)) for sign in scene.signs]
-    return max(shared) > 0 and shared.index(max(shared)) == scene.question[1]
 
 
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else loading.EMBEDDED
     began = time.time()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    record = {
-        "commit": commit, "weights": loading.load_model(folder, "tiny").weights_hash(), "scenes": SCENES,
-        "difficulty": {str(level): measure(folder, level) for level in (1,)}, "seconds": 0.0,
-    }  # fmt: skip
+    record: dict[str, object] = {"commit": commit, "weights": loading.load_model(folder, "tiny").weights_hash()}
+    record |= {"scenes": QUESTIONS, "difficulty": {"1": measure(folder, scenes(1))}}
+    if folder != loading.EMBEDDED:
+        record |= {"pages": QUESTIONS, "difficulty of pages": {"1": measure(folder, pages(1))}}
     record["seconds"] = round(time.time() - began)
-    if folder == loading.EMBEDDED:
-        (HERE / "results.json").write_text(json.dumps(record, indent=2) + "\n")
+    written = HERE / "results.json" if folder == loading.EMBEDDED else folder.parent / "measured.json"
+    written.write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record, indent=2))
 
 

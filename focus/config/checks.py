@@ -52,9 +52,11 @@ def policy_problems(policy: PolicyConfig, served: bool) -> list[str]:
         problems.append("policy.checkpoint is empty; give a folder in the Hugging Face layout, a hub name, or the name on the server")
     elif not served and policy.checkpoint.startswith("outputs/") and not os.path.isfile(f"{policy.checkpoint}/config.json"):
         maker = "make claim CLAIM=gap_and_bonus" if policy.checkpoint.startswith("outputs/claims/") else None
-        maker = maker or {"outputs/stage1/policy": "make stage1", "outputs/stage2/policy": "make stage2"}.get(
-            policy.checkpoint, "its run, when it is done,"
-        )
+        maker = maker or {
+            "outputs/stage1/policy": "make stage1",
+            "outputs/stage2/policy": "make stage2",
+            "outputs/base_pages/policy": 'make base ARGS="recipe=pages"',
+        }.get(policy.checkpoint, "its run, when it is done,")
         problems.append(f"policy.checkpoint is {policy.checkpoint}, where no policy lies yet; {maker} leaves it there. Or name another")
     elif not served and not os.path.isdir(path := policy.checkpoint) and (os.path.exists(path) or not HUB_NAME.fullmatch(path)):
         problems.append(

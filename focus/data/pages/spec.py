@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from focus.data.boxes import Box
 
-Colour = tuple[int, int, int]
+Colour = tuple[int, ...]  # red, green, blue
 
 KINDS = ("invoice", "departures", "card", "plan")
 HEADINGS = {"invoice": "Invoice", "departures": "Departures", "card": "Boarding card", "plan": "Plan"}
