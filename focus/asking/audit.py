@@ -8,7 +8,7 @@ from focus.asking.ocr import OCR
 from focus.asking.page import Word
 from focus.asking.spelling import bare, is_word
 from focus.asking.views import reads
-from focus.data.boxes import Size, iou
+from focus.data.boxes import Size, area, intersection, iou
 
 SAME_BOX = 0.5  # IoU
 
@@ -33,12 +33,16 @@ class Audit:
 
 
 def compared(truth: Sequence[Word], seen: Sequence[Word], size: Size, least_confidence: float) -> dict[str, int]:
-    """Of the usable words that OCR is sure of: how many there are, how many stand there, and how many of these with their box."""
+    """Of the usable words that OCR is sure of: how many lie on words of the layer, how many of them are right, and how many of
+    these have the right box. `beside`: words where the layer has none, in pictures for example; nothing is known of them.
+    """
     sure = [word for word in seen if word.confidence >= least_confidence and not word.flaw and is_word(bare(word.text))]
-    right = [(word, [each for each in truth if reads(word, [each], size, size)]) for word in sure]
+    on = [word for word in sure if any(area(intersection(word.box_px, each.box_px)) > 0 for each in truth)]
+    right = [(word, [each for each in truth if reads(word, [each], size, size)]) for word in on]
     return {
         "pages": 1,
-        "words": len(sure),
+        "words": len(on),
         "right": sum(bool(found) for _, found in right),
         "boxes": sum(any(iou(word.box_px, each.box_px) >= SAME_BOX for each in found) for word, found in right),
+        "beside": len(sure) - len(on),
     }

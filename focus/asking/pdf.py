@@ -21,6 +21,7 @@ from focus.data.boxes import Box, Size, area, enclosing
 
 TURNED = "turned or vertical text"
 MOST_TURNED = math.radians(3)
+LEAST_SPACE = 0.1  # heights between the advance of a letter and the next one, from which the gap is a space
 JUMP = 1.0  # heights between two letters without a space between them, which are two words all the same
 ERRORS = {4: "it is encrypted and needs a password", 3: "it is no PDF, or is damaged", 2: "it can't be read"}
 FRAMES = (0.002, 0.9)  # the least and largest share of a page that a drawn frame encloses
@@ -110,6 +111,7 @@ def _words(text: pdfium.PdfTextPage, to_px: _Affine, rotation: int) -> list[Word
     letters = _Letters()
     left, bottom, right, top = (ctypes.c_double() for _ in range(4))
     loose = raw.FS_RECTF()
+    guessed = False  # PDFium guessed a space before this letter
     halved = False  # the last word was the first half of a hyphenated one
 
     def flush() -> None:
@@ -130,7 +132,10 @@ def _words(text: pdfium.PdfTextPage, to_px: _Affine, rotation: int) -> list[Word
             continue
         unknown = code == 0 or raw.FPDFText_HasUnicodeMapError(text, index) == 1
         if not unknown and chr(code).isspace():
-            flush()
+            if raw.FPDFText_IsGenerated(text, index) == 1 and code == 0x20:
+                guessed = True  # PDFium found a gap of the ink; in a font of one width that need not be a space
+            else:
+                flush()
             continue
         raw.FPDFText_GetLooseCharBox(text, index, loose)
         if not raw.FPDFText_GetCharBox(text, index, left, right, bottom, top):
@@ -139,6 +144,9 @@ def _words(text: pdfium.PdfTextPage, to_px: _Affine, rotation: int) -> list[Word
         around = to_px.box(loose.left, loose.bottom, loose.right, loose.top)
         angle = (raw.FPDFText_GetCharAngle(text, index) + math.radians(rotation)) % (2 * math.pi)
         upright = min(angle, 2 * math.pi - angle) <= MOST_TURNED
+        if guessed and letters.loose and around[0] - letters.loose[-1][2] > LEAST_SPACE * (around[3] - around[1]):
+            flush()
+        guessed = False
         if letters.loose and (upright != letters.upright or _parts(letters.loose[-1], around, upright)):
             flush()
         if not upright:

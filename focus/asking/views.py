@@ -17,7 +17,7 @@ from focus.gap import fit, ladder
 
 # Height of a line, ascent to descent, in px of the view: OCR reads half of the words of this height
 # (experiments/questions)
-READ_PX = 12.0
+READ_PX = 6.0
 SHARP = 1.5  # a word is asked for if it is this much higher than READ_PX in the original
 TOO_SMALL = "too small to read in the original"
 ALWAYS_READ = "readable in the smallest view"

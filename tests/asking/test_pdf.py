@@ -73,6 +73,13 @@ def test_the_halves_of_a_hyphenated_word_are_flawed(tmp_path):
     assert [word.text for word in page.words if word.flaw == HYPHENATED] in (["ham-", "pered"], ["ham", "pered"])
 
 
+def test_a_space_that_pdfium_guesses_between_letters_that_touch_is_none(tmp_path):
+    """Letters that are placed one by one in a font that says they are narrower than they are."""
+    placed = [Text(letter, 72 + 6.8 * at, 700) for at, letter in enumerate("hound bound") if letter != " "]
+    page, _ = read(write_pdf(tmp_path / "a.pdf", placed, advance=300))
+    assert page.texts == ("hound", "bound")
+
+
 def test_the_mark_of_a_footnote_is_no_part_of_the_word_beside_it(tmp_path):
     marked = [Text("13", 72, 706, 7), Text("Old special names13", 80, 700, 12)]
     page, _ = read(write_pdf(tmp_path / "a.pdf", marked), px=1684)

@@ -69,6 +69,7 @@ def test_an_audit_counts_words_that_are_right_and_boxes_that_are():
         Word("south", (90, 0, 170, 20), 10, confidence=0.99),  # right, at 500 of 1,600 px
         Word("sooth", (100, 0, 150, 10), 10, confidence=0.99),
         Word("east", (0, 50, 50, 60), 10, confidence=0.5),  # it was not sure
-        Word("of", (0, 50, 50, 60), 10, confidence=0.99),  # no answer
+        Word("of", (0, 0, 50, 10), 10, confidence=0.99),  # no answer
+        Word("figure", (0, 50, 50, 60), 10, confidence=0.99),  # in a picture: the layer says nothing about it
     ]
-    assert compared(truth, seen, (200, 100), 0.9) == {"pages": 1, "words": 3, "right": 2, "boxes": 1}
+    assert compared(truth, seen, (200, 100), 0.9) == {"pages": 1, "words": 3, "right": 2, "boxes": 1, "beside": 1}

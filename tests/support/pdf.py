@@ -44,9 +44,13 @@ def write_pdf(
     unicode: Mapping[str, str] | None = None,
     size: tuple[int, int] = A4,
     password: bool = False,
+    advance: int = 0,
 ) -> Path:
-    """A PDF with these pages. `unicode` maps letters of the file to what its text layer says they are (`A` to a ligature)."""
-    objects = ["<< /Type /Catalog /Pages 2 0 R >>", "", _font(bool(unicode)), _unicode(unicode or {})]
+    """A PDF with these pages. `unicode` maps letters of the file to what its text layer says they are (`A` to a ligature).
+
+    `advance` above 0: all letters are that wide, in thousandths of the size.
+    """
+    objects = ["<< /Type /Catalog /Pages 2 0 R >>", "", _font(bool(unicode), advance), _unicode(unicode or {})]
     kids = []
     for page in pages:
         content = "\n".join(map(_drawn, page))
@@ -74,8 +78,11 @@ def lines(*texts: str, top: float = 760, left: float = 72, size: float = 12, lea
     return [Text(text, left, top - leading * number, size) for number, text in enumerate(texts)]
 
 
-def _font(mapped: bool) -> str:
-    return f"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding{' /ToUnicode 4 0 R' if mapped else ''} >>"
+def _font(mapped: bool, advance: int) -> str:
+    widths = f" /FirstChar 32 /LastChar 126 /Widths [{' '.join([str(advance)] * 95)}]" if advance else ""
+    return (
+        f"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding{widths}{' /ToUnicode 4 0 R' if mapped else ''} >>"
+    )
 
 
 def _unicode(mapping: Mapping[str, str]) -> str:
