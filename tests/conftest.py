@@ -38,9 +38,9 @@ def qwen2_5_vl() -> PolicyModel:
 
 @pytest.fixture(scope="session")
 def qwen3_vl() -> PolicyModel:
-    checkpoint = random_qwen3_vl()
-    checkpoint.model.eval()
-    return checkpoint
+    policy = random_qwen3_vl()
+    policy.model.eval()
+    return policy
 
 
 @pytest.fixture(scope="session")

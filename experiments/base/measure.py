@@ -41,9 +41,9 @@ QUESTIONS = 200
 class Handed(KVEngine):
     """The policy's engine, but the first turn is a call with a given box."""
 
-    def __init__(self, checkpoint: PolicyModel, calls: Sequence[str]) -> None:
-        super().__init__(checkpoint)
-        self.calls = [tuple(checkpoint.tokenizer.encode(text, add_special_tokens=False)) for text in calls]
+    def __init__(self, policy: PolicyModel, calls: Sequence[str]) -> None:
+        super().__init__(policy)
+        self.calls = [tuple(policy.tokenizer.encode(text, add_special_tokens=False)) for text in calls]
 
     def generate_turn(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
         if requests[0].id.endswith("turn 0"):
@@ -51,17 +51,17 @@ class Handed(KVEngine):
         return super().generate_turn(requests, sampling)
 
 
-def reading(checkpoint: PolicyModel, samples: Sequence[Sample], box_of: Callable[[Sample], Box]) -> list[float]:
+def reading(policy: PolicyModel, samples: Sequence[Sample], box_of: Callable[[Sample], Box]) -> list[float]:
     """1 for each question whose crop at the given box is answered rightly, greedily."""
     right: list[float] = []
-    gap = Gap(Mode.FIXED, 16, checkpoint.token_px)
+    gap = Gap(Mode.FIXED, 16, policy.token_px)
     for start in range(0, len(samples), 50):
         opened, calls = [], []
         for sample in samples[start : start + 50]:
             view, source = gap.view_of(sample, sample.open())
-            opened += begin(checkpoint, sample, view, source, [0])
-            calls.append(call_text(to_view(box_of(sample), checkpoint.dialect.frame, view.size, sample.size)))
-        played = play(checkpoint, Handed(checkpoint, calls), opened, RolloutLimits(1, 64, Sampling(0.0, 40)))
+            opened += begin(policy, sample, view, source, [0])
+            calls.append(call_text(to_view(box_of(sample), policy.dialect.frame, view.size, sample.size)))
+        played = play(policy, Handed(policy, calls), opened, RolloutLimits(1, 64, Sampling(0.0, 40)))
         right += [grade(t.answer, t.sample.answers, t.sample.scorer) for t in played]
     return right
 
@@ -107,7 +107,7 @@ def pages(difficulty: int) -> World:
 
 
 def measure(folder: Path, world: World) -> dict[str, object]:
-    checkpoint = loading.load_model(folder, "tiny")
+    policy = loading.load_model(folder, "tiny")
     samples, part = world.samples, world.part
     groups = list(range(len(samples)))
     found: dict[str, object] = {}
@@ -116,16 +116,16 @@ def measure(folder: Path, world: World) -> dict[str, object]:
         mean, low, high = bootstrap(values, groups[: len(values)])
         found[name] = {"mean": round(100 * mean, 1), "low": round(100 * low, 1), "high": round(100 * high, 1)}
 
-    keep("reads a tight crop", reading(checkpoint, samples, tight))
+    keep("reads a tight crop", reading(policy, samples, tight))
     for name, level in world.levels:
-        keep(f"reads a crop of the {name}", reading(checkpoint, samples, lambda sample, level=level: sample.boxes[0][level]))
-    for tokens in ladder((448, 448), checkpoint.token_px):
-        gap = Gap(Mode.FIXED, tokens, checkpoint.token_px)
-        evaluator = Evaluator(checkpoint, KVEngine(checkpoint), gap, RolloutLimits(1, 64, Sampling(0.0, 40)), 0, ("tool_free",), 50)
+        keep(f"reads a crop of the {name}", reading(policy, samples, lambda sample, level=level: sample.boxes[0][level]))
+    for tokens in ladder((448, 448), policy.token_px):
+        gap = Gap(Mode.FIXED, tokens, policy.token_px)
+        evaluator = Evaluator(policy, KVEngine(policy), gap, RolloutLimits(1, 64, Sampling(0.0, 40)), 0, ("tool_free",), 50)
         outcome, _ = measure_arms(evaluator, samples, None)
         keep(f"tool-free accuracy at {tokens} tokens", outcome.values["tool_free"])
         if tokens in (16, 256):
-            evaluator = Evaluator(checkpoint, KVEngine(checkpoint), gap, RolloutLimits(1, 64, Sampling(1.0, 40)), 0, ("own", "forced"), 50)
+            evaluator = Evaluator(policy, KVEngine(policy), gap, RolloutLimits(1, 64, Sampling(1.0, 40)), 0, ("own", "forced"), 50)
             sampled, played = measure_arms(evaluator, samples, None)
             keep(f"format-valid at {tokens} tokens", sampled.values["answered"])
             keep(f"crop rate at {tokens} tokens", sampled.values["called"])

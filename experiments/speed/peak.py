@@ -44,18 +44,18 @@ def where(work: Callable[[], object]) -> dict[str, float]:
     return {name: round(share, 1) for name, share in (shares | {"everything else": 100 * sum(spent.values()) / total}).items()}
 
 
-def measure(name: str, checkpoint: PolicyModel, visual: int, questions: int) -> dict[str, object]:
-    trajectories = update.group(checkpoint, visual, questions)
-    work = update_work(checkpoint, trajectories, shared=True)
+def measure(name: str, policy: PolicyModel, visual: int, questions: int) -> dict[str, object]:
+    trajectories = update.group(policy, visual, questions)
+    work = update_work(policy, trajectories, shared=True)
 
     def once() -> None:
-        update.shared(checkpoint, trajectories)
+        update.shared(policy, trajectories)
 
     once()
     pairs = [(peak_flops(), work.total / seconds(once)) for _ in range(REPEATS)]
     return {
         "model": name,
-        "parameters": sum(p.numel() for p in checkpoint.model.parameters()),
+        "parameters": sum(p.numel() for p in policy.model.parameters()),
         "visual_tokens": visual,
         "groups": questions,
         "peak_gflops": spread([peak / 1e9 for peak, _ in pairs]),

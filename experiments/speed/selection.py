@@ -56,10 +56,10 @@ class Text:
     prompt: int
 
 
-def text_of(checkpoint: PolicyModel, sample: Sample) -> Text:
+def text_of(policy: PolicyModel, sample: Sample) -> Text:
     """Counted with the policy's own tokenizer."""
-    text = question_text(checkpoint.dialect, sample.question, sample.options)
-    return Text(len(encode(checkpoint.tokenizer, text.split(IMAGE_PAD)[0])), len(encode(checkpoint.tokenizer, text, [0])))
+    text = question_text(policy.dialect, sample.question, sample.options)
+    return Text(len(encode(policy.tokenizer, text.split(IMAGE_PAD)[0])), len(encode(policy.tokenizer, text, [0])))
 
 
 def savings(every: Sequence[Choice], texts: Sequence[Text]) -> dict[str, float]:
@@ -103,15 +103,15 @@ def main() -> None:
     torch.set_num_threads(1)
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose("calibrate", [f"data.scenes={scenes}", "data.difficulty=1", "data.side_px=448"])
-    checkpoint, samples = load_policy(cfg.policy), training_samples(cfg.data)
-    engine, per_forward = KVEngine(checkpoint), cfg.questions_per_forward
+    policy, samples = load_policy(cfg.policy), training_samples(cfg.data)
+    engine, per_forward = KVEngine(policy), cfg.questions_per_forward
     chunks = [[samples[i] for i in range(first, min(first + per_forward, scenes))] for first in range(0, scenes, per_forward)]
     found = {
-        search: [c for chunk in chunks for c in choose(checkpoint, engine, chunk, search, cfg.calibration, cfg.tokens_per_turn, cfg.seed)]
+        search: [c for chunk in chunks for c in choose(policy, engine, chunk, search, cfg.calibration, cfg.tokens_per_turn, cfg.seed)]
         for search in Search
     }
     every = found[Search.EXHAUSTIVE]
-    exhaustive, texts = total_tokens(c.exhaustive for c in every), [text_of(checkpoint, s) for chunk in chunks for s in chunk]
+    exhaustive, texts = total_tokens(c.exhaustive for c in every), [text_of(policy, s) for chunk in chunks for s in chunk]
     searches = {}
     for search, choices in found.items():
         spent = total_tokens(tokens for c in choices for tokens in c.asked.values())

@@ -27,17 +27,17 @@ CELLS = ((128, 64), (128, 256), (128, 1024), (512, 64), (512, 256))  # width (12
 TOKENS_PER_FORWARD = 16_384
 
 
-def group(checkpoint: PolicyModel, visual: int, questions: int = 1) -> list[Trajectory]:
+def group(policy: PolicyModel, visual: int, questions: int = 1) -> list[Trajectory]:
     """Groups of 16 with a view of `visual` tokens; what follows the prompt is a quarter of it: half sampled, half a crop."""
     side = round(visual**0.5)
     suffix = (visual + 32) // 4
     crop = max(1, round((suffix / 2) ** 0.5))
     sampled = max(4, suffix - crop * crop - 6)
     turns = [Shape(sampled // 2, (crop, crop)), Shape(sampled - sampled // 2)]
-    return made(checkpoint, [((side, side), 27, [turns] * SIBLINGS)] * questions)
+    return made(policy, [((side, side), 27, [turns] * SIBLINGS)] * questions)
 
 
-def learn(checkpoint: PolicyModel, trajectories: Sequence[Trajectory], logprobs) -> None:
+def learn(policy: PolicyModel, trajectories: Sequence[Trajectory], logprobs) -> None:
     """Forward and backward of E12 over all trajectories, in as many passes as `logprobs` yields."""
     advantage = torch.linspace(-1, 1, len(trajectories))
     tokens = sum(sum(t.sampled_mask) for t in trajectories)
@@ -45,20 +45,20 @@ def learn(checkpoint: PolicyModel, trajectories: Sequence[Trajectory], logprobs)
         flat = torch.cat(values)
         each = torch.cat([torch.full_like(lp, float(advantage[i])) for i, lp in zip(rows, values, strict=True)])
         policy_loss(flat, flat.detach(), each, tokens).backward()
-    checkpoint.model.zero_grad()
+    policy.model.zero_grad()
 
 
-def shared(checkpoint: PolicyModel, trajectories: Sequence[Trajectory], tokens_per_forward: int = TOKENS_PER_FORWARD) -> None:
+def shared(policy: PolicyModel, trajectories: Sequence[Trajectory], tokens_per_forward: int = TOKENS_PER_FORWARD) -> None:
     """Our update."""
     lots = micro_batches(trajectories, tokens_per_forward)
-    learn(checkpoint, trajectories, ((lot, sampled_logprobs(checkpoint, [trajectories[i] for i in lot], 1.0)) for lot in lots))
+    learn(policy, trajectories, ((lot, sampled_logprobs(policy, [trajectories[i] for i in lot], 1.0)) for lot in lots))
 
 
-def naive(checkpoint: PolicyModel, trajectories: Sequence[Trajectory], tokens_per_forward: int = TOKENS_PER_FORWARD) -> None:
+def naive(policy: PolicyModel, trajectories: Sequence[Trajectory], tokens_per_forward: int = TOKENS_PER_FORWARD) -> None:
     """The peer's update, its forwards as large as the same budget allows."""
     each = max(1, tokens_per_forward // max(len(t.ids) for t in trajectories))
     lots = [list(range(start, min(start + each, len(trajectories)))) for start in range(0, len(trajectories), each)]
-    learn(checkpoint, trajectories, ((lot, _padded_logprobs(checkpoint, [trajectories[i] for i in lot])) for lot in lots))
+    learn(policy, trajectories, ((lot, _padded_logprobs(policy, [trajectories[i] for i in lot])) for lot in lots))
 
 
 def _padded_logprobs(c: PolicyModel, trajectories: Sequence[Trajectory]) -> list[torch.Tensor]:
@@ -86,13 +86,13 @@ def _padded_logprobs(c: PolicyModel, trajectories: Sequence[Trajectory]) -> list
 
 
 def measure(width: int, visual: int) -> dict[str, object]:
-    checkpoint = build_model(build_tokenizer(), width=width, layers=LAYERS)
-    trajectories = group(checkpoint, visual)
+    policy = build_model(build_tokenizer(), width=width, layers=LAYERS)
+    trajectories = group(policy, visual)
     with torch.no_grad():
-        apart = torch.cat(sampled_logprobs(checkpoint, trajectories, 1.0)) - torch.cat(_padded_logprobs(checkpoint, trajectories))
+        apart = torch.cat(sampled_logprobs(policy, trajectories, 1.0)) - torch.cat(_padded_logprobs(policy, trajectories))
     assert apart.abs().max() < 1e-3, apart.abs().max()
-    ideal, all_of_it = update_work(checkpoint, trajectories, shared=True), update_work(checkpoint, trajectories, shared=False)
-    row = paired(lambda: shared(checkpoint, trajectories), lambda: naive(checkpoint, trajectories))
+    ideal, all_of_it = update_work(policy, trajectories, shared=True), update_work(policy, trajectories, shared=False)
+    row = paired(lambda: shared(policy, trajectories), lambda: naive(policy, trajectories))
     share = 1 / row["peer_over_ours"]["median"]  # type: ignore[index]
     return {
         "width": width,

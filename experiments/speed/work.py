@@ -26,9 +26,9 @@ class Work:
         return self.linear + self.attention + self.head + self.vision
 
 
-def update_work(checkpoint: PolicyModel, trajectories: Sequence[Trajectory], shared: bool) -> Work:
+def update_work(policy: PolicyModel, trajectories: Sequence[Trajectory], shared: bool) -> Work:
     """The least that an update on these trajectories takes, all weights learning: the prompt once per group, or once per rollout."""
-    text = checkpoint.backbone.language_model
+    text = policy.backbone.language_model
     prompts = {t.group: t for t in trajectories}.values() if shared else trajectories
     suffixes = [len(t.suffix_ids) for t in trajectories]
     tokens = sum(len(t.prompt_ids) for t in prompts) + sum(suffixes)
@@ -38,12 +38,12 @@ def update_work(checkpoint: PolicyModel, trajectories: Sequence[Trajectory], sha
     width = config.num_attention_heads * getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
     sampled = sum(sum(t.sampled_mask) for t in trajectories)
     images = [t.view.image for t in prompts] + [image for t in trajectories for image in t.images[1:]]
-    patches = [image.width * image.height * checkpoint.merge**2 // checkpoint.token_px**2 for image in images]
+    patches = [image.width * image.height * policy.merge**2 // policy.token_px**2 for image in images]
     return Work(
         linear=3 * 2 * _weights(text) * tokens,
         attention=3 * 4 * width * config.num_hidden_layers * pairs,
         head=3 * 2 * config.vocab_size * config.hidden_size * sampled,
-        vision=3 * _vision(checkpoint, patches),
+        vision=3 * _vision(policy, patches),
     )
 
 
@@ -55,10 +55,10 @@ def _weights(module: torch.nn.Module) -> int:
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, torch.nn.Linear))
 
 
-def _vision(checkpoint: PolicyModel, patches: Sequence[int]) -> float:
-    tower = checkpoint.backbone.visual
+def _vision(policy: PolicyModel, patches: Sequence[int]) -> float:
+    tower = policy.backbone.visual
     merged = sum(_weights(m) for name, m in tower.named_children() if "merger" in name)
     per_patch = tower.patch_embed.proj.weight[0].numel() * tower.patch_embed.proj.weight.shape[0] + _weights(tower.blocks)
     width = tower.patch_embed.proj.weight.shape[0]
     attention = 4 * width * len(tower.blocks) * sum(n * n for n in patches)
-    return 2 * (per_patch + merged / checkpoint.merge**2) * sum(patches) + attention
+    return 2 * (per_patch + merged / policy.merge**2) * sum(patches) + attention

@@ -23,12 +23,12 @@ ARMS = ("stage1", "stage1_no_gap")
 def main() -> None:
     record: dict[str, dict[str, dict[str, list[float]]]] = {}
     for name in ARMS:
-        checkpoint = loading.load_model(Path("outputs") / name / "policy", "tiny")
+        policy = loading.load_model(Path("outputs") / name / "policy", "tiny")
         record[name] = {}
-        for tokens in ladder((448, 448), checkpoint.token_px):
-            gap, limits = Gap(Mode.FIXED, tokens, checkpoint.token_px), RolloutLimits(1, 64, Sampling(1.0, 40))
+        for tokens in ladder((448, 448), policy.token_px):
+            gap, limits = Gap(Mode.FIXED, tokens, policy.token_px), RolloutLimits(1, 64, Sampling(1.0, 40))
             samples = Scenes(DIFFICULTY[1], "eval", SCENES)
-            evaluator = Evaluator(checkpoint, KVEngine(checkpoint), gap, limits, 0, ("own", "noise", "tool_free"), 50)
+            evaluator = Evaluator(policy, KVEngine(policy), gap, limits, 0, ("own", "noise", "tool_free"), 50)
             outcome, _ = measure(evaluator, samples, None)
             shown = {metric: outcome.of(metric) for metric in ("own", "noise", "tool_free", "called", "D_noise")}
             record[name][str(tokens)] = {m: [round(100 * v, 1) for v in bootstrap(each, outcome.groups)] for m, each in shown.items()}

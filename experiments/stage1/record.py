@@ -86,17 +86,17 @@ def trajectory(path: Path) -> None:
     """The first held-out scene on a procedural ground (no third-party pixels) whose crop the trained policy answered rightly."""
     cfg = OmegaConf.load("outputs/stage1/settings.yaml")
     cfg.policy.checkpoint = "outputs/stage1/policy"
-    policy = build_policy(cfg, load_policy(cfg.policy))  # type: ignore[arg-type]
-    checkpoint = policy.policy
-    gap, limits = Gap(Mode.FIXED, cfg.gap.view_tokens, checkpoint.token_px), RolloutLimits(1, cfg.rollout.crop_tokens, Sampling(0.0, 40))
+    module = build_policy(cfg, load_policy(cfg.policy))  # type: ignore[arg-type]
+    policy = module.policy
+    gap, limits = Gap(Mode.FIXED, cfg.gap.view_tokens, policy.token_px), RolloutLimits(1, cfg.rollout.crop_tokens, Sampling(0.0, 40))
     for index in range(500):
         scene = Scene(DIFFICULTY[cfg.data.difficulty], "eval", index)
         if scene.on_photograph:
             continue
         sample = scene.sample()
         view, source = gap.view_of(sample, scene.open())
-        played = play(checkpoint, KVEngine(checkpoint), begin(checkpoint, sample, view, source, [0]), limits)
-        [example] = examples(played, score(policy.rewards, played))
+        played = play(policy, KVEngine(policy), begin(policy, sample, view, source, [0]), limits)
+        [example] = examples(played, score(module.rewards, played))
         if example.terms["accuracy"] == 1 and played[0].crops:
             draw_trajectory(example).save(path)
             return

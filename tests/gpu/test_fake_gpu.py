@@ -23,7 +23,7 @@ from tests.gpu.device import FakeGPU
 from tests.support.policies import FAMILIES
 from tests.support.reference import Shape, equal, made
 from tests.support.scripted import boxes_of, opened, steer
-from tests.support.updates import Rows, loss_and_gradients, policy_of, questions, trainer
+from tests.support.updates import Rows, loss_and_gradients, module_of, questions, trainer
 
 WAITS_PER_STEP = 1  # of the host for the device, in a decoding step
 LIMITS = RolloutLimits(1, 16, Sampling(1.0, 32))
@@ -230,7 +230,7 @@ def test_a_whole_update_by_the_trainer_leaves_the_weights_of_the_cpu(on_cpu, on_
     device = {"accelerator": Accelerator(), "strategy": SingleDeviceStrategy(torch.device("gpu:0"))}
     rows = []
     for policy, more in ((on_cpu, {}), (on_gpu, device)):
-        module = policy_of(policy, grad_clip=1.0, rollouts_per_question=2)
+        module = module_of(policy, grad_clip=1.0, rollouts_per_question=2)
         module.engine, module.limits, module.rewards = steer(policy, boxes_of(policy), 1), LIMITS, [EverySecond(1.0)]
         logged = Rows()
         trainer(callbacks=[logged], **more).fit(module, questions(updates=1, per_update=1))

@@ -37,7 +37,7 @@ from tests.support.protocol import Server, candidate, knowing, reset, saying, st
 from tests.support.ranks import in_ranks
 from tests.support.runs import settings
 from tests.support.trajectories import SAMPLE, says, stage1, trajectory, zooms
-from tests.support.updates import Rows, policy_of, trainer
+from tests.support.updates import Rows, module_of, trainer
 
 SHIP = replace(SAMPLE, question="Where is the ship?", answers=("harbour",), scorer="judge")
 OPEN = Case("Where is the ship?", ("harbour",), "in the port")
@@ -171,15 +171,15 @@ def ships(count: int) -> list[Sample]:
 
 def training(graded: Grader, answers, questions: int = 2, updates: int = 1, max_ungraded: float = 1.0, playing=lambda batch: None):
     """A policy that trains on questions of which the judge decides the answers; returns it, its rows, and what starts it."""
-    checkpoint = random_qwen3_vl(seed=4)
-    policy = policy_of(checkpoint, questions_per_forward=1)
+    policy = random_qwen3_vl(seed=4)
+    module = module_of(policy, questions_per_forward=1)
     graded.max_ungraded = max_ungraded
-    policy.engine, policy.rewards = Speaking(checkpoint, answers, playing), with_judge(graded)
-    policy.limits = replace(policy.limits, sampling=Sampling(1.0, 40))
+    module.engine, module.rewards = Speaking(policy, answers, playing), with_judge(graded)
+    module.limits = replace(module.limits, sampling=Sampling(1.0, 40))
     rows = Rows()
     data = Questions(ships(questions), updates, questions, workers=0, seed=5)
-    made = trainer(callbacks=[*policy.rewards, rows], log_every_n_steps=1)
-    return policy, rows.rows, lambda: made.fit(policy, data)
+    made = trainer(callbacks=[*module.rewards, rows], log_every_n_steps=1)
+    return module, rows.rows, lambda: made.fit(module, data)
 
 
 def test_every_distinct_answer_of_a_group_is_asked_about_once(tmp_path):

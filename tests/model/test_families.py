@@ -151,11 +151,11 @@ def test_a_tower_that_should_learn_but_gets_no_adapter_is_refused(folders):
 
 def test_a_token_that_also_stands_for_unknown_ones_still_stops():
     """Qwen's own tokenizers name <|endoftext|> as the unknown token."""
-    checkpoint = random_qwen3_vl()
-    stops = checkpoint.stop_ids
-    checkpoint.tokenizer.unk_token = "<|endoftext|>"
-    assert checkpoint.stop_ids == stops and checkpoint.tokenizer.convert_tokens_to_ids("<|endoftext|>") in stops
-    assert checkpoint.ids_of(["<|not_there|>"]) == []
+    policy = random_qwen3_vl()
+    stops = policy.stop_ids
+    policy.tokenizer.unk_token = "<|endoftext|>"
+    assert policy.stop_ids == stops and policy.tokenizer.convert_tokens_to_ids("<|endoftext|>") in stops
+    assert policy.ids_of(["<|not_there|>"]) == []
 
 
 # ---------------------------------------------------------------------------------------------------- folders that are not whole

@@ -24,16 +24,16 @@ from tests.support.scripted import Scripted, call, playing
 @pytest.fixture(params=TEMPLATES)
 def real(request) -> PolicyModel:
     """A policy that is spoken to with the real vocabulary; its weights are never asked."""
-    checkpoint = {"qwen2_5_vl": random_qwen2_5_vl, "qwen3_vl": random_qwen3_vl}[request.param]()
-    checkpoint.tokenizer, checkpoint.dialect = tokenizer_of(request.param), read_dialect(request.param)
-    return checkpoint
+    policy = {"qwen2_5_vl": random_qwen2_5_vl, "qwen3_vl": random_qwen3_vl}[request.param]()
+    policy.tokenizer, policy.dialect = tokenizer_of(request.param), read_dialect(request.param)
+    return policy
 
 
-def laid_out(checkpoint: PolicyModel, messages: list[dict], images: list[int], then: bool = False) -> list[int]:
+def laid_out(policy: PolicyModel, messages: list[dict], images: list[int], then: bool = False) -> list[int]:
     """Ids by the family's template and its tokenizer; the n-th image pad stands `images[n]` times."""
-    text = checkpoint.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=then)
+    text = policy.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=then)
     counts, ids = iter(images), []
-    for i in checkpoint.tokenizer(text, add_special_tokens=False)["input_ids"]:
+    for i in policy.tokenizer(text, add_special_tokens=False)["input_ids"]:
         ids += [i] * (next(counts) if i == 151655 else 1)
     return ids
 

@@ -21,14 +21,14 @@ def test_the_noise_of_taught_boxes_is_symmetric_in_centre_and_log_size():
 
 
 def test_a_batch_depends_on_its_number_alone_and_teaches_only_what_the_policy_says():
-    checkpoint = architecture.build_model(build_tokenizer())
+    policy = architecture.build_model(build_tokenizer())
     phases = (transcripts.Phase(10**6, direct=0.5, levels=(0.5, 0.5, 0, 0, 0)),)
-    one, two = (transcripts.Transcripts(checkpoint, [1], phases, rows=4, start=start) for start in (0, 7))
+    one, two = (transcripts.Transcripts(policy, [1], phases, rows=4, start=start) for start in (0, 7))
     first, again = one.batch(7), next(iter(two))
     assert torch.equal(first.ids, again.ids) and torch.equal(first.pixels.values, again.pixels.values)
     learned = first.labels >= 0
     assert torch.equal(first.labels[learned], first.ids[learned])
-    assert not (first.ids[learned] == checkpoint.image_pad_id).any()
+    assert not (first.ids[learned] == policy.image_pad_id).any()
 
 
 def test_a_batch_of_pages_looks_at_the_asked_number_and_answers_with_it():

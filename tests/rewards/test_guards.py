@@ -36,7 +36,7 @@ from focus.runs import train
 from tests.support.policies import random_qwen3_vl
 from tests.support.runs import SMALL, settings
 from tests.support.trajectories import ANNOTATED, B1, says, trajectory, zooms
-from tests.support.updates import policy_of, questions, trainer, weights
+from tests.support.updates import module_of, questions, trainer, weights
 
 # ------------------------------------------------------------------------------------------- rollouts that ran out of room
 
@@ -47,18 +47,18 @@ def stepped(statuses: dict[int, Status], advantage: list[float] = ADVANTAGE):
     """One optimiser step on eight rollouts, their endings and advantages set by hand.
 
     Returns the weights, what the update logged, and the sampled tokens of every rollout that it was given."""
-    policy = policy_of(random_qwen3_vl(seed=1))
-    made, update = {}, policy.update
+    module = module_of(random_qwen3_vl(seed=1))
+    made, update = {}, module.update
 
     def by_hand(rolled, _):
         given = [replace(t, status=statuses.get(i, Status.ANSWERED)) for i, t in enumerate(rolled)]
         made.update(logged=update(given, torch.tensor(advantage)), tokens=[sum(t.sampled_mask) for t in given])
         return made["logged"]
 
-    policy.update = by_hand
-    policy._log_update = lambda *_, **__: None
-    trainer().fit(policy, questions(1, per_update=2))
-    return weights(policy), made["logged"], made["tokens"]
+    module.update = by_hand
+    module._log_update = lambda *_, **__: None
+    trainer().fit(module, questions(1, per_update=2))
+    return weights(module), made["logged"], made["tokens"]
 
 
 def test_a_truncated_rollout_stays_in_the_loss_the_gradient_and_the_denominator():
@@ -72,24 +72,24 @@ def test_a_truncated_rollout_stays_in_the_loss_the_gradient_and_the_denominator(
 
 
 def test_an_update_without_an_advantage_is_no_step_and_breaks_nothing():
-    policy = policy_of(random_qwen3_vl(seed=1))
+    module = module_of(random_qwen3_vl(seed=1))
     found, logged, tokens = stepped({}, [0.0] * 8)
     assert logged["objective/loss"] == 0 and logged["objective/grad_norm"] == 0
     assert logged["tokens/trained"] == sum(tokens)
     assert all(math.isfinite(value) for value in logged.values())
-    assert all(torch.equal(before, found[name]) for name, before in weights(policy).items())
+    assert all(torch.equal(before, found[name]) for name, before in weights(module).items())
 
 
 # ------------------------------------------------------------------------------------------------------ a forced first crop
 
 
 def rolled(force: bool) -> tuple[list[Trajectory], list[int]]:
-    policy = policy_of(random_qwen3_vl(seed=1))
-    policy.limits = replace(policy.limits, force_first_crop=force)
-    policy.trainer = trainer()
-    [found] = policy.roll_out(next(iter(questions(per_update=2).train_dataloader())))
+    module = module_of(random_qwen3_vl(seed=1))
+    module.limits = replace(module.limits, force_first_crop=force)
+    module.trainer = trainer()
+    [found] = module.roll_out(next(iter(questions(per_update=2).train_dataloader())))
     assert len(found) == 8
-    return found, encode(policy.policy.tokenizer, CALL_OPEN)
+    return found, encode(module.policy.tokenizer, CALL_OPEN)
 
 
 def test_with_a_forced_crop_every_first_turn_opens_with_a_call_that_carries_no_loss():
@@ -112,11 +112,11 @@ def test_without_it_every_token_after_the_prompt_is_the_policys_own():
 
 
 def test_an_update_on_forced_rollouts_has_a_gradient_for_their_sampled_tokens_alone():
-    policy = policy_of(random_qwen3_vl(seed=1))
-    policy.limits = replace(policy.limits, force_first_crop=True)
+    module = module_of(random_qwen3_vl(seed=1))
+    module.limits = replace(module.limits, force_first_crop=True)
     seen = {}
-    policy._log_update = lambda found, _scores, _reward, update, **_: seen.update(update, sampled=[t.turns for t in found])
-    trainer().fit(policy, questions(1, per_update=2))
+    module._log_update = lambda found, _scores, _reward, update, **_: seen.update(update, sampled=[t.turns for t in found])
+    trainer().fit(module, questions(1, per_update=2))
     assert seen["tokens/sampled"] == sum(len(turn.ids) for turns in seen["sampled"] for turn in turns)
     assert seen["objective/mismatch_max"] < 2e-5  # the trainer weighs them after the same opening as the sampler
 

@@ -26,7 +26,7 @@ from focus.rollout.trajectory import Status, Trajectory, Turn
 from tests.support.policies import random_qwen2_5_vl, random_qwen3_vl
 from tests.support.reference import plain_logprobs
 from tests.support.scripted import boxes_of, call, forwards, opened, playing, steer
-from tests.support.updates import Parity, policy_of, questions, trainer, weights
+from tests.support.updates import Parity, module_of, questions, trainer, weights
 
 LN = {p: math.log(p) for p in (0.1, 0.2, 0.4, 0.8, 0.9)}
 BLUE = "<answer>blue</answer><|im_end|>"
@@ -357,13 +357,13 @@ def test_a_term_that_only_looks_may_be_no_number_and_one_that_pays_may_not():
 
 
 def test_in_training_a_term_that_only_looks_follows_its_schedule_and_leaves_the_reward_alone():
-    policy = policy_of(random_qwen3_vl(seed=1))
-    policy.engine = steer(policy.policy, boxes_of(policy.policy), 1)
-    policy.limits = replace(LIMITS, max_crops=1)
-    gain = term(policy.policy, policy.engine, weight=0.0, every=2)
-    policy.rewards, seen = [Parity(1.0), gain], []
-    policy._log_update = lambda trajectories, scores, *_, **__: seen.append(scores)
-    trainer(callbacks=[gain]).fit(policy, questions(3, per_update=1))
+    module = module_of(random_qwen3_vl(seed=1))
+    module.engine = steer(module.policy, boxes_of(module.policy), 1)
+    module.limits = replace(LIMITS, max_crops=1)
+    gain = term(module.policy, module.engine, weight=0.0, every=2)
+    module.rewards, seen = [Parity(1.0), gain], []
+    module._log_update = lambda trajectories, scores, *_, **__: seen.append(scores)
+    trainer(callbacks=[gain]).fit(module, questions(3, per_update=1))
     assert [any(map(math.isnan, scores.raw["information_gain"])) for scores in seen] == [False, True, False]
     assert all(scores.total == scores.raw["parity"] for scores in seen)
 
@@ -400,18 +400,18 @@ def test_a_reader_is_asked_in_place_of_the_policy_and_does_not_move_with_it(fold
 
 
 def test_a_reader_learns_nothing_while_the_policy_does(folder):
-    policy = policy_of(random_qwen3_vl(seed=1))
-    policy.engine = steer(policy.policy, boxes_of(policy.policy), 1)
-    policy.limits = replace(LIMITS, max_crops=1)
-    gain = term(policy.policy, policy.engine, reader=str(folder))
-    policy.rewards = [Parity(1.0), gain]
-    policy._log_update = lambda *_, **__: None
-    reader, hashed, before = gain._reader.model, gain._reader.weights_hash(), weights(policy)
-    trainer(callbacks=[gain]).fit(policy, questions(1, per_update=1))
-    assert any(not torch.equal(a, b) for a, b in zip(before.values(), weights(policy).values(), strict=True))
+    module = module_of(random_qwen3_vl(seed=1))
+    module.engine = steer(module.policy, boxes_of(module.policy), 1)
+    module.limits = replace(LIMITS, max_crops=1)
+    gain = term(module.policy, module.engine, reader=str(folder))
+    module.rewards = [Parity(1.0), gain]
+    module._log_update = lambda *_, **__: None
+    reader, hashed, before = gain._reader.model, gain._reader.weights_hash(), weights(module)
+    trainer(callbacks=[gain]).fit(module, questions(1, per_update=1))
+    assert any(not torch.equal(a, b) for a, b in zip(before.values(), weights(module).values(), strict=True))
     assert gain._reader.weights_hash() == hashed
     assert all(parameter.grad is None for parameter in reader.parameters())
-    assert not {id(parameter) for parameter in policy.parameters()} & {id(parameter) for parameter in reader.parameters()}
+    assert not {id(parameter) for parameter in module.parameters()} & {id(parameter) for parameter in reader.parameters()}
 
 
 def test_a_reader_with_other_tokens_is_refused(tmp_path):

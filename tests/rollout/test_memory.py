@@ -6,7 +6,7 @@ from focus.rollout.kv import PREFILL_TOKENS
 from focus.rollout.loop import RolloutLimits
 from focus.rollout.memory import Room, prefill_bytes, question_bytes
 from tests.support.scripted import opened
-from tests.support.updates import policy_of, questions, trainer
+from tests.support.updates import module_of, questions, trainer
 
 
 def test_bytes_of_a_question_are_those_of_its_caches_logits_and_features(qwen2_5_vl):
@@ -49,11 +49,11 @@ def test_on_the_cpu_all_questions_of_a_rank_are_played_together(qwen2_5_vl):
 
 
 def test_rollouts_are_the_same_however_many_questions_fit(qwen3_vl, monkeypatch):
-    policy = policy_of(qwen3_vl)
-    policy.trainer = trainer()
+    module = module_of(qwen3_vl)
+    module.trainer = trainer()
     asked = next(iter(questions(per_update=3).train_dataloader()))
-    [together] = policy.roll_out(asked)
+    [together] = module.roll_out(asked)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
-    apart = list(policy.roll_out(asked))
+    apart = list(module.roll_out(asked))
     assert [len(part) for part in apart] == [4, 4, 4]
     assert [t.ids for part in apart for t in part] == [t.ids for t in together]

@@ -44,8 +44,8 @@ class Speaking:
     All of it in one thread that is joined at the end: arithmetic in the server's own threads, which are not, aborts the interpreter.
     """
 
-    def __init__(self, checkpoint: PolicyModel) -> None:
-        self.policy, self.engine, self.speaker = checkpoint, KVEngine(checkpoint), ThreadPoolExecutor(1)
+    def __init__(self, policy: PolicyModel) -> None:
+        self.policy, self.engine, self.speaker = policy, KVEngine(policy), ThreadPoolExecutor(1)
 
     def __call__(self, request: dict) -> tuple[str, str, int]:
         return self.speaker.submit(self._speak, request).result()

@@ -40,7 +40,7 @@ from tests.support.ranks import in_ranks
 from tests.support.reference import Shape, made
 from tests.support.runs import composed
 from tests.support.scripted import completions, opened
-from tests.support.updates import policy_of, questions, trainer
+from tests.support.updates import module_of, questions, trainer
 
 CLOSE = 2e-5
 
@@ -97,8 +97,8 @@ class StandIn:
         self.published.append("sleep")
 
 
-def over(checkpoint: PolicyModel, folder: Path, **more) -> VLLMEngine:
-    return VLLMEngine(checkpoint, StandIn(checkpoint, **more), folder / "weights", "float32")
+def over(policy: PolicyModel, folder: Path, **more) -> VLLMEngine:
+    return VLLMEngine(policy, StandIn(policy, **more), folder / "weights", "float32")
 
 
 def test_a_conversation_is_sent_as_it_was_sampled_with_one_placeholder_for_each_image(policy, tmp_path):
@@ -128,15 +128,15 @@ def test_a_prompt_that_vllm_reads_longer_than_it_is_names_the_sample(policy, tmp
 
 @pytest.mark.parametrize(("steps", "takes_tensors"), [(1, False), (2, False), (1, True)], ids=["", "two steps", "in memory"])
 def test_a_sampler_sleeps_during_every_update_and_gets_its_weights_once_after_it(steps, takes_tensors, tmp_path):
-    checkpoint = random_qwen3_vl(seed=1)
-    policy = policy_of(checkpoint, updates_per_rollout=steps, learning_rate=3e-3)
-    policy.engine = over(checkpoint, tmp_path, takes_tensors=takes_tensors)
+    policy = random_qwen3_vl(seed=1)
+    module = module_of(policy, updates_per_rollout=steps, learning_rate=3e-3)
+    module.engine = over(policy, tmp_path, takes_tensors=takes_tensors)
     seen = []
-    policy._log_update = lambda *args, **_: seen.append(args[3]["objective/mismatch_max"])
-    trainer().fit(policy, questions(updates=3))
-    assert policy.engine.sampler.published == ["weights", *3 * ["sleep", "weights"], "sleep"]
+    module._log_update = lambda *args, **_: seen.append(args[3]["objective/mismatch_max"])
+    trainer().fit(module, questions(updates=3))
+    assert module.engine.sampler.published == ["weights", *3 * ["sleep", "weights"], "sleep"]
     assert len(seen) == 3 and all(mismatch < CLOSE for mismatch in seen)  # each rollout came from the weights of that moment
-    assert not policy.engine.folder.exists()  # the copy takes memory only while it is read
+    assert not module.engine.folder.exists()  # the copy takes memory only while it is read
 
 
 class FakeVLLM:
@@ -178,19 +178,19 @@ def on_nodes(folder: str) -> None:
     torch.set_num_threads(1)
     rank = os.environ["LOCAL_RANK"]
     node = f"node{rank}"
-    checkpoint = random_qwen3_vl(seed=1)
-    policy = policy_of(checkpoint, learning_rate=3e-3)
-    policy.engine = over(checkpoint, Path(folder) / node)
+    policy = random_qwen3_vl(seed=1)
+    module = module_of(policy, learning_rate=3e-3)
+    module.engine = over(policy, Path(folder) / node)
     seen, gathered, written = [], [], []
-    policy._log_update = lambda *args, **_: seen.append(args[3]["objective/mismatch_max"])
-    save, unsharded = checkpoint.unwrapped.save_pretrained, distributed.unsharded
-    checkpoint.unwrapped.save_pretrained = lambda path, **more: (written.append(str(path)), save(path, **more))
+    module._log_update = lambda *args, **_: seen.append(args[3]["objective/mismatch_max"])
+    save, unsharded = policy.unwrapped.save_pretrained, distributed.unsharded
+    policy.unwrapped.save_pretrained = lambda path, **more: (written.append(str(path)), save(path, **more))
     with (
         patch.object(socket, "gethostname", lambda: node),
         patch.object(distributed, "unsharded", lambda m: gathered.append(m) or unsharded(m)),
     ):
-        trainer(devices=2, strategy=FullyShardedStrategy("float32")).fit(policy, questions(updates=1, per_update=2))
-    found = {"mismatch": seen, "gathered": len(gathered), "written": len(written), "left": policy.engine.folder.exists()}
+        trainer(devices=2, strategy=FullyShardedStrategy("float32")).fit(module, questions(updates=1, per_update=2))
+    found = {"mismatch": seen, "gathered": len(gathered), "written": len(written), "left": module.engine.folder.exists()}
     (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
 
 
@@ -252,12 +252,12 @@ def test_vllm_computes_in_what_training_computes_in(words, dtype):
 
 def test_a_resumed_run_samples_from_the_weights_that_it_stopped_with(tmp_path):
     def run(resume: Path | None = None, **more) -> list[float]:
-        checkpoint = random_qwen3_vl(seed=1)
-        policy = policy_of(checkpoint, learning_rate=3e-3)
-        policy.engine = over(checkpoint, tmp_path)
+        policy = random_qwen3_vl(seed=1)
+        module = module_of(policy, learning_rate=3e-3)
+        module.engine = over(policy, tmp_path)
         seen: list[float] = []
-        policy._log_update = lambda *args, **_: seen.append(args[3]["objective/mismatch_max"])
-        trainer(**more).fit(policy, questions(updates=3), ckpt_path=resume)
+        module._log_update = lambda *args, **_: seen.append(args[3]["objective/mismatch_max"])
+        trainer(**more).fit(module, questions(updates=3), ckpt_path=resume)
         return seen
 
     kept = pl.callbacks.ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False)
@@ -290,10 +290,10 @@ def test_of_an_adapted_policy_only_the_adapter_is_published(policy, tmp_path):
 
 
 def test_an_adapter_on_the_vision_tower_is_refused_before_anything_is_sampled(tmp_path):
-    checkpoint = random_qwen2_5_vl(seed=1)
-    checkpoint.model = get_peft_model(checkpoint.model, LoraConfig(r=4, target_modules=["gate_proj"]))
+    policy = random_qwen2_5_vl(seed=1)
+    policy.model = get_peft_model(policy.model, LoraConfig(r=4, target_modules=["gate_proj"]))
     with pytest.raises(ValueError, match=r"lora_targets put 4 adapters into the vision tower .*visual.blocks.0.mlp.gate_proj"):
-        over(checkpoint, tmp_path)
+        over(policy, tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_named_with_its_setting(qwen3_vl, tmp_path):

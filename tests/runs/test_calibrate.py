@@ -189,8 +189,8 @@ def test_bisection_finds_e2_wherever_an_answer_leaves_native_for_good(answers):
 class ByLevel:
     """An engine that answers each question by the width of the view it is shown: `says[question]` holds a letter for each level."""
 
-    def __init__(self, checkpoint, says: dict[str, str]) -> None:
-        self.policy, self.says = checkpoint, says
+    def __init__(self, policy, says: dict[str, str]) -> None:
+        self.policy, self.says = policy, says
         self.asked: list[list[int]] = []  # the levels of each round
 
     def generate(self, requests, sampling):
@@ -213,12 +213,12 @@ def rule(*overrides: str):
         return compose("calibrate", [f"calibration.{override}" for override in overrides]).calibration
 
 
-def asking(checkpoint, kind: Search, *letters: str, rules=(), engine=ByLevel):
+def asking(policy, kind: Search, *letters: str, rules=(), engine=ByLevel):
     """Choices for one scene per pattern of letters, whose right answer is `a`, and the engine that gave the answers."""
     scenes = Scenes(DIFFICULTY[1], "eval", len(letters))
     samples = [replace(scenes[i], question=f"Sign {i}?", answers=("a",)) for i in range(len(letters))]
-    answering = engine(checkpoint, {s.question: pattern for s, pattern in zip(samples, letters, strict=True)})
-    return choose(checkpoint, answering, samples, kind, rule(*rules), 6, 0), answering
+    answering = engine(policy, {s.question: pattern for s, pattern in zip(samples, letters, strict=True)})
+    return choose(policy, answering, samples, kind, rule(*rules), 6, 0), answering
 
 
 class Votes(ByLevel):
@@ -340,9 +340,9 @@ def test_the_ladder_chooses_as_the_exhaustive_one_for_exactly_the_least_that_an_
 class Closed(ByLevel):
     """The policy's own first two tokens, closed as an answer: a random policy hardly ever closes one itself."""
 
-    def __init__(self, checkpoint, says: dict[str, str]) -> None:
-        super().__init__(checkpoint, says)
-        self.engine = KVEngine(checkpoint)
+    def __init__(self, policy, says: dict[str, str]) -> None:
+        super().__init__(policy, says)
+        self.engine = KVEngine(policy)
 
     def generate(self, requests, sampling):
         close = tuple(self.policy.tokenizer.encode("</answer><|im_end|>", add_special_tokens=False))
@@ -389,7 +389,7 @@ def answers(monkeypatch):
     """Let every question of a run be answered by one pattern of letters."""
 
     def answered(letters: str) -> None:
-        monkeypatch.setattr(calibrate, "KVEngine", lambda checkpoint: ByLevel(checkpoint, {"": letters}))
+        monkeypatch.setattr(calibrate, "KVEngine", lambda policy: ByLevel(policy, {"": letters}))
 
     return answered
 
@@ -457,11 +457,11 @@ def test_an_interrupted_bisection_goes_on_with_its_audit(tmp_path, random_policy
     straight = run(tmp_path / "straight", random_policy, *overrides)
     choosing, asked = calibrate.choose, []
 
-    def interrupted(checkpoint, engine, samples, kind, *rest):
+    def interrupted(policy, engine, samples, kind, *rest):
         if len(asked) == 3:
             raise KeyboardInterrupt
         asked.append(kind)
-        return choosing(checkpoint, engine, samples, kind, *rest)
+        return choosing(policy, engine, samples, kind, *rest)
 
     monkeypatch.setattr(calibrate, "choose", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -484,10 +484,10 @@ def test_a_line_that_a_full_disk_has_cut_is_asked_again(tmp_path, random_policy,
     straight = run(tmp_path / "straight", random_policy)
     choosing = calibrate.choose
 
-    def full(checkpoint, engine, samples, *rest):
+    def full(policy, engine, samples, *rest):
         if samples[0].id.endswith("4"):
             raise OSError(28, "No space left on device")
-        return choosing(checkpoint, engine, samples, *rest)
+        return choosing(policy, engine, samples, *rest)
 
     monkeypatch.setattr(calibrate, "choose", full)
     with pytest.raises(OSError) as met:

@@ -17,7 +17,7 @@ from focus.model.policy_model import PolicyModel
 from focus.runs import train
 from tests.support.policies import FAMILIES
 from tests.support.runs import LORA, configured, settings
-from tests.support.updates import policy_of
+from tests.support.updates import module_of
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -127,16 +127,16 @@ def test_a_checkpoint_without_a_weight_that_learns_is_refused_and_one_that_holds
     for p in qwen3_vl.backbone.visual.parameters():
         p.requires_grad_(False)
     try:
-        policy = policy_of(qwen3_vl)
+        module = module_of(qwen3_vl)
         whole = {f"model.{name}": value.clone() for name, value in qwen3_vl.model.state_dict().items()}
-        learned = policy.state_dict()
+        learned = module.state_dict()
         assert learned and not [name for name in learned if ".visual." in name] and set(learned) < set(whole)
-        policy.load_state_dict(learned)
-        policy.load_state_dict(whole)  # as earlier versions wrote it
+        module.load_state_dict(learned)
+        module.load_state_dict(whole)  # as earlier versions wrote it
         name = sorted(learned)[0]
         with pytest.raises(RuntimeError, match="lacks 1 trainable weights .*" + name.replace(".", r"\.")):
-            policy.load_state_dict({key: value for key, value in learned.items() if key != name})
+            module.load_state_dict({key: value for key, value in learned.items() if key != name})
         with pytest.raises(RuntimeError, match=r"holds 1 that this policy does not have .*other"):
-            policy.load_state_dict(learned | {"model.other": torch.zeros(1)})
+            module.load_state_dict(learned | {"model.other": torch.zeros(1)})
     finally:
         qwen3_vl.model.requires_grad_(True)

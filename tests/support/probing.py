@@ -106,8 +106,8 @@ class Mind:
 class Minded:
     """An engine that has a mind for every question number, and looks at the last image it is shown."""
 
-    def __init__(self, checkpoint: PolicyModel, minds: Sequence[Mind]) -> None:
-        self.policy, self.minds = checkpoint, minds
+    def __init__(self, policy: PolicyModel, minds: Sequence[Mind]) -> None:
+        self.policy, self.minds = policy, minds
 
     def generate(self, requests, sampling):
         decode = self.policy.tokenizer.decode
@@ -140,7 +140,7 @@ class Minded:
 
 
 def measured(
-    checkpoint: PolicyModel,
+    policy: PolicyModel,
     engine,
     samples: Sequence[Sample],
     arms: Sequence[str] = ARMS,
@@ -148,8 +148,8 @@ def measured(
     limits: RolloutLimits = LIMITS,
     sigma: float = 64.0,
 ) -> tuple[Outcome, list[Trajectory]]:
-    gap = Gap(Mode.FIXED, 16, checkpoint.token_px)
-    return measure(Evaluator(checkpoint, engine, gap, limits, 0, arms, per_forward, sigma), samples, None)
+    gap = Gap(Mode.FIXED, 16, policy.token_px)
+    return measure(Evaluator(policy, engine, gap, limits, 0, arms, per_forward, sigma), samples, None)
 
 
 # Seven questions by hand, all with the answer 42

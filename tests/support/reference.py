@@ -18,31 +18,31 @@ from focus.model.prompts import CROP_CONTENT
 from focus.rollout.trajectory import Crop, Observation, Status, Trajectory, Turn
 
 
-def plain_logprobs(checkpoint: PolicyModel, t: Trajectory, temperature: float = 1.0) -> torch.Tensor:
+def plain_logprobs(policy: PolicyModel, t: Trajectory, temperature: float = 1.0) -> torch.Tensor:
     """Log-probability of every sampled token of one trajectory, by transformers alone: its own positions, mask and attention."""
-    device = checkpoint.model.device
+    device = policy.model.device
     ids = torch.tensor([t.ids], device=device)
-    pixels = checkpoint.pack(t.images)
-    kinds = (ids == checkpoint.image_pad_id).int()
-    if hasattr(checkpoint.backbone, "rope_deltas"):
-        checkpoint.backbone.rope_deltas = None
-    out = checkpoint.model(
+    pixels = policy.pack(t.images)
+    kinds = (ids == policy.image_pad_id).int()
+    if hasattr(policy.backbone, "rope_deltas"):
+        policy.backbone.rope_deltas = None
+    out = policy.model(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
-        pixel_values=pixels.values.to(device, checkpoint.model.dtype),
+        pixel_values=pixels.values.to(device, policy.model.dtype),
         image_grid_thw=pixels.grids.to(device),
         mm_token_type_ids=kinds,
         use_cache=False,
     )
-    scores = out.logits[0].float().index_fill(1, torch.tensor(checkpoint.banned_ids, device=device), float("-inf"))
+    scores = out.logits[0].float().index_fill(1, torch.tensor(policy.banned_ids, device=device), float("-inf"))
     at = torch.tensor(t.sampled_mask, device=device).nonzero()[:, 0]
     return torch.log_softmax(scores / temperature, -1)[at - 1].gather(1, ids[0, at][:, None])[:, 0]
 
 
-def towers(checkpoint: PolicyModel, monkeypatch) -> list[int]:
+def towers(policy: PolicyModel, monkeypatch) -> list[int]:
     """Images of every pass through the vision tower from here on."""
     images: list[int] = []
-    tower = checkpoint.backbone.visual
+    tower = policy.backbone.visual
     forward = tower.forward
 
     def counting(values, grid_thw, **rest):
@@ -68,13 +68,11 @@ RAGGED = (
 )
 
 
-def made(
-    checkpoint: PolicyModel, groups: Sequence[tuple[tuple[int, int], int, Sequence[Sequence[Shape]]]], seed: int = 0
-) -> list[Trajectory]:
+def made(policy: PolicyModel, groups: Sequence[tuple[tuple[int, int], int, Sequence[Sequence[Shape]]]], seed: int = 0) -> list[Trajectory]:
     """Trajectories of random tokens and pixels: for each group its view (width and height in tokens), the text tokens of its prompt, and
     the turns of every sibling."""
     random = np.random.default_rng(seed)
-    c = checkpoint
+    c = policy
     words = [i for i in range(7, 300) if i not in {c.image_pad_id, c.pad_id, *c.banned_ids, *c.stop_ids}]
 
     def text(n: int) -> tuple[int, ...]:

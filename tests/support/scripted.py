@@ -21,8 +21,8 @@ from focus.rollout.trajectory import Trajectory
 class Scripted:
     """An engine: turn n of every conversation is the n-th text. A text longer than the token limit is cut, not stopped."""
 
-    def __init__(self, checkpoint: PolicyModel, *script: str) -> None:
-        self.policy, self.script = checkpoint, [in_dialect(checkpoint, text) for text in script]
+    def __init__(self, policy: PolicyModel, *script: str) -> None:
+        self.policy, self.script = policy, [in_dialect(policy, text) for text in script]
 
     def generate(self, requests, sampling):
         for request in requests:
@@ -66,7 +66,7 @@ def call(*box_view: float) -> str:
 
 
 def playing(
-    checkpoint: PolicyModel,
+    policy: PolicyModel,
     *script: str,
     max_crops: int = 1,
     tokens_per_turn: int = 100,
@@ -79,31 +79,31 @@ def playing(
     """One scripted conversation about an embedded scene of 448 x 448 px."""
     scene = Scene(DIFFICULTY[difficulty], "train", index)
     sample = scene.sample()
-    view, source = Gap(gap, view_tokens, checkpoint.token_px).view_of(sample, scene.open())
-    opened = begin(checkpoint, sample, view, source, [0])
-    return play(checkpoint, Scripted(checkpoint, *script), opened, RolloutLimits(max_crops, crop_tokens, Sampling(1.0, tokens_per_turn)))[0]
+    view, source = Gap(gap, view_tokens, policy.token_px).view_of(sample, scene.open())
+    opened = begin(policy, sample, view, source, [0])
+    return play(policy, Scripted(policy, *script), opened, RolloutLimits(max_crops, crop_tokens, Sampling(1.0, tokens_per_turn)))[0]
 
 
-def call_of(checkpoint: PolicyModel, box_view: Box) -> str:
+def call_of(policy: PolicyModel, box_view: Box) -> str:
     """A call in the form of the policy's dialect."""
-    opening, closing = checkpoint.dialect.call
-    if checkpoint.dialect.call_format == "json":
+    opening, closing = policy.dialect.call
+    if policy.dialect.call_format == "json":
         return call_text(box_view)
-    return opening + call_body(checkpoint.dialect, TOOL, json.dumps({"bbox_2d": [round(value) for value in box_view]})) + closing
+    return opening + call_body(policy.dialect, TOOL, json.dumps({"bbox_2d": [round(value) for value in box_view]})) + closing
 
 
-def in_dialect(checkpoint: PolicyModel, text: str) -> str:
+def in_dialect(policy: PolicyModel, text: str) -> str:
     """A turn with `call`, in the form of the policy's dialect."""
-    if checkpoint.dialect.call_format == "json" or not (text.startswith(CALL_OPEN + "{") and text.endswith("}" + CALL_CLOSE)):
+    if policy.dialect.call_format == "json" or not (text.startswith(CALL_OPEN + "{") and text.endswith("}" + CALL_CLOSE)):
         return text
     try:
         x1, y1, x2, y2 = json.loads(text.removeprefix(CALL_OPEN).removesuffix(CALL_CLOSE))["arguments"]["bbox_2d"]
     except (ValueError, KeyError):  # a call that is wrong by intent
         return text
-    return call_of(checkpoint, (x1, y1, x2, y2))
+    return call_of(policy, (x1, y1, x2, y2))
 
 
-def steer(checkpoint: PolicyModel, boxes, calls: int):
+def steer(policy: PolicyModel, boxes, calls: int):
     """A KV engine that samples a call with these boxes in its first `calls` turns, whatever the weights say."""
 
     class Engine(KVEngine):
@@ -123,28 +123,28 @@ def steer(checkpoint: PolicyModel, boxes, calls: int):
             scores = torch.log_softmax(self.policy.head(hidden).float().index_fill(1, banned, float("-inf")), -1)
             return token, scores.gather(1, token[:, None])[:, 0]
 
-    return Engine(checkpoint)
+    return Engine(policy)
 
 
-def opened(checkpoint: PolicyModel, questions: int = 2, siblings: int = 3) -> list[Trajectory]:
+def opened(policy: PolicyModel, questions: int = 2, siblings: int = 3) -> list[Trajectory]:
     trajectories = []
     for q in range(questions):
         scene = Scene(replace(DIFFICULTY[2], side_px=224 + 70 * q), "train", q)
         original = scene.open()
-        view = resize_to_budget(original, 16 + 9 * q, checkpoint.token_px)
-        trajectories += begin(checkpoint, scene.sample(), view, original, [100 * q + k for k in range(siblings)])
+        view = resize_to_budget(original, 16 + 9 * q, policy.token_px)
+        trajectories += begin(policy, scene.sample(), view, original, [100 * q + k for k in range(siblings)])
     return trajectories
 
 
-def boxes_of(checkpoint: PolicyModel):
-    small = checkpoint.dialect.frame is Frame.VIEW_PIXELS
+def boxes_of(policy: PolicyModel):
+    small = policy.dialect.frame is Frame.VIEW_PIXELS
     scale = 0.1 if small else 1.0
     return [tuple(v * scale for v in box) for box in ((100, 100, 400, 300), (500, 500, 990, 980), (0, 0, 90, 60), (700, 10, 930, 700))]
 
 
-def forwards(checkpoint: PolicyModel, monkeypatch) -> list[int]:
+def forwards(policy: PolicyModel, monkeypatch) -> list[int]:
     """Tokens of every forward from here on."""
     tokens: list[int] = []
-    hidden = checkpoint.hidden
-    monkeypatch.setattr(checkpoint, "hidden", lambda ids, *rest: tokens.append(len(ids)) or hidden(ids, *rest))
+    hidden = policy.hidden
+    monkeypatch.setattr(policy, "hidden", lambda ids, *rest: tokens.append(len(ids)) or hidden(ids, *rest))
     return tokens

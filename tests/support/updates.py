@@ -49,12 +49,12 @@ class Parity(RewardCallback):
         return [float(sum(i for turn in t.turns for i in turn.ids) % 2) for t in trajectories]
 
 
-def policy_of(checkpoint: PolicyModel, **changes) -> FocusPolicy:
+def module_of(policy: PolicyModel, **changes) -> FocusPolicy:
     limits = RolloutLimits(1, 64, Sampling(1.0, 6))
     return FocusPolicy(
-        checkpoint,
-        KVEngine(checkpoint),
-        Gap(Mode.FIXED, 16, checkpoint.token_px),
+        policy,
+        KVEngine(policy),
+        Gap(Mode.FIXED, 16, policy.token_px),
         limits,
         [Parity(1.0)],
         replace(SETTINGS, **changes),
@@ -84,8 +84,8 @@ def questions(updates: int = 1, per_update: int = 4) -> Questions:
     return Questions(Scenes(replace(DIFFICULTY[1], side_px=224), "train", 12), updates, per_update, workers=0, seed=5)
 
 
-def weights(policy: FocusPolicy) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in policy.model.state_dict().items()}
+def weights(module: FocusPolicy) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in module.model.state_dict().items()}
 
 
 def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float) -> None:
@@ -106,14 +106,14 @@ class Rows(pl.Callback):
         self.rows.append({name: float(value) for name, value in trainer.logged_metrics.items()})
 
 
-def loss_and_gradients(checkpoint: PolicyModel, logprobs: list[torch.Tensor], advantage: list[float]):
+def loss_and_gradients(policy: PolicyModel, logprobs: list[torch.Tensor], advantage: list[float]):
     """The loss of E12 and the gradient of every weight that learns."""
-    checkpoint.model.zero_grad()
+    policy.model.zero_grad()
     flat = torch.cat(logprobs)
     each = torch.cat([torch.full_like(lp, a) for lp, a in zip(logprobs, advantage, strict=True)])
     loss = policy_loss(flat, flat.detach(), each, len(flat))
     loss.backward()
-    return loss.detach(), {name: p.grad.clone() for name, p in checkpoint.model.named_parameters() if p.grad is not None}
+    return loss.detach(), {name: p.grad.clone() for name, p in policy.model.named_parameters() if p.grad is not None}
 
 
 class EndsWorker(pl.Callback):
@@ -134,7 +134,7 @@ class CountsTensors(pl.Callback):
         self.counts.append(sum(isinstance(each, torch.Tensor) for each in gc.get_objects()))
 
 
-def logprobs(checkpoint: PolicyModel) -> torch.Tensor:
-    t = playing(checkpoint, call_of(checkpoint, (0, 0, 40, 40)), BLUE, index=1)
+def logprobs(policy: PolicyModel) -> torch.Tensor:
+    t = playing(policy, call_of(policy, (0, 0, 40, 40)), BLUE, index=1)
     with torch.no_grad():
-        return sampled_logprobs(checkpoint, [t], 1.0)[0]
+        return sampled_logprobs(policy, [t], 1.0)[0]

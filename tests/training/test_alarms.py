@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from focus.training.alarms import ALARMS, CollapseAlarms
 from focus.training.history import History, read_history
-from tests.support.updates import policy_of, questions, trainer
+from tests.support.updates import module_of, questions, trainer
 
 HEALTHY = {
     "crop/rate": 0.5,
@@ -241,7 +241,7 @@ def test_a_shorter_window_after_a_resume_keeps_the_latest_updates():
 
 def test_the_policy_logs_all_that_the_alarms_watch(qwen3_vl):
     run = trainer(callbacks=[CollapseAlarms(**LIMITS)])
-    run.fit(policy_of(qwen3_vl), questions(updates=1, per_update=1))
+    run.fit(module_of(qwen3_vl), questions(updates=1, per_update=1))
     assert {f"alarm/{name}" for name in ALARMS} <= run.logged_metrics.keys()
 
 

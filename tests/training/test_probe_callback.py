@@ -17,7 +17,7 @@ from tests.support.probing import (
     Minded,
 )
 from tests.support.scripted import call, playing
-from tests.support.updates import policy_of, questions, trainer
+from tests.support.updates import module_of, questions, trainer
 
 
 class Logged(pl.Callback):
@@ -30,14 +30,14 @@ class Logged(pl.Callback):
         self.rows.append({name: float(value) for name, value in trainer.logged_metrics.items() if name.startswith("probe/")})
 
 
-def training(checkpoint: PolicyModel, every: int, updates: int = 3) -> list[dict[str, float]]:
-    checkpoint = copy.deepcopy(checkpoint)  # the original is shared with other tests and stays as it is
-    policy = policy_of(checkpoint)
-    policy.engine = Minded(checkpoint, MINDS)
-    policy.roll_out = lambda _: [[playing(checkpoint, call(0, 0, 50, 50), BLUE) for _ in range(4)]]
+def training(policy: PolicyModel, every: int, updates: int = 3) -> list[dict[str, float]]:
+    policy = copy.deepcopy(policy)  # the original is shared with other tests and stays as it is
+    module = module_of(policy)
+    module.engine = Minded(policy, MINDS)
+    module.roll_out = lambda _: [[playing(policy, call(0, 0, 50, 50), BLUE) for _ in range(4)]]
     logged = Logged()
-    callbacks = [ProbeCallback(MADE, Gap(Mode.FIXED, 16, checkpoint.token_px), policy.limits, every, 3), logged]
-    trainer(callbacks=callbacks).fit(policy, questions(updates, per_update=1))
+    callbacks = [ProbeCallback(MADE, Gap(Mode.FIXED, 16, policy.token_px), module.limits, every, 3), logged]
+    trainer(callbacks=callbacks).fit(module, questions(updates, per_update=1))
     return logged.rows
 
 
@@ -50,16 +50,16 @@ def test_the_probe_speaks_every_n_updates_and_is_not_a_number_between(qwen3_vl: 
 
 
 def test_the_probe_plays_by_its_own_rules_and_not_by_those_of_the_rollouts(qwen3_vl: PolicyModel):
-    policy = policy_of(qwen3_vl)
+    module = module_of(qwen3_vl)
     heard = []
-    policy.engine = Minded(qwen3_vl, MINDS)
-    generate = policy.engine.generate
-    policy.engine.generate = lambda asked, sampling: heard.append(sampling) or generate(asked, sampling)
-    greedy = replace(policy.limits, sampling=replace(policy.limits.sampling, temperature=0.0))
+    module.engine = Minded(qwen3_vl, MINDS)
+    generate = module.engine.generate
+    module.engine.generate = lambda asked, sampling: heard.append(sampling) or generate(asked, sampling)
+    greedy = replace(module.limits, sampling=replace(module.limits.sampling, temperature=0.0))
     probe_ = ProbeCallback(MADE, Gap(Mode.FIXED, 16, qwen3_vl.token_px), greedy, 1, 3)
-    policy.log_dict = lambda values: None
-    probe_.on_train_batch_end(None, policy)
-    assert heard and {sampling.temperature for sampling in heard} == {0.0} != {policy.limits.sampling.temperature}
+    module.log_dict = lambda values: None
+    probe_.on_train_batch_end(None, module)
+    assert heard and {sampling.temperature for sampling in heard} == {0.0} != {module.limits.sampling.temperature}
 
 
 def test_a_probe_of_every_0_updates_is_off(qwen3_vl: PolicyModel):

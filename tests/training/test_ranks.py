@@ -31,7 +31,7 @@ from focus.training.probe_callback import ProbeCallback
 from tests.support.policies import FAMILIES
 from tests.support.ranks import in_ranks
 from tests.support.runs import SMALL, in_processes, settings
-from tests.support.updates import Rows, assert_close, policy_of, questions, trainer
+from tests.support.updates import Rows, assert_close, module_of, questions, trainer
 
 HELD_OUT = Scenes(replace(DIFFICULTY[1], side_px=224), "eval", 3)
 
@@ -49,15 +49,15 @@ def unreadable(draws: list[int]) -> type:
 def fitted(job: dict) -> tuple[FocusPolicy, list[dict[str, float]]]:
     """Train by `job`; the same function in one process and in each of several."""
     torch.set_num_threads(1)
-    checkpoint = FAMILIES[job["family"]](seed=4)
+    policy = FAMILIES[job["family"]](seed=4)
     if job.get("tied"):
-        checkpoint.unwrapped.lm_head.weight = checkpoint.backbone.language_model.get_input_embeddings().weight
-    checkpoint.backbone.visual.requires_grad_(not job.get("frozen"))
-    policy = policy_of(checkpoint, tokens_per_forward=job.get("tokens_per_forward", 600), grad_clip=job.get("grad_clip", 1e9))
+        policy.unwrapped.lm_head.weight = policy.backbone.language_model.get_input_embeddings().weight
+    policy.backbone.visual.requires_grad_(not job.get("frozen"))
+    module = module_of(policy, tokens_per_forward=job.get("tokens_per_forward", 600), grad_clip=job.get("grad_clip", 1e9))
     if job.get("uneven"):
-        policy.limits = replace(policy.limits, sampling=Sampling(1.0, 3 + 20 * int(os.environ.get("LOCAL_RANK", 0))))
+        module.limits = replace(module.limits, sampling=Sampling(1.0, 3 + 20 * int(os.environ.get("LOCAL_RANK", 0))))
     rows = Rows()
-    callbacks = [ProbeCallback(HELD_OUT, Gap(Mode.FIXED, 16, checkpoint.token_px), policy.limits, 1, 2), rows]
+    callbacks = [ProbeCallback(HELD_OUT, Gap(Mode.FIXED, 16, policy.token_px), module.limits, 1, 2), rows]
     if job.get("keep"):
         save = pl.callbacks.ModelCheckpoint(
             job["keep"], filename="at-{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False
@@ -79,8 +79,8 @@ def fitted(job: dict) -> tuple[FocusPolicy, list[dict[str, float]]]:
         del FSDPModule.reset_iter_state
     logits = job.get("logits", policy_model.LOGITS_BYTES)
     with patch.object(questions_, "_Opened", unreadable(job.get("broken", []))), patch.object(policy_model, "LOGITS_BYTES", logits):
-        made.fit(policy, data, ckpt_path=job.get("resume"))
-    return policy, rows.rows
+        made.fit(module, data, ckpt_path=job.get("resume"))
+    return module, rows.rows
 
 
 WORKER = """

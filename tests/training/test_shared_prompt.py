@@ -19,16 +19,16 @@ from tests.support.reference import RAGGED, Shape, made, plain_logprobs, towers
 from tests.support.updates import loss_and_gradients
 
 
-def assert_equal_updates(checkpoint: PolicyModel, trajectories) -> None:
+def assert_equal_updates(policy: PolicyModel, trajectories) -> None:
     # Delta nets divide by the lengths of short keys, which magnifies rounding. In float64 both updates of Qwen3.5 agree to 2e-14.
-    tolerance = 1e-4 if checkpoint.unwrapped.config.model_type == "qwen3_5" else 2e-5
+    tolerance = 1e-4 if policy.unwrapped.config.model_type == "qwen3_5" else 2e-5
     advantage = [(-1.0) ** i * (1 + 0.3 * i) for i in range(len(trajectories))]
-    naive = [plain_logprobs(checkpoint, t) for t in trajectories]
-    shared = sampled_logprobs(checkpoint, trajectories, 1.0)
+    naive = [plain_logprobs(policy, t) for t in trajectories]
+    shared = sampled_logprobs(policy, trajectories, 1.0)
     for a, b in zip(naive, shared, strict=True):
         assert torch.allclose(a, b, atol=tolerance), (a - b).abs().max()
-    loss, gradients = loss_and_gradients(checkpoint, naive, advantage)
-    loss_shared, gradients_shared = loss_and_gradients(checkpoint, sampled_logprobs(checkpoint, trajectories, 1.0), advantage)
+    loss, gradients = loss_and_gradients(policy, naive, advantage)
+    loss_shared, gradients_shared = loss_and_gradients(policy, sampled_logprobs(policy, trajectories, 1.0), advantage)
     assert torch.allclose(loss, loss_shared, atol=1e-6)
     assert gradients.keys() == gradients_shared.keys() and gradients
     for name, gradient in gradients.items():
@@ -55,41 +55,41 @@ groups = st.lists(
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(groups=groups, seed=st.integers(0, 99))
 def test_any_ragged_lot_of_groups_has_the_naive_gradients(family, request, groups, seed):
-    checkpoint = request.getfixturevalue(family)
-    assert_equal_updates(checkpoint, made(checkpoint, groups, seed))
+    policy = request.getfixturevalue(family)
+    assert_equal_updates(policy, made(policy, groups, seed))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_frozen_tower_changes_nothing_else(family):
-    checkpoint = FAMILIES[family]()
-    checkpoint.backbone.visual.requires_grad_(False)
-    with checkpoint.image_cache():
-        assert_equal_updates(checkpoint, made(checkpoint, RAGGED))
+    policy = FAMILIES[family]()
+    policy.backbone.visual.requires_grad_(False)
+    with policy.image_cache():
+        assert_equal_updates(policy, made(policy, RAGGED))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_adapters_learn_the_same(family):
-    checkpoint = FAMILIES[family]()
+    policy = FAMILIES[family]()
     torch.manual_seed(0)
     adapters = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
-    checkpoint.model = get_peft_model(checkpoint.model, adapters)
-    assert_equal_updates(checkpoint, made(checkpoint, RAGGED))
-    learned = {name for name, p in checkpoint.model.named_parameters() if p.grad is not None}
+    policy.model = get_peft_model(policy.model, adapters)
+    assert_equal_updates(policy, made(policy, RAGGED))
+    learned = {name for name, p in policy.model.named_parameters() if p.grad is not None}
     assert learned and all("lora_" in name for name in learned)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_activation_checkpointing_changes_nothing(family):
-    checkpoint = FAMILIES[family]()
-    trajectories = made(checkpoint, RAGGED)
+    policy = FAMILIES[family]()
+    trajectories = made(policy, RAGGED)
     advantage = [1.0, -2.0, 0.5, 1.5, -1.0]
-    _, straight = loss_and_gradients(checkpoint, sampled_logprobs(checkpoint, trajectories, 1.0), advantage)
-    checkpoint.model.train()
-    checkpoint.model.gradient_checkpointing_enable()
+    _, straight = loss_and_gradients(policy, sampled_logprobs(policy, trajectories, 1.0), advantage)
+    policy.model.train()
+    policy.model.gradient_checkpointing_enable()
     passes = []
-    layer = checkpoint.backbone.language_model.layers[0].input_layernorm
+    layer = policy.backbone.language_model.layers[0].input_layernorm
     layer.register_forward_hook(lambda *_: passes.append(1))
-    _, again = loss_and_gradients(checkpoint, sampled_logprobs(checkpoint, trajectories, 1.0), advantage)
+    _, again = loss_and_gradients(policy, sampled_logprobs(policy, trajectories, 1.0), advantage)
     assert len(passes) == 2  # forward, and once more in the backward
     assert straight.keys() == again.keys()
     assert all(torch.allclose(straight[name], again[name], atol=1e-6) for name in straight)
@@ -99,11 +99,11 @@ def test_activation_checkpointing_changes_nothing(family):
 def test_the_flash_attention_kernel_is_asked_for_the_same_attention(family, monkeypatch):
     """The kernel needs a GPU. Here the same operators compute on the CPU, in float32."""
     calls = flash_on_cpu(monkeypatch)
-    checkpoint = FAMILIES[family]()
-    assert_equal_updates(checkpoint, made(checkpoint, RAGGED))
+    policy = FAMILIES[family]()
+    assert_equal_updates(policy, made(policy, RAGGED))
     # two updates, one with its backward: a call for each layer of the tower, two for each text layer. In the naive update each of five
     # rollouts passes the tower
-    tower, text = len(checkpoint.backbone.visual.blocks), sum(hasattr(x, "self_attn") for x in checkpoint.backbone.language_model.layers)
+    tower, text = len(policy.backbone.visual.blocks), sum(hasattr(x, "self_attn") for x in policy.backbone.language_model.layers)
     assert calls == {"forward": 2 * (tower + 2 * text) + 5 * tower, "backward": tower + 2 * text + 5 * tower}
 
 

@@ -22,23 +22,23 @@ from tests.support.policies import FAMILIES, random_qwen3_vl
 from tests.support.ranks import in_ranks
 from tests.support.reference import plain_logprobs, towers
 from tests.support.scripted import Scripted, boxes_of, call_of, playing, steer
-from tests.support.updates import BLUE, assert_close, policy_of, questions, trainer, weights
+from tests.support.updates import BLUE, assert_close, module_of, questions, trainer, weights
 
 
-def gradients_of(checkpoint: PolicyModel, trajectories, advantage, tokens_per_forward: int) -> dict[str, torch.Tensor]:
-    checkpoint.model.zero_grad()
+def gradients_of(policy: PolicyModel, trajectories, advantage, tokens_per_forward: int) -> dict[str, torch.Tensor]:
+    policy.model.zero_grad()
     tokens = sum(sum(t.sampled_mask) for t in trajectories)
     for rows in micro_batches(trajectories, tokens_per_forward):
-        logprobs = sampled_logprobs(checkpoint, [trajectories[i] for i in rows], 1.0)
+        logprobs = sampled_logprobs(policy, [trajectories[i] for i in rows], 1.0)
         each = torch.cat([torch.full_like(lp, advantage[i]) for i, lp in zip(rows, logprobs, strict=True)])
         flat = torch.cat(logprobs)
         policy_loss(flat, flat.detach(), each, tokens).backward()
-    return {name: p.grad.clone() for name, p in checkpoint.model.named_parameters() if p.grad is not None}
+    return {name: p.grad.clone() for name, p in policy.model.named_parameters() if p.grad is not None}
 
 
-def trajectories_of(checkpoint: PolicyModel):
+def trajectories_of(policy: PolicyModel):
     return [
-        playing(checkpoint, call_of(checkpoint, (0, 0, 20 * k, 30)), BLUE, index=k) if k % 2 else playing(checkpoint, BLUE, index=k)
+        playing(policy, call_of(policy, (0, 0, 20 * k, 30)), BLUE, index=k) if k % 2 else playing(policy, BLUE, index=k)
         for k in range(1, 7)
     ]
 
@@ -62,26 +62,26 @@ def test_only_sampled_tokens_have_a_log_probability(policy):
 
 
 def test_the_sampler_and_the_trainer_agree_on_every_token(qwen3_vl):
-    policy = policy_of(random_qwen3_vl(seed=1))
+    module = module_of(random_qwen3_vl(seed=1))
     seen = {}
-    policy._log_update = lambda *args, **_: seen.update(args[3])
-    trainer().fit(policy, questions())
+    module._log_update = lambda *args, **_: seen.update(args[3])
+    trainer().fit(module, questions())
     assert seen["objective/mismatch_max"] < 2e-5
 
 
 @pytest.mark.parametrize("cap", [2.0, None])
 def test_tokens_of_a_stale_sampler_are_weighed_by_the_truncated_ratio(cap):
     """The sampler's weights are older than the trainer's; the gradient is minus the mean of min(pi_train / pi_sampler, 2) A grad log pi."""
-    policy = policy_of(random_qwen3_vl(seed=1), sampler_ratio_cap=cap)
-    policy.engine = KVEngine(random_qwen3_vl(seed=2))
+    module = module_of(random_qwen3_vl(seed=1), sampler_ratio_cap=cap)
+    module.engine = KVEngine(random_qwen3_vl(seed=2))
     rolled, made, gradient = {}, {}, {}
-    update = policy.update
-    policy.update = lambda ts, a: rolled.update(ts=ts, a=a) or made.update(update(ts, a)) or made
-    policy._warm_up = lambda *_: gradient.update({name: p.grad.clone() for name, p in policy.model.named_parameters()})
-    trainer().fit(policy, questions())
+    update = module.update
+    module.update = lambda ts, a: rolled.update(ts=ts, a=a) or made.update(update(ts, a)) or made
+    module._warm_up = lambda *_: gradient.update({name: p.grad.clone() for name, p in module.model.named_parameters()})
+    trainer().fit(module, questions())
 
     by_hand = random_qwen3_vl(seed=1)
-    by_hand.model.train(policy.model.training)
+    by_hand.model.train(module.model.training)
     total, apart = torch.zeros(()), []
     for t, a in zip(rolled["ts"], rolled["a"].tolist(), strict=True):
         logprob = plain_logprobs(by_hand, t)
@@ -105,55 +105,55 @@ def test_a_rollout_without_advantage_is_not_passed_forward_but_stays_in_the_deno
         def score(self, trajectories):  # only the first question's siblings differ
             return [float(i == 0) for i in range(len(trajectories))]
 
-    policy = policy_of(random_qwen3_vl(seed=1))
-    policy.rewards = [FirstRollout(1.0)]
+    module = module_of(random_qwen3_vl(seed=1))
+    module.rewards = [FirstRollout(1.0)]
     rolled = {}
-    update = policy.update
-    policy.update = lambda ts, a: rolled.update(all=ts) or rolled.update(made=update(ts, a)) or rolled["made"]
-    trainer().fit(policy, questions())
+    update = module.update
+    module.update = lambda ts, a: rolled.update(all=ts) or rolled.update(made=update(ts, a)) or rolled["made"]
+    trainer().fit(module, questions())
     assert len(passed) == 4 and len(rolled["all"]) == 16
     assert rolled["made"]["tokens/sampled"] == sum(sum(t.sampled_mask) for t in rolled["all"])
 
 
 def test_a_broken_image_costs_one_question_and_not_the_run():
-    policy = policy_of(random_qwen3_vl(seed=1))
-    policy.trainer = trainer()
+    module = module_of(random_qwen3_vl(seed=1))
+    module.trainer = trainer()
     [first] = next(iter(questions(per_update=1).train_dataloader()))
     assert isinstance(first, Question)
-    assert [len(part) for part in policy.roll_out([first, Broken(1, "b", "it is cut off")])] == [4]
-    assert list(policy.roll_out([Broken(1, "b", "it is cut off")])) == []
+    assert [len(part) for part in module.roll_out([first, Broken(1, "b", "it is cut off")])] == [4]
+    assert list(module.roll_out([Broken(1, "b", "it is cut off")])) == []
 
 
 def test_only_ten_updates_in_a_row_without_any_readable_question_end_a_run():
-    policy = policy_of(random_qwen3_vl(seed=1))
-    policy.trainer = trainer()
+    module = module_of(random_qwen3_vl(seed=1))
+    module.trainer = trainer()
     [first] = next(iter(questions(per_update=1).train_dataloader()))
     broken = [Broken(1, "b", "it is cut off")]
-    policy.engine = Scripted(policy.policy, BLUE)
+    module.engine = Scripted(module.policy, BLUE)
     for asked in [*[broken] * 9, [first], *[broken] * 9]:
-        list(policy.roll_out(asked))
+        list(module.roll_out(asked))
     with pytest.raises(ValueError, match=r"no question of the last 10 updates could be read; look .*it is cut off"):
-        list(policy.roll_out(broken))
+        list(module.roll_out(broken))
 
 
 def test_an_image_that_no_view_can_hold_costs_one_question_and_not_the_run(monkeypatch):
-    policy = policy_of(random_qwen3_vl(seed=1))
-    policy.trainer = trainer()
+    module = module_of(random_qwen3_vl(seed=1))
+    module.trainer = trainer()
     first, second = next(iter(questions(per_update=2).train_dataloader()))
     strip = replace(second.sample, width=5600, height=28)
     narrow = replace(second, sample=strip, original=type(second.original)(Image.new("RGB", strip.size)))
-    [rolled] = policy.roll_out([first, narrow])
+    [rolled] = module.roll_out([first, narrow])
     assert len(rolled) == 4 and {t.sample.id for t in rolled} == {first.sample.id}
 
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_frozen_tower_sees_every_image_once_in_a_whole_step(frozen, monkeypatch):
     """Views once per question, crops once per rollout; a tower that learns passes them once more, with gradients."""
-    checkpoint = random_qwen3_vl(seed=1)
-    checkpoint.backbone.visual.requires_grad_(not frozen)
-    policy = policy_of(checkpoint)
-    policy.engine = steer(checkpoint, boxes_of(checkpoint), 1)
-    policy.limits = RolloutLimits(1, 64, Sampling(1.0, 60))
+    policy = random_qwen3_vl(seed=1)
+    policy.backbone.visual.requires_grad_(not frozen)
+    module = module_of(policy)
+    module.engine = steer(policy, boxes_of(policy), 1)
+    module.limits = RolloutLimits(1, 64, Sampling(1.0, 60))
 
     class First(RewardCallback):
         name = "first"
@@ -161,9 +161,9 @@ def test_a_frozen_tower_sees_every_image_once_in_a_whole_step(frozen, monkeypatc
         def score(self, trajectories):
             return [float(i % 4 == 0) for i in range(len(trajectories))]
 
-    policy.rewards = [First(1.0)]
-    images = towers(checkpoint, monkeypatch)
-    trainer().fit(policy, questions())
+    module.rewards = [First(1.0)]
+    images = towers(policy, monkeypatch)
+    trainer().fit(module, questions())
     assert sum(images) == (4 + 16) * (1 if frozen else 2)
 
 
@@ -171,14 +171,14 @@ def test_resuming_gives_the_same_next_steps_and_the_same_sampled_tokens(tmp_path
     """Killed after 2 of 4 updates, at an epoch border of the data (12 scenes, 4 per update: update 3 ends the epoch)."""
 
     def run(updates: int, resume: Path | None, keep: bool):
-        policy = policy_of(random_qwen3_vl(seed=2))
+        module = module_of(random_qwen3_vl(seed=2))
         sampled = []
-        policy._log_update = lambda trajectories, *_, **__: sampled.append([t.ids for t in trajectories])
+        module._log_update = lambda trajectories, *_, **__: sampled.append([t.ids for t in trajectories])
         save = pl.callbacks.ModelCheckpoint(
             tmp_path, filename="at-{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False
         )
-        trainer(enable_checkpointing=keep, callbacks=[save] if keep else []).fit(policy, questions(updates), ckpt_path=resume)
-        return policy, sampled
+        trainer(enable_checkpointing=keep, callbacks=[save] if keep else []).fit(module, questions(updates), ckpt_path=resume)
+        return module, sampled
 
     straight, tokens = run(5, None, keep=True)
     for stopped in (1, 2, 3):
@@ -189,10 +189,10 @@ def test_resuming_gives_the_same_next_steps_and_the_same_sampled_tokens(tmp_path
 
 
 def test_resuming_with_another_gap_is_refused(tmp_path):
-    policy = policy_of(random_qwen3_vl(seed=2))
+    module = module_of(random_qwen3_vl(seed=2))
     save = pl.callbacks.ModelCheckpoint(tmp_path, filename="at", every_n_train_steps=1, save_on_train_epoch_end=False)
-    trainer(enable_checkpointing=True, callbacks=[save]).fit(policy, questions(1))
-    other = policy_of(random_qwen3_vl(seed=2))
+    trainer(enable_checkpointing=True, callbacks=[save]).fit(module, questions(1))
+    other = module_of(random_qwen3_vl(seed=2))
     other.gap = replace(other.gap, view_tokens=9)
     with pytest.raises(ValueError, match="started with another gap"):
         trainer().fit(other, questions(2), ckpt_path=tmp_path / "at.ckpt")
@@ -201,38 +201,38 @@ def test_resuming_with_another_gap_is_refused(tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_in_mixed_precision_rollouts_and_updates_compute_in_bfloat16_and_agree(family):
     """Crops are asked for, so that a second turn goes on from caches of the first."""
-    checkpoint = FAMILIES[family](seed=4)
-    policy = policy_of(checkpoint)
-    policy.engine, policy.limits = steer(checkpoint, boxes_of(checkpoint), 1), RolloutLimits(1, 64, Sampling(1.0, 60))
+    policy = FAMILIES[family](seed=4)
+    module = module_of(policy)
+    module.engine, module.limits = steer(policy, boxes_of(policy), 1), RolloutLimits(1, 64, Sampling(1.0, 60))
     held: set[torch.dtype] = set()
-    clear = policy.engine.clear_cache
+    clear = module.engine.clear_cache
 
     def looking() -> None:
-        if policy.engine._prompts:
-            held.update(store.dtype for kept in policy.engine._cached.values() for store in (*kept.rows.keys, *kept.rows.values))
+        if module.engine._prompts:
+            held.update(store.dtype for kept in module.engine._cached.values() for store in (*kept.rows.keys, *kept.rows.values))
         clear()
 
-    policy.engine.clear_cache = looking
+    module.engine.clear_cache = looking
     seen = {}
-    policy._log_update = lambda trajectories, scores, reward, update, broken: seen.update(
+    module._log_update = lambda trajectories, scores, reward, update, broken: seen.update(
         update, crops=sum(bool(t.crops) for t in trajectories)
     )
-    trainer(precision="bf16-mixed").fit(policy, questions())
+    trainer(precision="bf16-mixed").fit(module, questions())
     assert seen["crops"] == 16 and seen["objective/mismatch_mean"] < 0.02
     assert held == {torch.bfloat16}
-    assert {p.dtype for p in checkpoint.model.parameters()} == {torch.float32}
+    assert {p.dtype for p in policy.model.parameters()} == {torch.float32}
 
 
 WORKER = """
 import sys, torch
 from tests.support.policies import FAMILIES
-from tests.support.updates import policy_of, questions, trainer, weights
+from tests.support.updates import module_of, questions, trainer, weights
 torch.set_num_threads(1)
-policy = policy_of(FAMILIES[sys.argv[1]](seed=4), tokens_per_forward=int(sys.argv[3]))
-policy._log_update = lambda *args, **_: None
-trainer(devices=2, strategy="ddp", accelerator="cpu").fit(policy, questions(2))
-if policy.global_rank == 0:
-    torch.save(weights(policy), sys.argv[2])
+module = module_of(FAMILIES[sys.argv[1]](seed=4), tokens_per_forward=int(sys.argv[3]))
+module._log_update = lambda *args, **_: None
+trainer(devices=2, strategy="ddp", accelerator="cpu").fit(module, questions(2))
+if module.global_rank == 0:
+    torch.save(weights(module), sys.argv[2])
 """
 
 
@@ -240,7 +240,7 @@ if policy.global_rank == 0:
 @pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
 def test_two_processes_make_the_step_of_one(family, tmp_path):
     """Ranks have unequal numbers of micro-batches (one row per forward), and rollouts with and without a crop."""
-    one = policy_of(FAMILIES[family](seed=4))
+    one = module_of(FAMILIES[family](seed=4))
     one._log_update = lambda *args, **_: None
     trainer().fit(one, questions(2))
     script = tmp_path / "worker.py"
@@ -258,11 +258,11 @@ def test_equal_rewards_leave_the_weights_alone():
         def score(self, trajectories):
             return [1.0] * len(trajectories)
 
-    policy = policy_of(random_qwen3_vl(seed=1))
-    policy.rewards = [Equal(1.0)]
-    before = weights(policy)
-    trainer().fit(policy, questions())
-    assert all(torch.equal(a, b) for a, b in zip(before.values(), weights(policy).values(), strict=True))
+    module = module_of(random_qwen3_vl(seed=1))
+    module.rewards = [Equal(1.0)]
+    before = weights(module)
+    trainer().fit(module, questions())
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), weights(module).values(), strict=True))
     assert group_advantage(torch.ones(2, 4)).eq(0).all()
 
 
@@ -279,40 +279,40 @@ class Alike(RewardCallback):
 
 def test_an_update_in_which_all_are_paid_alike_leaves_weights_and_moments_exactly_and_is_counted(tmp_path):
     """Momentum and decay of the updates before it would move them."""
-    policy, seen = policy_of(random_qwen3_vl(seed=1), weight_decay=0.1), []
-    policy.rewards = [Alike(1.0)]
+    module, seen = module_of(random_qwen3_vl(seed=1), weight_decay=0.1), []
+    module.rewards = [Alike(1.0)]
 
     def watch(trajectories, scores, reward, update, broken):
-        state = policy.optimizers().optimizer.state_dict()["state"]
+        state = module.optimizers().optimizer.state_dict()["state"]
         moments = {f"{i} {name}": value.clone() for i, kept in state.items() for name, value in kept.items()}
-        seen.append((weights(policy) | moments, update))
+        seen.append((weights(module) | moments, update))
 
-    policy._log_update = watch
+    module._log_update = watch
     save = pl.callbacks.ModelCheckpoint(tmp_path, filename="at-{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False)
     run = trainer(enable_checkpointing=True, callbacks=[save])
-    run.fit(policy, questions(4))
+    run.fit(module, questions(4))
     first, second, third, last = ({name: value for name, value in state.items()} for state, _ in seen)
     assert any(not torch.equal(first[name], second[name]) for name in first)
     for later in (third, last):
         assert second.keys() == later.keys() and all(torch.equal(second[name], later[name]) for name in second)
     assert [update["objective/grad_norm"] for _, update in seen][2:] == [0.0, 0.0]
-    assert run.global_step == policy.updates_done == 4
+    assert run.global_step == module.updates_done == 4
     assert {path.name for path in tmp_path.iterdir()} == {f"at-step={step}.ckpt" for step in (1, 2, 3, 4)}
 
 
 def test_what_the_update_does_is_logged():
     """One optimiser step: the policy is its own old one. The entropy is the mean over the tokens of rollouts that teach."""
-    policy, seen = policy_of(random_qwen3_vl(seed=1)), {}
-    policy.log_dict = lambda values, **_: seen.update(values)
+    module, seen = module_of(random_qwen3_vl(seed=1)), {}
+    module.log_dict = lambda values, **_: seen.update(values)
     rolled = {}
-    update = policy.update
-    policy.update = lambda ts, a: rolled.update(ts=ts, a=a, **{"entropy": expected(ts, a)}) or update(ts, a)
+    update = module.update
+    module.update = lambda ts, a: rolled.update(ts=ts, a=a, **{"entropy": expected(ts, a)}) or update(ts, a)
 
     def expected(ts, a):
         with torch.no_grad():
-            return float(torch.cat(logprobs_and_entropy(policy.policy, [t for t, each in zip(ts, a, strict=True) if each], 1.0)[1]).mean())
+            return float(torch.cat(logprobs_and_entropy(module.policy, [t for t, each in zip(ts, a, strict=True) if each], 1.0)[1]).mean())
 
-    trainer().fit(policy, questions())
+    trainer().fit(module, questions())
     lengths = [sum(t.sampled_mask) for t in rolled["ts"]]
     assert seen["objective/entropy"] == pytest.approx(rolled["entropy"], rel=1e-5) and seen["objective/entropy"] > 1
     assert (seen["objective/clipped"], seen["objective/dual_clipped"], seen["objective/log_ratio_p50"]) == (0, 0, 0)
@@ -321,9 +321,9 @@ def test_what_the_update_does_is_logged():
 
 def test_a_second_step_on_the_same_rollouts_meets_the_clip():
     """At a learning rate of 0.1 a step leads far out of the trust region; the first step of the two has ratio 1."""
-    policy, seen = policy_of(random_qwen3_vl(seed=1), updates_per_rollout=2, learning_rate=0.1), {}
-    policy._log_update = lambda *args, **_: seen.update(args[3])
-    trainer().fit(policy, questions())
+    module, seen = module_of(random_qwen3_vl(seed=1), updates_per_rollout=2, learning_rate=0.1), {}
+    module._log_update = lambda *args, **_: seen.update(args[3])
+    trainer().fit(module, questions())
     assert 0.05 < seen["objective/clipped"] <= 0.5
     assert seen["objective/log_ratio_p1"] < -0.2 and seen["objective/log_ratio_p99"] > 0.2
 
@@ -358,26 +358,26 @@ def test_groups_without_a_difference_in_accuracy_are_left_out_where_only_accurac
         def score(self, trajectories):
             return [float(i == 0) for i in range(len(trajectories))]
 
-    policy = policy_of(random_qwen3_vl(seed=1), teach_groups=teach_groups, tokens_per_forward=10**6)
-    policy.rewards = [First(1.0), Form(1.0)]
-    trainer().fit(policy, questions())
+    module = module_of(random_qwen3_vl(seed=1), teach_groups=teach_groups, tokens_per_forward=10**6)
+    module.rewards = [First(1.0), Form(1.0)]
+    trainer().fit(module, questions())
     assert len(seen) == passed
 
 
 def test_updates_without_a_readable_question_are_passed_over_and_logged():
-    policy, rows = policy_of(random_qwen3_vl(seed=1)), []
-    policy.rewards = [Alike(1.0)]
-    policy.log_dict = lambda values, **_: rows.append(values) if "update" in values else None
+    module, rows = module_of(random_qwen3_vl(seed=1)), []
+    module.rewards = [Alike(1.0)]
+    module.log_dict = lambda values, **_: rows.append(values) if "update" in values else None
     data = questions(3, per_update=1)
     dealt = [Broken(0, "b", "it is cut off"), None, Broken(2, "b", "it is cut off")]
-    step, kept = policy.training_step, []
+    step, kept = module.training_step, []
 
     def training_step(batch, batch_idx):
         step([dealt[batch_idx]] if dealt[batch_idx] else batch, batch_idx)
-        kept.append(weights(policy))
+        kept.append(weights(module))
 
-    policy.training_step, before = training_step, weights(policy)
-    trainer().fit(policy, data)
+    module.training_step, before = training_step, weights(module)
+    trainer().fit(module, data)
     assert [row["data/broken"] for row in rows] == [1.0, 0.0, 1.0] and [row["update"] for row in rows] == [1.0, 2.0, 3.0]
     assert rows[0].keys() == rows[1].keys() == rows[2].keys()
     assert rows[0]["reward/total"] != rows[0]["reward/total"] and rows[0]["objective/entropy"] != rows[0]["objective/entropy"]
@@ -387,8 +387,8 @@ def test_updates_without_a_readable_question_are_passed_over_and_logged():
 
 
 def test_a_loss_that_is_no_number_names_the_samples_it_came_from(tmp_path):
-    policy = policy_of(random_qwen3_vl(seed=1), sampler_ratio_cap=2.0, tokens_per_forward=1)
-    update = policy.update
+    module = module_of(random_qwen3_vl(seed=1), sampler_ratio_cap=2.0, tokens_per_forward=1)
+    update = module.update
     named = []
 
     def broken(trajectories, advantage):
@@ -398,9 +398,9 @@ def test_a_loss_that_is_no_number_names_the_samples_it_came_from(tmp_path):
         turn = replace(t.turns[0], sampler_logprobs=(float("nan"),) * len(t.turns[0].ids))
         return update([*trajectories[:i], replace(t, turns=(turn,)), *trajectories[i + 1 :]], advantage)
 
-    policy.update = broken
+    module.update = broken
     with pytest.raises(ValueError, match=r"the loss of update 1 is not finite \(gradient norm nan\), in rollouts of ") as told:
-        trainer(default_root_dir=tmp_path).fit(policy, questions())
+        trainer(default_root_dir=tmp_path).fit(module, questions())
     assert f"in rollouts of {named[0]}. Their rewards are finite" in str(told.value)
     assert f"They are kept: python -m focus.replay {tmp_path / 'not_finite_0'}" in str(told.value)
     assert {t.sample.id for t in load(tmp_path / "not_finite_0").rollouts} == {named[0]}

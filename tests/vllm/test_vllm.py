@@ -27,7 +27,7 @@ from focus.rollout.vllm import Remote, Sampler, VLLMEngine, VLLMOptions
 from focus.runtime.endpoint import Endpoint, Outage
 from tests.support.policies import random_qwen2_5_vl, random_qwen3_vl
 from tests.support.scripted import boxes_of, call, completions, playing
-from tests.support.updates import policy_of, questions, trainer
+from tests.support.updates import module_of, questions, trainer
 from tests.vllm.cpu_transfer import OnCPU
 
 CLOSE = 1e-4  # nats; what is measured lies near 1e-6
@@ -65,44 +65,44 @@ def sampler(family, tmp_path_factory) -> Iterator[Sampler]:
     made.llm.llm_engine.engine_core.shutdown()
 
 
-def policy(family: str, seed: int) -> PolicyModel:
-    checkpoint = FAMILIES[family](seed)
-    checkpoint.model.eval()
-    return checkpoint
+def random_policy(family: str, seed: int) -> PolicyModel:
+    policy = FAMILIES[family](seed)
+    policy.model.eval()
+    return policy
 
 
-def engine(checkpoint: PolicyModel, sampler: Sampler, folder: Path) -> VLLMEngine:
-    made = VLLMEngine(checkpoint, sampler, folder / "weights", "float32")
+def engine(policy: PolicyModel, sampler: Sampler, folder: Path) -> VLLMEngine:
+    made = VLLMEngine(policy, sampler, folder / "weights", "float32")
     made.sync_weights()
     return made
 
 
-def looked(checkpoint: PolicyModel, crops: int, index: int = 0, seed: int = 0) -> Trajectory:
+def looked(policy: PolicyModel, crops: int, index: int = 0, seed: int = 0) -> Trajectory:
     """A conversation that is about to go on after some crops."""
-    calls = [call(*box) for box in boxes_of(checkpoint)[:crops]]
-    played = playing(checkpoint, *calls, "<answer>1</answer>", max_crops=crops, index=index)
+    calls = [call(*box) for box in boxes_of(policy)[:crops]]
+    played = playing(policy, *calls, "<answer>1</answer>", max_crops=crops, index=index)
     return replace(played, turns=played.turns[:crops], status=Status.OPEN, seed=seed)
 
 
-def some(checkpoint: PolicyModel) -> list[Trajectory]:
-    return [looked(checkpoint, crops, index, seed=index) for crops in (0, 1, 3) for index in range(2)]
+def some(policy: PolicyModel) -> list[Trajectory]:
+    return [looked(policy, crops, index, seed=index) for crops in (0, 1, 3) for index in range(2)]
 
 
-def apart(checkpoint: PolicyModel, made: VLLMEngine, open_ones: list[Trajectory], temperature: float = 1.0) -> float:
+def apart(policy: PolicyModel, made: VLLMEngine, open_ones: list[Trajectory], temperature: float = 1.0) -> float:
     """The largest difference between what vLLM says of its own draws and what our engine says of them, at temperature 1."""
     asked = [request_for(t, -1) for t in open_ones]
     drawn = completions(made, asked, Sampling(temperature, 24))
     words = [said.ids for said in drawn]
-    assert all(words) and not {i for ids in words for i in ids} & set(checkpoint.banned_ids)
-    kv = KVEngine(checkpoint)
+    assert all(words) and not {i for ids in words for i in ids} & set(policy.banned_ids)
+    kv = KVEngine(policy)
     ours = kv.logprobs([request_for(t, -1, ids) for t, ids in zip(open_ones, words, strict=True)], [len(ids) for ids in words])
     return max(abs(a - b) for i, row in enumerate(ours) for a, b in zip(row, drawn[i].logprobs, strict=True))
 
 
-def move(checkpoint: PolicyModel, part: str) -> None:
+def move(policy: PolicyModel, part: str) -> None:
     """Other weights, in that part of the model alone, by about a tenth of their size."""
     torch.manual_seed(5)
-    found = [p for name, p in checkpoint.model.named_parameters() if part in name]
+    found = [p for name, p in policy.model.named_parameters() if part in name]
     assert found
     with torch.no_grad():
         for p in found:
@@ -110,10 +110,10 @@ def move(checkpoint: PolicyModel, part: str) -> None:
 
 
 def test_log_probabilities_equal_those_of_kv_after_no_one_and_three_crops(family, sampler, tmp_path):
-    checkpoint = policy(family, 1)
-    made = engine(checkpoint, sampler, tmp_path)
-    assert apart(checkpoint, made, some(checkpoint)) < CLOSE
-    assert apart(checkpoint, made, some(checkpoint), temperature=0) < CLOSE  # greedy; told at temperature 1, as kv does
+    policy = random_policy(family, 1)
+    made = engine(policy, sampler, tmp_path)
+    assert apart(policy, made, some(policy)) < CLOSE
+    assert apart(policy, made, some(policy), temperature=0) < CLOSE  # greedy; told at temperature 1, as kv does
 
 
 @pytest.mark.parametrize("part", ["embed_tokens", "self_attn", "mlp", "layernorm", "visual.patch_embed", "visual.blocks", "visual.merger"])
@@ -121,42 +121,42 @@ def test_log_probabilities_equal_those_of_kv_after_no_one_and_three_crops(family
 def test_every_part_of_the_weights_is_renewed(family, sampler, tmp_path, part, in_memory, monkeypatch):
     """A tied head too: vLLM's own reload leaves the copy that its CPU build packed of it."""
     monkeypatch.setattr(sampler, "takes_tensors", in_memory)
-    checkpoint = policy(family, 1)
-    made = engine(checkpoint, sampler, tmp_path)
-    asked = some(checkpoint)
-    before = apart(checkpoint, made, asked)
-    move(checkpoint, part)
-    stale = apart(checkpoint, made, asked)
+    policy = random_policy(family, 1)
+    made = engine(policy, sampler, tmp_path)
+    asked = some(policy)
+    before = apart(policy, made, asked)
+    move(policy, part)
+    stale = apart(policy, made, asked)
     made.sync_weights()
     assert before < CLOSE < stale
-    assert apart(checkpoint, made, asked) < CLOSE
+    assert apart(policy, made, asked) < CLOSE
     assert not made.folder.exists()  # the copy took memory only while it was read
 
 
 def test_a_training_step_renews_the_weights_once_and_the_next_rollout_samples_from_them(family, sampler, tmp_path):
-    checkpoint = policy(family, 2)
-    policy_ = policy_of(checkpoint, sampler_ratio_cap=2.0, learning_rate=3e-3)
-    policy_.limits = RolloutLimits(
+    policy = random_policy(family, 2)
+    module = module_of(policy, sampler_ratio_cap=2.0, learning_rate=3e-3)
+    module.limits = RolloutLimits(
         1, 64, Sampling(0.7, 6)
     )  # log-probabilities are those of the distribution drawn from, temperature included
-    policy_.engine = made = VLLMEngine(checkpoint, sampler, tmp_path / "weights", "float32")
+    module.engine = made = VLLMEngine(policy, sampler, tmp_path / "weights", "float32")
     seen = []
-    policy_._log_update = lambda *args, **_: seen.append(
+    module._log_update = lambda *args, **_: seen.append(
         (args[3]["objective/mismatch_max"], args[3]["objective/sampler_truncated"], made.syncs)
     )
-    trainer().fit(policy_, questions(updates=3))
+    trainer().fit(module, questions(updates=3))
     assert [syncs for *_, syncs in seen] == [2, 3, 4]  # at the start, then after every update
     assert all(mismatch < CLOSE and truncated == 0 for mismatch, truncated, _ in seen)
 
 
 def test_a_resumed_run_samples_from_the_weights_that_it_stopped_with(family, sampler, tmp_path):
     def run(resume: Path | None = None, **more) -> list[float]:
-        checkpoint = policy(family, 2)
-        policy_ = policy_of(checkpoint, learning_rate=3e-3)
-        policy_.engine = VLLMEngine(checkpoint, sampler, tmp_path / "weights", "float32")
+        policy = random_policy(family, 2)
+        module = module_of(policy, learning_rate=3e-3)
+        module.engine = VLLMEngine(policy, sampler, tmp_path / "weights", "float32")
         seen: list[float] = []
-        policy_._log_update = lambda *args, **_: seen.append(args[3]["objective/mismatch_max"])
-        trainer(**more).fit(policy_, questions(updates=3), ckpt_path=resume)
+        module._log_update = lambda *args, **_: seen.append(args[3]["objective/mismatch_max"])
+        trainer(**more).fit(module, questions(updates=3), ckpt_path=resume)
         return seen
 
     kept = pl.callbacks.ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False)
@@ -166,15 +166,15 @@ def test_a_resumed_run_samples_from_the_weights_that_it_stopped_with(family, sam
 
 
 def test_a_later_turn_finds_the_earlier_ones_and_a_sibling_its_prompt_in_the_cache(family, sampler, tmp_path):
-    checkpoint = policy(family, 1)
-    made = engine(checkpoint, sampler, tmp_path)
+    policy = random_policy(family, 1)
+    made = engine(policy, sampler, tmp_path)
     settings = {"max_tokens": 4, "logprobs": 0}
 
     def cached(t: Trajectory) -> tuple[int, int]:
         asked, said = next(sampler.complete(Requests([request_for(t, -1)]), made._prompt_of, settings))
         return said.cached, len(asked.ids)
 
-    first, second = looked(checkpoint, 0), looked(checkpoint, 1)
+    first, second = looked(policy, 0), looked(policy, 1)
     assert cached(first)[0] == 0
     prompt = cached(first)[1]
     assert cached(first)[0] >= prompt - 32  # whole blocks alone
@@ -184,20 +184,20 @@ def test_a_later_turn_finds_the_earlier_ones_and_a_sibling_its_prompt_in_the_cac
 
 
 def test_a_draw_is_fixed_by_its_seed(family, sampler, tmp_path):
-    checkpoint = policy(family, 1)
-    made = engine(checkpoint, sampler, tmp_path)
-    asked = [request_for(looked(checkpoint, 1, index % 2, seed=seed_of(index)), -1) for index in range(6)]
+    policy = random_policy(family, 1)
+    made = engine(policy, sampler, tmp_path)
+    asked = [request_for(looked(policy, 1, index % 2, seed=seed_of(index)), -1) for index in range(6)]
     first, again = (completions(made, asked, Sampling(1.0, 12)) for _ in range(2))
     assert [said.ids for said in first] == [said.ids for said in again]
     assert len({first[i].ids for i in range(0, 6, 2)}) == 3  # siblings of one question differ
 
 
 def test_a_turn_ends_with_the_stop_token_or_at_the_limit(family, sampler, tmp_path):
-    checkpoint = policy(family, 1)
-    made = engine(checkpoint, sampler, tmp_path)
+    policy = random_policy(family, 1)
+    made = engine(policy, sampler, tmp_path)
     seen = set()
-    for said in completions(made, [request_for(looked(checkpoint, 0, seed=seed), -1) for seed in range(40)], Sampling(1.0, 60)):
-        stops = [place for place, token in enumerate(said.ids) if token in checkpoint.stop_ids]
+    for said in completions(made, [request_for(looked(policy, 0, seed=seed), -1) for seed in range(40)], Sampling(1.0, 60)):
+        stops = [place for place, token in enumerate(said.ids) if token in policy.stop_ids]
         assert said.stopped == bool(stops) and stops in ([], [len(said.ids) - 1])
         assert said.stopped or len(said.ids) == 60
         seen.add(said.stopped)
@@ -206,27 +206,27 @@ def test_a_turn_ends_with_the_stop_token_or_at_the_limit(family, sampler, tmp_pa
 
 def adapted(family: str, seed: int) -> PolicyModel:
     """The weights that vLLM was started with, and an adapter that matters."""
-    checkpoint = policy(family, 0)
+    policy = random_policy(family, 0)
     layers = [f"{kind}_proj" for kind in ("q", "k", "v", "o", "gate", "up", "down")]
-    names = [name for name, _ in checkpoint.model.named_modules() if "language_model" in name and name.rpartition(".")[2] in layers]
-    checkpoint.model = get_peft_model(checkpoint.model, LoraConfig(r=4, lora_alpha=8, target_modules=names))
+    names = [name for name, _ in policy.model.named_modules() if "language_model" in name and name.rpartition(".")[2] in layers]
+    policy.model = get_peft_model(policy.model, LoraConfig(r=4, lora_alpha=8, target_modules=names))
     torch.manual_seed(seed)
-    for name, p in checkpoint.model.named_parameters():
+    for name, p in policy.model.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(p, std=0.1)
-    return checkpoint
+    return policy
 
 
 def test_an_adapter_is_published_as_such_and_a_changed_one_replaces_it(family, sampler, tmp_path):
-    plain = policy(family, 1)
+    plain = random_policy(family, 1)
     assert apart(plain, engine(plain, sampler, tmp_path), some(plain)) < CLOSE  # others than those that the adapter belongs to
-    checkpoint = adapted(family, 3)
-    made = engine(checkpoint, sampler, tmp_path)
-    assert apart(checkpoint, made, some(checkpoint)) < CLOSE
-    move(checkpoint, "lora_B")
-    assert apart(checkpoint, made, some(checkpoint)) > CLOSE
+    policy = adapted(family, 3)
+    made = engine(policy, sampler, tmp_path)
+    assert apart(policy, made, some(policy)) < CLOSE
+    move(policy, "lora_B")
+    assert apart(policy, made, some(policy)) > CLOSE
     made.sync_weights()
-    assert apart(checkpoint, made, some(checkpoint)) < CLOSE
+    assert apart(policy, made, some(policy)) < CLOSE
 
 
 @pytest.fixture(scope="module")
@@ -262,13 +262,13 @@ def server(tmp_path_factory) -> Iterator[tuple[str, str]]:
 
 def test_a_served_vllm_takes_adapters_and_weights_and_equals_kv_with_each(server, tmp_path):
     remote = Remote(Endpoint(*server, "NO_KEY", 60, 0, 8))
-    checkpoint = adapted("qwen3_vl", 3)
-    made = engine(checkpoint, remote, tmp_path)
-    assert apart(checkpoint, made, some(checkpoint)) < CLOSE
-    move(checkpoint, "lora_B")
+    policy = adapted("qwen3_vl", 3)
+    made = engine(policy, remote, tmp_path)
+    assert apart(policy, made, some(policy)) < CLOSE
+    move(policy, "lora_B")
     made.sync_weights()
-    assert apart(checkpoint, made, some(checkpoint)) < CLOSE
-    plain = policy("qwen3_vl", 1)
+    assert apart(policy, made, some(policy)) < CLOSE
+    plain = random_policy("qwen3_vl", 1)
     made = engine(plain, remote, tmp_path)
     assert apart(plain, made, some(plain)) < CLOSE
     move(plain, "embed_tokens")
