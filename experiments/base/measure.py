@@ -113,7 +113,7 @@ def measure(folder: Path, world: World) -> dict[str, object]:
     found: dict[str, object] = {}
 
     def keep(name: str, values: Sequence[float]) -> None:
-        mean, low, high = bootstrap(values, groups[: len(values)])
+        mean, low, high = bootstrap(values, groups[: len(values)], bounds=(0.0, 1.0))
         found[name] = {"mean": round(100 * mean, 1), "low": round(100 * low, 1), "high": round(100 * high, 1)}
 
     keep("reads a tight crop", reading(policy, samples, tight))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from focus.data.scenes import DIFFICULTY, Scenes
 from focus.evaluation.arms import Evaluator
-from focus.evaluation.bootstrap import bootstrap
 from focus.evaluation.measure import measure
 from focus.gap import Gap, Mode, ladder
 from focus.model import loading
@@ -30,8 +29,8 @@ def main() -> None:
             samples = Scenes(DIFFICULTY[1], "eval", SCENES)
             evaluator = Evaluator(policy, KVEngine(policy), gap, limits, 0, ("own", "noise", "tool_free"), 50)
             outcome, _ = measure(evaluator, samples, None)
-            shown = {metric: outcome.of(metric) for metric in ("own", "noise", "tool_free", "called", "D_noise")}
-            record[name][str(tokens)] = {m: [round(100 * v, 1) for v in bootstrap(each, outcome.groups)] for m, each in shown.items()}
+            shown = ("own", "noise", "tool_free", "called", "D_noise")
+            record[name][str(tokens)] = {metric: [round(100 * v, 1) for v in outcome.interval(metric)] for metric in shown}
     (Path(__file__).parent / "ladder.json").write_text(json.dumps(record, indent=1) + "\n")
     for name, views in record.items():
         for tokens, row in views.items():

@@ -4,13 +4,26 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
+Z = 1.959964  # 95 % of a normal distribution lie within Z standard deviations of its mean
 
-def bootstrap(values: Sequence[float], groups: Sequence[Hashable], resamples: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+
+def bootstrap(
+    values: Sequence[float],
+    groups: Sequence[Hashable],
+    resamples: int = 2000,
+    seed: int = 0,
+    bounds: tuple[float, float] | None = None,
+) -> tuple[float, float, float]:
     """Mean and 95 % interval of `values`, resampled by group: items that share an image are drawn together.
 
     For a paired comparison pass the per-item differences. NaN marks an item to which the metric does not
     apply (the area of a crop that was never made); such items are left out. Returns NaNs if no item is
     left. Raises ValueError for unequal lengths.
+
+    Where all n groups have the same mean, resampling finds no spread, which is no certainty: another
+    group may differ. `bounds` are the limits of a value: 0 and 1 for a share. With them the interval is
+    then Wilson's (1927) at the border. None of n groups differed, so up to `Z^2 / (n + Z^2)` of all may,
+    and their values may be as far off as the bounds allow. 0 right of 10 gives [0, 0.278], 10 of 10 [0.722, 1].
     """
     if len(values) != len(groups):
         raise ValueError(f"{len(values)} values but {len(groups)} groups; each value needs a group")
@@ -24,5 +37,8 @@ def bootstrap(values: Sequence[float], groups: Sequence[Hashable], resamples: in
         counts[index[group]] += 1
     draws = np.random.default_rng(seed).integers(len(index), size=(resamples, len(index)))
     means = sums[draws].sum(1) / counts[draws].sum(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(sums.sum() / counts.sum()), float(low), float(high)
+    mean, (low, high) = float(sums.sum() / counts.sum()), np.quantile(means, (0.025, 0.975))
+    if bounds and np.ptp(sums / counts) < 1e-9:
+        differing = Z**2 / (len(index) + Z**2)
+        low, high = mean - differing * (mean - bounds[0]), mean + differing * (bounds[1] - mean)
+    return mean, float(low), float(high)

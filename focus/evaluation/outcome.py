@@ -31,6 +31,7 @@ DIFFERENCES = {
 # refused the question.
 OTHERS = ("called", "answered", "agrees", "gain", "harm", "coverage", "iou", "l1", "area", "visual_tokens", "sampled_tokens", "refused")
 METRICS = (*PLAYABLE, *OTHERS)
+COUNTS = ("visual_tokens", "sampled_tokens")  # all other metrics lie between 0 and 1
 
 
 @dataclass
@@ -44,16 +45,24 @@ class Outcome:
     broken: list[str] = field(default_factory=list)  # one message for each question whose image can't be read
     unannotated: list[str] = field(default_factory=list)  # ids of questions without boxes, to which the arm `gt` does not apply
 
-    def of(self, metric: str) -> list[float]:
-        """The values of a metric or of one of `DIFFERENCES`, one for each question."""
+    def of(self, metric: str, before: "Outcome | None" = None) -> list[float]:
+        """The values of a metric or of one of `DIFFERENCES`, one for each question. With `before`, minus those of that outcome."""
+        if before is not None:
+            return [a - b for a, b in zip(self.of(metric), before.of(metric), strict=True)]
         if metric not in DIFFERENCES:
             return self.values[metric]
         first, second = (self.values[arm] for arm in DIFFERENCES[metric])
         return [a - b for a, b in zip(first, second, strict=True)]
 
-    def interval(self, metric: str, resamples: int = 2000) -> tuple[float, float, float]:
-        """Mean and 95 % interval, resampled by image."""
-        return bootstrap(self.of(metric), self.groups, resamples)
+    def mean(self, metric: str) -> float:
+        """The mean over the questions to which the metric applies; NaN if there are none."""
+        return bootstrap(self.of(metric), self.groups, resamples=1)[0]
+
+    def interval(self, metric: str, resamples: int = 2000, before: "Outcome | None" = None) -> tuple[float, float, float]:
+        """Mean and 95 % interval, resampled by image. With `before`, of the difference to that outcome, paired by question."""
+        low, high = (-1.0, 1.0) if metric in DIFFERENCES else (0.0, 1.0)
+        bounds = (low, high) if before is None else (low - high, high - low)
+        return bootstrap(self.of(metric, before), self.groups, resamples, bounds=None if metric in COUNTS else bounds)
 
 
 def decompose_tool_effect(outcome: Outcome) -> dict[str, dict[str, float]]:

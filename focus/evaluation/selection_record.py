@@ -69,7 +69,7 @@ def audit(pairs: Sequence[tuple[Choice, Choice]]) -> dict[str, Any]:
         "questions": len(pairs),
         "groups": len({exact.group for _, exact in pairs}),
         "mismatches": sum(wrong),
-        "share": bootstrap([float(w) for w in wrong], [exact.group for _, exact in pairs]),
+        "share": bootstrap([float(w) for w in wrong], [exact.group for _, exact in pairs], bounds=(0.0, 1.0)),
         "spent": total_tokens(t for _, exact in pairs for t in exact.asked.values())._asdict(),
         "differ": [{"sample": c.sample, "bisection": c.outcome, "exact": e.outcome} for c, e in pairs if c.outcome != e.outcome],
     }

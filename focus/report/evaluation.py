@@ -43,6 +43,8 @@ METRICS = {
     "iou_precision": ("IoU, every crop's best target", "", 1.0),
 }
 FIELDS = ("split", "category", "l2-category", "Task", "Subtask", "Category", "question_type", "cycle_category")
+COUNTS = ("crops", "visual_tokens", "sampled_tokens", "seconds")  # all other metrics lie between 0 and 1
+SHARE, DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)
 NAMES = {"own": "own crops", "tool_free": "tool-free", "format_only": "format only", "gt": "annotated crop", "no_tool": "no tool offered"}
 
 
@@ -73,7 +75,8 @@ def summary(rows: Rows, arms: Sequence[str], resamples: int) -> dict[str, Any]:
     for name, (first, second) in DIFFERENCES.items():
         if first in played and second in played:
             before, after = _by_question(played[second], "right"), _by_question(played[first], "right")
-            numbers["differences"][name] = _interval({key: v - before[key] for key, v in after.items() if key in before}, own, resamples)
+            paired = {key: v - before[key] for key, v in after.items() if key in before}
+            numbers["differences"][name] = _interval(paired, own, resamples, DIFFERENCE)
     for name in FIELDS:
         labels: dict[str, str] = {}  # a set may spell one category in several ways
         for row in own:
@@ -111,7 +114,7 @@ def _metrics(rows: Rows, resamples: int) -> dict[str, list[float]]:
     for metric in METRICS:
         values = _by_question(rows, metric)
         if values:
-            metrics[metric] = _interval(values, rows, resamples)
+            metrics[metric] = _interval(values, rows, resamples, None if metric in COUNTS else SHARE)
     return metrics
 
 
@@ -137,15 +140,15 @@ def _value(row: Mapping[str, Any], metric: str) -> float | None:
     return None if row[metric] is None else float(row[metric])
 
 
-def _interval(values: Mapping[str, float], rows: Rows, resamples: int) -> list[float]:
+def _interval(values: Mapping[str, float], rows: Rows, resamples: int, bounds: tuple[float, float] | None) -> list[float]:
     groups = {row["id"]: row["group"] for row in rows}
-    return [round(v, 5) for v in bootstrap(list(values.values()), [groups[key] for key in values], resamples)]
+    return [round(v, 5) for v in bootstrap(list(values.values()), [groups[key] for key in values], resamples, bounds=bounds)]
 
 
 def _accuracy(rows: Rows, resamples: int) -> list[float]:
     """Mean, low, high, and the number of questions."""
     values = _by_question(rows, "right")
-    return [*_interval(values, rows, resamples), len(values)]
+    return [*_interval(values, rows, resamples, SHARE), len(values)]
 
 
 def _circular(rows: Rows, resamples: int) -> list[float]:
@@ -154,7 +157,7 @@ def _circular(rows: Rows, resamples: int) -> list[float]:
     for row in rows:
         by_group[row["group"]].append(row["right"])
     values = [float(min(rotations) >= RIGHT_FROM) for rotations in by_group.values()]
-    return [round(v, 5) for v in bootstrap(values, list(by_group), resamples)]
+    return [round(v, 5) for v in bootstrap(values, list(by_group), resamples, bounds=SHARE)]
 
 
 def evaluation_table(numbers: Mapping[str, Any]) -> Results:

@@ -25,7 +25,7 @@ def probe_table(title: str, outcomes: Mapping[str, Outcome], resamples: int, tem
         Row(
             label,
             unit,
-            tuple(cell(outcome.of(metric), outcome.groups, factor, resamples) for outcome in outcomes.values()),
+            tuple(cell(outcome, metric, factor, resamples) for outcome in outcomes.values()),
             main=metric in (*MAIN, "noise"),
         )
         for label, unit, metric, factor in (*ROWS, *NO_TOOL)
@@ -89,7 +89,7 @@ def draw_probe(outcomes: Mapping[str, Outcome], path: Path, resamples: int) -> N
     figure = Figure(figsize=(11, height), layout="constrained")
     for axis, (title, rows) in zip(figure.subplots(1, 2), panels, strict=True):
         for number, (view, outcome) in enumerate(outcomes.items()):
-            cells = [cell(outcome.of(metric), outcome.groups, factor, resamples) for _, _, metric, factor in rows]
+            cells = [cell(outcome, metric, factor, resamples) for _, _, metric, factor in rows]
             heights = [i + 0.16 * (number - (len(outcomes) - 1) / 2) for i in range(len(rows))]
             # with few resamples the mean may lie outside the interval
             spread = [[max(0.0, c.mean - c.low) for c in cells], [max(0.0, c.high - c.mean) for c in cells]]

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from focus.evaluation.bootstrap import bootstrap
 from focus.evaluation.outcome import DIFFERENCES, METRICS, Outcome
 from focus.report.provenance import machine, this_start
 from focus.runtime import files
@@ -47,13 +46,9 @@ def measured_metrics(outcome: Outcome, resamples: int, before: Outcome | None = 
     """
     metrics = {}
     for metric in (*METRICS, *DIFFERENCES):
-        values = outcome.of(metric)
-        if before is not None:
-            values = [a - b for a, b in zip(values, before.of(metric), strict=True)]
-        applies = sum(value == value for value in values)
+        applies = sum(value == value for value in outcome.of(metric, before))
         if applies:
-            mean, low, high = bootstrap(values, outcome.groups, resamples)
-            metrics[metric] = interval(mean, low, high, applies)
+            metrics[metric] = interval(*outcome.interval(metric, resamples, before), applies)
     return metrics
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from pytorch_lightning.utilities import rank_zero_only
 
-from focus.evaluation.bootstrap import bootstrap
 from focus.evaluation.outcome import Outcome
 from focus.report.page import write_page
 from focus.report.table import Cell, Results, Row
@@ -87,12 +86,11 @@ def result_table(run: RunFacts, measured: Mapping[str, Outcome]) -> Results:
         for label, unit, metric, factor in ROWS:
             if (prefix and metric not in AT_COMMON) or not played(metric, base, trained):
                 continue
-            before, after = (None if outcome is None else outcome.of(metric) for outcome in (base, trained))
-            change = None if before is None or after is None else [b - a for a, b in zip(before, after, strict=True)]
-            cells = [None if values is None else cell(values, first.groups, factor, run.resamples) for values in (before, after, change)]
-            if cells[2] and unit == "%":
-                cells[2] = replace(cells[2], unit="pt")
-            rows.append(Row(prefix + label, unit, tuple(cells), main=metric in (("own",) if prefix else MAIN)))
+            cells = [cell(outcome, metric, factor, run.resamples) if outcome else None for outcome in (base, trained)]
+            change = cell(trained, metric, factor, run.resamples, base) if base and trained else None
+            if change and unit == "%":
+                change = replace(change, unit="pt")
+            rows.append(Row(prefix + label, unit, (*cells, change), main=metric in (("own",) if prefix else MAIN)))
         seconds = [Cell(o.seconds / len(o.groups), math.nan, math.nan) if o and o.groups else None for o in (base, trained)]
         rows.append(Row(prefix + "seconds/question", "s", (*seconds, Cell(math.nan, math.nan, math.nan))))
     notes = [
@@ -114,9 +112,9 @@ def played(metric: str, *outcomes: Outcome | None) -> bool:
     return any(value == value for outcome in outcomes if outcome for value in outcome.of(metric))
 
 
-def cell(values: Sequence[float], groups: Sequence[str], factor: float, resamples: int) -> Cell:
-    """Mean and interval, in the unit of a row."""
-    mean, low, high = bootstrap(values, groups, resamples)
+def cell(outcome: Outcome, metric: str, factor: float, resamples: int, before: Outcome | None = None) -> Cell:
+    """Mean and interval of a metric, in the unit of a row. With `before`, of the difference to that outcome."""
+    mean, low, high = outcome.interval(metric, resamples, before)
     return Cell(mean * factor, low * factor, high * factor)
 
 
@@ -225,7 +223,7 @@ def _row(run: RunFacts, base: str, measured: Mapping[str, Outcome], status: str)
     for view in ("own view", "common view"):
         outcome = measured.get(f"trained {view}")
         for _, _, metric, factor in ROWS:
-            interval = cell(outcome.of(metric), outcome.groups, factor, run.resamples) if outcome else None
+            interval = cell(outcome, metric, factor, run.resamples) if outcome else None
             measurable = interval is not None and interval.mean == interval.mean
             name = f"{view.split()[0]} {metric} "
             row |= {name + part: round(getattr(interval, part), 4) if measurable else "" for part in ("mean", "low", "high")}

@@ -43,7 +43,7 @@ class Point:
     def mean(self, metric: str, view: str) -> float:
         """The mean of a metric, in the unit of the table; NaN if it was not measured."""
         outcome = self.outcomes.get(view)
-        return cell(outcome.of(metric), outcome.groups, FACTORS[metric][1], 1).mean if outcome else math.nan
+        return outcome.mean(metric) * FACTORS[metric][1] if outcome else math.nan
 
 
 def launched(folder: Path) -> list[tuple[dict[str, str], str]]:
@@ -102,7 +102,7 @@ def write_table(points: Sequence[Point], metrics: Sequence[str], resamples: int,
             for view in ("own", "common"):
                 for metric in metrics:
                     outcome = point.outcomes.get(view)
-                    interval = cell(outcome.of(metric), outcome.groups, FACTORS[metric][1], resamples) if outcome else None
+                    interval = cell(outcome, metric, FACTORS[metric][1], resamples) if outcome else None
                     numbers = (interval.mean, interval.low, interval.high) if interval else (math.nan,) * 3
                     cells += [f"{number:.4f}" if number == number else "" for number in numbers]
             out.writerow([*point.values.values(), point.status, point.folder.name, *cells])

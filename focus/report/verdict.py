@@ -8,8 +8,8 @@ from focus.evaluation.outcome import Outcome
 # A loss of accuracy below this, in points, counts as none: the paper's baseline without a gap loses 0.5 to 4.5 points to
 # noise (arXiv 2603.27494, Table 5)
 SMALL_POINTS = 5.0
-# Without any change in n answers, a change in up to 3 / n of them can't be excluded (95 %): 5 points need 60 questions
-LEAST_QUESTIONS = 60
+# Where none of n answers changes, up to 3.84 / (n + 3.84) of all may (Wilson's interval, 95 %): 5 points need 73 questions
+LEAST_QUESTIONS = 73
 
 
 class Verdict(StrEnum):
@@ -53,5 +53,6 @@ def dependence_sentence(loss: tuple[float, float, float], crop_rate: float, view
 def verdict_of(outcome: Outcome, resamples: int) -> str:
     """The sentence of a measurement."""
     points, low, high = outcome.interval("D_noise", resamples)
-    rate, _, _ = outcome.interval("called", resamples=1)
-    return dependence_sentence((100 * points, 100 * low, 100 * high), rate, f"at {outcome.view_tokens:,} tokens", len(outcome.groups))
+    return dependence_sentence(
+        (100 * points, 100 * low, 100 * high), outcome.mean("called"), f"at {outcome.view_tokens:,} tokens", len(outcome.groups)
+    )

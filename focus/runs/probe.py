@@ -118,7 +118,7 @@ def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
         )
     console.print(f"table: {output / 'probe.md'}   figure: {output / 'probe.png'}   page: {output / 'report.html'}")
     console.print(f"probe: {output / 'probe.json'}")
-    refused = {view: outcome.interval("refused", resamples=1)[0] for view, outcome in outcomes.items()}
+    refused = {view: outcome.mean("refused") for view, outcome in outcomes.items()}
     if any(share > cfg.served.refused for share in refused.values()):
         shares = ", ".join(f"{100 * share:.0f} % at {view} tokens" for view, share in refused.items())
         raise ValueError(

@@ -8,7 +8,6 @@ import pytorch_lightning as pl
 
 from focus.data.sample import Sample
 from focus.evaluation.arms import Evaluator
-from focus.evaluation.bootstrap import bootstrap
 from focus.evaluation.measure import measure_on_all_ranks
 from focus.gap import Gap
 from focus.grading.grader import Grader
@@ -54,7 +53,7 @@ class ProbeCallback(pl.Callback):
             try:
                 with distributed.unsharded(m.model) if m.engine.shares_weights else nullcontext():
                     outcome = measure_on_all_ranks(evaluator, self.samples, None)
-                values = {metric: bootstrap(outcome.of(metric), outcome.groups, resamples=1)[0] for metric in self.METRICS}
+                values = {metric: outcome.mean(metric) for metric in self.METRICS}
             except NoVerdict as outage:
                 if files.is_first_rank():
                     print(f"no probe at update {m.updates_done}: {outage}")

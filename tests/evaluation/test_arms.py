@@ -14,6 +14,7 @@ from PIL import Image
 
 from focus.data.sample import ImageFile
 from focus.data.scenes import DIFFICULTY, Scenes
+from focus.evaluation.bootstrap import bootstrap
 from focus.evaluation.outcome import (
     ARMS,
     DIFFERENCES,
@@ -172,7 +173,40 @@ def test_intervals_are_resampled_by_image():
     outcome = made({"own": [1.0, 1.0, 0.0, 0.0]})
     assert outcome.interval("own", 200) == (0.5, 0.0, 1.0)
     together = replace(outcome, groups=["one"] * 4)
-    assert together.interval("own", 200) == (0.5, 0.5, 0.5)
+    one = 3.8415 / 4.8415  # one image was seen, and up to that share of all may differ from it
+    assert together.interval("own", 200) == pytest.approx((0.5, 0.5 - one / 2, 0.5 + one / 2), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("values", "interval"),
+    [
+        ({"own": [0] * 10}, (0, 0, 0.2775)),  # Wilson's interval of 0 of 10, as its formula and tables have it
+        ({"own": [1] * 10}, (1, 0.7225, 1)),
+        ({"own": [1]}, (1, 0.2065, 1)),
+        ({"own": [1, 1, math.nan]}, (1, 0.3424, 1)),  # a question to which the metric does not apply is none
+        ({"own": [0.5] * 4}, (0.5, 0.2551, 0.7449)),  # 3.8415 / 7.8415 of all may differ, by a half either way
+        ({"coverage": [1] * 10}, (1, 0.7225, 1)),
+        ({"visual_tokens": [16] * 10}, (16, 16, 16)),  # no share
+    ],
+)
+def test_where_all_images_agree_the_interval_of_a_share_is_wilsons(values, interval):
+    [metric] = values
+    for resamples in (1, 200):
+        assert made(values).interval(metric, resamples) == pytest.approx(interval, abs=1e-4)
+
+
+def test_where_no_answer_changes_a_difference_may_still_be_one():
+    outcome = made({"own": [1] * 10, "noise": [1] * 10, "tool_free": [0] * 10})
+    assert outcome.interval("D_noise") == pytest.approx((0, -0.2775, 0.2775), abs=1e-4)
+    assert outcome.interval("tool_effect") == pytest.approx((1, 1 - 2 * 0.2775, 1), abs=1e-4)
+    assert outcome.interval("own", before=made({"own": [0] * 10})) == pytest.approx((1, 1 - 2 * 0.2775, 1), abs=1e-4)
+    change = outcome.interval("D_noise", before=outcome)  # of a difference in [-1, 1] by at most 2
+    assert change == pytest.approx((0, -2 * 0.2775, 2 * 0.2775), abs=1e-4)
+
+
+def test_shares_with_a_spread_keep_their_bootstrap():
+    values, groups = [1.0] * 7 + [0.0] * 3, range(10)
+    assert bootstrap(values, groups, 500, bounds=(0.0, 1.0)) == bootstrap(values, groups, 500)
 
 
 # ---------------------------------------------------------------------------------------------------- MED: gain and harm

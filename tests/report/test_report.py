@@ -286,8 +286,9 @@ def test_wandb_offline_writes_a_table(tmp_path, monkeypatch):
         (3.0, 0.5, 5.5, 500, "Undecided"),  # above 0, and neither small for sure nor large
         (3.0, 1.0, 4.9, 500, "It does not"),  # above 0, but smaller than what counts
         (-1.6, -3.2, -0.2, 500, "It does not"),
-        (0.0, 0.0, 0.0, 60, "It does not"),
-        (0.0, 0.0, 0.0, 59, "Undecided"),  # no change was seen, but 5 points can't be excluded
+        (0.0, -4.999, 4.999, 73, "It does not"),  # no answer changed: 3.84 / (73 + 3.84)
+        (0.0, -5.065, 5.065, 72, "Undecided"),  # no change was seen, but 5 points can't be excluded
+        (-1.4, -4.2, 0.0, 72, "Undecided"),  # one answer changed: nor can they here, whatever the resampled interval says
         (5.0, 4.0, 6.0, 500, "It looks"),
         (math.nan, math.nan, math.nan, 500, "Undecided"),
     ],
