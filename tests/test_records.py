@@ -45,6 +45,11 @@ def test_the_numbers_of_the_readmes_stand_in_the_record(stage1):
         assert all(f"{value:.1f}" in front for value in row[column]), row
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("*.json")), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_a_record_is_json_that_every_parser_reads(path):
+    json.loads(path.read_text(), parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+
+
 def test_the_training_record_of_the_base_reaches_the_end_of_its_recipe():
     rows = (ROOT / "experiments/base/record.csv").read_text().splitlines()
     assert rows[0].startswith("samples,seconds,kind") and rows[-1].startswith("200000,")

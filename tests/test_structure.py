@@ -130,6 +130,18 @@ def test_every_public_function_says_what_it_does():
     assert [entry for entry in silent if entry.rsplit(" ", 1)[1] not in allowed and not entry.endswith("Config")] == []
 
 
+def test_files_of_json_are_written_by_one_function_which_writes_no_nan():
+    """`files.json_text`. A policy's own configuration is written as transformers writes it."""
+    direct = [
+        f"{path.relative_to(ROOT)}:{call.lineno}"
+        for path in modules()
+        if path != ROOT / "focus/model/saving.py"
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and "write" in ast.unparse(call.func) and "json.dump" in ast.unparse(call)
+    ]
+    assert direct == []
+
+
 def test_every_make_target_is_explained():
     makefile = (ROOT / "Makefile").read_text()
     targets = re.findall(r"^([a-z0-9-]+):", makefile, flags=re.MULTILINE)

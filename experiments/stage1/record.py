@@ -26,6 +26,7 @@ from focus.rewards import examples, score
 from focus.rollout.engine import Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, begin, play
+from focus.runtime import files
 from focus.training.history import read_history
 
 HERE = Path(__file__).parent
@@ -107,7 +108,7 @@ def main() -> None:
         "base": loading.load_model(loading.EMBEDDED, "tiny").weights_hash(),
         "arms": {name: arm(name) for name in ARMS},
     }
-    (HERE / "results.json").write_text(json.dumps(record, indent=1) + "\n")
+    (HERE / "results.json").write_text(files.json_text(record, indent=1) + "\n")
     curves(HERE / "curves.png")
     trajectory(HERE / "trajectory.png")
     print(f"written: {HERE / 'results.json'}, curves.png, trajectory.png")

@@ -15,7 +15,7 @@ import numpy as np
 
 from focus.data.boxes import LEAST_SIDE_PX, Box, area, intersection
 from focus.data.images.original import Original, read
-from focus.runtime.files import atomic_write
+from focus.runtime.files import atomic_write, json_text
 from focus.runtime.text import replace_surrogates_in
 
 SCHEMA = 1
@@ -168,7 +168,7 @@ def write_records(samples: Iterable[Sample], folder: Path) -> Path:
                 "image_sha256": digest,
                 "options": [{"key": key, "text": text} for key, text in sample.options],
             }
-            out.write(json.dumps(record) + "\n")
+            out.write(json_text(record) + "\n")
     return records
 
 

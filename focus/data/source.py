@@ -17,7 +17,7 @@ from focus.data.readers.derive import write_derived
 from focus.data.readers.own import cache_folder, is_canonical, own_set
 from focus.data.readers.tables import NoFiles
 from focus.data.sample import UNLIMITED, ImageFile, Limits, Records, read_records
-from focus.runtime.files import read_json, replace_atomically
+from focus.runtime.files import json_text, read_json, replace_atomically
 
 LOOKED_FOR = 20  # images that are looked for before records of your own are used
 
@@ -128,7 +128,7 @@ def _join(parts: Sequence[Records], kept: Path) -> Path:
                 for start in part.starts:
                     lines.seek(int(start))
                     record = json.loads(lines.readline())
-                    out.write(json.dumps(record | {"image": os.path.realpath(part.root / record["image"]), "boxes": []}) + "\n")
+                    out.write(json_text(record | {"image": os.path.realpath(part.root / record["image"]), "boxes": []}) + "\n")
     replace_atomically(partial, kept / "records.jsonl")
     return kept / "records.jsonl"
 

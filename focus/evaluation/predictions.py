@@ -18,7 +18,7 @@ from focus.grading.judge import Case
 from focus.model.prompts import CROP_CONTENT, Call, Fault, Malformed, error_content, parse
 from focus.rollout.loop import seed_of
 from focus.rollout.trajectory import Action, Crop, Observation, Status, Trajectory, Turn
-from focus.runtime.files import atomic_write
+from focus.runtime.files import atomic_write, json_text
 
 KEPT_META = ("category", "l2-category", "Task", "Subtask", "Category", "cycle_category", "question_type", "index", "data_source")
 
@@ -87,7 +87,7 @@ class Predictions:
     def add(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Append the lines of some questions."""
         with self.path.open("a") as out:
-            out.write("".join(json.dumps(line) + "\n" for line in lines))
+            out.write("".join(json_text(line) + "\n" for line in lines))
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """Every line, in the order of writing."""

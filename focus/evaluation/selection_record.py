@@ -11,13 +11,14 @@ from typing import Any
 from focus.evaluation.bootstrap import bootstrap
 from focus.evaluation.selection import Choice, Tokens, total_tokens
 from focus.gap import Search
+from focus.runtime.files import json_text
 
 AuditedChoice = tuple[Choice, Choice | None]  # the choice of the search, and that of an audit's exact walk
 
 
 def to_json_line(audited: AuditedChoice) -> str:
     """One line of the file from which an interrupted calibration continues."""
-    return json.dumps([choice and asdict(choice) for choice in audited]) + "\n"
+    return json_text([choice and asdict(choice) for choice in audited]) + "\n"
 
 
 def read_choices(path: Path) -> dict[str, AuditedChoice]:

@@ -28,6 +28,7 @@ from focus.data.choices import Options, chosen_letter
 from focus.data.text import normalise
 from focus.grading.extraction import ALSO, LONGEST, quoted
 from focus.runtime.endpoint import Endpoint, Outage, Refused
+from focus.runtime.files import json_text
 
 SYSTEM = (
     "You grade answers to questions about images. You do not see the image: the accepted answers are the truth. A candidate is right if "
@@ -305,7 +306,7 @@ def _append(path: Path, row: Mapping[str, Any]) -> None:
 
     A torn last line is ended first. Raises ValueError if the file can't be written.
     """
-    line = json.dumps(row).encode() + b"\n"
+    line = json_text(row).encode() + b"\n"
     try:
         with path.open("a+b", buffering=0) as file:
             # A file system without locks: one write of an appended file is all that can be done

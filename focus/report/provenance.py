@@ -58,7 +58,7 @@ def remember_start(path: Path) -> None:
     start = this_start()
     earlier = starts(path)
     if start not in earlier:
-        files.write_on_first_rank(path, "".join(json.dumps(vars(row)) + "\n" for row in (*earlier, start)))
+        files.write_on_first_rank(path, "".join(files.json_text(vars(row)) + "\n" for row in (*earlier, start)))
 
 
 def starts(path: Path) -> list[Start]:

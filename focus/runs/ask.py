@@ -1,6 +1,5 @@
 """Ask a policy one question about one picture, print the turns, and draw what it looked at."""
 
-import json
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -11,6 +10,7 @@ from focus.agent import Agent, Answer, opened
 from focus.config.schema import AskConfig
 from focus.report.picture import draw_trajectory
 from focus.rewards import Example
+from focus.runtime.files import json_text
 
 
 def run(composed: DictConfig) -> None:
@@ -26,7 +26,7 @@ def run(composed: DictConfig) -> None:
     sentence = None if cfg.counterfactual is None else counterfactual_sentence(answer, cfg.counterfactual)
     with config.writable(output):
         draw_trajectory(Example(answer.trajectory, {}, 0.0, sentence or "")).save(output / "answer.png")
-        (output / "answer.json").write_text(json.dumps(record(answer, cfg), indent=1, ensure_ascii=False) + "\n")
+        (output / "answer.json").write_text(json_text(record(answer, cfg), indent=1, ensure_ascii=False) + "\n")
     console.print(f"answer: {shown(answer)}")
     if sentence:
         console.print(sentence)

@@ -1,7 +1,6 @@
 """Choose the view of each question by its answers (E2), and write the table."""
 
 import hashlib
-import json
 import math
 import random
 from collections import Counter
@@ -30,6 +29,7 @@ from focus.gap import Search, critical_tokens, levels_identity, write_levels
 from focus.grading.grader import Grader, count_decidable, decidable_sentence
 from focus.model.policy_model import PolicyModel
 from focus.rollout.kv import KVEngine
+from focus.runtime.files import json_text
 
 
 def identity(cfg: CalibrateConfig, policy: PolicyModel, samples: Sequence[Sample]) -> str:
@@ -140,7 +140,7 @@ def run(composed: DictConfig) -> None:
                 f"set calibration.never_diverges=floor, or a smaller calibration.floor_tokens{unreadable}"
             )
         record = summary(list(done.values()), search) | {"reader": agreement(levels, samples, policy.token_px)}
-        (output / "levels.json").write_text(json.dumps({"identity": key, **record}, indent=1) + "\n")
+        (output / "levels.json").write_text(json_text({"identity": key, **record}, indent=1) + "\n")
         draw([choice for choice, _ in done.values()], output / "levels.png")
         write_levels(table, levels, key)
         partial.unlink(missing_ok=True)

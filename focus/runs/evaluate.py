@@ -7,7 +7,6 @@ Every question counts: an image that can't be read, an answer that can't be pars
 that the server refused are wrong answers.
 """
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +42,7 @@ from focus.report.results_file import write_results
 from focus.report.table import markdown_table, print_table
 from focus.rollout.engine import Model
 from focus.rollout.served import OpenAIEngine, Served, check_view_tokens
-from focus.runtime.files import atomic_write
+from focus.runtime.files import atomic_write, json_text
 from focus.runtime.progress import Progress, chunks
 
 
@@ -100,8 +99,8 @@ def run(composed: DictConfig) -> None:
         numbers = summary(rows, arms, e.resamples) | {"settings": _settings(cfg, model, most) | counted, "refusals": refused}
         if judge:
             numbers["judge"] = {name: judge.counts[name] for name in COUNTS} | {"turned_away": dict(judge.turned_away)}
-        _write(output / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        _write(output / "evaluation.json", json.dumps(numbers, indent=1, allow_nan=False) + "\n")
+        _write(output / "predictions.jsonl", "".join(json_text(row) + "\n" for row in rows))
+        _write(output / "evaluation.json", json_text(numbers, indent=1) + "\n")
         table, paper = evaluation_table(numbers), beside_the_paper(numbers, output.parent)
         _write(output / "evaluation.md", markdown_table(table) + "\n" + "\n".join(map(markdown_table, paper)))
         write_results(

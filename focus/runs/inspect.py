@@ -17,6 +17,7 @@ from focus.data.readers import SETS, TESTS
 from focus.data.sample import Records, Sample
 from focus.report.sheet import draw_sheet
 from focus.report.survey import Contents, kinds, print_contents, smallest_median_largest, stratified_indices, survey
+from focus.runtime.files import json_text
 
 
 def run(composed: DictConfig) -> None:
@@ -40,7 +41,7 @@ def _inspect(cfg: InspectConfig) -> None:
     pictures = [{"id": sample.id, "question": sample.question, "answers": sample.answers} for sample in shown]
     record = _record(contents, cfg, samples) | {"shared": shared, "pictures": pictures, "broken": sheet.broken}
     with config.writable(cfg.output):
-        (output / "inspect.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        (output / "inspect.json").write_text(json_text(record, indent=1, ensure_ascii=False) + "\n")
         if sheet.image is not None:
             sheet.image.save(output / "sheet.png")
     if sheet.broken:

@@ -1,7 +1,5 @@
 """Estimate memory and time of a run, and say what to change if it does not fit."""
 
-import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from focus.planning.advice import advice, faster
 from focus.planning.estimate import Plan, make_plan
 from focus.planning.hardware import GIB
 from focus.planning.tables import tables
+from focus.runtime.files import json_text
 
 
 def run(composed: DictConfig) -> None:
@@ -40,7 +39,7 @@ def run(composed: DictConfig) -> None:
             "advice": [asdict(change) for change in better],
             "faster": [asdict(change) for change in quicker],
         }
-        (Path(cfg.output) / "plan.json").write_text(json.dumps(written, indent=1) + os.linesep)
+        (Path(cfg.output) / "plan.json").write_text(json_text(written, indent=1) + "\n")
     console.print(f"plan: {Path(cfg.output) / 'plan.json'}")
     if not plan.fits:
         changes = "\n".join(

@@ -37,7 +37,7 @@ from focus.report.table import markdown_table, print_table
 from focus.rewards import Example
 from focus.rollout.engine import Model
 from focus.rollout.served import OpenAIEngine, Served, check_view_tokens
-from focus.runtime.files import atomic_write, read_json
+from focus.runtime.files import atomic_write, json_text, read_json
 from focus.runtime.progress import Progress
 
 
@@ -99,7 +99,7 @@ def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
     outcomes = {str(tokens): measured[str(tokens)] for tokens in cfg.views}
     table = probe_table(str(cfg.policy.checkpoint), outcomes, e.resamples, e.temperature, model.dialect.notes)
     record = _record(cfg, model, outcomes) | ({"view_seen": counted} if counted else {})
-    (output / "probe.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    (output / "probe.json").write_text(json_text(record, indent=1) + "\n")
     (output / "probe.md").write_text(markdown_table(table))
     write_results(
         output / "results.json",
@@ -142,7 +142,7 @@ class PageConversations:
         """Write the rows of a view by kind."""
         self.views[view] = chosen
         with atomic_write(self.path) as partial:
-            partial.write_text(json.dumps({"identity": self.identity, "views": self.views}))
+            partial.write_text(json_text({"identity": self.identity, "views": self.views}))
 
     def examples(self, samples: Sequence[Sample], evaluators: Mapping[str, Evaluator]) -> dict[str, list[Example]]:
         """The trajectories of the views of `evaluators` by view and kind.
@@ -169,9 +169,7 @@ def _record(cfg: ProbeConfig, model: Model, outcomes: dict[str, Outcome]) -> dic
         metrics = {m: outcome.interval(m, cfg.evaluation.resamples) for m in (*METRICS, *DIFFERENCES)}
         views[view] = {
             "metrics": {name: [round(value, 5) for value in interval] for name, interval in metrics.items() if interval[0] == interval[0]},
-            "med": {
-                part: {k: None if v != v else v for k, v in factors.items()} for part, factors in decompose_tool_effect(outcome).items()
-            },
+            "med": {part: factors for part, factors in decompose_tool_effect(outcome).items()},
             "broken": outcome.broken,
             "unannotated": outcome.unannotated,
         }

@@ -82,9 +82,15 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def json_text(content: Any, indent: int | None = None) -> str:
-    """Content as JSON that every parser reads: NaN and infinities, which JSON does not have, become null."""
-    return json.dumps(_without_nan(content), indent=indent, allow_nan=False)
+def json_text(content: Any, indent: int | None = None, ensure_ascii: bool = True) -> str:
+    """Content as JSON that every parser reads: NaN and infinities, which JSON does not have, become null.
+
+    All JSON files are written with it.
+    """
+    try:
+        return json.dumps(content, indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
+    except ValueError:  # NaN or an infinity
+        return json.dumps(_without_nan(content), indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Joins records with their annotations."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from focus.data.annotations.reading import read_questions, usable_annotations
 from focus.data.annotations.regions import Annotated, Key, Question, key_of
 from focus.data.boxes import Size
 from focus.data.readers.tables import rows_of
-from focus.runtime.files import atomic_write
+from focus.runtime.files import atomic_write, json_text
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def write_annotated(records: Path, annotations: Path, out: Path, repair: bool = 
                     tally.add(fault, annotated.location, record["id"], f"{annotated.image}, the record says {record['image']}")
                 rules[annotated.rule] += 1
                 boxes = {"boxes": annotated.chains, "box_labels": annotated.labels, "box_origin": "human", "box_rule": annotated.rule}
-                lines.write(json.dumps(record | boxes) + "\n")
+                lines.write(json_text(record | boxes) + "\n")
         for key, unused in by_key.items():
             if key not in used:
                 several = Fault.SEVERAL_RECORDS if key[0] == "id" else Fault.SEVERAL_QUESTIONS

@@ -5,13 +5,12 @@ around a line. So the outer boxes are the same multiples of the flat box for eve
 with such chains are marked `derived`.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from focus.data.boxes import Box, Size, area, intersection, widen
 from focus.data.readers.tables import rows_of
-from focus.runtime.files import atomic_write
+from focus.runtime.files import atomic_write, json_text
 
 # B2 and B3 as multiples of B1 per side. B2: SEAL crops at 1.2, Chain-of-Focus at 1.5; 1.25 is a
 # choice in that range.
@@ -77,7 +76,7 @@ def write_derived(records: Path, out: Path, least_px: int) -> int:
                     names = [[name[0]] * len(chain) if f else name for name, chain, f in zip(labels, chains, flat, strict=True)]
                     record |= {"boxes": chains, "box_labels": names, "box_origin": "derived", "box_rule": f"grown from {least_px} px"}
                     targets += sum(flat)
-                lines.write(json.dumps(record) + "\n")
+                lines.write(json_text(record) + "\n")
         if not targets:
             raise ValueError(f"{records} has no target with a single box to grow a chain from; leave data.derive_boxes at 0")
     return targets

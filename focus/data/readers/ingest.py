@@ -25,7 +25,7 @@ from focus.data.names import other_spelling
 from focus.data.readers.draft import LAYOUT, NOT_STATED, UNREAD, Bad, Draft, Location, Published, Reason
 from focus.data.readers.text import answer_type, first_of, path_inside_root, question_of
 from focus.data.sample import HALF_CHARACTER, MARKUP, SCHEMA, Records, read_records
-from focus.runtime.files import atomic_write
+from focus.runtime.files import atomic_write, json_text
 from focus.runtime.text import replace_surrogates, replace_surrogates_in
 
 SUFFIXES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"II*": "tif", b"MM\0*": "tif", b"BM": "bmp", b"GIF8": "gif"}
@@ -64,7 +64,7 @@ def ingest(published: Published, root: Path, kept: Path) -> Reading:
         kept.mkdir(parents=True, exist_ok=True)
         cached = {"identity": identity} | _write(published, root, kept)
         with atomic_write(manifest) as partial:
-            partial.write_text(json.dumps(cached, indent=1) + "\n")
+            partial.write_text(json_text(cached, indent=1) + "\n")
     samples, _ = read_records(kept / "records.jsonl", Path(cached["root"]))
     return Reading(samples, Counter(cached["dropped"]), cached["first"], Counter(cached["notes"]))
 
@@ -189,7 +189,7 @@ class _Row(dict):
 def _line(record: dict) -> str:
     """A record as a line of JSON. Raises Bad if it can't be written as JSON."""
     try:
-        return json.dumps(record) + "\n"
+        return json_text(record) + "\n"
     except (TypeError, ValueError, RecursionError) as error:
         raise Bad(Reason.BAD_VALUE, "meta", error) from error
 
