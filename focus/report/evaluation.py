@@ -43,6 +43,7 @@ METRICS = {
     "iou_precision": ("IoU, every crop's best target", "", 1.0),
 }
 FIELDS = ("split", "category", "l2-category", "Task", "Subtask", "Category", "question_type", "cycle_category")
+MAIN = ("right", "unparsed", "called", "visual_tokens", "iou_recall")  # on the terminal, with strict-circular for HR-Bench
 COUNTS = ("crops", "visual_tokens", "sampled_tokens", "seconds")  # all other metrics lie between 0 and 1
 SHARE, DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)
 NAMES = {"own": "own crops", "tool_free": "tool-free", "format_only": "format only", "gt": "annotated crop", "no_tool": "no tool offered"}
@@ -169,9 +170,10 @@ def evaluation_table(numbers: Mapping[str, Any]) -> Results:
         if metric == "seconds":  # measured per forward, so there is no time per question and no interval
             cells = [Cell(cell.mean, math.nan, math.nan) for cell in cells]
         if any(cell.mean == cell.mean for cell in cells) and not (metric == "refused" and all(cell.mean == 0 for cell in cells)):
-            rows.append(Row(label, unit, tuple(cells)))
+            rows.append(Row(label, unit, tuple(cells), main=metric in MAIN))
     if "strict_circular" in numbers:
-        rows.append(Row("accuracy, all rotations right", "%", tuple(_cell(numbers["strict_circular"][arm], 100.0) for arm in arms)))
+        circular = (_cell(numbers["strict_circular"][arm], 100.0) for arm in arms)
+        rows.append(Row("accuracy, all rotations right", "%", tuple(circular), main=True))
     for name, parts in numbers["by"].items():
         for value, part in parts.items():
             n = part["own"][3]
@@ -180,6 +182,14 @@ def evaluation_table(numbers: Mapping[str, Any]) -> Results:
         unweighted = tuple(Cell(100 * numbers["unweighted"][name].get(arm, math.nan), math.nan, math.nan) for arm in arms)
         rows.append(Row(f"{name}: mean over its {len(parts)} values", "%", unweighted))
     s = numbers["settings"]
+    notes, details = _notes(numbers), _details(numbers)
+    columns = tuple(NAMES.get(arm, arm) for arm in arms)
+    return Results(f"{s['policy']} on {s['data']}", columns, tuple(rows), tuple(notes), _sentences(numbers), tuple(details))
+
+
+def _notes(numbers: Mapping[str, Any]) -> list[str]:
+    """How the questions were asked, and what is wrong with the result."""
+    s = numbers["settings"]
     least, most = s["view_tokens"]
     crop_least, crop_most = s["crop_tokens"]
     repeats = f", {numbers['repeats']} answers to each (Avg@{numbers['repeats']})" if numbers["repeats"] > 1 else ""
@@ -187,33 +197,47 @@ def evaluation_table(numbers: Mapping[str, Any]) -> Results:
     first = f", the first {s['samples']:,} of the set" if s["samples"] else ""
     notes = [
         f"questions: {numbers['questions']:,}{first}, in {numbers['images']:,} {clusters}{repeats}; "
-        f"95 % intervals from a bootstrap over {clusters}; in brackets the number of questions",
+        f"95 % intervals from a bootstrap over {clusters}",
         f"view: {least} to {most} visual tokens; up to {s['max_crops']} crops of {crop_least} to {crop_most}; "
         f"temperature {s['temperature']:g}",
         (f"options in an order drawn by seed {s['seed']}" if s["options"] == "shuffled" else "options in published order")
         + ("; rotations as published" if "strict_circular" in numbers else "")
         + f"; answers read by the rule {s['extraction']}; "
         + (f"free answers graded by {s['judge']}" if s["judge"] else "free answers graded by rules alone, a lower bound"),
-        f"{s['engine']} on {s['device']}; seconds: {s['side_by_side']} conversations side by side, without opening images",
     ]
-    if s["derived_boxes"]:
-        notes.append("boxes of more than one level are derived; IoU is that of the smallest box")
-    if "view_seen" in s:
-        notes.append(_view_note(s["view_seen"]))
     for arm, share in numbers.get("refusals", {}).items():
         number = "its numbers are not this model's" if arm == "own" else "so it has no numbers"
         notes.append(f"the server refused {100 * share:.0f} % of the questions of the arm {arm}: {number}")
     notes += s["prompts"]["notes"]
-    notes += [f"{name}: {_percent(interval)} points" for name, interval in numbers["differences"].items()]
     if numbers["broken"]:
         notes.append(f"{len(numbers['broken'])} questions could not be read and count as wrong: {numbers['broken'][0]}")
-    verdicts: tuple[str, ...] = ()
-    if "D_noise" in numbers["differences"]:
-        points, low, high = (100 * value for value in numbers["differences"]["D_noise"])
-        verdicts = (
-            dependence_sentence((points, low, high), numbers["metrics"]["own"]["called"][0], f"at {most:,} tokens", numbers["questions"]),
-        )
-    return Results(f"{s['policy']} on {s['data']}", tuple(NAMES.get(arm, arm) for arm in arms), tuple(rows), tuple(notes), verdicts)
+    return notes
+
+
+def _details(numbers: Mapping[str, Any]) -> list[str]:
+    """What the terminal leaves to the files."""
+    s = numbers["settings"]
+    details = ["in brackets behind a category: its number of questions"] if numbers["by"] else []
+    details += [f"{s['engine']} on {s['device']}; seconds: {s['side_by_side']} conversations side by side, without opening images"]
+    if s["derived_boxes"]:
+        details.append("boxes of more than one level are derived; IoU is that of the smallest box")
+    if "view_seen" in s:
+        details.append(_view_note(s["view_seen"]))
+    return details + [f"{name}: {_percent(interval)} points" for name, interval in numbers["differences"].items()]
+
+
+def _sentences(numbers: Mapping[str, Any]) -> tuple[str, ...]:
+    """The result in words: the accuracy, what crops change of it, and the verdict if the arm noise was played."""
+    view, own, differences = f"at {numbers['settings']['view_tokens'][1]:,} tokens", numbers["metrics"]["own"], numbers["differences"]
+    mean, low, high = (100 * value for value in own["right"])
+    sentence = f"Right in {mean:.0f} % of {numbers['questions']:,} questions [{low:.0f}, {high:.0f}] {view}"
+    if "tool_effect" in differences:
+        points, low, high = (100 * value for value in differences["tool_effect"])
+        sentence += f", {points:+.0f} points [{low:.0f}, {high:.0f}] against the tool-free answers"
+    if "D_noise" not in differences:
+        return (f"{sentence}.",)
+    points, low, high = (100 * value for value in differences["D_noise"])
+    return f"{sentence}.", dependence_sentence((points, low, high), own["called"][0], view, numbers["questions"])
 
 
 def _view_note(seen: Mapping[str, int | None]) -> str:

@@ -71,7 +71,8 @@ def _results(results: Results) -> dict[str, Any]:
             unit = unit_text(row, cell) if cell and cell.unit else ""
             cells.append({"mean": mean + unit, "interval": interval, "known": cell is not None and not math.isnan(cell.mean)})
         rows.append({"metric": row.metric, "unit": row.unit, "cells": cells})
-    return {"title": results.title, "columns": results.columns, "rows": rows, "notes": results.notes, "verdicts": results.verdicts}
+    notes = (*results.notes, *results.details)
+    return {"title": results.title, "columns": results.columns, "rows": rows, "notes": notes, "verdicts": results.verdicts}
 
 
 def _curves(history: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """A table, the sentences that say what it means, and notes.
+    """A table, the sentences that say what it means, and notes. The terminal does not show `details`.
 
     Raises ValueError if a row lacks a cell for a column.
     """
@@ -55,6 +55,7 @@ class Results:
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     verdicts: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -154,13 +155,13 @@ def _below(row: Row, cell: Cell | None) -> str:
 
 
 def markdown_table(results: Results) -> str:
-    """The whole table in Markdown: title, verdicts, rows, notes, and a line break at the end."""
+    """The whole table in Markdown: title, verdicts, rows, notes, details, and a line break at the end."""
     lines = [f"**{results.title}**", ""]
     for verdict in results.verdicts:
         lines += [verdict, ""]
     lines += [_markdown_row(["", *results.columns]), "|---|" + "---:|" * len(results.columns)]
     lines += [_markdown_row([row.metric, *(cell_text(row, cell) for cell in row.cells)]) for row in results.rows]
-    for note in results.notes:
+    for note in (*results.notes, *results.details):
         lines += ["", note]
     return "\n".join(lines) + "\n"
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from focus.data.sample import Sample
 from focus.evaluation.predictions import Predictions, graded_rows
 from focus.grading.answers import grade
 from focus.model.dialect import Texts, read_dialect
-from focus.report.evaluation import beside_the_paper, evaluation_table, summary
+from focus.report.evaluation import MAIN, METRICS, beside_the_paper, evaluation_table, summary
 from focus.report.table import cell_text, markdown_table
 from focus.rollout.trajectory import Status
 from focus.runs import evaluate, train
@@ -284,7 +285,15 @@ def test_an_evaluation_leaves_numbers_tables_predictions_and_a_page(scripted, tm
     page = (tmp_path / "out/report.html").read_text()
     assert "wrong" in page and "Curves" not in page
     assert "Table 6" in (tmp_path / "out/evaluation.md").read_text()
-    assert "1 to 16 visual tokens" in " ".join(capsys.readouterr().out.split())
+    terminal, text = capsys.readouterr().out, (tmp_path / "out/evaluation.md").read_text()
+    assert "1 to 16 visual tokens" in " ".join(terminal.split())
+    rows = {metric: label for metric, (label, *_) in METRICS.items() if f"| {label} |" in text}
+    shown = [metric for metric, label in rows.items() if re.search(f"^{re.escape(label)} ", terminal, flags=re.MULTILINE)]
+    assert shown == [metric for metric in rows if metric in MAIN] and 3 < len(shown) < len(rows)
+    assert "tool_effect: " in text and "tool_effect: " in page and "tool_effect" not in terminal
+    right = sum(row["right"] for row in own) / len(own)
+    sentence = f"Right in {100 * right:.0f} % of {len(own)} questions ["
+    assert sentence in terminal and sentence in text and sentence in json.loads((tmp_path / "out/results.json").read_text())["verdicts"][0]
 
 
 def test_the_published_order_is_a_switch_and_the_predictions_name_published_keys(scripted, tmp_path):
