@@ -8,16 +8,14 @@ The paper leaves open, and we chose: the ladder of budgets, the early exit, and 
 tokens that selection spends.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple, Protocol
 
-from focus.data.images.original import Original
 from focus.data.sample import Sample
-from focus.evaluation.answer_reading import AnswerReader, read_by_rule
+from focus.evaluation.answer_reading import AnswerReader, ReadAnswer, read_by_rule
 from focus.evaluation.level_search import DROPPED_NEVER, SEARCHES, UNREADABLE, LevelOutcome, LevelRule, Meanings
-from focus.gap import Search, fit, ladder, majority, resize_to_budget
+from focus.gap import Search, View, fit, ladder, majority, resize_to_budget
 from focus.model.policy_model import PolicyModel
 from focus.model.prompts import ANSWER_OPEN
 from focus.rollout.engine import Engine, Sampling
@@ -80,6 +78,60 @@ class SelectionSettings(Protocol):
     def never_diverges(self) -> str: ...
 
 
+class _Question:
+    """A question while its level is searched. Where its image can't be read the search ends, and `broken` says why."""
+
+    def __init__(self, sample: Sample, token_px: int, search: Search, settings: SelectionSettings) -> None:
+        self.sample, self.token_px, self.settings = sample, token_px, settings
+        self.asked: dict[int, Tokens] = {}
+        self.right_at_native: set[str | None] | None = None  # the meanings that are right
+        self.outcome: LevelOutcome = UNREADABLE
+        self.level: int | None = None  # asked next; None when the search has ended
+        self.broken: str | None = None
+        try:
+            self.budgets, self.original = ladder(sample.size, token_px, settings.floor_tokens), sample.open()
+        except ValueError as error:
+            self.broken = str(error)
+            return
+        self._search = SEARCHES[search](LevelRule(len(self.budgets), settings.agree_below, self._admits))
+        self.level = next(self._search)
+
+    def _admits(self, native: Meanings) -> bool:
+        return not self.settings.require_correct_at_native or majority(native) in (self.right_at_native or ())
+
+    def view(self) -> View | None:
+        """The view of the next level; None where the search has ended."""
+        if self.level is None:
+            return None
+        try:
+            return resize_to_budget(self.original, self.budgets[self.level], self.token_px)
+        except ValueError as error:
+            self.level, self.broken = None, str(error)
+            return None
+
+    def take(self, answers: Sequence[ReadAnswer], spent: Tokens) -> None:
+        """Take the answers at the level that was asked, and go on to the next one."""
+        assert self.level is not None
+        self.asked[self.level] = spent
+        if self.right_at_native is None:
+            self.right_at_native = {answer.meaning for answer in answers if answer.right}
+        try:
+            self.level = self._search.send([answer.meaning for answer in answers])
+        except StopIteration as end:
+            self.level, self.outcome = None, end.value
+
+    def choice(self) -> Choice:
+        """The outcome of the search that has ended."""
+        s, spent = self.sample, self.asked
+        if self.broken:
+            return Choice(s.id, s.group, UNREADABLE, None, spent, total_tokens(spent.values()), self.broken)
+        sizes = [fit(s.size, budget, self.token_px) for budget in self.budgets]
+        every = [spent.get(k, Tokens(w * h // self.token_px**2, spent[0].text)) for k, (w, h) in enumerate(sizes)]
+        level = -1 if self.outcome == DROPPED_NEVER and self.settings.never_diverges == "floor" else self.outcome
+        view_tokens = self.budgets[level] if isinstance(level, int) else None
+        return Choice(s.id, s.group, self.outcome, view_tokens, spent, total_tokens(every))
+
+
 def choose(
     policy: PolicyModel,
     engine: Engine,
@@ -99,64 +151,16 @@ def choose(
     """
     votes, temperature = (settings.votes, settings.vote_temperature) if settings.decoding == "vote" else (1, 0.0)
     limits = RolloutLimits(0, 1, Sampling(temperature, tokens_per_turn))
-    originals: dict[str, Original] = {}
-    ladders: dict[str, list[int]] = {}
-    broken: dict[str, str] = {}
-    for s in samples:
-        try:
-            ladders[s.id], originals[s.id] = ladder(s.size, policy.token_px, settings.floor_tokens), s.open()
-        except ValueError as error:
-            broken[s.id] = str(error)
-    right_at_native: dict[str, set[str | None]] = {}  # by question, the meanings that are right
-
-    def admits(sample: Sample, native: Meanings) -> bool:
-        return not settings.require_correct_at_native or majority(native) in right_at_native[sample.id]
-
-    def ask(levels: Mapping[str, int]) -> Iterator[tuple[Sample, list[str | None], Tokens]]:
+    questions = [_Question(s, policy.token_px, search, settings) for s in samples]
+    while views := [(q, view) for q in questions if (view := q.view()) is not None]:
         opened = []
-        for s in (s for s in samples if s.id in levels):
-            try:
-                view = resize_to_budget(originals[s.id], ladders[s.id][levels[s.id]], policy.token_px)
-            except ValueError as error:
-                broken[s.id] = str(error)
-                continue
-            seeds = [seed_of(seed, s.id, levels[s.id], vote) for vote in range(votes)]
-            opened += begin(policy, s, view, originals[s.id], seeds, ANSWER_OPEN)
-        played = play(policy, engine, opened, limits) if opened else []
-        for ballot in (played[i : i + votes] for i in range(0, len(played), votes)):
-            prompt, view_tokens = len(ballot[0].prompt_ids), ballot[0].view.tokens
-            spent = Tokens(view_tokens, prompt - view_tokens + sum(len(t.ids) - prompt for t in ballot))
-            yield ballot[0].sample, [t.answer for t in ballot], spent
-
-    searches = {
-        s.id: SEARCHES[search](LevelRule(len(ladders[s.id]), settings.agree_below, partial(admits, s)))
-        for s in samples
-        if s.id not in broken
-    }
-    levels = {sample_id: next(open_search) for sample_id, open_search in searches.items()}
-    asked: dict[str, dict[int, Tokens]] = {s.id: {} for s in samples}
-    outcomes: dict[str, LevelOutcome] = {}
-    while levels:
-        answered = list(ask(levels))
-        read = reader([(s, answers) for s, answers, _ in answered])
-        for (s, _, spent), answers in zip(answered, read, strict=True):
-            asked[s.id][levels[s.id]] = spent
-            right_at_native.setdefault(s.id, {answer.meaning for answer in answers if answer.right})
-            try:
-                levels[s.id] = searches[s.id].send([answer.meaning for answer in answers])
-            except StopIteration as end:
-                outcomes[s.id] = end.value
-                del levels[s.id]
-        for sample_id in broken.keys() & levels.keys():
-            del levels[sample_id]
-
-    def choice(s: Sample) -> Choice:
-        if s.id in broken:
-            return Choice(s.id, s.group, UNREADABLE, None, asked[s.id], total_tokens(asked[s.id].values()), broken[s.id])
-        budgets, spent, outcome = ladders[s.id], asked[s.id], outcomes[s.id]
-        sizes = [fit(s.size, budget, policy.token_px) for budget in budgets]
-        every = [spent.get(k, Tokens(w * h // policy.token_px**2, spent[0].text)) for k, (w, h) in enumerate(sizes)]
-        floored = budgets[-1] if outcome == DROPPED_NEVER and settings.never_diverges == "floor" else None
-        return Choice(s.id, s.group, outcome, budgets[outcome] if isinstance(outcome, int) else floored, spent, total_tokens(every))
-
-    return [choice(s) for s in samples]
+        for q, view in views:
+            seeds = [seed_of(seed, q.sample.id, q.level, vote) for vote in range(votes)]
+            opened += begin(policy, q.sample, view, q.original, seeds, ANSWER_OPEN)
+        played = play(policy, engine, opened, limits)
+        ballots = [played[i : i + votes] for i in range(0, len(played), votes)]
+        read = reader([(ballot[0].sample, [t.answer for t in ballot]) for ballot in ballots])
+        for (q, view), ballot, answers in zip(views, ballots, read, strict=True):
+            prompt = len(ballot[0].prompt_ids)
+            q.take(answers, Tokens(view.tokens, prompt - view.tokens + sum(len(t.ids) - prompt for t in ballot)))
+    return [q.choice() for q in questions]
