@@ -289,8 +289,8 @@ class PlanConfig(TrainConfig):
     lengths: LengthsConfig
 
 
-class ProbeConfig(Section):
-    """Everything that `probe` reads."""
+class MeasurementConfig(Section):
+    """What `probe` and `evaluate` both read."""
 
     output: Text | None
     seed: Seed
@@ -299,22 +299,20 @@ class ProbeConfig(Section):
     data: DataConfig
     rollout: RolloutConfig
     evaluation: EvaluationConfig
+
+
+class ProbeConfig(MeasurementConfig):
+    """Everything that `probe` reads."""
+
     judge: EndpointConfig
     views: list[Whole]
     served: ServedConfig
     pictures: Pictures
 
 
-class EvaluateConfig(Section):
+class EvaluateConfig(MeasurementConfig):
     """Everything that `evaluate` reads."""
 
-    output: Text | None
-    seed: Seed
-    threads: Threads
-    policy: PolicyConfig
-    data: DataConfig
-    rollout: RolloutConfig
-    evaluation: EvaluationConfig
     view: ViewConfig
     options: Literal["shuffled", "published"]
     extraction: Literal["strict", "lmms", "vlmevalkit", "mme"]
