@@ -12,7 +12,6 @@ import matplotlib
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from focus import config
 from focus.build import build_judge, load_policy, training_samples
@@ -30,6 +29,7 @@ from focus.grading.grader import Grader, count_decidable, decidable_sentence
 from focus.model.policy_model import PolicyModel
 from focus.rollout.kv import KVEngine
 from focus.runtime.files import json_text
+from focus.runtime.progress import Progress
 
 
 def identity(cfg: CalibrateConfig, policy: PolicyModel, samples: Sequence[Sample]) -> str:
@@ -115,9 +115,8 @@ def run(composed: DictConfig) -> None:
         engine = KVEngine(policy)
         judge = build_judge(cfg.judge)
         reader = JudgeReader(Grader(judge)) if judge else read_by_rule
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console) as progress, partial.open("a") as out:
-            task = progress.add_task("calibrate", total=len(samples), completed=len(done))
+        with Progress(console) as progress, partial.open("a") as out:
+            advance = progress.begin("calibrate", "question", len(done))
             todo = [i for i in range(len(samples)) if not done or samples[i].id not in done]
             for start in range(0, len(todo), cfg.questions_per_forward):
                 chunk = [samples[i] for i in todo[start : start + cfg.questions_per_forward]]
@@ -129,7 +128,7 @@ def run(composed: DictConfig) -> None:
                 out.writelines(map(to_json_line, chosen.values()))
                 out.flush()
                 done |= chosen
-                progress.advance(task, len(chunk))
+                advance(len(done), len(samples))
         counts = Counter(choice.label for choice, _ in done.values())
         levels = {name: choice.view_tokens for name, (choice, _) in done.items() if choice.view_tokens}
         if not levels:
