@@ -17,7 +17,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils import cached_file
 
 from focus.data.boxes import Frame
-from focus.model.dialect import read_dialect
+from focus.model.dialect import Dialect, read_dialect
 from focus.model.policy_model import PolicyModel
 from focus.model.saving import DTYPES, FAMILIES, VIDEO_PROCESSOR
 
@@ -59,16 +59,7 @@ def load_model(folder: str | Path, dialect: str, dtype: str = "float32", prompts
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"config.json, the tokenizer or the image processor of {name} can't be used ({problem}); copy it again") from error
     chosen = read_dialect(dialect, prompts)
-    if chosen.frame is not BOX_FRAMES[config.model_type]:
-        raise ValueError(
-            f"{name} is a {config.model_type} model, which writes boxes in {BOX_FRAMES[config.model_type]}, but policy.dialect={dialect} "
-            f"reads {chosen.frame}: every box would be wrong. Use policy.dialect={config.model_type}"
-        )
-    if chosen.call[1] not in tokenizer.get_vocab():
-        raise ValueError(
-            f"policy.dialect={dialect} closes a call with {chosen.call[1]}, which is not one token of {name}, so sampling could not stop "
-            "there. Serve the model and use rollout=openai, or choose a dialect with another tag"
-        )
+    _check_dialect(name, config.model_type, tokenizer, chosen)
     _check_parts(name, config, tokenizer, image_processor)
     gpu = own_gpu()
     try:
@@ -88,6 +79,20 @@ def load_model(folder: str | Path, dialect: str, dtype: str = "float32", prompts
             "Copy the folder again, or use the config.json that belongs to these weights"
         )
     return PolicyModel(model, tokenizer, image_processor, chosen, json.loads(Path(video).read_text()) if video else None)
+
+
+def _check_dialect(name: str, model_type: str, tokenizer: Any, chosen: Dialect) -> None:
+    """Raises ValueError for a dialect whose frame is not the model's, or whose calls don't end in one of its tokens."""
+    if chosen.frame is not BOX_FRAMES[model_type]:
+        raise ValueError(
+            f"{name} is a {model_type} model, which writes boxes in {BOX_FRAMES[model_type]}, but policy.dialect={chosen.name} "
+            f"reads {chosen.frame}: every box would be wrong. Use policy.dialect={model_type}"
+        )
+    if chosen.call[1] not in tokenizer.get_vocab():
+        raise ValueError(
+            f"policy.dialect={chosen.name} closes a call with {chosen.call[1]}, which is not one token of {name}, so sampling could not "
+            "stop there. Serve the model and use rollout=openai, or choose a dialect with another tag"
+        )
 
 
 def own_gpu() -> torch.device | None:

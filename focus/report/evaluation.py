@@ -1,4 +1,4 @@
-"""The tables of an evaluation, the paper's tables beside them, and failures as pictures.
+"""The tables of an evaluation, and failures as pictures.
 
 Differences to published scores: a row that fails counts as wrong. Intervals are resampled by image,
 for HR-Bench by question, because its four rotations are not independent. Strict-circular, where all
@@ -7,12 +7,9 @@ rotations of a question must be right, is an additional metric.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from focus.config.identity import COMPARABLE
 from focus.data.sample import Sample
 from focus.evaluation.arms import Evaluator
 from focus.evaluation.bootstrap import bootstrap
@@ -24,7 +21,6 @@ from focus.report.table import Cell, Results, Row
 from focus.report.verdict import dependence_sentence
 from focus.rewards import Example
 from focus.rollout.trajectory import Status
-from focus.runtime.files import read_json
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -79,21 +75,27 @@ def summary(rows: Rows, arms: Sequence[str], resamples: int) -> dict[str, Any]:
             paired = {key: v - before[key] for key, v in after.items() if key in before}
             numbers["differences"][name] = _interval(paired, own, resamples, DIFFERENCE)
     for name in FIELDS:
-        labels: dict[str, str] = {}  # a set may spell one category in several ways
-        for row in own:
-            if (value := _field(row, name)) is not None:
-                labels.setdefault(str(value).casefold(), str(value))
-        if len(labels) > 1:
-            parts: dict[str, dict[str, list[float]]] = {}
-            for key, label in sorted(labels.items()):
-                selected = {arm: [r for r in of_arm if str(_field(r, name)).casefold() == key] for arm, of_arm in played.items()}
-                parts[label] = {arm: _accuracy(of_arm, resamples) for arm, of_arm in selected.items() if of_arm}
+        parts = _by_category(played, name, resamples)
+        if len(parts) > 1:
             numbers["by"][name] = parts
             everywhere = [arm for arm in played if all(arm in part for part in parts.values())]
             numbers["unweighted"][name] = {arm: round(sum(p[arm][0] for p in parts.values()) / len(parts), 5) for arm in everywhere}
     if any("cycle_category" in row["meta"] for row in own):
         numbers["strict_circular"] = {arm: _circular(of_arm, resamples) for arm, of_arm in played.items()}
     return numbers
+
+
+def _by_category(played: Mapping[str, Rows], name: str, resamples: int) -> dict[str, dict[str, list[float]]]:
+    """Accuracy by value of the field `name`, then by arm."""
+    labels: dict[str, str] = {}  # a set may spell one category in several ways
+    for row in played["own"]:
+        if (value := _field(row, name)) is not None:
+            labels.setdefault(str(value).casefold(), str(value))
+    parts = {}
+    for key, label in sorted(labels.items()):
+        selected = {arm: [r for r in of_arm if str(_field(r, name)).casefold() == key] for arm, of_arm in played.items()}
+        parts[label] = {arm: _accuracy(of_arm, resamples) for arm, of_arm in selected.items() if of_arm}
+    return parts
 
 
 def interval_metrics(numbers: Mapping[str, Any]) -> dict[str, Metrics]:
@@ -166,18 +168,18 @@ def evaluation_table(numbers: Mapping[str, Any]) -> Results:
     arms = list(numbers["metrics"])
     rows = []
     for metric, (label, unit, factor) in METRICS.items():
-        cells = [_cell(numbers["metrics"][arm].get(metric), factor) for arm in arms]
+        cells = [interval_cell(numbers["metrics"][arm].get(metric), factor) for arm in arms]
         if metric == "seconds":  # measured per forward, so there is no time per question and no interval
             cells = [Cell(cell.mean, math.nan, math.nan) for cell in cells]
         if any(cell.mean == cell.mean for cell in cells) and not (metric == "refused" and all(cell.mean == 0 for cell in cells)):
             rows.append(Row(label, unit, tuple(cells), main=metric in MAIN))
     if "strict_circular" in numbers:
-        circular = (_cell(numbers["strict_circular"][arm], 100.0) for arm in arms)
+        circular = (interval_cell(numbers["strict_circular"][arm], 100.0) for arm in arms)
         rows.append(Row("accuracy, all rotations right", "%", tuple(circular), main=True))
     for name, parts in numbers["by"].items():
         for value, part in parts.items():
             n = part["own"][3]
-            cells = [_cell(part[arm][:3] if arm in part else None, 100.0) for arm in arms]
+            cells = [interval_cell(part[arm][:3] if arm in part else None, 100.0) for arm in arms]
             rows.append(Row(f"{name} {value} ({n})", "%", tuple(cells)))
         unweighted = tuple(Cell(100 * numbers["unweighted"][name].get(arm, math.nan), math.nan, math.nan) for arm in arms)
         rows.append(Row(f"{name}: mean over its {len(parts)} values", "%", unweighted))
@@ -246,7 +248,8 @@ def _view_note(seen: Mapping[str, int | None]) -> str:
     return f"the server counts {seen['counted']} tokens for a view of {seen['expected']} visual tokens, separators included"
 
 
-def _cell(interval: Sequence[float] | None, factor: float) -> Cell:
+def interval_cell(interval: Sequence[float] | None, factor: float) -> Cell:
+    """`[mean, low, high]` in the unit of a row; None was not measured."""
     mean, low, high = interval or (math.nan,) * 3
     return Cell(mean * factor, low * factor, high * factor)
 
@@ -254,102 +257,6 @@ def _cell(interval: Sequence[float] | None, factor: float) -> Cell:
 def _percent(interval: Sequence[float]) -> str:
     mean, low, high = (100 * value for value in interval)
     return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
-
-
-# ------------------------------------------------------------------------------------------------ the paper, arXiv 2603.27494
-
-SETS = ("hrbench8k", "hrbench4k", "vstar")  # the data sets of COLUMNS
-COLUMNS = ("HR-Bench 8K", "HR-Bench 4K", "V*")
-# Overall accuracy, %, under the paper's protocol. Rows of other methods are the paper's re-runs; their
-# own papers report other numbers
-TABLE_2 = {
-    "CoF-sft, 1,024 tokens": (58.9, 66.0, 72.8),
-    "Pixel Reasoner, 1,024 tokens": (59.9, 65.8, 73.9),
-    "Mini-o3, 1,024 tokens": (66.0, 70.7, 80.1),
-    "DeepEyes, 1,024 tokens": (62.0, 63.9, 75.9),
-    "LFPC, 1,024 tokens": (72.1, 75.3, 80.6),
-    "Mini-o3, 16,384 tokens": (65.6, 69.0, 88.0),
-    "DeepEyes, 16,384 tokens": (69.5, 72.9, 85.9),
-    "LFPC, 16,384 tokens": (75.4, 76.4, 89.5),
-}
-TABLE_3 = {
-    "baseline, no gap": (61.0, 67.9, 72.3),
-    "Stage I": (69.9, 74.4, 78.0),
-    "Stage II": (72.1, 75.3, 80.6),
-}
-TABLE_4 = {
-    "Stage I": (69.9, None, None),
-    "Stage II on the original data": (68.1, None, None),
-    "Stage II on VisualProbe, conditional IoU": (72.7, None, None),
-    "Stage II on VisualProbe, IoU and L1": (72.1, None, None),
-}
-TABLE_5 = {"baseline, no gap": (4.5, 0.5, 3.2), "Stage I": (18.5, 10.5, 11.0)}
-TABLE_6 = {
-    "LFPC, 1,024 tokens": (2.8, 2.6, None),
-    "DeepEyes, 16,384 tokens": (12.4, 9.3, None),
-    "Mini-o3, 16,384 tokens": (27.8, 21.4, None),
-}
-
-
-def beside_the_paper(numbers: Mapping[str, Any], folder: Path) -> list[Results]:
-    """The paper's tables, each with a row measured here.
-
-    That row holds this evaluation and the comparable ones of the same policy in `folder`. A number
-    that neither the paper nor an evaluation has is `not run`.
-    """
-    settings = numbers["settings"]
-    others = [read_json(path) for path in sorted(folder.glob("*/evaluation.json"))]
-    comparable = [
-        other
-        for other in others
-        if {*other.get("settings", {})} >= {*COMPARABLE, "prompts"}
-        and all(other["settings"][key] == settings[key] for key in COMPARABLE)
-        and other["settings"]["prompts"]["hash"] == settings["prompts"]["hash"]
-    ]
-    ours = {row["settings"]["data"]: row for row in (*comparable, numbers) if row["settings"]["data"] in SETS}
-
-    def row(label: str, unit: str, cells: Iterable[Cell | None]) -> Row:
-        return Row(label, unit, tuple(cells))
-
-    def printed(table: Mapping[str, tuple[float | None, ...]], unit: str) -> list[Row]:
-        return [
-            row(label, unit, (Cell(math.nan if v is None else v, math.nan, math.nan) for v in values)) for label, values in table.items()
-        ]
-
-    def measured(unit: str, factor: float, *keys: str) -> Row:
-        cells = []
-        for name in SETS:
-            value: Any = ours.get(name)
-            for key in keys:
-                value = value.get(key) if value else None
-            cells.append(_cell(value, factor) if value else None)
-        some = f", first {settings['samples']:,} questions" if settings["samples"] else ""
-        return row(f"{settings['policy']}, {settings['view_tokens'][1]:,} tokens, measured here{some}", unit, cells)
-
-    accuracy = measured("%", 100.0, "metrics", "own", "right")
-    dependence = measured("pt", 100.0, "differences", "D_noise")
-    annotated = measured("pt", 100.0, "differences", "U_GT")
-    note = (
-        f"{settings['policy']}: {settings['side_by_side']} questions side by side. "
-        "To measure latency, set evaluation.questions_per_forward=1."
-    )
-    return [
-        Results(
-            "Table 1: accuracy lost with noise in place of the crops, and gained with annotated crops (the paper: very little)",
-            COLUMNS,
-            (dependence, replace(annotated, metric=f"{annotated.metric}, annotated crops")),
-        ),
-        Results("Table 2: overall accuracy", COLUMNS, (*printed(TABLE_2, "%"), accuracy)),
-        Results("Table 3: stages, at 1,024 tokens", COLUMNS, (*printed(TABLE_3, "%"), accuracy)),
-        Results("Table 4: inside stage II", COLUMNS, (*printed(TABLE_4, "%"), accuracy)),
-        Results("Table 5: accuracy change when the crop is replaced", COLUMNS, (*printed(TABLE_5, "pt"), dependence)),
-        Results(
-            "Table 6: seconds per question, each on its own device",
-            COLUMNS,
-            (*printed(TABLE_6, "s"), measured("s", 1.0, "metrics", "own", "seconds")),
-            (note,),
-        ),
-    ]
 
 
 # ------------------------------------------------------------------------------------------------------------- worst cases

@@ -23,6 +23,7 @@ from focus.config.schema import EvaluateConfig
 from focus.config.validate import as_yaml
 from focus.data.identity import questions_digest
 from focus.data.sample import Sample
+from focus.evaluation.arms import Evaluator
 from focus.evaluation.predictions import (
     Predictions,
     Repeated,
@@ -35,9 +36,10 @@ from focus.evaluation.predictions import (
 from focus.gap import Gap, Mode
 from focus.grading.grader import Grader
 from focus.grading.judge import COUNTS
-from focus.report.evaluation import beside_the_paper, evaluation_table, interval_metrics, summary, worst
+from focus.report.evaluation import evaluation_table, interval_metrics, summary, worst
 from focus.report.headline import evaluated_text, headline
 from focus.report.page import write_page
+from focus.report.paper import beside_the_paper
 from focus.report.results_file import write_results
 from focus.report.table import markdown_table, print_table
 from focus.rollout.engine import Model
@@ -82,17 +84,7 @@ def run(composed: DictConfig) -> None:
         identity = f"{measurement(cfg.model_dump(), model.weights_hash(), questions_digest(published))} {cfg.options}"
         played = Predictions(output / "played.jsonl", identity)
         judge = build_judge(cfg.judge, output / "judge_disagreements.jsonl")  # before hours of play: it may not be there
-        ids: set[str] = set()
-        advance = progress.begin(f"play {cfg.data.source}", "question")
-        for chunk in chunks(Repeated(samples, cfg.repeats), e.questions_per_forward, advance):
-            ids |= {sample.id for sample, _ in chunk}
-            for repeat in dict.fromkeys(number for _, number in chunk):
-                left = [sample for sample, number in chunk if number == repeat and (sample.id, number) not in played.done]
-                if left:
-                    played.add(play_lines(evaluator, left, repeat))
-        progress.end()
-        lines = [line for line in played.lines() if line["repeat"] < cfg.repeats and line["id"] in ids]
-        rows = [row for line in lines for row in graded_rows(line, cfg.extraction)]
+        rows = [row for line in _play(cfg, evaluator, samples, played, progress) for row in graded_rows(line, cfg.extraction)]
         grade_open(Grader(judge), rows)
         refused = refusals(rows, cfg.served.refused)
         arms = [arm for arm in e.arms if arm not in refused]
@@ -122,6 +114,22 @@ def run(composed: DictConfig) -> None:
             + f", which may be at most {cfg.served.refused:.0%} (served.refused): what was measured is not this model. The reasons are "
             f"above. The replies are stored; to send the questions again, remove {output}"
         )
+
+
+def _play(
+    cfg: EvaluateConfig, evaluator: Evaluator, samples: Sequence[Sample], played: Predictions, progress: Progress
+) -> list[dict[str, Any]]:
+    """Play the questions that an earlier start has not played; returns the lines of all."""
+    ids: set[str] = set()
+    advance = progress.begin(f"play {cfg.data.source}", "question")
+    for chunk in chunks(Repeated(samples, cfg.repeats), cfg.evaluation.questions_per_forward, advance):
+        ids |= {sample.id for sample, _ in chunk}
+        for repeat in dict.fromkeys(number for _, number in chunk):
+            left = [sample for sample, number in chunk if number == repeat and (sample.id, number) not in played.done]
+            if left:
+                played.add(play_lines(evaluator, left, repeat))
+    progress.end()
+    return [line for line in played.lines() if line["repeat"] < cfg.repeats and line["id"] in ids]
 
 
 def _write(path: Path, text: str) -> None:

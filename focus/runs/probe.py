@@ -6,7 +6,6 @@ An interrupted probe resumes with the next view; a finished one only prints its 
 folder that holds a probe of another policy, of other questions or with other settings is refused.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path

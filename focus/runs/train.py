@@ -55,6 +55,7 @@ from focus.evaluation.outcome import Outcome
 from focus.gap import Gap, Mode
 from focus.grading.grader import Grader, check_decidable, count_decidable, decidable_sentence
 from focus.model import loading
+from focus.model.policy_model import PolicyModel
 from focus.report.card import Card, card_text, stated_licence
 from focus.report.dashboard import Replay, TrajectoryTable, closing, start_logger
 from focus.report.headline import device_text, headline, native_tokens, policy_text
@@ -69,7 +70,6 @@ from focus.runtime.progress import Progress
 from focus.runtime.requeue import RequeueWarning
 from focus.training import checkpoints
 from focus.training.alarms import CollapseAlarms
-from focus.training.checkpoints import latest_checkpoint
 from focus.training.history import History, read_history, run_status
 from focus.training.policy import FocusPolicy
 from focus.training.probe_callback import ProbeCallback
@@ -136,31 +136,14 @@ def fit(
             print(f"{len(samples) - len(kept)} of {len(samples)} training questions have no critical view and are left out")
         samples = kept
     checkpoint_folder, warning = output / "checkpoints", RequeueWarning()
-    history = History(output / "history.jsonl")
-    e = cfg.evaluation
-    probes = []
-    if e.samples and e.probe_every:
-        held_out = held_out_samples(cfg)
-        probed = [held_out[i] for i in range(min(len(held_out), e.probe_samples))]
-        limits = rollout_limits(cfg, e.temperature)
-        probes.append(ProbeCallback(probed, _view_of_held_out(module.gap), limits, e.probe_every, e.questions_per_forward, grader))
-    callbacks: list[Callback] = [
-        *module.rewards,
-        *probes,
-        CollapseAlarms(**cfg.alarms.model_dump()),
-        history,
-        Replay(history.path),
-        TrajectoryTable(cfg.report.trajectories_every),
-        TrainingProgress(progress, cfg.objective.updates, (e.samples or 0) * (1 + len({*e.arms} - {"own"}))),
-        checkpoints.SaveCheckpoints(
-            checkpoint_folder, cfg.report.checkpoint_every, cfg.report.checkpoint_minutes, cfg.objective.updates, warning
-        ),
-    ]
+    save = checkpoints.SaveCheckpoints(
+        checkpoint_folder, cfg.report.checkpoint_every, cfg.report.checkpoint_minutes, cfg.objective.updates, warning
+    )
     # On Slurm submitit requeues the job. Lightning must neither requeue it nor end at the warning signal
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None
     trainer = build_trainer(
         cfg.trainer,
-        callbacks=[*callbacks, RestoreSignalHandlers()],
+        callbacks=[*_callbacks(cfg, module, output / "history.jsonl", grader, progress), save, RestoreSignalHandlers()],
         plugins=slurm,
         logger=logger,
         max_epochs=1,
@@ -172,15 +155,9 @@ def fit(
         default_root_dir=str(output),
     )
     questions = Questions(samples, cfg.objective.updates, cfg.rollout.questions_per_update, cfg.data.workers, cfg.seed)
-    last = latest_checkpoint(checkpoint_folder)
-    if last and (by := strategies.strategy_of_checkpoint(last)) != strategies.strategy_kind(trainer.strategy):
-        writer = {"whole": "a trainer that keeps whole weights"}.get(by, f"trainer={by}")
-        raise ValueError(
-            f"{last} was written by {writer}; resume it with the same kind of trainer, or give this run another name (name=...)"
-        )
+    last = _resumed_from(checkpoint_folder, trainer)
     if not isinstance(trainer.strategy, strategies.AtomicCheckpointFolders):
         trainer.strategy.checkpoint_io = checkpoints.AtomicFiles()
-    last = checkpoints.latest_readable(checkpoint_folder)
     # PyTorch sets its handler, which notices a dead worker, once per process. It is set before `fit`,
     # because Lightning then restores it
     _set_SIGCHLD_handler()
@@ -193,6 +170,37 @@ def fit(
         raise  # a job that is requeued
     if module.updates_done != cfg.objective.updates:
         raise Unfinished(_unfinished(cfg, module.updates_done))
+
+
+def _callbacks(cfg: TrainConfig, module: FocusPolicy, history: Path, grader: Grader, progress: Progress) -> list[Callback]:
+    """What watches a training and grades its rollouts."""
+    e = cfg.evaluation
+    probes = []
+    if e.samples and e.probe_every:
+        held_out = held_out_samples(cfg)
+        probed = [held_out[i] for i in range(min(len(held_out), e.probe_samples))]
+        limits = rollout_limits(cfg, e.temperature)
+        probes.append(ProbeCallback(probed, _view_of_held_out(module.gap), limits, e.probe_every, e.questions_per_forward, grader))
+    return [
+        *module.rewards,
+        *probes,
+        CollapseAlarms(**cfg.alarms.model_dump()),
+        History(history),
+        Replay(history),
+        TrajectoryTable(cfg.report.trajectories_every),
+        TrainingProgress(progress, cfg.objective.updates, (e.samples or 0) * (1 + len({*e.arms} - {"own"}))),
+    ]
+
+
+def _resumed_from(folder: Path, trainer: Trainer) -> Path | None:
+    """The last readable checkpoint; None for a new run. Raises ValueError if another kind of trainer wrote the last one."""
+    last = checkpoints.latest_checkpoint(folder)
+    if last and (by := strategies.strategy_of_checkpoint(last)) != strategies.strategy_kind(trainer.strategy):
+        writer = {"whole": "a trainer that keeps whole weights"}.get(by, f"trainer={by}")
+        raise ValueError(
+            f"{last} was written by {writer}; resume it with the same kind of trainer, or give this run another name (name=...)"
+        )
+    return checkpoints.latest_readable(folder)
 
 
 def _unfinished(cfg: TrainConfig, done: int) -> str:
@@ -268,32 +276,7 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
     loaded = load_policy(cfg.policy)
     # The first rank compares it; a row of a results file is looked up by it, on all ranks before they can exchange anything
     base = loaded.weights_hash() if files.is_first_rank() or cfg.results else ""
-    origin = output / "started_from.txt"
-    if base and origin.is_file() and origin.read_text() != base:
-        raise ValueError(
-            f"{output} holds a run that started from another policy than {cfg.policy.checkpoint} is now; give this one another name "
-            "(name=...), or remove that folder"
-        )
-    digest, trained_on = questions_digest(samples), output / "trained_on.txt"
-    calibrated = cfg.gap.mode == Mode.CALIBRATED
-    if calibrated:  # the table decides which questions are trained on, and at which view
-        digest += f" {seed_of(sorted(selected_levels(cfg.gap).items())):x}"
-    dialect = loaded.dialect
-    texts_in_file = dialect.identity != dialect.name
-    if texts_in_file:  # a file may be edited under the same name
-        digest += f" {dialect.identity}"
-    if trained_on.is_file() and trained_on.read_text() != digest:
-        raise ValueError(
-            f"{output} holds a run on other training questions: a record, a box, an image file, gap.table or a file of prompts has changed "
-            "since. Put the old files back, give this run another name (name=...), or remove that folder"
-        )
-    files.write_on_first_rank(origin, base)
-    files.write_on_first_rank(trained_on, digest)
-    # The settings determine scenes, but not the content of files
-    named = isinstance(samples, Drawn) and not calibrated and not texts_in_file
-    start = base if named else f"{base} {digest}"
-    if cfg.results and cfg.evaluation.records:
-        start += f" {questions_digest(held_out_samples(cfg))}"
+    digest, start = _note_start(cfg, output, loaded, samples, base)
     if cfg.results and has_row(Path(cfg.results), facts.point, start):
         console.print(f"{cfg.name}: this point is in {cfg.results} already")
         return
@@ -335,6 +318,40 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
         status = run_status(read_history(output / "history.jsonl"), cfg.objective.updates)
         write_row(Path(cfg.results), facts, start, measured, status)
     console.print(f"page: {page}\npolicy: {trained}")
+
+
+def _note_start(cfg: TrainConfig, output: Path, policy: PolicyModel, samples: Sequence[Sample], base: str) -> tuple[str, str]:
+    """Note what the run starts from: the policy, by the hash `base` of its weights, and the questions.
+
+    Returns the digest of the questions, and both as a results file names them. Raises ValueError
+    where the folder holds a run that started from others.
+    """
+    origin, trained_on = output / "started_from.txt", output / "trained_on.txt"
+    if base and origin.is_file() and origin.read_text() != base:
+        raise ValueError(
+            f"{output} holds a run that started from another policy than {cfg.policy.checkpoint} is now; give this one another name "
+            "(name=...), or remove that folder"
+        )
+    digest = questions_digest(samples)
+    calibrated = cfg.gap.mode == Mode.CALIBRATED
+    if calibrated:  # the table decides which questions are trained on, and at which view
+        digest += f" {seed_of(sorted(selected_levels(cfg.gap).items())):x}"
+    texts_in_file = policy.dialect.identity != policy.dialect.name
+    if texts_in_file:  # a file may be edited under the same name
+        digest += f" {policy.dialect.identity}"
+    if trained_on.is_file() and trained_on.read_text() != digest:
+        raise ValueError(
+            f"{output} holds a run on other training questions: a record, a box, an image file, gap.table or a file of prompts has changed "
+            "since. Put the old files back, give this run another name (name=...), or remove that folder"
+        )
+    files.write_on_first_rank(origin, base)
+    files.write_on_first_rank(trained_on, digest)
+    # The settings determine scenes, but not the content of files
+    named = isinstance(samples, Drawn) and not calibrated and not texts_in_file
+    start = base if named else f"{base} {digest}"
+    if cfg.results and cfg.evaluation.records:
+        start += f" {questions_digest(held_out_samples(cfg))}"
+    return digest, start
 
 
 def _headline(cfg: TrainConfig) -> str:

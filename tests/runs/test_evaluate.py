@@ -16,7 +16,8 @@ from focus.data.sample import Sample
 from focus.evaluation.predictions import Predictions, graded_rows
 from focus.grading.answers import grade
 from focus.model.dialect import Texts, read_dialect
-from focus.report.evaluation import MAIN, METRICS, beside_the_paper, evaluation_table, summary
+from focus.report.evaluation import MAIN, METRICS, evaluation_table, summary
+from focus.report.paper import beside_the_paper
 from focus.report.table import cell_text, markdown_table
 from focus.rollout.trajectory import Status
 from focus.runs import evaluate, train

@@ -15,6 +15,7 @@ from focus.config.validate import plain
 from focus.model import loading, saving
 from focus.model.policy_model import PolicyModel
 from focus.runs import train
+from focus.training.checkpoints import latest_checkpoint
 from tests.support.policies import FAMILIES
 from tests.support.runs import LORA, configured, settings
 from tests.support.updates import module_of
@@ -117,7 +118,7 @@ def test_steps_below_the_resolution_of_bfloat16_survive_the_export_of_a_run(tmp_
 def test_a_checkpoint_holds_what_learns_and_nothing_that_is_frozen(words, stored, tmp_path, random_policy):
     cfg = settings(tmp_path / "run", random_policy, "evaluation.samples=0", "objective.updates=1", *words)
     train.run(cfg)
-    state = torch.load(train.latest_checkpoint(tmp_path / "run/checkpoints"), weights_only=False)
+    state = torch.load(latest_checkpoint(tmp_path / "run/checkpoints"), weights_only=False)
     learns = {f"model.{name}" for name, p in build.load_policy(cfg.policy).model.named_parameters() if p.requires_grad}
     assert set(state["state_dict"]) == learns and all(stored in name for name in learns)
     assert len(state["optimizer_states"][0]["state"]) == len(learns)
