@@ -56,6 +56,11 @@ def area(box: Box) -> float:
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
 
+def shorter_side(box: Box) -> float:
+    """The shorter side in the box's own frame; below 0 for an inverted box."""
+    return min(box[2] - box[0], box[3] - box[1])
+
+
 def intersection(a: Box, b: Box) -> Box:
     """The shared part, in the frame of both; its `area` is 0 if they do not meet."""
     return (max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))

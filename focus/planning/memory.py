@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from focus.config.identity import sampler_dtype
 from focus.model.attention import SLOTS_ADDED
 from focus.model.policy_model import LOGITS_BYTES, TOWER_TOKENS
+from focus.model.saving import DTYPES
 from focus.planning.hardware import GIB, IMAGE_BYTES, PROCESS_BYTES, VLLM_ASLEEP, VLLM_BESIDE
 from focus.planning.lengths import Lengths, micro_batch
 from focus.planning.setup import Setup
@@ -150,7 +151,7 @@ def vllm(setup: Setup) -> Terms:
     options = setup.cfg.rollout.vllm
     if options is None or options.mode == "served":
         return {}
-    weights = setup.counts.total * {"float32": 4, "bfloat16": 2}[sampler_dtype(setup.cfg.model_dump())]
+    weights = setup.counts.total * DTYPES[sampler_dtype(setup.cfg.model_dump())].itemsize
     share = options.memory_share * setup.device.memory
     cache = share - weights - VLLM_BESIDE if options.cache_gib is None else options.cache_gib * GIB
     view = max(setup.longest.view, setup.cfg.gap.view_tokens)

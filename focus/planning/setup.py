@@ -5,6 +5,7 @@ from functools import cached_property
 
 from focus.config.identity import export_dtype, played_dtype
 from focus.config.schema import PlanConfig
+from focus.model.saving import DTYPES
 from focus.planning.architecture import Parameters, architecture_of, parameters_of
 from focus.planning.hardware import DEVICES, Device
 from focus.planning.lengths import Lengths, lengths
@@ -65,12 +66,12 @@ class Setup:
     @property
     def exported(self) -> int:
         """Bytes of a number in the policy's file."""
-        return {"float32": 4, "bfloat16": 2}[export_dtype(self.cfg.model_dump())]
+        return DTYPES[export_dtype(self.cfg.model_dump())].itemsize
 
     @property
     def evaluated(self) -> Shape:
         """The policy as it is measured after the training: whole on every device, in the dtype in which it played."""
-        played = {"float32": 4, "bfloat16": 2}[played_dtype(self.cfg.model_dump())]
+        played = DTYPES[played_dtype(self.cfg.model_dump())].itemsize
         return Shape(self.shape.config, replace(self.held, kind="one", stored=played, arithmetic=played, mixed=False))
 
 

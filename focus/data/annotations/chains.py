@@ -16,7 +16,7 @@ from focus.data.annotations.regions import (
     label_of,
     percent_to_px,
 )
-from focus.data.boxes import FORGIVEN_PX, LEAST_SIDE_PX, Box, Size, area, clamp, enclosing, intersection
+from focus.data.boxes import FORGIVEN_PX, LEAST_SIDE_PX, Box, Size, area, clamp, enclosing, intersection, shorter_side
 
 # Of the outer box's side: how far an inner box may stick out if this is more than FORGIVEN_PX
 SIDE_TOLERANCE = 0.01
@@ -66,7 +66,7 @@ def _clamped(region: Region, size: Size, notes: list[BadAnnotation]) -> Region:
     clamped, moved_px = clamp(region.box_px, size)
     if moved_px > FORGIVEN_PX or area(clamped) <= 0:
         raise BadAnnotation(Fault.OUTSIDE, region.name, f"{region.box_px} in {describe_size(size)}")
-    if min(clamped[2] - clamped[0], clamped[3] - clamped[1]) < LEAST_SIDE_PX:
+    if shorter_side(clamped) < LEAST_SIDE_PX:
         raise BadAnnotation(Fault.FRACTION, region.name, f"{region.box_px} in {describe_size(size)}")
     if moved_px > ROUNDING_PX:
         notes.append(BadAnnotation(Fault.CLAMPED, region.name, region.box_px))
@@ -192,8 +192,7 @@ def _overlapping(smaller: Box, larger: Box) -> bool:
     """Whether boxes share more than FORGIVEN_PX, or the smaller one is thinner than that and lies
     in the larger one.
     """
-    shared = intersection(smaller, larger)
-    overlap_px = min(shared[2] - shared[0], shared[3] - shared[1])
+    overlap_px = shorter_side(intersection(smaller, larger))
     return overlap_px > FORGIVEN_PX or (overlap_px > 0 and _contains(larger, smaller))
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from focus.data.boxes import FORGIVEN_PX, LEAST_SIDE_PX, area, clamp
+from focus.data.boxes import FORGIVEN_PX, LEAST_SIDE_PX, area, clamp, shorter_side
 from focus.data.images.header import BadImage, image_orientation, image_size
 from focus.data.images.original import read
 from focus.data.names import other_spelling
@@ -365,7 +365,7 @@ def _boxes(draft: Draft, width: int, height: int) -> tuple[list, list, list[str]
             if not moved_px <= FORGIVEN_PX or area(clamped) <= 0:  # `not <=` also refuses NaN
                 notes.append(Reason.BOX_OUTSIDE)
                 continue
-            if min(clamped[2] - clamped[0], clamped[3] - clamped[1]) < LEAST_SIDE_PX:
+            if shorter_side(clamped) < LEAST_SIDE_PX:
                 notes.append(Reason.BOX_BELOW_PX)
                 continue
             if moved_px:
