@@ -69,7 +69,7 @@ def _make(cfg: QuestionsConfig, folder: Path, output: Path) -> None:
         if not records:
             raise ValueError(f"no question could be made from {folder} ({_text(dropped)}); all counts are in {output / 'questions.json'}")
         with atomic_write(output / "records.jsonl") as partial, partial.open("w") as out:
-            out.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            out.writelines(json_text(record, ensure_ascii=False) + "\n" for record in records)
     _print(summary, output, time.monotonic() - start, len(pieces), console)
 
 
@@ -120,7 +120,7 @@ class _Pages:
         """Keep what was read of a page."""
         with self.path.open("ab") as lines:
             self.starts[content["key"]] = lines.tell()
-            lines.write(json.dumps(content).encode() + b"\n")
+            lines.write(json_text(content).encode() + b"\n")
 
 
 def _read(pieces: list[Piece], pages: _Pages, cfg: QuestionsConfig, output: Path, console: Console) -> list[str]:
