@@ -198,8 +198,7 @@ def _notes(numbers: Mapping[str, Any]) -> list[str]:
     clusters = "groups of rotations" if "strict_circular" in numbers else "images"
     first = f", the first {s['samples']:,} of the set" if s["samples"] else ""
     notes = [
-        f"questions: {numbers['questions']:,}{first}, in {numbers['images']:,} {clusters}{repeats}; "
-        f"95 % intervals from a bootstrap over {clusters}",
+        f"questions: {numbers['questions']:,}{first}, in {numbers['images']:,} {clusters}{repeats}; 95 % intervals over {clusters}",
         f"view: {least} to {most} visual tokens; up to {s['max_crops']} crops of {crop_least} to {crop_most}; "
         f"temperature {s['temperature']:g}",
         (f"options in an order drawn by seed {s['seed']}" if s["options"] == "shuffled" else "options in published order")

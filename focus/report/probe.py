@@ -38,7 +38,7 @@ def probe_table(title: str, outcomes: Mapping[str, Outcome], resamples: int, tem
                 values = (Cell(100 * part[name][factor_name], math.nan, math.nan) for part in parts)
                 rows.append(Row(f"MED {name}: {factor_name}", "%", tuple(values)))
     first = next(iter(outcomes.values()))
-    notes = [f"{len(first.groups)} held-out questions, 95 % intervals from a bootstrap over images; temperature {temperature:g}"]
+    notes = [f"{len(first.groups)} held-out questions, 95 % intervals over images; temperature {temperature:g}"]
     if first.broken:
         notes.append(f"{len(first.broken)} questions could not be read and count as wrong: {first.broken[0]}")
     verdicts = tuple(verdict_of(outcome, resamples) for outcome in outcomes.values())

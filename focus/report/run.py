@@ -94,7 +94,7 @@ def result_table(run: RunFacts, measured: Mapping[str, Outcome]) -> Results:
         seconds = [Cell(o.seconds / len(o.groups), math.nan, math.nan) if o and o.groups else None for o in (base, trained)]
         rows.append(Row(prefix + "seconds/question", "s", (*seconds, Cell(math.nan, math.nan, math.nan))))
     notes = [
-        f"{len(first.groups)} held-out questions, 95 % intervals from a bootstrap over images; temperature {run.temperature}",
+        f"{len(first.groups)} held-out questions, 95 % intervals over images; temperature {run.temperature}",
         f"own view: gap={run.gap}, at most {run.view_tokens} tokens; @{run.common_view_tokens}: the common view",
     ]
     if {"base own view", "trained own view"} <= measured.keys():

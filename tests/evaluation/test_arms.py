@@ -313,9 +313,7 @@ def test_the_table_shows_every_arm_that_was_played_in_a_column_for_every_view(se
 
 def test_the_table_says_how_many_questions_were_asked_and_what_could_not_be_read():
     outcome = made({"own": [1, 0]})
-    assert probe_table("p", {"16": outcome}, 20, 0.5).notes == (
-        "2 held-out questions, 95 % intervals from a bootstrap over images; temperature 0.5",
-    )
+    assert probe_table("p", {"16": outcome}, 20, 0.5).notes == ("2 held-out questions, 95 % intervals over images; temperature 0.5",)
     notes = probe_table("p", {"16": replace(outcome, broken=["image x.png does not exist"])}, 20, 0.5).notes
     assert notes[1] == "1 questions could not be read and count as wrong: image x.png does not exist"
 
