@@ -1,7 +1,7 @@
 """How well OCR reads pages whose text layer is the truth, and below which height it fails.
 
 `python -m experiments.questions.measure FOLDER PAGES` reads PAGES pages of the PDFs of a folder, the same number of each, and writes
-results.json. What was read is kept in pages.jsonl, so that an interrupted start goes on. It needs `make env-questions`.
+results.json. What was read is kept in outputs/questions/measure.jsonl, so that an interrupted start goes on. It needs `make env-questions`.
 """
 
 import json
@@ -108,7 +108,8 @@ def added(parts: list[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
 
 def main(folder: Path, count: int) -> None:
     """Read what was not read before; results.json has what was read so far."""
-    kept = HERE / "pages.jsonl"
+    kept = Path("outputs/questions/measure.jsonl")
+    kept.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
     ocr = OCR(1)
     for place, page, pixels in pages(folder, count, {each["place"] for each in done}):
@@ -129,6 +130,9 @@ def summary(done: list[dict[str, Any]]) -> dict[str, Any]:
         "by_confidence": added([each["by_confidence"] for each in done]),
         "by_height": added([each["by_height"] for each in done]),
         "levels_from_height_to_ocr": dict(sum((Counter(each["levels_from_height_to_ocr"]) for each in done), Counter[str]())),
+        "by_page": [
+            {"place": each["place"], **each["by_confidence"][str(SURE)], "levels": each["levels_from_height_to_ocr"]} for each in done
+        ],
         "wrong": [[each["place"], *wrong] for each in done for wrong in each["wrong"]],
     }
 

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from focus.asking.page import ANCHOR_WORDS, Page
 from focus.asking.spelling import bare, is_number
@@ -164,6 +165,20 @@ def _edge(boxes: list[Box], height: int, downward: float) -> dict[int, str]:
     return dict(zip(sorted(row, key=lambda line: boxes[line][0]), names, strict=True))
 
 
+def below(page: Page, rng: random.Random) -> Iterator[Candidate]:
+    """The short line right under another short line of one block, as signs and tables have them."""
+    for block in page.blocks:
+        for upper, lower in pairwise(block):
+            anchor = page.lines[upper]
+            if len(anchor) > ANCHOR_WORDS or any(page.words[word].flaw or not page.keys[word] for word in anchor):
+                continue
+            (x1, y1, x2, y2), (left, top, right, _) = page.box_of(anchor), page.box_of(page.lines[lower])
+            shown = _shown(page, anchor)
+            under = top >= (y1 + y2) / 2 and left < x2 and right > x1
+            if under and '"' not in shown and page.runs[tuple(page.keys[word] for word in anchor)] == 1:
+                yield from _titled(page, "below", f'What does the line right under "{shown}" say?', page.lines[lower])
+
+
 def colour(page: Page, rng: random.Random) -> Iterator[Candidate]:
     """The only text in a colour, or on a ground of a colour: `What does the text on the green background say?`."""
     for question, named in (
@@ -244,6 +259,7 @@ KINDS: Mapping[str, Kind] = {
     "after": after,
     "line_end": line_end,
     "place": place,
+    "below": below,
     "colour": colour,
     "count_digits": count_digits,
     "yes_no": yes_no,

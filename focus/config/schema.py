@@ -403,6 +403,7 @@ class SharesConfig(Section):
     after: Weight
     line_end: Weight
     place: Weight
+    below: Weight
     colour: Weight
     count_digits: Weight
     yes_no: Weight

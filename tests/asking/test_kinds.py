@@ -96,6 +96,25 @@ def test_a_head_and_a_foot_are_asked_for_if_their_row_stands_apart():
     assert asked(kinds.place, page(("Chapter", 250, 50), *body)) == {"What does the text at the very top of the page say?": ("Chapter",)}
 
 
+def test_the_line_under_a_short_line_of_one_block_is_asked_for():
+    def sign(*rows: str) -> Page:
+        words = [
+            Word(text, (100 + 60 * at, 100 + 24 * row, 150 + 60 * at, 120 + 24 * row), 20)
+            for row, line in enumerate(rows)
+            for at, text in enumerate(line.split())
+        ]
+        return lay_out(words, (900, 900), "picture")
+
+    assert asked(kinds.below, sign("NOTICE", "DOUBLE", "PARKING AREA")) == {
+        'What does the line right under "NOTICE" say?': ("DOUBLE",),
+        'What does the line right under "DOUBLE" say?': ("PARKING AREA",),
+    }
+    assert asked(kinds.below, sign("a much longer line than that", "DOUBLE", "more words than a short line has")) == {}
+    assert asked(kinds.below, sign("GATE", "north", "GATE", "south")) == {
+        'What does the line right under "north" say?': ("GATE",)
+    }  # GATE stands twice; that it is an answer that stands twice is found by `checks.fault_of`
+
+
 def test_the_only_text_in_a_colour_or_on_a_ground_is_asked_for():
     page = page_of("plain Late notice here", "red1 plain", "red2", colours={"Late": "blue", "notice": "blue", "red1": "red", "red2": "red"})
     assert asked(kinds.colour, page) == {"What does the blue text say?": ("Late notice",)}

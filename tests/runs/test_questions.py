@@ -66,7 +66,7 @@ def test_a_document_becomes_records_with_nested_boxes_and_a_critical_view(make):
 
 def test_the_box_of_an_answer_is_the_ink_of_that_word(make):
     write_pdf(make.folder / "a.pdf", [Text("Total 281.50", 100, 500, 16)])
-    [sample] = make("shares={after: 1, line_end: 0, place: 0, colour: 0, count_digits: 0, yes_no: 0, choice: 0}").samples
+    [sample] = make("shares={after: 1, line_end: 0, place: 0, below: 0, colour: 0, count_digits: 0, yes_no: 0, choice: 0}").samples
     assert (sample.question, sample.answers) == ('Which number comes right after "Total"?', ("281.50",))
     x1, y1, x2, y2 = sample.boxes[0][0]
     grey = sample.open().region((x1, y1, x2, y2)).convert("L")
