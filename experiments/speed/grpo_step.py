@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from experiments.speed.peer import Peer, environment
-from experiments.speed.timing import HERE, REPEATS, compared, write
+from experiments.speed.timing import HERE, REPEATS, compared, spread, write
 from experiments.speed.trl_peer import Job, Passed, digest, rewards, zoom_tool
 from focus.build import build_policy
 from focus.config import CONF
@@ -45,7 +45,7 @@ from focus.rollout import loop
 from focus.rollout.engine import Completion, Request, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.trajectory import Trajectory
-from focus.training.policy import FocusPolicy
+from focus.training.policy import PHASES, FocusPolicy
 
 CELLS = tuple((visual, group) for visual in (64, 256, 1024) for group in (8, 16))
 QUESTIONS = {64: 4, 256: 4, 1024: 1}  # of one optimiser step, by visual tokens: TRL's step at 1,024 takes a minute as it is
@@ -178,6 +178,7 @@ class InTurns(pl.Callback):
     def __init__(self, peer: Peer, policy: FocusPolicy, tick: Callable[[], None]) -> None:
         self.peer, self.tick, self.passed = peer, tick, Passed(policy.model)
         self.ours: list[float] = []
+        self.phases: list[dict[str, float]] = []
         self.theirs: list[dict[str, Any]] = []
         self.through: dict[str, int] = {}
 
@@ -185,8 +186,9 @@ class InTurns(pl.Callback):
         self.passed.take()
         self.began = time.perf_counter()
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self.ours.append(time.perf_counter() - self.began)
+        self.phases.append({phase: float(trainer.logged_metrics[f"seconds/{phase}"]) for phase in PHASES})
         self.through = self.passed.take()
         self.tick()
         self.theirs.append(self.peer.step())
@@ -252,6 +254,7 @@ def measure(visual: int, group: int, python: Path, threads: int, tick: Callable[
         "questions": len(asked),
         "threads": threads,
         **compared(clock.ours[1:], [line["seconds"] for line in clock.theirs[1:]]),  # the first of each warms up
+        "ours_phases_s": {phase: spread([step[phase] for step in clock.phases[1:]]) for phase in PHASES},
         "void": void + ([f"{short} tokens were not sampled"] if short else []),
         "work": {"ours": mine, "trl": theirs["counts"]},
         "through_the_network": {"ours": clock.through, "trl": theirs["passed"]},
