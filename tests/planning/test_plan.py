@@ -1,8 +1,6 @@
 """A plan says before a model loads what a run takes; its parts are worked by hand, its record is checked against its README."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from focus.planning.bounds import Bounds
 from focus.planning.lengths import Lengths
 from focus.planning.setup import setup_of
 from focus.runs import plan
+from tests.support.ranks import forked
 
 ROOT = Path(__file__).parents[2]
 SEVEN_B = (
@@ -138,8 +137,7 @@ def test_every_piece_of_advice_lowers_the_peak_and_is_true_when_followed():
 
 @pytest.mark.processes
 def test_a_plan_that_does_not_fit_ends_with_the_changes_and_status_1(tmp_path):
-    command = [sys.executable, "-m", "focus.plan", "experiment=stage1", *SEVEN_B, f"output={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = forked("-m", "focus.plan", "experiment=stage1", *SEVEN_B, f"output={tmp_path}").ended()
     assert done.returncode == 1 and "does not fit" in done.stderr and "policy.activation_checkpointing=true" in done.stderr
     assert json.loads((tmp_path / "plan.json").read_text())["advice"]
 

@@ -4,8 +4,6 @@ be graded, crashed points of a sweep, letters of another size."""
 import csv
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from PIL import Image
 
 from focus import build
 from focus.build import gradable_samples
-from focus.config import CONF, problems_of
+from focus.config import problems_of
 from focus.config.schema import TrainConfig
 from focus.config.validate import plain
 from focus.data.boxes import settle
@@ -34,6 +32,7 @@ from focus.rollout.loop import RolloutLimits
 from focus.rollout.trajectory import Status, Trajectory
 from focus.runs import train
 from tests.support.policies import random_qwen3_vl
+from tests.support.ranks import forked
 from tests.support.runs import SMALL, settings
 from tests.support.trajectories import ANNOTATED, B1, says, trajectory, zooms
 from tests.support.updates import module_of, questions, trainer, weights
@@ -424,12 +423,6 @@ def test_a_point_that_fails_leaves_the_rest_of_a_sweep_to_run(tmp_path, random_p
     sweep = (*SMALL, "evaluation.samples=0", "objective.updates=1", f"results={results}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     (tmp_path / "empty").mkdir()
     points = f"policy.checkpoint={tmp_path / 'empty'},{random_policy}"
-    done = subprocess.run(
-        [sys.executable, "-m", "focus.train", "--multirun", *sweep, points, "hydra.sweep.subdir=${hydra:job.num}"],
-        cwd=CONF.parent,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = forked("-m", "focus.train", "--multirun", *sweep, points, "hydra.sweep.subdir=${hydra:job.num}").ended()
     assert done.returncode != 0 and "empty, which lacks" in done.stderr
     assert [row["status"].split(":")[0] for row in rows(results)] == ["crashed", "finished"]

@@ -31,19 +31,18 @@ from focus.report import run, sweep
 from focus.runs import sweep as sweep_run
 from focus.runs import train
 from focus.runtime import files
+from tests.support.ranks import Forked, forked
 from tests.support.runs import SMALL, another_job, settings
 
 POINTS = [*SMALL, "evaluation.samples=0", "report.trajectories=1", "seed=0,1", "hydra.sweep.subdir=${hydra:job.override_dirname}"]
 
 
-def swept(folder: Path, policy: Path, launcher: str, *more: str, path: str | None = None, **how) -> subprocess.Popen:
+def swept(folder: Path, policy: Path, launcher: str, *more: str, **environment: str) -> Forked:
     """A sweep of two seeds, started as people start it."""
     unnamed = [word.split("=")[0].lstrip("+") for word in (*SMALL, *POINTS, *more) if not word.startswith("seed")]
     excluded = f"hydra.job.config.override_dirname.exclude_keys=[{','.join({*unnamed, 'policy.checkpoint', 'hydra.sweep.dir'})}]"
     where = [f"hydra.sweep.dir={folder}", f"policy.checkpoint={policy}", f"hydra/launcher={launcher}", excluded]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"]}
-    command = [sys.executable, "-m", "focus.train", "--multirun", *POINTS, *where, *more]
-    return subprocess.Popen(command, cwd=CONF.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **how)
+    return forked("-m", "focus.train", "--multirun", *POINTS, *where, *more, **environment)
 
 
 def task_of(point: Path) -> int:
@@ -55,11 +54,11 @@ def task_of(point: Path) -> int:
     raise AssertionError(f"nobody works on {point}")
 
 
-def preempt(folder: Path, point: str, running: subprocess.Popen) -> None:
+def preempt(folder: Path, point: str, running: Forked) -> None:
     """Warn the job of one point as Slurm does, as soon as it has a checkpoint: SIGTERM, which asks for nothing, then submitit's own."""
     until = time.monotonic() + 600
     while not list((folder / point / "checkpoints").glob("update-*.ckpt")):
-        assert running.poll() is None and time.monotonic() < until, running.communicate()[0][-3000:]
+        assert running.runs() and time.monotonic() < until, running.ended()
         time.sleep(0.02)
     task = task_of(folder / point)
     os.kill(task, signal.SIGTERM)
@@ -75,10 +74,10 @@ def test_a_preempted_job_is_requeued_by_submitit_and_ends_as_if_nothing_had_happ
         )
     running = swept(tmp_path / "sweep", random_policy, "submitit_local", more, "hydra.launcher.timeout_min=5")
     preempt(tmp_path / "sweep", "seed=0", running)
-    said, _ = running.communicate(timeout=600)
+    done = running.ended()
     logs = "".join(path.read_text() for path in (tmp_path / "sweep/.submitit").rglob("*_log.*"))
-    assert "Requeued job" in logs and "Bypassing signal SIGTERM" in logs, said[-3000:] + logs[-3000:]
-    assert running.returncode == 0, said[-3000:]
+    assert "Requeued job" in logs and "Bypassing signal SIGTERM" in logs, f"{done} {logs[-3000:]}"
+    assert done.returncode == 0, done
     for seed in (0, 1):
         point = tmp_path / f"sweep/seed={seed}"
         assert [json.loads(line)["update"] for line in (point / "history.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
@@ -180,13 +179,21 @@ for index in range(int(array[1]), int(array[2]) + 1):
 print("Submitted batch job 77")
 """
 SRUN = """#!{python}
-import os, subprocess, sys
-words = sys.argv[1:]
-while words[0].startswith("-"):  # its own options, two of them with a value
-    words = words[2 if words[0] in ("--output", "--error") else 1 :]
-tasks = range(int(os.environ["SLURM_NTASKS"]))
-ranks = [subprocess.Popen(words, env=os.environ | dict(SLURM_PROCID=str(n), SLURM_LOCALID=str(n))) for n in tasks]
-sys.exit(max(rank.wait() for rank in ranks))
+import os, runpy, sys
+sys.path.insert(0, os.getcwd())
+import focus.runs.train  # once for all tasks, which are forked
+from pytorch_lightning.utilities import rank_zero_only
+words, tasks = sys.argv[1:], []
+for rank in range(int(os.environ["SLURM_NTASKS"])):
+    if pid := os.fork():
+        tasks.append(pid)
+        continue
+    os.environ.update(SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank))
+    rank_zero_only.rank = rank
+    sys.argv = words[words.index("-m") + 1 :]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    sys.exit()
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in tasks))
 """
 SACCT = "#!/bin/sh\necho 'JobID|State|NodeList'\n"
 
@@ -207,10 +214,10 @@ def slurm(tmp_path) -> Path:
 def test_slurm_gets_one_job_per_point_with_its_limits_and_a_task_for_every_device(slurm, tmp_path, random_policy):
     """The script is what sbatch got; its tasks run two ranks of each point, which Lightning finds by Slurm's variables."""
     devices = ["trainer.strategy=ddp", "trainer.devices=2", "rollout.questions_per_update=2"]
-    running = swept(tmp_path / "sweep", random_policy, "slurm", *devices, "hydra.launcher.partition=gpu", path=str(slurm))
-    said, _ = running.communicate(timeout=600)
+    path = f"{slurm}:{os.environ['PATH']}"
+    done = swept(tmp_path / "sweep", random_policy, "slurm", *devices, "hydra.launcher.partition=gpu", PATH=path).ended()
     logs = "".join(path.read_text()[-2000:] for path in slurm.glob("job*.log"))
-    assert running.returncode == 0, said[-3000:] + logs
+    assert done.returncode == 0, f"{done} {logs}"
     for seed in (0, 1):
         assert (tmp_path / f"sweep/seed={seed}/policy/config.json").is_file()
         assert len((tmp_path / f"sweep/seed={seed}/history.jsonl").read_text().splitlines()) == 2

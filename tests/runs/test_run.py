@@ -2,11 +2,12 @@
 
 import csv
 import json
+import os
 import signal
-import subprocess
 import sys
 import time
 import weakref
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -16,7 +17,6 @@ from pytorch_lightning.strategies.launchers.subprocess_script import _Subprocess
 from transformers import AutoModelForImageTextToText
 
 from focus import build
-from focus.config import CONF
 from focus.config.command_line import prepare
 from focus.config.identity import played_dtype
 from focus.config.validate import plain
@@ -28,6 +28,7 @@ from focus.runs import calibrate, export, train
 from focus.runtime import files
 from focus.training.policy import FocusPolicy
 from tests.support.policies import FAMILIES
+from tests.support.ranks import forked
 from tests.support.runs import SMALL, composed, settings, settings_of_export
 
 
@@ -172,31 +173,36 @@ def test_a_finished_point_of_a_sweep_is_skipped(tmp_path, random_policy, monkeyp
     assert "this point is in" in capsys.readouterr().out
 
 
+LASTING = ("objective.updates=6", "evaluation.samples=0")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, random_policy) -> Path:
+    """A run that nothing stopped."""
+    run = tmp_path_factory.mktemp("straight") / "run"
+    train.run(settings(run, random_policy, *LASTING))
+    return run
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_run_that_is_stopped_resumes_and_ends_like_one_that_was_not(tmp_path, random_policy, stop):
-    more = ("objective.updates=6", "evaluation.samples=0")
-    train.run(settings(tmp_path / "straight", random_policy, *more))
-    arguments = [*SMALL, *more, f"policy.checkpoint={random_policy}", f"hydra.run.dir={tmp_path / 'stopped'}"]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "focus.train", *arguments], cwd=CONF.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def test_a_run_that_is_stopped_resumes_and_ends_like_one_that_was_not(tmp_path, random_policy, straight, stop):
+    stopped = tmp_path / "stopped"
+    running = forked("-m", "focus.train", *SMALL, *LASTING, f"policy.checkpoint={random_policy}", f"hydra.run.dir={stopped}")
     deadline = time.monotonic() + 600
-    while not list((tmp_path / "stopped/checkpoints").glob("*.ckpt")) and time.monotonic() < deadline and running.poll() is None:
+    while not list((stopped / "checkpoints").glob("*.ckpt")) and time.monotonic() < deadline and running.runs():
         time.sleep(0.02)
-    running.send_signal(stop)
-    said, _ = running.communicate(timeout=600)
-    assert running.returncode in ({signal.SIGINT: 1, signal.SIGTERM: 143, signal.SIGKILL: -9}[stop], 0)  # 0: it was faster
-    if running.returncode > 0:
+    os.kill(running.pid, stop)
+    done = running.ended()
+    assert done.returncode in ({signal.SIGINT: 1, signal.SIGTERM: 143, signal.SIGKILL: -9}[stop], 0)  # 0: it was faster
+    if done.returncode > 0:
+        said = done.stdout + done.stderr
         assert "run the same command again to resume" in said and "Traceback" not in said
-    assert not (tmp_path / "stopped/policy.partial").exists()
-    train.run(settings(tmp_path / "stopped", random_policy, *more))
-
-    def weights(name):
-        return loading.load_model(tmp_path / name / "policy", "tiny").weights_hash()
-
-    assert weights("stopped") == weights("straight")
-    history = [json.loads(line)["update"] for line in (tmp_path / "stopped/history.jsonl").read_text().splitlines()]
+    assert not (stopped / "policy.partial").exists()
+    train.run(settings(stopped, random_policy, *LASTING))
+    hashes = [loading.load_model(run / "policy", "tiny").weights_hash() for run in (straight, stopped)]
+    assert hashes[0] == hashes[1]
+    history = [json.loads(line)["update"] for line in (stopped / "history.jsonl").read_text().splitlines()]
     assert history == [1, 2, 3, 4, 5, 6]
 
 

@@ -4,15 +4,26 @@ from copy import deepcopy
 from functools import cache
 
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen3_5Config, Qwen3_5ForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from focus.model.dialect import read_dialect
+from focus.model.loading import EMBEDDED
 from focus.model.policy_model import PolicyModel
 from focus.pretraining.architecture import build_model
-from focus.pretraining.tokenizer import build_tokenizer
 
-build_tokenizer = cache(build_tokenizer)  # two seconds each
+
+@cache
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """What the function of this name in focus builds in seconds (tests/model/test_transcripts.py compares them): the embedded policy's."""
+    return AutoTokenizer.from_pretrained(EMBEDDED)
 
 
 def _ids() -> dict[str, int]:

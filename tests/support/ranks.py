@@ -1,4 +1,4 @@
-"""Ranks of one run as processes that are forked from one which has imported everything: a new interpreter takes 6 CPU seconds to do so."""
+"""Processes of focus that are forked from one which has imported everything: a new interpreter takes 6 CPU seconds to do so."""
 
 import multiprocessing
 import os
@@ -6,6 +6,7 @@ import runpy
 import socket
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -28,36 +29,63 @@ class Ended:
     stderr: str
 
 
+class Forked:
+    """Processes that run a script, or a module after `-m`, with its arguments, each with its own environment."""
+
+    def __init__(self, command: tuple[str, ...], environments: Sequence[Mapping[str, str]]) -> None:
+        self._folder = TemporaryDirectory()
+        self.processes = [
+            _context.Process(target=_run, args=(number, command, environment, self._folder.name))
+            for number, environment in enumerate(environments)
+        ]
+        for process in self.processes:
+            process.start()
+
+    @property
+    def pid(self) -> int:
+        pid = self.processes[0].pid
+        assert pid
+        return pid
+
+    def runs(self) -> bool:
+        return any(process.exitcode is None for process in self.processes)
+
+    def ended(self) -> Ended:
+        """Wait for the end."""
+        end = time.monotonic() + 600
+        while self.runs() and time.monotonic() < end:
+            if any(process.exitcode for process in self.processes):  # the others wait for the one that failed
+                end = min(end, time.monotonic() + 60)
+            wait([process.sentinel for process in self.processes if process.exitcode is None], timeout=5)
+        late = [process for process in self.processes if process.exitcode is None]
+        for process in late:
+            process.kill()
+            process.join()
+        with self._folder as name:
+            written = {kind: "".join(path.read_text() for path in sorted(Path(name).glob(f"*.{kind}"))) for kind in ("out", "err")}
+        assert not late, f"{len(late)} of {len(self.processes)} processes did not end: {written['err'][-3000:]}"
+        return Ended(next((process.exitcode for process in self.processes if process.exitcode), 0), written["out"], written["err"])
+
+
+def forked(*command: str, **environment: str) -> Forked:
+    """One process, as from a terminal."""
+    return Forked(command, [environment])
+
+
 def in_ranks(number: int, *command: str, nodes: int = 1) -> Ended:
-    """Run a script, or a module after `-m`, with its arguments in so many ranks, as torchrun would start them on so many nodes."""
+    """Run so many ranks to their end, as torchrun would start them on so many nodes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        ranks = [_context.Process(target=_rank, args=(rank, number // nodes, port, command, folder)) for rank in range(number)]
-        for rank in ranks:
-            rank.start()
-        end = time.monotonic() + 600
-        while any(rank.exitcode is None for rank in ranks) and time.monotonic() < end:
-            if any(rank.exitcode for rank in ranks):  # the others wait for the one that failed
-                end = min(end, time.monotonic() + 60)
-            wait([rank.sentinel for rank in ranks if rank.exitcode is None], timeout=5)
-        late = [rank for rank in ranks if rank.exitcode is None]
-        for rank in late:
-            rank.kill()
-            rank.join()
-        written = {kind: "".join((folder / f"{rank}.{kind}").read_text() for rank in range(number)) for kind in ("out", "err")}
-        assert not late, f"{len(late)} of {number} ranks did not end: {written['err'][-3000:]}"
-        return Ended(next((rank.exitcode for rank in ranks if rank.exitcode), 0), written["out"], written["err"])
+        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    places = [divmod(rank, number // nodes) for rank in range(number)]
+    return Forked(command, [meet | {"NODE_RANK": str(node), "LOCAL_RANK": str(at)} for node, at in places]).ended()
 
 
-def _rank(rank: int, per_node: int, port: int, command: tuple[str, ...], folder: Path) -> None:
-    place = {"LOCAL_RANK": str(rank % per_node), "NODE_RANK": str(rank // per_node)}
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1", **place)
-    rank_zero_only.rank = rank  # Lightning reads it from the environment when it is imported, which was before the fork
+def _run(number: int, command: tuple[str, ...], environment: Mapping[str, str], folder: str) -> None:
+    os.environ.update(OMP_NUM_THREADS="1", **environment)
+    rank_zero_only.rank = number  # Lightning reads it from the environment when it is imported, which was before the fork
     for stream, kind in ((sys.stdout, "out"), (sys.stderr, "err")):
-        os.dup2(os.open(folder / f"{rank}.{kind}", os.O_WRONLY | os.O_CREAT), stream.fileno())
+        os.dup2(os.open(f"{folder}/{number}.{kind}", os.O_WRONLY | os.O_CREAT), stream.fileno())
     if command[0] == "-m":
         sys.argv = list(command[1:])
         runpy.run_module(command[1], run_name="__main__", alter_sys=True)

@@ -1,6 +1,5 @@
 """Whole runs at their smallest: settings, processes, a folder that another job holds."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,8 +67,3 @@ LORA = ("policy.lora_rank=2", "policy.lora_alpha=4", "objective.learning_rate=0.
 
 def configured(folders: dict[str, Path], family: str, output: Path, *more: str, name: str = "train"):
     return settings(output, folders[family], f"policy.dialect={family}", *more, name=name)
-
-
-def in_processes(arguments: list[str]) -> subprocess.CompletedProcess:
-    environment = os.environ | {"PYTHONPATH": str(CONF.parent), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *arguments], env=environment, cwd=CONF.parent, capture_output=True, text=True, timeout=600)

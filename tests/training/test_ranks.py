@@ -29,8 +29,8 @@ from focus.runtime.strategies import FullyShardedStrategy
 from focus.training.policy import FocusPolicy
 from focus.training.probe_callback import ProbeCallback
 from tests.support.policies import FAMILIES
-from tests.support.ranks import in_ranks
-from tests.support.runs import SMALL, in_processes, settings
+from tests.support.ranks import forked, in_ranks
+from tests.support.runs import SMALL, settings
 from tests.support.updates import Rows, assert_close, module_of, questions, trainer
 
 HELD_OUT = Scenes(replace(DIFFICULTY[1], side_px=224), "eval", 3)
@@ -224,7 +224,7 @@ def test_a_whole_run_on_two_processes_leaves_what_one_leaves(strategy, tmp_path,
     }[strategy]
     run = [*SMALL, f"output={tmp_path / 'two'}", f"policy.checkpoint={random_policy}", *more, *how, "trainer.devices=2"]
     # Lightning starts the second rank once, and finds both started once
-    done = in_processes(["-m", "focus.train", *run]) if strategy == "ddp" else in_ranks(2, "-m", "focus.train", *run)
+    done = forked("-m", "focus.train", *run).ended() if strategy == "ddp" else in_ranks(2, "-m", "focus.train", *run)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("base against trained") == 1
     assert {path.name for path in (tmp_path / "one").iterdir()} <= {path.name for path in (tmp_path / "two").iterdir()}

@@ -28,6 +28,7 @@ from focus.runtime import files, processes
 from focus.training import checkpoints
 from focus.training.history import History, read_history
 from focus.training.history import run_status as how_it_ended
+from tests.support.ranks import forked
 from tests.support.runs import settings
 
 SHORT = ("evaluation.samples=0", "report.trajectories=1", "rollout.tokens_per_turn=6")
@@ -176,7 +177,8 @@ except (OSError, KeyboardInterrupt) as error:
 @pytest.mark.parametrize(("how", "said"), [("full", f"OSError {errno.EFBIG}"), ("interrupted", "KeyboardInterrupt")])
 def test_a_disk_that_fills_or_a_signal_within_a_write_is_an_error_and_no_abort(how, said, tmp_path):
     """In a process of its own: PyTorch's writer would end the process with SIGABRT after either."""
-    done = subprocess.run([sys.executable, "-c", DISK, tmp_path, how], cwd=CONF.parent, capture_output=True, text=True, timeout=600)
+    (tmp_path / "disk.py").write_text(DISK)
+    done = forked(str(tmp_path / "disk.py"), str(tmp_path), how).ended()
     assert (done.returncode, done.stdout.strip()) == (0, said), done.stderr[-2000:]
     assert not (tmp_path / "update-step=1.ckpt").exists()
 
