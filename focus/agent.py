@@ -1,16 +1,18 @@
 """One policy that answers questions about pictures: `Agent.load("outputs/stage1/policy").ask("photo.jpg", "What does it say?")`."""
 
+import os
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from PIL import Image
 
 from focus import config
 from focus.build import load_evaluated, rollout_limits
+from focus.config.command_line import composed_settings, quoted, settings_of
 from focus.config.schema import AgentConfig
 from focus.data.boxes import Box
 from focus.data.images.exif import PILLOW_ERRORS
@@ -93,11 +95,11 @@ class Agent:
         `"policy.dialect=deepeyes"`. Raises ValueError for settings that can't work.
         """
         if str(policy).startswith(("http://", "https://")):
-            chosen = ["rollout=openai", f"rollout.endpoint.url='{policy}'"]
+            chosen = ["rollout=openai", f"rollout.endpoint.url={quoted(str(policy))}"]
         else:
-            chosen = [f"policy.checkpoint='{policy}'"]
+            chosen = [f"policy.checkpoint={quoted(os.path.expanduser(policy))}"]
         with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
-            composed = compose("agent", [*chosen, *overrides])
+            composed = settings_of(composed_settings("agent", [*chosen, *overrides], AgentConfig))
         return cls(config.validated(composed, AgentConfig, here=False))
 
     def ask(self, image: str | Path | Image.Image, question: str, options: Sequence[str] = (), counterfactual: str | None = None) -> Answer:

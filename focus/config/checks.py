@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from focus.config.machine import crowded
 from focus.config.messages import did_you_mean, shown
+from focus.config.policy_settings import HUB_NAME
 from focus.config.schema import (
     AgentConfig,
     AskConfig,
@@ -36,7 +37,6 @@ from focus.model.dialect import DialectError, dialect_names, read_dialect
 
 MAX_VLLM_RANK = 512  # of a LoRA adapter
 EMBEDDED_VIEW = 16  # visual tokens of the view that an evaluation of the embedded policy shows: what its stage 1 trains at
-HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?", re.ASCII)
 DRAWN = ("scenes", "pages")  # sources that are drawn on the fly, with training and held-out images of their own
 SECRET = re.compile(r"(api|access|secret)?[_-]?key|authorization|password|(access|api|bearer)[_-]?token", re.IGNORECASE)
 

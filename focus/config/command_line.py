@@ -96,14 +96,13 @@ def prepare(command: str) -> None:
     words = [readable(word, sweep) if "=" in word and not word.startswith(("-", "hydra")) else word for word in words]
     sys.argv[1:] = words
     overrides = [word for word in words if not word.startswith("-")]
-    points = [_points(word) for word in overrides]
-    if not sweep and (several := next((word for word, values in zip(overrides, points, strict=True) if values != [word]), None)):
-        key, _, value = several.partition("=")
-        sys.exit(f"focus: {key} is {value}, which is several values; a list is {key}=[{value}], and --multirun sweeps over values")
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         try:
-            composed = _composed(command, [values[0] for values in points])
-            cfg = _settings_of(composed)
+            points = [_points(word) for word in overrides]
+            if not sweep:
+                _refuse_several_values(overrides, points)
+            composed = composed_settings(command, [values[0] for values in points], SCHEMAS[command])
+            cfg = settings_of(composed)
             if sweep:
                 validated(cfg, SCHEMAS[command], here=False)
                 _check_other_points(command, points)
@@ -115,13 +114,21 @@ def prepare(command: str) -> None:
                     _try_to_reach(cfg.rollout.endpoint.url)
         except ConfigError as error:
             sys.exit(f"focus: the first point of this sweep: {error}" if sweep else f"focus: {error}")
-        except (OverrideParseException, ValueError) as error:  # ValueError: Hydra's, for a group that is given a number
+        except (OverrideParseException, ValueError) as error:  # ValueError: Hydra's
             sys.exit(f"focus: {error}")
     if launcher in ("slurm", "ray_tasks"):
         _ask(launcher, composed)
 
 
-def _settings_of(composed: DictConfig) -> DictConfig:
+def _refuse_several_values(overrides: Sequence[str], points: Sequence[Sequence[str]]) -> None:
+    """End with one message for a value that is swept over outside of a sweep: most often a list without its brackets."""
+    for word, values in zip(overrides, points, strict=True):
+        if values != [word]:
+            key, _, value = word.partition("=")
+            sys.exit(f"focus: {key} is {value}, which is several values; a list is {key}=[{value}], and --multirun sweeps over values")
+
+
+def settings_of(composed: DictConfig) -> DictConfig:
     """The settings of a command, without Hydra's own."""
     cfg = OmegaConf.masked_copy(composed, [key for key in map(str, composed) if key != "hydra"])
     if "output" in cfg:
@@ -135,27 +142,30 @@ def _check_other_points(command: str, points: Sequence[Sequence[str]]) -> None:
         for value in values[1:]:
             words = [value if i == at else others[0] for i, others in enumerate(points)]
             try:
-                _check_settings(_settings_of(_composed(command, words)), SCHEMAS[command])
+                _check_settings(settings_of(composed_settings(command, words, SCHEMAS[command])), SCHEMAS[command])
             except ConfigError as error:
                 sys.exit(f"focus: the points {value} of this sweep: {error}")
 
 
-def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of a command line. Exits with every key and file that does not exist; Hydra names the first one."""
+def composed_settings(name: str, overrides: Sequence[str], schema: type[Section]) -> DictConfig:
+    """The configuration `name` of conf/ with overrides, Hydra's own section included. Call it where Hydra knows conf/.
+
+    Raises ConfigError with every key and file that does not exist; Hydra names the first one.
+    """
     problems = [problem for word in overrides if (problem := _group_problem(word))]
     left = [word for word in overrides if not _group_problem(word)]
     while True:
         try:
-            composed = compose(command, left, return_hydra_config=True)
+            composed = compose(name, left, return_hydra_config=True)
         except (ConfigCompositionException, MissingConfigException) as error:
-            problems.append(_reason(error, SCHEMAS[command]))
+            problems.append(_reason(error, schema))
             named = _unknown_name(error)
             known = [word for word in left if word.partition("=")[0].lstrip("+~") != named]
             if len(known) < len(left):
                 left = known
                 continue
         if len(problems) == 1:
-            sys.exit(f"focus: {problems[0]}")
+            raise ConfigError(problems[0])
         raise_all(problems)
         return composed
 
@@ -257,7 +267,7 @@ def readable(override: str, sweep: bool = False) -> str:
     override = ("++" if FREE_KEYS.match(override) else "") + override
     key, _, value = override.partition("=")
     if key in TEXT_KEYS and not value.startswith(("~/", "'", '"')):
-        return f"{key}={_quoted(value)}"
+        return f"{key}={quoted(value)}"
     if home := re.fullmatch(r"""(['"]?)~(/[^'"]*)?\1""", value):
         value = f"{Path.home()}{home[2] or ''}"
         override = f"{key}={value}"
@@ -271,10 +281,10 @@ def readable(override: str, sweep: bool = False) -> str:
                 f"focus: {key} is {value}, which Hydra can't read; put a text that has other letters or signs into quotes "
                 f"twice: \"{key}='...'\""
             )
-    return f"{key}={_quoted(value)}"
+    return f"{key}={quoted(value)}"
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
     """A text in quotes, as Hydra's grammar reads it."""
     escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
     return f"'{escaped}'"

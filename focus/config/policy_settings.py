@@ -6,6 +6,7 @@ family decides: the file of conf/policy that names it, or the model type in its 
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ PUBLISHED = {
     "rollout.crop_min_tokens": 4,
     "rollout.tokens_per_turn": 2048,
 }
+HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?", re.ASCII)
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen3_5")  # model types; the dialect of each has its name
 
 
@@ -63,7 +65,7 @@ def _dialect(checkpoint: str) -> str | None:
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ValueError(f"{config} is no model's configuration ({type(error).__name__}: {error}); copy the folder again") from error
         return family if family in FAMILIES else None
-    if checkpoint.startswith(("outputs/", "/", ".", "~")):  # no policy is there, which its own check says
+    if checkpoint.startswith("outputs/") or not HUB_NAME.fullmatch(checkpoint):  # no policy is there, which its own check says
         return "tiny"
     for path in sorted((CONF / "policy").glob("*.yaml")):
         policy = yaml.safe_load(path.read_text())

@@ -3,6 +3,7 @@
 import json
 import re
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,6 +102,22 @@ def test_a_question_that_can_not_be_asked_is_refused(scripted, embedded, picture
     scripted(Scripted(embedded, "<answer>B</answer><|im_end|>"))
     with pytest.raises(ValueError, match=re.escape(said)):
         Agent.load().ask(picture, question, options)
+
+
+@pytest.mark.parametrize(
+    ("policy", "overrides", "said"),
+    [
+        ("it's/not there", (), "policy.checkpoint is it's/not there, which is not a folder"),
+        ("~/nowhere", (), "policy.checkpoint is {home}/nowhere, which is not a folder"),
+        ("embedded", ("view_token=3",), "view_token is no setting. Did you mean view_tokens? There are: "),
+        ("embedded", ("policy=nope", "seed=x"), "policy=nope names no file. There are: "),
+        ("embedded", ("seed=x",), "seed is 'x'; write a whole number"),
+        ("http://127.0.0.1:9/v1", ("policy.checkpoint=agent",), "policy.dialect is null; name the form of its calls: "),
+    ],
+)
+def test_an_agent_that_can_not_be_is_a_value_error_with_what_to_do(policy, overrides, said):
+    with pytest.raises(ValueError, match=re.escape(said.format(home=Path.home()))):
+        Agent.load(policy, *overrides)
 
 
 def test_a_picture_that_can_not_be_used_is_refused_before_a_policy_loads(picture, tmp_path, monkeypatch):
