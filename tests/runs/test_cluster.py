@@ -261,7 +261,10 @@ def test_slurm_is_asked_for_what_the_trainer_uses(trainer, asked):
             "the first point of this sweep: .*objective.updates is 0; use",
         ),
         (["--multirun", "experiment=smoke", "seed=[0"], "seed is \\[0, which Hydra can.t read"),
-        (["--multirun", "experiment=smoke", "reward=stag1,stage2"], "reward=stag1 names no file. Did you mean stage1"),
+        (
+            ["--multirun", "experiment=smoke", "reward=stag1,stage2"],
+            "the first point of this sweep: reward=stag1 names no file. Did you mean stage1",
+        ),
         (["--multirun", "seed=0,1"], "the first point of this sweep: these settings can't work.*name.*Choose an experiment"),
     ],
 )
