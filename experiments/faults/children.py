@@ -252,7 +252,7 @@ def _count(folder: Path, count: mmap.mmap, fault: Fault) -> None:
 def _timeless(value: Any) -> Any:
     """JSON without what a clock said."""
     if isinstance(value, dict):
-        return {key: _timeless(each) for key, each in value.items() if not key.startswith("seconds")}
+        return {key: _timeless(each) for key, each in value.items() if not key.startswith(("seconds", "date"))}
     return [_timeless(each) for each in value] if isinstance(value, list) else value
 
 

@@ -1,4 +1,8 @@
-"""HTML pages from the templates beside this file. A page is one file that asks the network for nothing and has no script."""
+"""HTML pages from the templates beside this file.
+
+A page is one file that asks the network for nothing. It is whole without its script, which only
+filters trajectories and reads curves out.
+"""
 
 import base64
 import io
@@ -7,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from focus.runtime import files
 
 TEMPLATES = Path(__file__).parent / "templates"
+SMALL_PX = 256 * 256
 
 
 @cache
@@ -21,14 +27,15 @@ def _environment() -> Environment:
 
 def write_html(path: Path, template: str, **content: Any) -> None:
     """Fill a template and write the page; an older page stays until the new one is whole. Every text is escaped."""
-    style = (TEMPLATES / "style.css").read_text()
-    page = _environment().get_template(template).render(style=style, **content)
+    style, script = (Markup((TEMPLATES / name).read_text()) for name in ("style.css", "page.js"))  # ours, and no text of HTML
+    page = _environment().get_template(template).render(style=style, script=script, **content)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_on_first_rank(path, page.encode("utf-8", "xmlcharrefreplace").decode())  # half of a surrogate pair is no UTF-8
 
 
 def data_url(image: Image.Image) -> str:
-    """A picture inside the page, as JPEG."""
+    """A picture inside the page: a small one as PNG, because it is shown enlarged; else as JPEG."""
     out = io.BytesIO()
-    image.convert("RGB").save(out, format="JPEG", quality=88, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+    kind = "png" if image.width * image.height <= SMALL_PX else "jpeg"
+    image.convert("RGB").save(out, format=kind, quality=88, subsampling=0)
+    return f"data:image/{kind};base64," + base64.b64encode(out.getvalue()).decode()

@@ -187,7 +187,8 @@ def _tokens(view: View) -> str:
     return f"{view.tokens} token" + "s" * (view.tokens != 1)
 
 
-def _delivered(trajectory: Trajectory) -> list[tuple[Crop, View]]:
+def delivered(trajectory: Trajectory) -> list[tuple[Crop, View]]:
+    """The calls that returned a crop, each with it."""
     return [
         (turn.action, turn.observation.crop)
         for turn in trajectory.turns
@@ -216,12 +217,12 @@ def _draw_boxes(canvas: Canvas, trajectory: Trajectory, rect: Box) -> None:
     for chain in trajectory.sample.boxes:
         for box_px in chain[:2]:
             canvas.dashes(box_on_canvas(box_px, trajectory.sample.size, rect))
-    delivered = _delivered(trajectory)
-    for number, (crop, _) in enumerate(delivered):
+    crops = delivered(trajectory)
+    for number, (crop, _) in enumerate(crops):
         box, colour = box_on_canvas(crop.box_px, trajectory.sample.size, rect), CROP_COLOURS[number % len(CROP_COLOURS)]
         canvas.outline(box, "#ffffffb0", 4)
         canvas.outline(box, colour, 2.6)
-        if len(delivered) > 1:
+        if len(crops) > 1:
             canvas.block((box[0] - 2.6, box[1] - 2.6, box[0] + 16, box[1] + 15), colour)
             canvas.text(box[0] + 6.5, box[1] + 6.5, str(number + 1), 11.5, PAPER, "bold", anchor="mm")
 
@@ -231,23 +232,23 @@ def _draw_crops(canvas: Canvas, trajectory: Trajectory, view_rect: Box, area: Bo
 
     Two thin lines connect the box of a single crop with the crop.
     """
-    delivered = _delivered(trajectory)
+    crops = delivered(trajectory)
     x1, y1, x2, y2 = area
-    if not delivered:
+    if not crops:
         _header(canvas, x1, y1, "No crop", "", x2 - x1, MUTED)
         canvas.block(area, MAT)
         canvas.text((x1 + x2) / 2, (y1 + y2) / 2, "the policy made no crop", 14, MUTED, anchor="mm")
         return
-    sizes = [crop.size for _, crop in delivered]
+    sizes = [crop.size for _, crop in crops]
     grids = [_panels(len(sizes), columns, area) for columns in range(1, len(sizes) + 1)]
     panels = max(grids, key=lambda panels: _shown_area(sizes, panels))
-    for number, ((action, crop), (left, top, right, bottom)) in enumerate(zip(delivered, panels, strict=True)):
+    for number, ((action, crop), (left, top, right, bottom)) in enumerate(zip(crops, panels, strict=True)):
         colour = CROP_COLOURS[number % len(CROP_COLOURS)]
         width, height = fitted(crop.size, (right - left, bottom - top))
         x, y = (left + right - width) / 2, (top + bottom - height) / 2
         canvas.block((left, top, right, bottom), MAT)
         title, detail = str(number + 1), f"{size_text(crop.size)}, {_tokens(crop)}"
-        if len(delivered) == 1:
+        if len(crops) == 1:
             title, detail = "Crop", detail + ", cut from the original" * (trajectory.source.size == trajectory.sample.size)
             _, box_top, box_right, box_bottom = box_on_canvas(action.box_px, trajectory.sample.size, view_rect)
             canvas.line((box_right + 2, box_top), (x, y), colour + "a0", 1.2)
@@ -334,9 +335,8 @@ def _draw_verdict(canvas: Canvas, example: Example, y: float) -> float:
     """
     trajectory = example.trajectory
     sample = trajectory.sample
-    asked = not sample.answers  # a question of a user, whose answer is not known
-    by_rule = 0.0 if asked else grade(trajectory.answer, sample.answers, sample.scorer, sample.options, sample.question)
-    right = example.terms.get("accuracy", by_rule) >= RIGHT_FROM  # the reward may have used a judge
+    right = is_right(example)
+    asked = right is None
     cells = _term_cells(example)
     rows = _term_rows(canvas, cells)
     beside = len(rows) == 1 and sum(_term_width(canvas, cell) for cell in rows[0]) <= 0.62 * INNER
@@ -347,7 +347,7 @@ def _draw_verdict(canvas: Canvas, example: Example, y: float) -> float:
     answer = trajectory.answer if trajectory.answer is not None else f"no answer ({trajectory.status})"
     canvas.text(MARGIN + 30, y + 37, "?" if asked else "✓" if right else "✗", 30, colour, anchor="mm")
     canvas.text(MARGIN + 60, y + 34, canvas.shortened(answer, 20, "bold", max_width), 20, colour, "bold")
-    accepted = "the right answer is not known" if asked else f"accepted: {_accepted(sample)}"
+    accepted = "the right answer is not known" if asked else f"accepted: {accepted_text(sample)}"
     canvas.text(MARGIN + 60, y + 55, canvas.shortened(accepted, 12.5, "regular", max_width), 12.5, MUTED)
     for number, row in enumerate(rows):
         edge, base = WIDTH - MARGIN - 10.0, y + (33 if beside else 96 + 50 * number)
@@ -361,7 +361,17 @@ def _draw_verdict(canvas: Canvas, example: Example, y: float) -> float:
     return bottom
 
 
-def _accepted(sample: Sample) -> str:
+def is_right(example: Example) -> bool | None:
+    """Whether its answer is right; None for a question of a user, whose answer is not known."""
+    sample = example.trajectory.sample
+    if not sample.answers:
+        return None
+    by_rule = grade(example.trajectory.answer, sample.answers, sample.scorer, sample.options, sample.question)
+    return example.terms.get("accuracy", by_rule) >= RIGHT_FROM  # the reward may have used a judge
+
+
+def accepted_text(sample: Sample) -> str:
+    """The accepted answers, options with their texts."""
     options = dict(sample.options)
     return " | ".join(f"{text}. {options[text]}" if text in options else text for text in sample.answers)
 

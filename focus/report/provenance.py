@@ -1,5 +1,6 @@
 """How a result was made: command, commit, versions, machine."""
 
+import datetime
 import json
 import os
 import platform
@@ -10,6 +11,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -46,6 +48,20 @@ def machine() -> str:
     if not torch.cuda.is_available():
         return cores
     return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {cores}"
+
+
+def how_made(seconds: float) -> dict[str, Any]:
+    """How a result is made: date, command, commit, versions, machine and wall-clock seconds."""
+    start = this_start()
+    made = {"date": datetime.date.today().isoformat(), "command": start.command, "commit": start.commit, "versions": dict(start.versions)}
+    return made | {"machine": machine(), "seconds": round(seconds, 1)}
+
+
+def facts_text(made: Mapping[str, Any]) -> str:
+    """`how_made` in one line, without the command. A file of an older version has no date."""
+    commit = re.sub(r"\b([0-9a-f]{9})[0-9a-f]{31}\b", r"\1", made["commit"])
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    return " | ".join([*filter(None, [made.get("date")]), f"commit {commit}", versions, made["machine"], f"{made['seconds']:,.0f} s"])
 
 
 def remember_start(path: Path) -> None:

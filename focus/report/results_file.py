@@ -6,37 +6,28 @@ from pathlib import Path
 from typing import Any
 
 from focus.evaluation.outcome import DIFFERENCES, METRICS, Outcome
-from focus.report.provenance import machine, this_start
+from focus.report.provenance import how_made
 from focus.runtime import files
 
 Metrics = dict[str, dict[str, Any]]
 
 
-def write_results(path: Path, metrics: Mapping[str, Metrics], *, verdicts: Sequence[str], settings: str, seconds: float) -> None:
-    """Write the file, unless it has these numbers already.
+def write_results(path: Path, metrics: Mapping[str, Metrics], *, verdicts: Sequence[str], settings: str, seconds: float) -> dict[str, Any]:
+    """Write the file, unless it has these numbers already. Returns its content.
 
     A command that only prints a result again does not change it.
     `metrics` is by measurement and metric (`measured_metrics`). `settings` names the settings by a
     hash, `seconds` is the wall-clock time of this start of the command.
     """
-    start = this_start()
-    content = {
-        "metrics": metrics,
-        "verdicts": list(verdicts),
-        "settings": settings,
-        "command": start.command,
-        "commit": start.commit,
-        "versions": dict(start.versions),
-        "machine": machine(),
-        "seconds": round(seconds, 1),
-    }
+    content = {"metrics": metrics, "verdicts": list(verdicts), "settings": settings} | how_made(seconds)
     text = files.json_text(content, indent=1) + "\n"
     numbers = ("metrics", "verdicts", "settings")
     if path.is_file():
         earlier, now = files.read_json(path), json.loads(text)
         if all(earlier.get(key) == now[key] for key in numbers):
-            return
+            return earlier
     files.write_on_first_rank(path, text)
+    return content
 
 
 def measured_metrics(outcome: Outcome, resamples: int, before: Outcome | None = None) -> Metrics:

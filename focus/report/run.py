@@ -121,25 +121,24 @@ def cell(outcome: Outcome, metric: str, factor: float, resamples: int, before: O
 def report_run(
     run: RunFacts,
     output: Path,
-    measured: Mapping[str, Outcome],
+    results: Results | None,
     examples: Sequence[Example],
     shown: int,
     settings: str,
-) -> tuple[Results | None, Path]:
-    """Write `report.html` into the output folder.
+    made: str,
+) -> Path:
+    """Write `report.html` into the output folder and return its path.
 
-    Returns the table (None without evaluation) and the path of the page.
-
-    The page shows `shown` trajectories of each kind. `settings` is the text of settings.yaml.
+    The page shows the table `results` (None without evaluation) and `shown` trajectories of each
+    kind. `settings` is the text of settings.yaml, `made` says when and how the run was made.
     """
-    results = result_table(run, measured) if measured else None
     n, graded = shown, [example for example in examples if not math.isnan(example.total)]
     ranked = sorted(graded, key=lambda example: example.total)
     drawn = random.Random(run.seed).sample(list(examples), min(n, len(examples)))
     kinds = {"best": ranked[::-1][:n], "worst": ranked[:n], "random": drawn} if examples else {}
     page = output / "report.html"
-    write_page(page, run.name, read_history(output / "history.jsonl"), results, kinds, settings)
-    return results, page
+    write_page(page, run.name, read_history(output / "history.jsonl"), results, kinds, settings, made)
+    return page
 
 
 def has_row(path: Path, settings: str, base: str) -> bool:

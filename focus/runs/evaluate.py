@@ -40,6 +40,7 @@ from focus.report.evaluation import evaluation_table, interval_metrics, summary,
 from focus.report.headline import evaluated_text, headline
 from focus.report.page import write_page
 from focus.report.paper import beside_the_paper
+from focus.report.provenance import facts_text
 from focus.report.results_file import write_results
 from focus.report.table import markdown_table, print_table
 from focus.rollout.engine import Model
@@ -95,7 +96,7 @@ def run(composed: DictConfig) -> None:
         _write(output / "evaluation.json", json_text(numbers, indent=1) + "\n")
         table, paper = evaluation_table(numbers), beside_the_paper(numbers, output.parent)
         _write(output / "evaluation.md", markdown_table(table) + "\n" + "\n".join(map(markdown_table, paper)))
-        write_results(
+        made = write_results(
             output / "results.json",
             interval_metrics(numbers),
             verdicts=table.verdicts,
@@ -103,7 +104,7 @@ def run(composed: DictConfig) -> None:
             seconds=time.monotonic() - started,
         )
         examples = worst(rows, samples, evaluator, cfg.pictures)
-        write_page(output / "report.html", table.title, None, table, examples, as_yaml(cfg))
+        write_page(output / "report.html", table.title, None, table, examples, as_yaml(cfg), facts_text(made))
     print_table(table, console)
     console.print(f"table, beside the paper's: {output / 'evaluation.md'}   page: {output / 'report.html'}")
     console.print(f"numbers: {output / 'evaluation.json'}\npredictions: {output / 'predictions.jsonl'}")

@@ -31,6 +31,7 @@ from focus.grading.grader import Grader
 from focus.report.headline import evaluated_text, headline
 from focus.report.page import write_page
 from focus.report.probe import conversations_by_kind, draw_probe, probe_table
+from focus.report.provenance import facts_text
 from focus.report.results_file import measured_metrics, write_results
 from focus.report.table import markdown_table, print_table
 from focus.rewards import Example
@@ -100,7 +101,7 @@ def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
     record = _record(cfg, model, outcomes) | ({"view_seen": counted} if counted else {})
     (output / "probe.json").write_text(json_text(record, indent=1) + "\n")
     (output / "probe.md").write_text(markdown_table(table))
-    write_results(
+    made = write_results(
         output / "results.json",
         {f"{view} tokens": measured_metrics(outcome, e.resamples) for view, outcome in outcomes.items()},
         verdicts=table.verdicts,
@@ -108,7 +109,8 @@ def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
         seconds=time.monotonic() - started,
     )
     draw_probe(outcomes, output / "probe.png", e.resamples)
-    write_page(output / "report.html", table.title, None, table, conversations.examples(samples, evaluators), as_yaml(cfg))
+    shown = conversations.examples(samples, evaluators)
+    write_page(output / "report.html", table.title, None, table, shown, as_yaml(cfg), facts_text(made))
     print_table(table, console)
     unannotated = outcomes[str(cfg.views[0])].unannotated
     if unannotated and "gt" in e.arms:

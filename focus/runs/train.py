@@ -59,9 +59,9 @@ from focus.model.policy_model import PolicyModel
 from focus.report.card import Card, card_text, stated_licence
 from focus.report.dashboard import Replay, TrajectoryTable, closing, start_logger
 from focus.report.headline import device_text, headline, native_tokens, policy_text
-from focus.report.provenance import remember_start, starts
+from focus.report.provenance import facts_text, how_made, remember_start, starts
 from focus.report.results_file import Metrics, measured_metrics, write_results
-from focus.report.run import RunFacts, check_results, has_row, report_run, write_row
+from focus.report.run import RunFacts, check_results, has_row, report_run, result_table, write_row
 from focus.report.table import Results, print_table
 from focus.rewards import Example, RewardCallback, examples, score
 from focus.rollout.loop import seed_of
@@ -302,16 +302,19 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
             memory.free()  # of this policy, before the next one is loaded
     if not files.is_first_rank():
         return
-    results, page = report_run(facts, output, measured, played, shown=cfg.report.trajectories, settings=as_yaml(cfg))
-    if results:
-        seconds = time.monotonic() - started
-        write_results(
+    seconds = time.monotonic() - started
+    results, made = None, how_made(seconds)
+    if measured:
+        results = result_table(facts, measured)
+        made = write_results(
             output / "results.json",
             _metrics(measured, cfg.evaluation.resamples),
             verdicts=results.verdicts,
             settings=facts.point,
             seconds=seconds,
         )
+    page = report_run(facts, output, results, played, shown=cfg.report.trajectories, settings=as_yaml(cfg), made=facts_text(made))
+    if results:
         print_table(results, console)
     files.write_on_first_rank(trained / "README.md", card_text(_card(cfg, output, rewards, base, (len(samples), digest), results)))
     if cfg.results:

@@ -15,54 +15,22 @@ import pytest
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from rich.console import Console
 
-from focus.data.boxes import Box, Frame, to_view
 from focus.data.images.original import Decoded
-from focus.data.scenes import DIFFICULTY, Scene
 from focus.evaluation.outcome import METRICS, Outcome
-from focus.gap import cut, resize_to_budget
-from focus.model.prompts import CROP_CONTENT, Answer, Fault, Malformed, answer_text, call_text, error_content
+from focus.gap import resize_to_budget
+from focus.model.prompts import Fault, Malformed, error_content
 from focus.report.dashboard import TrajectoryTable, evenly_spaced
+from focus.report.glossary import meanings
 from focus.report.page import write_page
 from focus.report.picture import CROP_COLOURS, draw_trajectory, draw_view
+from focus.report.provenance import facts_text
 from focus.report.sweep import Point, draw, write_sweep_page
 from focus.report.table import Cell, Results, Row, cell_parts, markdown_table, print_table
 from focus.report.verdict import dependence_sentence, judge_dependence
 from focus.rewards import Example, Scores, examples
 from focus.rewards.terms import total
-from focus.rollout.trajectory import Action, Crop, Observation, Status, Trajectory, Turn
-
-TOKEN_PX = 28
-
-
-def opened(index: int = 3) -> Trajectory:
-    sample = Scene(DIFFICULTY[4], "train", index).sample()
-    original = sample.open()
-    return Trajectory(sample=sample, source=original, view=resize_to_budget(original, 16, TOKEN_PX), prompt_ids=tuple(range(30)), seed=1)
-
-
-def said(trajectory: Trajectory, text: str, action: Action, status: Status, observation: Observation | None = None) -> Trajectory:
-    return trajectory.with_turn(Turn((1, 2, 3), (-0.1, -0.2, -0.3), text, action, observation), status)
-
-
-def zoomed(trajectory: Trajectory, box_px: Box) -> Trajectory:
-    size = trajectory.sample.size
-    box_view = to_view(box_px, Frame.PER_MILLE, trajectory.view.size, size)
-    crop = cut(trajectory.source, box_px, size, 64, TOKEN_PX)
-    return said(trajectory, call_text(box_view), Crop(box_view, box_px), Status.OPEN, Observation((4, 5), crop, CROP_CONTENT))
-
-
-def answered(trajectory: Trajectory, answer: str) -> Trajectory:
-    return said(trajectory, answer_text(answer), Answer(answer), Status.ANSWERED)
-
-
-def right(index: int = 3) -> Example:
-    trajectory = zoomed(opened(index), (112.0, 112.0, 224.0, 224.0))
-    return Example(answered(trajectory, trajectory.sample.answers[0]), {"accuracy": 1.0, "tool": 1.0}, 1.2, "update 7")
-
-
-def wrong(text: str = "<script>alert(1)</script>") -> Example:
-    trajectory = said(opened(5), text, Malformed(Fault.NO_ACTION), Status.MALFORMED)
-    return Example(trajectory, {"accuracy": 0.0, "grounding": math.nan}, math.nan)
+from focus.rollout.trajectory import Observation, Status
+from tests.support.examples import TOKEN_PX, opened, right, said, wrong, zoomed
 
 
 def page(folder: Path, history=(), results=None, examples=None, settings: str = "gap:\n  view_tokens: 16") -> str:
@@ -122,9 +90,10 @@ def test_the_page_asks_the_network_for_nothing(tmp_path):
     history = [{"update": u, "reward/total": u / 10, "crop/area_p10": 0.1, "crop/area_p50": 0.2, "crop/area_p90": 0.3} for u in (1.0, 2.0)]
     html = page(tmp_path, history, RESULTS, {"best": [right()]})
     assert not re.search(r"""(src|href|action|url)\s*[=(]\s*["']?\s*(https?:)?//""", html)
-    assert not re.search(r"<(script|link|iframe|object|embed)\b|@import", html)
-    assert html.count("<svg") == 2  # the total, and one chart for the three quantiles
-    assert "data:image/jpeg;base64," in html
+    assert not re.search(r"<(link|iframe|object|embed)\b|@import|fetch\(|XMLHttpRequest", html)
+    assert re.findall(r"<script\b[^>]*>", html) == ["<script>"]  # ours, inside the page
+    assert html.count('role="img"') == 2  # the total, and one chart for the three quantiles
+    assert "data:image/png;base64," in html
 
 
 def test_text_of_models_data_and_settings_is_escaped(tmp_path):
@@ -133,8 +102,9 @@ def test_text_of_models_data_and_settings_is_escaped(tmp_path):
     sample = replace(example.trajectory.sample, question=hostile, answers=(hostile,), options=((hostile, hostile),))
     example = replace(example, trajectory=replace(example.trajectory, sample=sample), terms={hostile: 1.0}, caption=hostile)
     results = Results(hostile, (hostile,), (Row(hostile, hostile, (None,)),), (hostile,))
-    html = page(tmp_path, [{f"a/{hostile}": 1.0, hostile: 2.0}], results, {hostile: [example]}, hostile)
-    assert "<script" not in html and "<img src=x" not in html
+    write_page(tmp_path / "report.html", hostile, [{f"a/{hostile}": 1.0, hostile: 2.0}], results, {hostile: [example]}, hostile, hostile)
+    html = (tmp_path / "report.html").read_text()
+    assert html.count("<script") == 1 and "<img src=x" not in html  # one is the page's own
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
 
 
@@ -152,8 +122,8 @@ def test_sampled_text_stands_apart_from_what_the_tool_and_the_opening_put_there(
 def test_missing_keys_and_values_that_are_no_numbers_survive(tmp_path):
     history = [{"update": 1.0, "reward/total": math.nan}, {"crop/rate": 0.5, "loss": math.inf}, {"update": 3.0, "reward/total": 0.5}]
     html = page(tmp_path, history)
-    assert html.count("<svg") == 2
-    assert "no value" in html  # the loss was never finite
+    assert html.count('role="img"') == 2
+    assert "No value: other/loss." in html  # it was never finite
 
 
 def test_a_run_without_updates_results_and_trajectories_has_a_page(tmp_path):
@@ -368,6 +338,51 @@ def test_the_page_shows_weight_gate_and_contribution_of_every_term(tmp_path):
     assert '<th scope="row">tool</th><td>1.000</td><td>1.2, gate closed (accuracy)</td><td>0.000</td>' in html
     assert '<tr class="logged"><th scope="row">information_gain</th><td>0.580</td><td>logged only</td><td></td>' in html
     assert "<td>-0.200</td></tr>" in html
+
+
+def test_the_curves_that_matter_come_first_and_those_that_are_always_0_are_one_line(tmp_path):
+    history = [
+        {"update": u, "objective/loss": -u, "reward/total": u / 2, "ending/refused": 0.0, "data/broken": 0.0, "crop/rate": 0.5}
+        for u in (1.0, 2.0)
+    ]
+    first, folded = page(tmp_path, history).split('<section id="curves">')[1].split("</section>")[0].split("<details")
+    assert [name for name in ("reward/total", "crop/rate", "objective/loss") if f">{name}" in first] == ["reward/total", "crop/rate"]
+    assert "1 more curve<" in folded and ">objective/loss" in folded and "Always 0: ending/refused, data/broken." in folded
+    assert 'data-points="[[1.0, 0.5], [2.0, 1.0]]"' in first  # what the pointer reads out
+    assert 'title="mean reward of a rollout"' in first  # from docs/metrics.md
+
+
+def test_main_rows_stand_above_the_table_as_numbers_from_column_to_column(tmp_path):
+    rows = (Row("crop rate", "%", (Cell(34.0, 30.0, 38.0), Cell(97.0, 95.0, 99.0), Cell(63.0, 59.0, 67.0, "pt")), main=True), WIDE.rows[2])
+    html = page(tmp_path, results=Results("t", ("base", "trained", "trained - base"), rows))
+    [tiles] = re.findall(r'<dl class="tiles">(.*?)</dl>', html, re.DOTALL)
+    assert '<dt title="share of questions with a crop">crop rate</dt><dd>34.0 → 97.0 <small>%</small></dd>' in tiles
+    assert "base → trained" in tiles and tiles.count("<dt") == 1
+
+
+def test_a_card_is_text_with_the_view_the_crops_and_their_boxes(tmp_path):
+    example = right()
+    html = page(tmp_path, examples={"best": [example], "worst": [wrong("short")]})
+    card, other = re.findall(r"<article.*?</article>", html, re.DOTALL)
+    assert 'data-tags="right|with a crop|' in card and 'data-tags="wrong|without a crop"' in other
+    assert example.trajectory.sample.question in re.sub(r"<[^>]*>", "", card) and "The policy made no crop." in other
+    assert f'<rect class="asked-for" stroke="{CROP_COLOURS[0]}"  x="112" y="112" width="112" height="112"/>' in card
+    assert card.count("<img") == 2 and "accepted: " in card and "update 7" in card
+
+
+def test_the_page_says_when_and_how_it_was_made(tmp_path):
+    made = {"date": "2026-11-29", "commit": "0123456789" * 4, "versions": {"torch": "2.13"}, "machine": "Linux, 2 cores", "seconds": 1234.5}
+    assert facts_text(made) == "2026-11-29 | commit 012345678 | torch 2.13 | Linux, 2 cores | 1,234 s"
+    write_page(tmp_path / "report.html", "a run", [], None, {}, "", facts_text(made))
+    assert "2026-11-29 | commit 012345678" in (tmp_path / "report.html").read_text()
+
+
+def test_words_of_a_page_are_explained_as_in_the_documentation():
+    assert meanings()["accuracy, own crop"] == meanings()["own"] == "right answers when the policy plays freely"
+    assert (
+        meanings()["D_noise"].startswith("how much answers depend on")
+        and meanings()["crop/area_p50"] == "quantiles of crop area / image area"
+    )
 
 
 def test_charts_have_titles_and_header_cells_a_scope(tmp_path):
