@@ -15,8 +15,8 @@ from focus.asking.spelling import key
 from focus.data.boxes import Size
 from focus.gap import fit, ladder
 
-# Height of a line, ascent to descent, in px of the view: OCR reads half of the words of this height
-# (experiments/questions)
+# Height of a line, ascent to descent, in px of the view. OCR reads 29 % of the words of 5 px and 65 % of
+# those of 6 px (experiments/questions)
 READ_PX = 6.0
 SHARP = 1.5  # a word is asked for if it is this much higher than READ_PX in the original
 TOO_SMALL = "too small to read in the original"
