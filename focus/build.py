@@ -44,12 +44,13 @@ from focus.planning.sampler import check_sampler_fits
 from focus.report.run import RunFacts
 from focus.rewards import Accuracy, RewardCallback
 from focus.rollout.engine import Engine, Model, Sampling
-from focus.rollout.kv import KVEngine
+from focus.rollout.kv import CopiedKVEngine, KVEngine
 from focus.rollout.loop import RolloutLimits, seed_of
 from focus.rollout.served import OpenAIEngine, Served
 from focus.rollout.vllm import Remote, Sampler, VLLMEngine, VLLMOptions, colocated
 from focus.runtime.endpoint import Endpoint
 from focus.runtime.processes import started_by_this_process
+from focus.training.overlap import OverlappedPolicy
 from focus.training.policy import FocusPolicy, UpdateSettings
 
 # The base policies were trained on scenes and pages below this number; RL sees later ones of the same split
@@ -289,9 +290,9 @@ def build_policy(cfg: TrainConfig, loaded: PolicyModel, grader: Grader | None = 
     for reward in rewards:
         if grader and isinstance(reward, Accuracy):
             reward.grader = grader
-    return FocusPolicy(
+    return (OverlappedPolicy if rollout.overlap else FocusPolicy)(
         loaded,
-        build_engine(cfg, loaded),
+        CopiedKVEngine(loaded) if rollout.overlap and rollout.engine == "kv" else build_engine(cfg, loaded),
         gap,
         rollout_limits(cfg, rollout.temperature),
         rewards,

@@ -156,6 +156,22 @@ def rollout_problems(rollout: RolloutConfig, policy: PolicyConfig, arms: Sequenc
     return problems
 
 
+def overlap_problems(cfg: TrainConfig) -> list[str]:
+    """An engine that can't sample while the policy trains."""
+    rollout, strategy = cfg.rollout, cfg.trainer.get("strategy", "auto")
+    if not rollout.overlap:
+        return []
+    served = "use rollout=vllm rollout.vllm.mode=served, a vLLM on devices of its own"
+    if rollout.engine == "vllm" and rollout.vllm and rollout.vllm.mode == "colocated":
+        return [f"rollout.overlap is true, but a colocated vLLM sleeps while the policy trains; {served}, or rollout.overlap=false"]
+    if rollout.engine == "kv" and (cfg.trainer.get("accelerator") != "cpu" or not isinstance(strategy, str)):
+        return [
+            "rollout.overlap is true with rollout=kv, which samples on the device that trains and keeps a whole copy of the weights "
+            f"there; on a GPU or with divided weights {served}, or rollout.overlap=false"
+        ]
+    return []
+
+
 def _vllm_problems(rollout: RolloutConfig, here: bool) -> list[str]:
     vllm = rollout.vllm
     if vllm is None:
@@ -237,7 +253,7 @@ def train_problems(cfg: TrainConfig) -> list[str]:
     """What keeps a policy from being trained."""
     from focus.data.readers import TESTS
 
-    problems = _play_problems(cfg)
+    problems = [*_play_problems(cfg), *overlap_problems(cfg)]
     if not cfg.name.strip(" ./") or cfg.name.startswith("/") or ".." in Path(cfg.name).parts:
         problems.append(f"name is {cfg.name!r}, which names no folder below outputs/; give the run one of its own: name=mine")
     if cfg.rollout.engine == "openai":
@@ -264,6 +280,7 @@ def plan_problems(cfg: PlanConfig) -> list[str]:
     return [
         *policy_problems(cfg.policy, served=False),
         *rollout_problems(cfg.rollout, cfg.policy, [], here=False),
+        *overlap_problems(cfg),
     ]
 
 
@@ -384,6 +401,11 @@ def cautions(cfg: TrainConfig) -> list[str]:
         found.append(
             "policy.dtype is bfloat16 and all weights learn: steps below its resolution are lost, at 1e-6 nearly all. Keep "
             "weights in float32 (policy.dtype=float32) and compute in bfloat16: trainer.precision=bf16-mixed, or trainer=fsdp"
+        )
+    if cfg.rollout.overlap and cfg.rollout.sampler_ratio_cap is None:
+        found.append(
+            "rollout.overlap is true, but rollout.sampler_ratio_cap is null: nothing corrects for rollouts that come from the weights of "
+            "one update before. Set rollout.sampler_ratio_cap=2.0"
         )
     return found + crowded(cfg) + _unshared_prompts(cfg)
 

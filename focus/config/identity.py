@@ -36,7 +36,7 @@ LEARNED = (
     *("data.source", "data.difficulty", "data.side_px", "data.letter_px", "data.scenes", "data.mix", "data.records"),
     "data.columns",
     *("data.root", "data.cache_dir", "data.annotations", "data.repair_annotations", "data.derive_boxes"),
-    *("data.max_question_chars", "data.max_options", "gap.table", "rollout.sampler_ratio_cap", "rollout.temperature"),
+    *("data.max_question_chars", "data.max_options", "gap.table", "rollout.sampler_ratio_cap", "rollout.overlap", "rollout.temperature"),
     *("rollout.questions_per_update", "rollout.rollouts_per_question", "rollout.force_first_crop", "reward"),
     *("objective.updates_per_rollout", "objective.learning_rate", "objective.warmup_updates", "objective.weight_decay"),
     *("objective.grad_clip", "objective.clip", "objective.dual_clip", "objective.advantage_epsilon"),
@@ -122,6 +122,8 @@ def learned_settings(settings: Settings) -> dict[str, Any]:
         kept["rollout.vllm.dtype"] = sampler_dtype(settings)
     if kept.get("policy.prompts", "") is None:  # runs from before this setting have no such entry
         del kept["policy.prompts"]
+    if kept.get("rollout.overlap") is False:  # so have those from before this one
+        del kept["rollout.overlap"]
     kept |= {key: named.get(key, value) for key, value in GONE.items()}
     for name, term in settings["reward"]["terms"].items():
         for key, value in GONE_FROM_TERMS.get(term.get("_target_"), {}).items():

@@ -156,6 +156,7 @@ class RolloutConfig(Section):
         Field(ge=1),
         Hint("below 1 it would weigh down tokens on which sampler and trainer agree. 2.0 is usual, null switches it off"),
     ]
+    overlap: bool
     questions_per_update: Count
     rollouts_per_question: Annotated[Whole, Field(ge=2)]
     questions_per_forward: Annotated[Whole | None, Field(ge=1), Hint("use at least 1, or null for all side by side")]

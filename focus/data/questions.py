@@ -6,6 +6,7 @@ import signal
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -96,14 +97,25 @@ class _Loader(DataLoader):
         """Ignores the state, which earlier versions saved."""
 
 
+class _PairLoader(_Loader):
+    """Yields the questions of an update together with those of the next one; the last ones with none."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        yield from pairwise(chain(super().__iter__(), [[]]))
+
+
 class Questions(pl.LightningDataModule):
     """Training questions for `updates` updates, in a new order every epoch.
 
-    A resumed run continues after its last update.
+    A resumed run continues after its last update. With `ahead` an update gets a pair: its own questions
+    and those of the next update.
     """
 
-    def __init__(self, samples: Sequence[Sample], updates: int, questions_per_update: int, workers: int, seed: int) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], updates: int, questions_per_update: int, workers: int, seed: int, ahead: bool = False
+    ) -> None:
         super().__init__()
+        self.ahead = ahead
         self.samples, self.updates, self.questions_per_update = samples, updates, questions_per_update
         self.workers, self.seed = workers, seed
 
@@ -117,7 +129,7 @@ class Questions(pl.LightningDataModule):
             )
         if ranks > 1:
             self._check_same_questions()
-        return _Loader(
+        return (_PairLoader if self.ahead else _Loader)(
             _Opened(self.samples, self.seed),
             collate_fn=list,
             num_workers=self.workers,

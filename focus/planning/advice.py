@@ -113,7 +113,8 @@ def changed_by(cfg: PlanConfig, override: str) -> PlanConfig:
         settings["trainer"]["precision"] = "32-true"
     elif key == "rollout":
         engine: Any = OmegaConf.load(CONF / "rollout" / f"{value}.yaml")
-        settings["rollout"] |= {"engine": engine.engine, "sampler_ratio_cap": engine.sampler_ratio_cap, "vllm": None}
+        alone = {"vllm": None, "overlap": False}  # neither kv nor a colocated vLLM samples while a GPU trains
+        settings["rollout"] |= {"engine": engine.engine, "sampler_ratio_cap": engine.sampler_ratio_cap, **alone}
         if engine.vllm:
             settings["rollout"]["vllm"] = OmegaConf.to_container(
                 OmegaConf.merge(settings, {"rollout": {"vllm": engine.vllm}}).rollout.vllm, resolve=True

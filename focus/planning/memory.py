@@ -85,7 +85,14 @@ def _state(setup: Setup) -> Terms:
         "moments": 2 * counts.trainable * setup.learned_bytes / held.share(("fsdp", "zero2")),
         # autocast keeps a bfloat16 copy of trained weights until the end of the update
         "autocast copies": 2.0 * counts.trainable if held.mixed else 0.0,
-    }
+    } | _copied(setup)
+
+
+def _copied(setup: Setup) -> Terms:
+    """The copy of the weights that learn, from which kv samples while they do."""
+    return (
+        {"weights that sample": float(setup.counts.trainable * setup.learned_bytes)} if setup.cfg.rollout.overlap and not setup.vllm else {}
+    )
 
 
 def _gathered(setup: Setup) -> Terms:
@@ -240,12 +247,13 @@ def host(setup: Setup) -> Terms:
     Weights are read onto a GPU tensor by tensor.
     """
     held, whole = setup.held, disk(setup)
-    images = setup.questions * IMAGE_BYTES
+    images = setup.questions * IMAGE_BYTES * (1 + setup.cfg.rollout.overlap)
     found = {
         "processes": float(held.per_node * PROCESS_BYTES),
         "images of an update": float(held.per_node * images),
         "images that workers have ready": float(held.per_node * setup.cfg.data.workers * PREFETCH * images),
     }
     if setup.cfg.device == "cpu":
-        found["weights, each process its own copy"] = float(held.per_node * setup.counts.total * held.stored)
+        whole_copy = setup.counts.total * held.stored + sum(_copied(setup).values())
+        found["weights, each process its own copy"] = float(held.per_node * whole_copy)
     return found | _widest({"writing a checkpoint": whole["one checkpoint"], "writing the policy": whole["policy"]})

@@ -62,21 +62,26 @@ def at_once(setup: Setup) -> float:
 
 
 def of_an_update(setup: Setup) -> Parts:
-    """Seconds of one update, by part."""
+    """Seconds of one update, by part. Of a batch that is sampled while another trains only the longer of the two counts."""
     counts, held, device, mean = setup.counts, setup.held, setup.device, setup.mean
     flops, sent = work.flops(setup), work.sending(setup)
     groups = at_once(setup)
     computing = _computing(setup, flops["update"] + flops["vision tower, update"], held.arithmetic)
     sending = sum(value for name, value in sent.items() if name != "weights, rollout")
     moved = 7 * counts.trainable * setup.learned_bytes / held.share(("fsdp", "zero2")) * setup.cfg.objective.updates_per_rollout
-    return {
+    sampled = {
         "prefill and vision tower": _computing(setup, flops["vision tower, rollout"] + flops["prefill"], held.arithmetic)
         + Bounds.exact(sent["weights, rollout"]),
         "decoding": decoding(setup, setup.shape, mean, groups, setup.rollouts, mean.turns) * math.ceil(setup.questions / groups),
+    }
+    trained = {
         "update": Bounds(max(computing.low, sending), computing.high + sending),
         "optimiser": _over(moved, device.bandwidth, BANDWIDTH_SHARE),
-        "weights to vLLM": PUBLISH * counts.total if setup.vllm else Bounds(0.0, 0.0),
     }
+    if setup.cfg.rollout.overlap and setup.vllm:  # kv samples on the processors that train
+        longer = max(sampled, trained, key=lambda parts: total([*parts.values()]).middle)
+        sampled, trained = longer, {}
+    return sampled | trained | {"weights to vLLM": PUBLISH * counts.total if setup.vllm else Bounds(0.0, 0.0)}
 
 
 def _measuring(setup: Setup, shape: Shape, samples: int, view: float, arms: int) -> Bounds:

@@ -49,7 +49,8 @@ class InformationGain(RewardCallback):
         self._policy, self._policy_engine, self._limits = policy, engine, limits
         self._reader, self._engine = policy, engine
         if isinstance(engine, KVEngine):
-            engine.keep_all_turns = self.weight != 0 and self.reader is None  # paid for in memory where it is asked in every update
+            # Paid for in memory where it is asked in every update. An engine that samples ahead has other weights by then
+            engine.keep_all_turns = engine.shares_weights and self.weight != 0 and self.reader is None
         if self.reader is not None:
             dtype = str(policy.model.dtype).removeprefix("torch.")
             dialect = policy.dialect

@@ -10,7 +10,8 @@ prefix is silently wrong in some versions, and its stored rope deltas leak into 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -228,6 +229,31 @@ class KVEngine:
     ) -> tuple[Int[Tensor, " row"], Float[Tensor, " row"]]:
         """Sample token number `step` of every row, and return it with its log-probability."""
         return draw(self.policy.head(hidden).float(), banned, temperature, noise[request_of, step])
+
+
+class CopiedKVEngine(KVEngine):
+    """`kv` over a copy of the weights that learn, so that it can sample while the policy trains.
+
+    Frozen weights are shared. Weights that are divided over ranks can't be copied.
+    """
+
+    shares_weights = False
+
+    def __init__(self, policy: PolicyModel) -> None:
+        super().__init__(policy)
+        self.trained = policy
+
+    @torch.no_grad()
+    def sync_weights(self) -> None:
+        self.clear_cache()
+        trained = self.trained.model
+        if self.policy is self.trained:  # the first time: the weights have their device and dtype by now
+            frozen = {id(p): p for p in trained.parameters() if not p.requires_grad}
+            self.policy = replace(self.trained, model=deepcopy(trained, frozen))
+            return
+        for copy, weight in zip(self.policy.model.parameters(), trained.parameters(), strict=True):
+            if copy is not weight:
+                copy.copy_(weight)
 
 
 def _parts(lengths: Sequence[int], most: int) -> Iterator[slice]:

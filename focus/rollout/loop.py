@@ -7,12 +7,13 @@ Turn limit: `max_turns = max_crops + 1`; the answer turn counts.
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+from threading import Event
 
 from PIL import Image
 
@@ -102,12 +103,14 @@ def with_prefill(policy: Model, trajectory: Trajectory, prefill: str) -> Traject
     return replace(trajectory, prefill=prefill, prefill_ids=tuple(encode(policy.tokenizer, prefill)))
 
 
-def play(policy: Model, engine: Engine, trajectories: Sequence[Trajectory], limits: RolloutLimits) -> list[Trajectory]:
+def play(
+    policy: Model, engine: Engine, trajectories: Sequence[Trajectory], limits: RolloutLimits, stop: Event | None = None
+) -> list[Trajectory]:
     """Continue every open trajectory until it ends. Returns all trajectories in the same order.
 
     Worker threads parse completions and cut crops. A conversation's next request is ready as soon as
     its own crop is cut. The engine's cache is left filled for the caller, and cleared by the next
-    `play` or by `clear_cache`.
+    `play` or by `clear_cache`. Once `stop` is set, it returns after the next completion.
     """
     engine.clear_cache()
     rollouts = list(trajectories)
@@ -121,8 +124,37 @@ def play(policy: Model, engine: Engine, trajectories: Sequence[Trajectory], limi
     first = [request_for(t, len(t.turns) - 1, conversation=i) for i, t in enumerate(rollouts) if t.status is Status.OPEN]
     with ThreadPoolExecutor(WORKERS) as workers, policy.image_cache(), closing(Requests(first)) as requests:
         for request, completion in engine.generate(requests, limits.sampling):
+            if stop and stop.is_set():
+                break
             requests.add(workers.submit(advance, request, completion))
     return rollouts
+
+
+SampledTurn = tuple[list[int], list[float]]  # ids, and the log-probability of each
+
+
+def sampled_turns(trajectories: Sequence[Trajectory]) -> dict[int, list[SampledTurn]]:
+    """What was sampled, by the trajectory's seed: with it `replay` makes the same trajectories again."""
+    return {t.seed: [(list(turn.ids), list(turn.sampler_logprobs)) for turn in t.turns] for t in trajectories}
+
+
+def replay(
+    policy: Model,
+    opened: Sequence[Trajectory],
+    sampled: Mapping[int, Sequence[SampledTurn]],
+    limits: RolloutLimits,
+    stop_ids: Sequence[int],
+) -> list[Trajectory]:
+    """The trajectories that ended with these `sampled_turns`; crops are cut again. Those without are left out."""
+
+    def turns(t: Trajectory) -> Trajectory:
+        for ids, logprobs in sampled[t.seed]:
+            completion = Completion(tuple(ids), tuple(logprobs), stopped=ids[-1] in stop_ids)
+            t = _append_turn(policy, t, completion, limits, request_id="")
+        return t
+
+    with ThreadPoolExecutor(WORKERS) as workers:
+        return list(workers.map(turns, [t for t in opened if t.seed in sampled]))
 
 
 _numbers = count()  # request ids are unique in a process, so that an engine never confuses two

@@ -154,7 +154,7 @@ def fit(
         use_distributed_sampler=False,
         default_root_dir=str(output),
     )
-    questions = Questions(samples, cfg.objective.updates, cfg.rollout.questions_per_update, cfg.data.workers, cfg.seed)
+    questions = Questions(samples, cfg.objective.updates, cfg.rollout.questions_per_update, cfg.data.workers, cfg.seed, cfg.rollout.overlap)
     last = _resumed_from(checkpoint_folder, trainer)
     if not isinstance(trainer.strategy, strategies.AtomicCheckpointFolders):
         trainer.strategy.checkpoint_io = checkpoints.AtomicFiles()

@@ -120,9 +120,10 @@ class FocusPolicy(SavesTrainableState):
         """The rollouts of every readable question, siblings side by side, and their rewards (E1, E3)."""
         trajectories: list[Trajectory] = []
         unfinished = []
+        batches = self.roll_out(questions)  # an engine that samples ahead gets its weights here, before they are gathered
         reads_weights = self.engine.shares_weights or any(reward.reads_policy for reward in self.rewards)
         with distributed.unsharded(self.model) if reads_weights else nullcontext():
-            for played in self.roll_out(questions):
+            for played in batches:
                 with self._timed("reward"):
                     trajectories += played
                     unfinished.append(begin_scoring(self.rewards, played))  # a judge grades them while the next questions play
@@ -134,8 +135,22 @@ class FocusPolicy(SavesTrainableState):
     def roll_out(self, questions: Sequence[Question | Broken]) -> Iterator[list[Trajectory]]:
         """The rollouts of every readable question, as many questions at a time as fit, siblings side by side.
 
-        Yields nothing where no question can be read. Raises ValueError, on all ranks, after
-        `UNREADABLE_UPDATES` updates in a row in which no rank could read a question.
+        Yields nothing where no question can be read.
+        """
+        opened = self.open_trajectories(questions)
+        while opened:
+            at_once = self._questions_at_once(opened) * self.settings.rollouts_per_question
+            with self._timed("rollout"):
+                played = play(self.policy, self.engine, opened[:at_once], self.limits)
+            self._room.saw(played)
+            opened = opened[at_once:]
+            yield played
+
+    def open_trajectories(self, questions: Sequence[Question | Broken]) -> list[Trajectory]:
+        """Trajectories without turns of every readable question, siblings side by side. All ranks call it together.
+
+        Raises ValueError, on all ranks, after `UNREADABLE_UPDATES` updates in a row in which no rank could
+        read a question.
         """
         with self._timed("view"), ThreadPoolExecutor(WORKERS) as workers:
             views = list(workers.map(self._prepare_view, questions))
@@ -152,13 +167,7 @@ class FocusPolicy(SavesTrainableState):
                 f"no question of the last {UNREADABLE_UPDATES} updates could be read; look whether the images are still where the settings "
                 f"say. The last reasons: {reasons[:3]}"
             )
-        while opened:
-            at_once = self._questions_at_once(opened) * self.settings.rollouts_per_question
-            with self._timed("rollout"):
-                played = play(self.policy, self.engine, opened[:at_once], self.limits)
-            self._room.saw(played)
-            opened = opened[at_once:]
-            yield played
+        return opened
 
     def _questions_at_once(self, opened: Sequence[Trajectory]) -> int:
         """How many of these questions are played at the same time. An engine with its own weights has its own memory."""
@@ -189,7 +198,7 @@ class FocusPolicy(SavesTrainableState):
         """
         strategy, optimizer = self.trainer.strategy, self.optimizers()
         assert not isinstance(optimizer, list)  # there is one
-        self.engine.sleep()
+        self.rest_engine()
         sampled_tokens = distributed.all_reduce_sum(strategy, sum(sum(t.sampled_mask) for t in trajectories))
         with_advantage = [i for i in range(len(trajectories)) if advantage[i] != 0]
         teaches = distributed.all_reduce_sum(strategy, len(with_advantage)) > 0
@@ -211,8 +220,7 @@ class FocusPolicy(SavesTrainableState):
                 strategies.skip_step(strategy, optimizer)
             optimizer.step()  # called even if it is skipped: Lightning counts it, and names checkpoints by the count
             optimizer.zero_grad()
-        with self._timed("publish"):
-            self.engine.sync_weights()
+        self.renew_engine()
         return {
             "objective/loss": learning.loss * self.trainer.world_size,  # metrics are averaged over ranks; this one is a sum
             "objective/grad_norm": grad_norm,
@@ -221,6 +229,18 @@ class FocusPolicy(SavesTrainableState):
             "tokens/visual": float(distributed.all_reduce_sum(strategy, sum(t.visual_tokens for t in trajectories))),
             "tokens/trained": float(learning.update_tokens),
         }
+
+    def rest_engine(self) -> None:
+        """Called before an update, which needs the memory of the sampler."""
+        self.engine.sleep()
+
+    def renew_engine(self) -> None:
+        """Called after an update, whose weights sample from now on."""
+        with self._timed("publish"):
+            self.engine.sync_weights()
+
+    def settle_engine(self) -> None:
+        """Called between two updates, before a measurement: the engine must be idle and have the weights of now. It is, and it has."""
 
     def _accumulate_gradients(self, learning: _Learning) -> None:
         """The gradients of E12 on all rollouts that teach, one backward per micro-batch."""

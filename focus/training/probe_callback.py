@@ -47,6 +47,7 @@ class ProbeCallback(pl.Callback):
         values = dict.fromkeys(self.METRICS, math.nan)
         if pl_module.updates_done % self.every == 0:
             m = pl_module
+            m.settle_engine()
             evaluator = Evaluator(
                 m.policy, m.engine, self.gap, self.limits, m.seed, self.ARMS, self.questions_per_forward, grader=self.grader
             )

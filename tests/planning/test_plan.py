@@ -13,7 +13,7 @@ from focus import config
 from focus.config import ConfigError
 from focus.config.schema import PlanConfig
 from focus.planning import advice, answer, architecture, estimate
-from focus.planning.bounds import Bounds
+from focus.planning.bounds import Bounds, total
 from focus.planning.lengths import Lengths
 from focus.planning.setup import setup_of
 from focus.runs import plan
@@ -281,3 +281,21 @@ def test_of_qwen3_5_only_every_fourth_layer_caches_keys_and_the_others_one_state
     shape = setup_of(settings("policy=qwen3_5_4b", "trainer.precision=bf16-mixed")).shape
     assert shape.cached == 2 * 8 * 4 * 256 * 2
     assert shape.state == 24 * 32 * 128 * 128 * 4
+
+
+def test_a_batch_that_a_server_samples_while_another_trains_costs_the_longer_of_the_two():
+    served = ("experiment=stage1_7b", "devices=8", "rollout.vllm.mode=served", "rollout.endpoint.url=http://server:8000/v1")
+    apart, together = made(*served), made(*served, "rollout.overlap=true")
+    sampled = [apart.seconds[name] for name in ("prefill and vision tower", "decoding")]
+    trained = [apart.seconds[name] for name in ("update", "optimiser")]
+    longer = max((sampled, trained), key=lambda parts: total(parts).middle)
+    assert together.of_an_update == total([*longer, apart.seconds["weights to vLLM"]])
+    assert together.host["images of an update"] == 2 * apart.host["images of an update"]
+
+
+def test_kv_that_samples_ahead_holds_a_copy_of_the_weights_that_learn():
+    apart, together = made("device=cpu"), made("device=cpu", "rollout.overlap=true")
+    copy = 4 * apart.parameters.trainable
+    assert together.phases["update"] == apart.phases["update"] | {"weights that sample": copy}
+    name = "weights, each process its own copy"
+    assert together.host[name] == apart.host[name] + copy and together.of_an_update == apart.of_an_update

@@ -80,8 +80,8 @@ def trainer(**more) -> pl.Trainer:
     )
 
 
-def questions(updates: int = 1, per_update: int = 4) -> Questions:
-    return Questions(Scenes(replace(DIFFICULTY[1], side_px=224), "train", 12), updates, per_update, workers=0, seed=5)
+def questions(updates: int = 1, per_update: int = 4, ahead: bool = False) -> Questions:
+    return Questions(Scenes(replace(DIFFICULTY[1], side_px=224), "train", 12), updates, per_update, workers=0, seed=5, ahead=ahead)
 
 
 def weights(module: FocusPolicy) -> dict[str, torch.Tensor]:
