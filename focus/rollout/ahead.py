@@ -33,18 +33,20 @@ class Ahead:
         """Call `play` in a thread. It returns early when the event that it gets is set."""
         assert self._played is None
         played = self._played = Future[list[Trajectory]]()
+        stop = self._stop = Event()
         self.updates = updates
 
         def run() -> None:
             began = time.perf_counter()
             try:
-                rollouts = play(self._stop)
+                rollouts = play(stop)
             except BaseException as error:  # raised again where the rollouts are waited for
                 played.set_exception(error)
             else:
                 self.seconds = time.perf_counter() - began
                 played.set_result(rollouts)
 
+        # A daemon: a process that ends does not wait for the open requests of a server
         self._thread = Thread(target=run, name="sampler", daemon=True)
         self._thread.start()
 
