@@ -79,13 +79,14 @@ class OverlappedPolicy(FocusPolicy):
         """It samples on."""
 
     def renew_engine(self) -> None:
-        """It samples on; the weights come with `settle_engine`."""
+        """It samples on. `settle_engine` renews it."""
 
     def settle_engine(self) -> None:
         """Wait for the rollouts of all ranks, one server may sample them all, and give the engine the weights of now."""
         with self._timed("rollout"):
             self.ahead.wait()
             distributed.all_gather(None)
+        super().rest_engine()  # it drops the images of the batch
         super().renew_engine()
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:

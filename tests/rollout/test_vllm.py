@@ -40,7 +40,7 @@ from tests.support.ranks import in_ranks
 from tests.support.reference import Shape, made
 from tests.support.runs import composed
 from tests.support.scripted import completions, opened
-from tests.support.updates import module_of, questions, trainer
+from tests.support.updates import Rows, module_of, overlapped, questions, trainer
 
 CLOSE = 2e-5
 
@@ -137,6 +137,15 @@ def test_a_sampler_sleeps_during_every_update_and_gets_its_weights_once_after_it
     assert module.engine.sampler.published == ["weights", *3 * ["sleep", "weights"], "sleep"]
     assert len(seen) == 3 and all(mismatch < CLOSE for mismatch in seen)  # each rollout came from the weights of that moment
     assert not module.engine.folder.exists()  # the copy takes memory only while it is read
+
+
+def test_a_served_sampler_that_samples_ahead_gets_its_weights_between_two_batches(tmp_path):
+    policy, rows = random_qwen3_vl(seed=1), Rows()
+    module = overlapped(policy, over(policy, tmp_path, shared=True), learning_rate=3e-3, sampler_ratio_cap=2.0)
+    trainer(callbacks=[rows]).fit(module, questions(updates=3, ahead=True))
+    assert module.engine.sampler.published == ["weights", *3 * ["sleep", "weights"], "sleep"]
+    first, second, third = (row["objective/mismatch_max"] for row in rows.rows)
+    assert first < CLOSE < 1e-3 < min(second, third)
 
 
 class FakeVLLM:

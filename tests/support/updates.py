@@ -12,11 +12,12 @@ from focus.data.scenes import DIFFICULTY, Scenes
 from focus.gap import Gap, Mode
 from focus.model.policy_model import PolicyModel
 from focus.rewards import RewardCallback
-from focus.rollout.engine import Sampling
-from focus.rollout.kv import KVEngine
+from focus.rollout.engine import Engine, Sampling
+from focus.rollout.kv import CopiedKVEngine, KVEngine
 from focus.rollout.loop import RolloutLimits
 from focus.training.logprobs import sampled_logprobs
 from focus.training.objective import policy_loss
+from focus.training.overlap import OverlappedPolicy
 from focus.training.policy import FocusPolicy, UpdateSettings
 from tests.support.scripted import call_of, playing
 
@@ -60,6 +61,11 @@ def module_of(policy: PolicyModel, **changes) -> FocusPolicy:
         replace(SETTINGS, **changes),
         seed=3,
     )
+
+
+def overlapped(policy: PolicyModel, engine: Engine | None = None, **changes) -> OverlappedPolicy:
+    m = module_of(policy, **changes)
+    return OverlappedPolicy(policy, engine or CopiedKVEngine(policy), m.gap, m.limits, m.rewards, m.settings, m.seed)
 
 
 def trainer(**more) -> pl.Trainer:

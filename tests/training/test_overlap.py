@@ -22,12 +22,7 @@ from tests.support.policies import random_qwen3_vl
 from tests.support.ranks import in_ranks
 from tests.support.runs import composed
 from tests.support.scripted import Scripted, boxes_of, opened, steer
-from tests.support.updates import BLUE, Rows, assert_close, policy_of, questions, trainer, weights
-
-
-def overlapped(checkpoint, engine=None, **changes) -> OverlappedPolicy:
-    p = policy_of(checkpoint, **changes)
-    return OverlappedPolicy(checkpoint, engine or CopiedKVEngine(checkpoint), p.gap, p.limits, p.rewards, p.settings, p.seed)
+from tests.support.updates import BLUE, Rows, assert_close, module_of, overlapped, questions, trainer, weights
 
 
 class Sampled(pl.Callback):
@@ -40,11 +35,11 @@ class Sampled(pl.Callback):
         self.ids.append([[i for turn in e.trajectory.turns for i in turn.ids] for e in pl_module.last_examples])
 
 
-def fitted(policy: FocusPolicy, updates: int = 4, *callbacks: pl.Callback, resume=None, **more):
+def fitted(module: FocusPolicy, updates: int = 4, *callbacks: pl.Callback, resume=None, **more):
     """What is logged, but for times, and the sampled ids."""
     rows, sampled = Rows(), Sampled()
     made = trainer(callbacks=[rows, sampled, *callbacks], **more)
-    made.fit(policy, questions(updates, ahead=isinstance(policy, OverlappedPolicy)), ckpt_path=resume, weights_only=True)
+    made.fit(module, questions(updates, ahead=isinstance(module, OverlappedPolicy)), ckpt_path=resume, weights_only=True)
     timed = ("seconds/", "memory/", "tokens/per_second")
     return [{name: value for name, value in row.items() if not name.startswith(timed)} for row in rows.rows], sampled.ids
 
@@ -53,7 +48,7 @@ def fitted(policy: FocusPolicy, updates: int = 4, *callbacks: pl.Callback, resum
 
 
 def test_where_no_weight_moves_the_rollouts_and_the_loss_are_those_without_overlap():
-    plain, ids = fitted(policy_of(random_qwen3_vl(seed=4), learning_rate=0.0))
+    plain, ids = fitted(module_of(random_qwen3_vl(seed=4), learning_rate=0.0))
     rows, overlapped_ids = fitted(overlapped(random_qwen3_vl(seed=4), learning_rate=0.0))
     assert [row.pop("objective/staleness") for row in rows] == [0, 1, 1, 1]
     assert overlapped_ids == ids
@@ -63,8 +58,8 @@ def test_where_no_weight_moves_the_rollouts_and_the_loss_are_those_without_overl
 class Watched(Scripted):
     """An engine that notes the number of updates in its weights, and for each batch the weights that sample it."""
 
-    def __init__(self, checkpoint) -> None:
-        super().__init__(checkpoint, BLUE)
+    def __init__(self, policy) -> None:
+        super().__init__(policy, BLUE)
         self.trained: FocusPolicy | None = None
         self.weights, self.batches = -1, []
 
@@ -77,10 +72,10 @@ class Watched(Scripted):
 
 
 def watched(**changes) -> OverlappedPolicy:
-    checkpoint = random_qwen3_vl(seed=4)
-    policy = overlapped(checkpoint, Watched(checkpoint), **changes)
-    policy.engine.trained = policy
-    return policy
+    policy = random_qwen3_vl(seed=4)
+    module = overlapped(policy, Watched(policy), **changes)
+    module.engine.trained = module
+    return module
 
 
 class Settles(pl.Callback):
@@ -95,20 +90,20 @@ class Settles(pl.Callback):
 
 
 def test_every_batch_but_the_first_is_sampled_from_the_weights_of_one_update_before():
-    policy, probe = watched(), Settles()
-    rows, _ = fitted(policy, 4, probe)
-    assert policy.engine.batches == [0, 0, 1, 2]
+    module, probe = watched(), Settles()
+    rows, _ = fitted(module, 4, probe)
+    assert module.engine.batches == [0, 0, 1, 2]
     assert [row["objective/staleness"] for row in rows] == [0, 1, 1, 1]
     assert probe.weights == 2  # a measurement gets the weights of now, whatever was begun before
 
 
 def test_a_batch_is_sampled_while_the_one_before_trains():
-    policy = watched()
+    module = watched()
     sampling, training = threading.Event(), threading.Event()
-    generate, update = policy.engine.generate, policy.update
+    generate, update = module.engine.generate, module.update
 
     def waits_for_update(requests, sampling_):
-        if policy.engine.batches:
+        if module.engine.batches:
             sampling.set()
             assert training.wait(10)
         yield from generate(requests, sampling_)
@@ -118,9 +113,9 @@ def test_a_batch_is_sampled_while_the_one_before_trains():
         assert sampling.wait(10)
         return update(*batch)
 
-    policy.engine.generate, policy.update = waits_for_update, waits_for_sampling
-    fitted(policy, 2)
-    assert policy.updates_done == 2
+    module.engine.generate, module.update = waits_for_update, waits_for_sampling
+    fitted(module, 2)
+    assert module.updates_done == 2
 
 
 def test_a_stale_batch_is_weighed_by_the_ratio_of_its_two_policies():
@@ -189,18 +184,18 @@ def test_a_question_that_was_broken_when_its_batch_was_sampled_stays_out_of_it(q
 
 
 def test_an_error_of_the_sampler_ends_the_training_as_the_error_that_it_was():
-    policy, gone = watched(), ConnectionError("the server is gone")
-    generate = policy.engine.generate
+    module, gone = watched(), ConnectionError("the server is gone")
+    generate = module.engine.generate
 
     def fails(requests, sampling):
-        if len(policy.engine.batches) == 2:
+        if len(module.engine.batches) == 2:
             raise gone
         yield from generate(requests, sampling)
 
-    policy.engine.generate = fails
+    module.engine.generate = fails
     with pytest.raises(ConnectionError) as raised:
-        fitted(policy, 4)
-    assert raised.value is gone and policy.updates_done == 2
+        fitted(module, 4)
+    assert raised.value is gone and module.updates_done == 2
     assert "sampler" not in [thread.name for thread in threading.enumerate()]
 
 
@@ -208,25 +203,25 @@ def test_an_error_of_the_sampler_ends_the_training_as_the_error_that_it_was():
 def test_whatever_ends_the_training_ends_the_sampler_too(error):
     """The second batch is in the middle of its first turn then, and its other conversations are not sampled."""
     before = signal.getsignal(signal.SIGINT)
-    policy, sampling, turns = watched(), threading.Event(), []
-    generate = policy.engine.generate
+    module, sampling, turns = watched(), threading.Event(), []
+    generate = module.engine.generate
 
     def goes_on(requests, sampling_):
         for turn in generate(requests, sampling_):
-            if len(policy.engine.batches) == 2:
+            if len(module.engine.batches) == 2:
                 turns.append(turn)
                 sampling.set()
-                assert policy.ahead._stop.wait(10)
+                assert module.ahead._stop.wait(10)
             yield turn
 
     def interrupted(*_):
         assert sampling.wait(10)
         raise error
 
-    policy.engine.generate, policy.update = goes_on, interrupted
+    module.engine.generate, module.update = goes_on, interrupted
     try:
         with pytest.raises(SystemExit if error is KeyboardInterrupt else error):
-            fitted(policy, 4)
+            fitted(module, 4)
     finally:
         signal.signal(signal.SIGINT, before)  # Lightning ignores it from then on
     assert len(turns) == 1 and "sampler" not in [thread.name for thread in threading.enumerate()]
@@ -237,10 +232,10 @@ import sys, torch
 from pathlib import Path
 from tests.training.test_overlap import Saves, fitted, overlapped, random_qwen3_vl
 torch.set_num_threads(1)
-policy = overlapped(random_qwen3_vl(seed=4), sampler_ratio_cap=2.0)
-rows, ids = fitted(policy, 3, Saves(Path(sys.argv[1]) / "two.ckpt"), devices=2, strategy="ddp")
-if policy.global_rank == 0:
-    torch.save((dict(policy.policy.plain_state()), rows), Path(sys.argv[1]) / "out.pt")
+module = overlapped(random_qwen3_vl(seed=4), sampler_ratio_cap=2.0)
+rows, ids = fitted(module, 3, Saves(Path(sys.argv[1]) / "two.ckpt"), devices=2, strategy="ddp")
+if module.global_rank == 0:
+    torch.save((dict(module.policy.plain_state()), rows), Path(sys.argv[1]) / "out.pt")
 """
 
 
