@@ -99,7 +99,7 @@ class FocusPolicy(SavesTrainableState):
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._room = Room(policy, limits, settings.rollouts_per_question)
 
-    def training_step(self, questions: list[Question | Broken], index: int) -> None:
+    def training_step(self, questions: Sequence[Question | Broken], index: int) -> None:
         self._seconds, began = dict.fromkeys(PHASES, 0.0), time.perf_counter()
         memory.forget_peak()
         with self.policy.image_cache():
