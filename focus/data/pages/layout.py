@@ -1,13 +1,29 @@
 """Lays out the panels of a page; nothing is drawn here."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 
 from focus.data.boxes import Box
-from focus.data.pages.spec import BOXES, CELL_PX, FACTS, HEADINGS, NOTES, ROOMS, SUMS, Colour, Field, PageSpec, Panel, Shape, Word, Words
+from focus.data.pages.spec import (
+    BOXES,
+    CELL_PX,
+    FACTS,
+    HEADINGS,
+    NOTES,
+    ROOMS,
+    SUMS,
+    Colour,
+    Field,
+    PageSpec,
+    Panel,
+    Shape,
+    Text,
+    Word,
+    Words,
+)
 from focus.data.scenes.drawing import ink_box, text_extent
 
 WHITE: Colour = (255, 255, 255)
@@ -60,20 +76,21 @@ def set_word(text: str, font: str, letter_px: int, ink: Colour, at: tuple[float,
     return Word(text, font, letter_px, ink, origin, (x1 + origin[0], y1 + origin[1], x2 + origin[0], y2 + origin[1]))
 
 
-def set_text(sentences: Iterable[str], style: Style, letter_px: int, box_px: Box, pitch: float, ink: Colour) -> list[Word]:
-    """Whole sentences in lines from the upper left of a box; one that does not fit any more is left out."""
+def set_text(text: Text, font: str) -> list[Word]:
+    """Whole sentences in lines from the upper left of the box; one that does not fit any more is left out."""
     words: list[Word] = []
+    box_px, letter_px, pitch = text.box_px, text.letter_px, text.pitch
     x, y = box_px[0], box_px[1] + pitch / 2
     space = max(3, round(0.6 * letter_px))
-    for sentence in sentences:
+    for sentence in text.sentences:
         trial, x_then, y_then = [], x, y
-        for text in sentence.split():
-            width = text_extent(text, style.font, letter_px)[2]
+        for part in sentence.split():
+            width = text_extent(part, font, letter_px)[2]
             if x_then > box_px[0] and x_then + width > box_px[2]:
                 x_then, y_then = box_px[0], y_then + pitch
             if x_then + width > box_px[2] or y_then + pitch / 2 > box_px[3]:
                 break
-            trial.append(set_word(text, style.font, letter_px, ink, (x_then, y_then)))
+            trial.append(set_word(part, font, letter_px, text.ink, (x_then, y_then)))
             x_then += width + space
         else:
             words, x, y = words + trial, x_then, y_then
@@ -107,6 +124,7 @@ class Draft:
     fields: list[Field] = field(default_factory=list)
     shapes: list[Shape] = field(default_factory=list)
     words: list[Word] = field(default_factory=list)
+    texts: list[Text] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.label_px = max(6, round(0.8 * self.letter_px))
@@ -123,8 +141,8 @@ class Draft:
         """Fill a box with sentences."""
         pitch = self.label_px + float(self.random.uniform(5, 9))
         rounds = 1 + int(max(0.0, box_px[3] - box_px[1]) / CELL_PX)
-        texts = [str(text) for _ in range(rounds) for text in self.random.permutation(self.words_of.sentences)]
-        self.words += set_text(texts, self.style, self.label_px, box_px, pitch, ink)
+        sentences = tuple(str(text) for _ in range(rounds) for text in self.random.permutation(self.words_of.sentences))
+        self.texts.append(Text(sentences, box_px, self.label_px, pitch, ink))
 
     def head(self, text: str) -> Box:
         """Set the panel off and write its heading; returns the free part."""
@@ -160,7 +178,7 @@ class Draft:
         self.fields.append(Field(question, word, anchor, line_px, block_px))
 
     def finish(self) -> Panel:
-        return Panel(self.kind, self.box_px, tuple(self.fields), tuple(self.shapes), tuple(self.words))
+        return Panel(self.kind, self.box_px, tuple(self.fields), tuple(self.shapes), tuple(self.words), tuple(self.texts))
 
     def order(self, texts: Sequence[str]) -> list[str]:
         return [str(text) for text in (self.random.permutation(texts) if self.spec.shuffled else texts)]

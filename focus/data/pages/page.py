@@ -1,7 +1,7 @@
 """One page by its seed, and a range of pages as a sequence of samples."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -133,14 +133,15 @@ class Page:
         draw = ImageDraw.Draw(image)
         head, boxes = self._cells
         random = self._random(5)
-        _draw(draw, layout.letterhead(random, self.style, head, WORDS[self.split]), ())
+        _draw(draw, layout.letterhead(random, self.style, head, WORDS[self.split]), self.style)
         for kind, box in boxes:
             if not kind:
                 draft = layout.Draft(random, self.spec, self.style, WORDS[self.split], iter(()), "", box, int(random.integers(9, 13)))
                 layout.note(draft)
-                _draw(draw, draft.finish(), ())
+                _draw(draw, draft.finish(), self.style)
         for i, panel in enumerate(self.panels):
-            _draw(draw, panel, [self.field.word if (i, k) == self.asked else field.word for k, field in enumerate(panel.fields)])
+            numbers = [self.field.word if (i, k) == self.asked else field.word for k, field in enumerate(panel.fields)]
+            _draw(draw, panel, self.style, numbers)
         return Decoded(image)
 
 
@@ -157,12 +158,13 @@ def _rewritten(field: Field, text: str) -> Field:
     return replace(field, word=word)
 
 
-def _draw(draw: ImageDraw.ImageDraw, panel: Panel, words: "tuple[Word, ...] | list[Word]") -> None:
+def _draw(draw: ImageDraw.ImageDraw, panel: Panel, style: layout.Style, numbers: Sequence[Word] = ()) -> None:
     for shape in panel.shapes:
         x1, y1, x2, y2 = shape.box_px
         if area(shape.box_px) >= 1:
             draw.rectangle((x1, y1, x2 - 1, y2 - 1), fill=shape.fill, outline=shape.frame)  # Pillow includes the right and bottom pixel
-    for word in (*panel.words, *words):
+    texts = [word for text in panel.texts for word in layout.set_text(text, style.font)]
+    for word in (*panel.words, *texts, *numbers):
         draw.text(word.origin, word.text, font=load_font(word.font, word.letter_px), fill=word.ink)
 
 

@@ -109,6 +109,17 @@ class Word:
 
 
 @dataclass(frozen=True)
+class Text:
+    """Sentences that fill a box; they are set when the page is drawn. `pitch` is the distance of two lines."""
+
+    sentences: tuple[str, ...]
+    box_px: Box
+    letter_px: int
+    pitch: float
+    ink: Colour
+
+
+@dataclass(frozen=True)
 class Shape:
     """A rectangle; the frame lies inside its box."""
 
@@ -136,4 +147,5 @@ class Panel:
     box_px: Box
     fields: tuple[Field, ...] = ()
     shapes: tuple[Shape, ...] = ()
-    words: tuple[Word, ...] = ()  # all but those of the fields
+    words: tuple[Word, ...] = ()  # labels: all but the numbers of the fields
+    texts: tuple[Text, ...] = ()
