@@ -13,10 +13,12 @@ from focus.asking import reading
 from focus.asking.ink import NO_INK
 from focus.asking.page import Word
 from focus.data.boxes import area, intersection
-from focus.data.sample import Sample, read_records
-from focus.runs import questions
+from focus.data.sample import Sample, read_records, write_records
+from focus.data.scenes import Scenes, scene_spec
+from focus.runs import questions, train
 from tests.support.pdf import Text, lines, write_pdf
-from tests.support.runs import composed
+from tests.support.policies import random_qwen3_vl
+from tests.support.runs import composed, settings
 
 INVOICE = ("Invoice 4711 for May", "Rain gauge with stand", "Snow depth board", "Total 281.50 due", "Payment within thirty days please")
 LETTER = ("Minutes of the meeting", "The chair opened at noon", "Members present were eleven", "Next session follows in autumn")
@@ -225,3 +227,11 @@ def test_words_that_ocr_is_not_sure_of_are_counted(make, monkeypatch):
     Image.new("RGB", Eyes.SIZE, "white").save(make.folder / "street.png")
     with pytest.raises(ValueError, match="questions: the reader was not sure of a word"):
         make("least_confidence=0.995")
+
+
+def test_a_training_with_gap_reader_on_questions_without_critical_views_is_refused(tmp_path):
+    random_qwen3_vl(seed=1).save(tmp_path / "policy")
+    records = write_records(Scenes(scene_spec(1, None, 224), "train", 2, 0), tmp_path / "records")
+    cfg = settings(tmp_path / "run", tmp_path / "policy", "data=records", f"data.records={records}", "gap=reader", "evaluation.samples=0")
+    with pytest.raises(ValueError, match=r"gap\.mode is reader, but none of the 2 training questions has a critical view"):
+        train.run(cfg)
