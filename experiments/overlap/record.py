@@ -16,6 +16,7 @@ ARMS = ("off", "overlap", "uncorrected")
 SEEDS = (0, 1, 2)
 LAST = slice(40, 60)  # updates 41 to 60
 CURVES = ("reward/total", "reward/accuracy", "crop/rate", "objective/mismatch_mean", "objective/sampler_truncated", "objective/entropy")
+VIEWS = ("own view", "common view")
 STUDENT = {2: 12.71, 3: 4.303}  # 97.5 % quantile of Student's t by the number of seeds
 
 
@@ -28,16 +29,18 @@ def run(folder: Path) -> dict[str, float | str | list[float]]:
         **{name: round(statistics.fmean(row[name] for row in history[LAST]), 4) for name in CURVES},
         "staleness": history[-1].get("objective/staleness", 0.0),
         "reward of every ten": [round(statistics.fmean(row["reward/total"] for row in history[i : i + 10]), 3) for i in range(0, 60, 10)],
-        "held-out accuracy": round(results["metrics"]["trained own view"]["own"]["mean"], 4),
+        **{f"held-out accuracy, {view}": round(results["metrics"][f"trained {view}"]["own"]["mean"], 4) for view in VIEWS},
     }
 
 
 def difference(arm: dict[str, dict], off: dict[str, dict], name: str) -> dict[str, object]:
-    """Mean over seeds, its 95 % interval (Student's t), and each seed's difference."""
+    """Each seed's difference and their mean, of several seeds with its 95 % interval (Student's t)."""
     each = [arm[seed][name] - off[seed][name] for seed in sorted(arm.keys() & off.keys())]
-    mean = statistics.fmean(each)
-    around = STUDENT[len(each)] * statistics.stdev(each) / math.sqrt(len(each)) if len(each) in STUDENT else math.nan
-    return {"mean": round(mean, 4), "interval": [round(mean - around, 4), round(mean + around, 4)], "seeds": [round(x, 4) for x in each]}
+    found: dict[str, object] = {"mean": round(statistics.fmean(each), 4), "seeds": [round(x, 4) for x in each]}
+    if len(each) > 1:
+        around = STUDENT[len(each)] * statistics.stdev(each) / math.sqrt(len(each))
+        found["interval"] = [round(statistics.fmean(each) - around, 4), round(statistics.fmean(each) + around, 4)]
+    return found
 
 
 def main() -> None:
@@ -47,7 +50,7 @@ def main() -> None:
             folder = Path(f"outputs/overlap_{arm}_{seed}")
             if (folder / "results.json").is_file():
                 runs[arm][str(seed)] = run(folder)
-    compared = ("reward/total", "reward/accuracy", "crop/rate", "held-out accuracy")
+    compared = ("reward/total", "reward/accuracy", "crop/rate", *(f"held-out accuracy, {view}" for view in VIEWS))
     record = {
         "runs": runs,
         "minus off": {arm: {name: difference(runs[arm], runs["off"], name) for name in compared} for arm in ARMS[1:] if runs[arm]},
