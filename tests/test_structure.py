@@ -24,7 +24,7 @@ ROOMS = [
     "gap",
     "model",
     "grading",
-    "asking",
+    "questions",
     "rollout",
     "rewards",
     "evaluation",

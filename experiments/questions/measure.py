@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from focus.asking.audit import compared
-from focus.asking.folder import Dropped, files
-from focus.asking.ink import lies, look
-from focus.asking.ocr import OCR
-from focus.asking.page import Page, Word, lay_out
-from focus.asking.pdf import open_pdf, render
-from focus.asking.spelling import bare, is_word
-from focus.asking.views import critical_by_height, lost_words, reads, views_of
 from focus.data.boxes import area, intersection
+from focus.questions.audit import compared
+from focus.questions.folder import Dropped, files
+from focus.questions.ink import lies, look
+from focus.questions.ocr import OCR
+from focus.questions.page import Page, Word, lay_out
+from focus.questions.pdf import open_pdf, render
+from focus.questions.spelling import bare, is_word
+from focus.questions.views import critical_by_height, lost_words, reads, views_of
 
 HERE = Path(__file__).parent
 PAGE_PX, TOKEN_PX, FLOOR = 1200, 28, 16

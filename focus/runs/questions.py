@@ -14,16 +14,16 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from focus import config
-from focus.asking import checks
-from focus.asking.audit import SAME_BOX, Audit
-from focus.asking.folder import BEYOND, DOCUMENTS, Dropped, Piece, chosen_pages, files
-from focus.asking.kinds import GUESSABLE
-from focus.asking.ocr import OCR, is_installed
-from focus.asking.pdf import BadDocument, open_pdf
-from focus.asking.reading import Wishes, read_piece
 from focus.config.schema import QuestionsConfig
 from focus.data.images.header import BadImage
 from focus.data.sample import SCHEMA
+from focus.questions import checks
+from focus.questions.audit import SAME_BOX, Audit
+from focus.questions.folder import BEYOND, DOCUMENTS, Dropped, Piece, chosen_pages, files
+from focus.questions.kinds import GUESSABLE
+from focus.questions.ocr import OCR, is_installed
+from focus.questions.pdf import BadDocument, open_pdf
+from focus.questions.reading import Wishes, read_piece
 from focus.runtime.files import atomic_write, json_text
 from focus.runtime.progress import Progress
 

@@ -15,9 +15,9 @@ import numpy as np
 import pypdfium2 as pdfium
 import pypdfium2.raw as raw
 
-from focus.asking.page import HYPHENATED, SAME_HEIGHT, Word
-from focus.asking.spelling import flaw_of
 from focus.data.boxes import Box, Size, area, enclosing
+from focus.questions.page import HYPHENATED, SAME_HEIGHT, Word
+from focus.questions.spelling import flaw_of
 
 TURNED = "turned or vertical text"
 MOST_TURNED = math.radians(3)

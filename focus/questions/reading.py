@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from focus.asking import checks
-from focus.asking.audit import Audit
-from focus.asking.folder import Dropped, Piece
-from focus.asking.ink import lies, look
-from focus.asking.kinds import KINDS, Candidate
-from focus.asking.ocr import OCR
-from focus.asking.page import Page, Word, lay_out
-from focus.asking.pdf import open_pdf, render
-from focus.asking.views import ALWAYS_READ, Views, critical_by_height, lost_words, views_of
 from focus.data.images.header import HUGE_PX, image_size
 from focus.data.images.original import read
+from focus.questions import checks
+from focus.questions.audit import Audit
+from focus.questions.folder import Dropped, Piece
+from focus.questions.ink import lies, look
+from focus.questions.kinds import KINDS, Candidate
+from focus.questions.ocr import OCR
+from focus.questions.page import Page, Word, lay_out
+from focus.questions.pdf import open_pdf, render
+from focus.questions.views import ALWAYS_READ, Views, critical_by_height, lost_words, views_of
 from focus.runtime.files import atomic_write
 
 TEXT_LAYER, BY_OCR = "text layer", "OCR"  # the readers, as records name them

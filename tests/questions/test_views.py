@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from focus.asking.audit import compared
-from focus.asking.page import Word, lay_out
-from focus.asking.views import ALWAYS_READ, READ_PX, TOO_SMALL, critical_by_height, lost_words, reads, views_of
+from focus.questions.audit import compared
+from focus.questions.page import Word, lay_out
+from focus.questions.views import ALWAYS_READ, READ_PX, TOO_SMALL, critical_by_height, lost_words, reads, views_of
 
 SIZE = (1120, 1120)  # 40 x 40 tokens of 28 px
 VIEWS = views_of(SIZE, 28, 16)

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from focus.asking.ocr import OCR
-from focus.asking.page import Word
-from focus.asking.spelling import bare, is_word
-from focus.asking.views import reads
 from focus.data.boxes import Size, area, intersection, iou
+from focus.questions.ocr import OCR
+from focus.questions.page import Word
+from focus.questions.spelling import bare, is_word
+from focus.questions.views import reads
 
 SAME_BOX = 0.5  # IoU
 
