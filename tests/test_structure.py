@@ -24,7 +24,7 @@ ROOMS = [
     "gap",
     "model",
     "grading",
-    "questions",
+    "documents",
     "rollout",
     "rewards",
     "evaluation",

@@ -17,14 +17,14 @@ import numpy as np
 from PIL import Image
 
 from focus.data.boxes import area, intersection
-from focus.questions.audit import compared
-from focus.questions.folder import Dropped, files
-from focus.questions.ink import lies, look
-from focus.questions.ocr import OCR
-from focus.questions.page import Page, Word, lay_out
-from focus.questions.pdf import open_pdf, render
-from focus.questions.spelling import bare, is_word
-from focus.questions.views import critical_by_height, lost_words, reads, views_of
+from focus.documents.audit import compared
+from focus.documents.folder import Dropped, files
+from focus.documents.ink import lies, look
+from focus.documents.ocr import OCR
+from focus.documents.page import Page, Word, lay_out
+from focus.documents.pdf import open_pdf, render
+from focus.documents.spelling import bare, is_word
+from focus.documents.views import critical_by_height, lost_words, reads, views_of
 
 HERE = Path(__file__).parent
 PAGE_PX, TOKEN_PX, FLOOR = 1200, 28, 16

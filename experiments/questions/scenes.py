@@ -14,9 +14,9 @@ import numpy as np
 from focus.build import FIRST_TRAINING_SCENE
 from focus.data.sample import write_records
 from focus.data.scenes import Scenes, scene_spec
-from focus.questions.ocr import OCR
-from focus.questions.page import Word, lay_out
-from focus.questions.views import ALWAYS_READ, critical_by_height, lost_words, reads, views_of
+from focus.documents.ocr import OCR
+from focus.documents.page import Word, lay_out
+from focus.documents.views import ALWAYS_READ, critical_by_height, lost_words, reads, views_of
 
 TOKEN_PX, FLOOR = 28, 16
 NOT_READ = "not read in the original"

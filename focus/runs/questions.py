@@ -17,13 +17,13 @@ from focus import config
 from focus.config.schema import QuestionsConfig
 from focus.data.images.header import BadImage
 from focus.data.sample import SCHEMA
-from focus.questions import checks
-from focus.questions.audit import SAME_BOX, Audit
-from focus.questions.folder import BEYOND, DOCUMENTS, Dropped, Piece, chosen_pages, files
-from focus.questions.kinds import GUESSABLE
-from focus.questions.ocr import OCR, is_installed
-from focus.questions.pdf import BadDocument, open_pdf
-from focus.questions.reading import Wishes, read_piece
+from focus.documents import checks
+from focus.documents.audit import SAME_BOX, Audit
+from focus.documents.folder import BEYOND, DOCUMENTS, Dropped, Piece, chosen_pages, files
+from focus.documents.kinds import GUESSABLE
+from focus.documents.ocr import OCR, is_installed
+from focus.documents.pdf import BadDocument, open_pdf
+from focus.documents.reading import Wishes, read_piece
 from focus.runtime.files import atomic_write, json_text
 from focus.runtime.progress import Progress
 

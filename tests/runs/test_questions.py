@@ -11,10 +11,10 @@ from PIL import Image
 from focus.data.boxes import area, intersection
 from focus.data.sample import Sample, read_records, write_records
 from focus.data.scenes import Scenes, scene_spec
-from focus.questions import folder as folders
-from focus.questions import reading
-from focus.questions.ink import NO_INK
-from focus.questions.page import Word
+from focus.documents import folder as folders
+from focus.documents import reading
+from focus.documents.ink import NO_INK
+from focus.documents.page import Word
 from focus.runs import questions, train
 from tests.support.pdf import Text, lines, write_pdf
 from tests.support.policies import random_qwen3_vl

@@ -5,11 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from focus.questions.folder import chosen_pages
-from focus.questions.ink import NO_INK, colours, lies, look
-from focus.questions.page import HYPHENATED, Page, lay_out
-from focus.questions.pdf import TURNED, BadDocument, open_pdf, render
-from focus.questions.spelling import NO_UNICODE, OTHER_SCRIPT, RIGHT_TO_LEFT
+from focus.documents.folder import chosen_pages
+from focus.documents.ink import NO_INK, colours, lies, look
+from focus.documents.page import HYPHENATED, Page, lay_out
+from focus.documents.pdf import TURNED, BadDocument, open_pdf, render
+from focus.documents.spelling import NO_UNICODE, OTHER_SCRIPT, RIGHT_TO_LEFT
 from tests.support.pdf import Box, Text, lines, write_pdf
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from focus.questions.audit import compared
-from focus.questions.page import Word, lay_out
-from focus.questions.views import ALWAYS_READ, READ_PX, TOO_SMALL, critical_by_height, lost_words, reads, views_of
+from focus.documents.audit import compared
+from focus.documents.page import Word, lay_out
+from focus.documents.views import ALWAYS_READ, READ_PX, TOO_SMALL, critical_by_height, lost_words, reads, views_of
 
 SIZE = (1120, 1120)  # 40 x 40 tokens of 28 px
 VIEWS = views_of(SIZE, 28, 16)

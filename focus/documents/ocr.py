@@ -12,9 +12,9 @@ from importlib.util import find_spec
 import numpy as np
 
 from focus.data.boxes import Box
-from focus.questions.page import Word
-from focus.questions.pdf import TURNED
-from focus.questions.spelling import flaw_of
+from focus.documents.page import Word
+from focus.documents.pdf import TURNED
+from focus.documents.spelling import flaw_of
 
 SLANTED = 0.1  # rise of a line over its length
 GROUND = 40  # grey levels: what differs less from the ground is no ink

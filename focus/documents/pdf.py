@@ -16,8 +16,8 @@ import pypdfium2 as pdfium
 import pypdfium2.raw as raw
 
 from focus.data.boxes import Box, Size, area, enclosing
-from focus.questions.page import HYPHENATED, SAME_HEIGHT, Word
-from focus.questions.spelling import flaw_of
+from focus.documents.page import HYPHENATED, SAME_HEIGHT, Word
+from focus.documents.spelling import flaw_of
 
 TURNED = "turned or vertical text"
 MOST_TURNED = math.radians(3)

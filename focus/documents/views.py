@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from focus.data.boxes import Size
+from focus.documents.page import Page, Word
+from focus.documents.spelling import key
 from focus.gap import fit, ladder
-from focus.questions.page import Page, Word
-from focus.questions.spelling import key
 
 # Height of a line, ascent to descent, in px of the view. OCR reads 29 % of the words of 5 px and 65 % of
 # those of 6 px (experiments/questions)

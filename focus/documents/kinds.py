@@ -13,8 +13,8 @@ from itertools import pairwise
 
 from focus.data.boxes import Box
 from focus.data.text import plain
-from focus.questions.page import ANCHOR_WORDS, Page
-from focus.questions.spelling import bare, is_number
+from focus.documents.page import ANCHOR_WORDS, Page
+from focus.documents.spelling import bare, is_number
 
 TITLE_WORDS = 4  # words of the longest text that a place or a colour is asked for
 COUNTED = 4  # digits of the shortest number whose digits are counted

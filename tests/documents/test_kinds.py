@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 
+from focus.documents import checks, kinds
+from focus.documents.page import Page, Word, lay_out
+from focus.documents.spelling import bare, is_number, is_word, key
 from focus.grading.answers import grade
-from focus.questions import checks, kinds
-from focus.questions.page import Page, Word, lay_out
-from focus.questions.spelling import bare, is_number, is_word, key
 
 
 def page_of(*rows: str, colours: dict[str, str] | None = None, grounds: dict[str, str] | None = None, flaws: tuple[str, ...] = ()) -> Page:

@@ -21,15 +21,15 @@ from PIL import Image
 
 from focus.data.images.header import HUGE_PX, image_size
 from focus.data.images.original import read
-from focus.questions import checks
-from focus.questions.audit import Audit
-from focus.questions.folder import Dropped, Piece
-from focus.questions.ink import lies, look
-from focus.questions.kinds import KINDS, Candidate
-from focus.questions.ocr import OCR
-from focus.questions.page import Page, Word, lay_out
-from focus.questions.pdf import open_pdf, render
-from focus.questions.views import ALWAYS_READ, Views, critical_by_height, lost_words, views_of
+from focus.documents import checks
+from focus.documents.audit import Audit
+from focus.documents.folder import Dropped, Piece
+from focus.documents.ink import lies, look
+from focus.documents.kinds import KINDS, Candidate
+from focus.documents.ocr import OCR
+from focus.documents.page import Page, Word, lay_out
+from focus.documents.pdf import open_pdf, render
+from focus.documents.views import ALWAYS_READ, Views, critical_by_height, lost_words, views_of
 from focus.runtime.files import atomic_write
 
 TEXT_LAYER, BY_OCR = "text layer", "OCR"  # the readers, as records name them

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from focus.data.boxes import iou
-from focus.questions import ocr
-from focus.questions.pdf import TURNED, open_pdf, render
+from focus.documents import ocr
+from focus.documents.pdf import TURNED, open_pdf, render
 from tests.support.pdf import Text, lines, write_pdf
 
 installed = pytest.mark.skipif(not ocr.is_installed(), reason="rapidocr is not installed (make env-questions)")

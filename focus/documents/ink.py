@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from focus.data.boxes import Box
-from focus.questions.page import Word
+from focus.documents.page import Word
 
 NO_INK = "no ink under its box: the text layer lies there"
 CONTRAST = 40  # grey levels (of 255) between ink and ground

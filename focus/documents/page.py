@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from focus.data.boxes import Box, Size, area, enclosing, intersection
-from focus.questions.spelling import bare, is_word, key
+from focus.documents.spelling import bare, is_word, key
 
 # In heights of the text (ascent to descent). Spaces between words of a justified line stay below
 # it, gaps between the columns of a table do not

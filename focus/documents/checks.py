@@ -5,8 +5,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from focus.questions.kinds import Candidate
-from focus.questions.page import Page
+from focus.documents.kinds import Candidate
+from focus.documents.page import Page
 
 ELSEWHERE = "its answer stands elsewhere on the page"
 TOLD = "its answer stands in the question"

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from focus.data.boxes import Size, area, intersection, iou
-from focus.questions.ocr import OCR
-from focus.questions.page import Word
-from focus.questions.spelling import bare, is_word
-from focus.questions.views import reads
+from focus.documents.ocr import OCR
+from focus.documents.page import Word
+from focus.documents.spelling import bare, is_word
+from focus.documents.views import reads
 
 SAME_BOX = 0.5  # IoU
 
