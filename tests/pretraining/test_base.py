@@ -7,7 +7,7 @@ import torch
 
 from focus.data.pages import DIFFICULTY, Page
 from focus.pretraining import architecture, pictures, transcripts
-from tests.support.policies import build_tokenizer
+from focus.pretraining.tokenizer import build_tokenizer
 
 
 def test_the_noise_of_taught_boxes_is_symmetric_in_centre_and_log_size():

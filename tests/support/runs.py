@@ -25,8 +25,10 @@ def another_job(folder: Path) -> Iterator[subprocess.Popen]:
     folder.mkdir(parents=True, exist_ok=True)
     with subprocess.Popen([sys.executable, "-c", HOLD, folder / "running.lock"], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
-        yield other
-        other.kill()
+        try:
+            yield other
+        finally:
+            other.kill()
 
 
 SMALL = (

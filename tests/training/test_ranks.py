@@ -11,6 +11,7 @@ from unittest.mock import patch
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from torch.distributed.fsdp import FSDPModule
 
 from focus import config
@@ -351,6 +352,7 @@ def test_an_unknown_arithmetic_is_refused():
 def test_every_rank_loads_its_policy_onto_the_gpu_that_trainer_devices_lists_for_it(devices, monkeypatch):
     """The GPUs are invented: four, and two ranks that a launcher has started."""
     chosen: list[torch.device] = []
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # Lightning writes the last rank into it
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
