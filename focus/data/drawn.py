@@ -1,9 +1,24 @@
 """Images that are drawn when needed, as a sequence of samples."""
 
+import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Protocol
 
 from focus.data.sample import Sample
+
+
+def sized(spec: Any, letter_px: Sequence[int] | None, side_px: int) -> Any:
+    """A spec of images of this side, in pixels. `letter_px`: least and greatest height of letters; None keeps those of the spec."""
+    spec = replace(spec, side_px=side_px)
+    return replace(spec, letter_px=(letter_px[0], letter_px[1])) if letter_px else spec
+
+
+@lru_cache(maxsize=64)
+def fingerprint(spec: object) -> str:
+    """A hash of a spec for ids: images with equal index and different specs are different images."""
+    return hashlib.blake2b(repr(spec).encode(), digest_size=4).hexdigest()
 
 
 class DrawnImage(Protocol):

@@ -1,15 +1,14 @@
 """One page by its seed, and a range of pages as a sequence of samples."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from focus.data.boxes import Box, area, intersection
-from focus.data.drawn import Drawn
+from focus.data.drawn import Drawn, fingerprint
 from focus.data.images.original import Decoded, Original
 from focus.data.pages import layout
 from focus.data.pages.spec import CELL_PX, KINDS, WORDS, Field, PageSpec, Panel, Word
@@ -113,7 +112,7 @@ class Page:
         """The canonical record of this page."""
         panel, field = self.panels[self.asked[0]], self.field
         return Sample(
-            id=f"pages/{self.split}/{_fingerprint(self.spec)}/{self.index}" + (f"/{self.written}" if self.written else ""),
+            id=f"pages/{self.split}/{fingerprint(self.spec)}/{self.index}" + (f"/{self.written}" if self.written else ""),
             source="pages",
             split=self.split,
             image=self,
@@ -166,12 +165,6 @@ def _draw(draw: ImageDraw.ImageDraw, panel: Panel, style: layout.Style, numbers:
     texts = [word for text in panel.texts for word in layout.set_text(text, style.font)]
     for word in (*panel.words, *texts, *numbers):
         draw.text(word.origin, word.text, font=load_font(word.font, word.letter_px), fill=word.ink)
-
-
-@lru_cache(maxsize=64)
-def _fingerprint(spec: PageSpec) -> str:
-    """A hash of the spec for ids: pages with equal index and different specs are different pages."""
-    return hashlib.blake2b(repr(spec).encode(), digest_size=4).hexdigest()
 
 
 class Pages(Drawn):

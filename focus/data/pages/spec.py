@@ -1,9 +1,10 @@
 """The parts of pages: kinds of panels, labels, levels of difficulty, and the words of each split."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from focus.data.boxes import Box
+from focus.data.drawn import sized
 
 Colour = tuple[int, ...]  # red, green, blue
 
@@ -92,8 +93,7 @@ DIFFICULTY: dict[int, PageSpec] = {
 
 def page_spec(difficulty: int, letter_px: Sequence[int] | None, side_px: int) -> PageSpec:
     """The spec of a level of difficulty, with `letter_px` and `side_px` replaced."""
-    spec = replace(DIFFICULTY[difficulty], side_px=side_px)
-    return replace(spec, letter_px=(letter_px[0], letter_px[1])) if letter_px else spec
+    return sized(DIFFICULTY[difficulty], letter_px, side_px)
 
 
 @dataclass(frozen=True)

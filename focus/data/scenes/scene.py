@@ -1,13 +1,12 @@
 """One scene by its seed, and a range of scenes as a sequence of samples."""
 
-import hashlib
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 from PIL import ImageDraw
 
-from focus.data.drawn import Drawn
+from focus.data.drawn import Drawn, fingerprint
 from focus.data.images.original import Decoded, Original
 from focus.data.sample import Sample
 from focus.data.scenes.drawing import draw_ground, draw_sign, is_photograph
@@ -66,7 +65,7 @@ class Scene:
         text, target = self.question
         sign = self.signs[target]
         return Sample(
-            id=f"synthetic/{self.split}/{_fingerprint(self.spec)}/{self.index}",
+            id=f"synthetic/{self.split}/{fingerprint(self.spec)}/{self.index}",
             source="synthetic",
             split=self.split,
             image=self,
@@ -96,12 +95,6 @@ class Scene:
         for sign in self.signs:
             draw_sign(draw, sign)
         return Decoded(image)
-
-
-@lru_cache(maxsize=64)
-def _fingerprint(spec: SceneSpec) -> str:
-    """A hash of the spec for ids: scenes with equal index and different specs are different scenes."""
-    return hashlib.blake2b(repr(spec).encode(), digest_size=4).hexdigest()
 
 
 class Scenes(Drawn):

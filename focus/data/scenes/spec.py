@@ -1,9 +1,10 @@
 """The parts of scenes: colours, shapes, levels of difficulty, and the material of each split."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from focus.data.boxes import Box
+from focus.data.drawn import sized
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (205, 35, 40),
@@ -150,8 +151,7 @@ DIFFICULTY: dict[int, SceneSpec] = {
 
 def scene_spec(difficulty: int, letter_px: Sequence[int] | None, side_px: int) -> SceneSpec:
     """The spec of a level of difficulty, with `letter_px` and `side_px` replaced."""
-    spec = replace(DIFFICULTY[difficulty], side_px=side_px)
-    return replace(spec, letter_px=(letter_px[0], letter_px[1])) if letter_px else spec
+    return sized(DIFFICULTY[difficulty], letter_px, side_px)
 
 
 @dataclass(frozen=True)
