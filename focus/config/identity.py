@@ -83,6 +83,7 @@ UNKEPT = (
     *("image", "question", "counterfactual", "view_tokens", "temperature"),
     *("sweep", "metrics", "resamples", "rows", "learning_rate", "difficulties", "phases", "start", "vocabulary", "deepstack"),
     *("folder", "page_px", "pages_per_file", "questions_per_page", "least_confidence", "audit", "token_px", "floor_tokens", "shares"),
+    "project",
 )
 # Settings that are gone, with the value that the code follows now, and those of reward terms by the term's class. They
 # stay in the identity: recorded points keep their hashes, and a run that had another value is not resumed

@@ -436,6 +436,12 @@ class SweepConfig(Section):
     resamples: Resamples
 
 
+class DashboardConfig(Section):
+    """Everything that `dashboard` reads."""
+
+    project: Annotated[Text, Field(pattern=r"^[^/\s]+/[^/\s]+$"), Hint("write ENTITY/PROJECT, as in the address of the project's page")]
+
+
 SCHEMAS: dict[str, type[Section]] = {
     "train": TrainConfig,
     "plan": PlanConfig,
@@ -448,6 +454,7 @@ SCHEMAS: dict[str, type[Section]] = {
     "inspect": InspectConfig,
     "questions": QuestionsConfig,
     "sweep": SweepConfig,
+    "dashboard": DashboardConfig,
 }
 
 
