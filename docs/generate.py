@@ -15,7 +15,10 @@ CONF = ROOT / "conf"
 PAGE = ROOT / "docs/settings.md"
 GOES_ON = re.compile(r"(^|[.:,;(]|\b(a|and|by|for|in|of|on|or|than|the|to|with))$")  # ends a line whose sentence is not over, or closed
 KEY = re.compile(r"( *)([A-Za-z_][\w@/.-]*):(?: |$)")
-COMMANDS = ("run", "train", "plan", "probe", "evaluate", "agent", "ask", "inspect", "calibrate", "export", "questions", "sweep", "dashboard", "base")
+COMMANDS = (
+    *("run", "train", "plan", "probe", "evaluate", "agent", "ask", "inspect", "calibrate", "export", "questions", "sweep", "lightbox"),
+    *("dashboard", "base"),
+)
 # The file of a group that holds all its keys; the other files of the group change some of them
 WHOLE = {
     "policy": "tiny", "data": "scenes", "gap": "fixed", "rollout": "kv", "reward": "stage1",

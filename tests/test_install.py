@@ -12,7 +12,14 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 ROOT = Path(__file__).parents[1]
-INSTALLED = ("Makefile", "requirements.txt", "requirements.lock", "requirements-dev.txt", "requirements-gpu.txt")
+INSTALLED = (
+    "Makefile",
+    "requirements.txt",
+    "requirements.lock",
+    "requirements-dev.txt",
+    "requirements-gpu.txt",
+    "requirements-lightbox.txt",
+)
 
 
 def pins(name: str) -> dict[str, str]:
@@ -56,7 +63,11 @@ def test_a_wheel_needs_the_runtime_pins_and_nothing_for_development(wheel):
     [metadata] = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
     lines = wheel.read(metadata).decode().splitlines()
     needed = {line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")}
-    extra = {f"{name}=={version}; extra == 'questions'" for name, version in pins("requirements-questions.txt").items()}
+    extra = {
+        f"{name}=={version}; extra == '{extra}'"
+        for extra in ("questions", "lightbox")
+        for name, version in pins(f"requirements-{extra}.txt").items()
+    }
     assert needed == {f"{name}=={version}" for name, version in pins("requirements.txt").items()} | extra
     assert "Requires-Python: <3.14,>=3.11" in lines
 
@@ -72,6 +83,10 @@ def test_what_only_tests_and_style_need_is_not_installed_to_run():
 
 def test_tests_read_pdfs_with_the_version_that_make_questions_does():
     assert pins("requirements-dev.txt")["pypdfium2"] == pins("requirements-questions.txt")["pypdfium2"]
+
+
+def test_tests_serve_the_lightbox_with_the_versions_that_make_lightbox_does():
+    assert pins("requirements-lightbox.txt").items() <= pins("requirements-dev.txt").items()
 
 
 def test_the_lock_agrees_with_the_pins_and_has_a_hash_for_every_package():

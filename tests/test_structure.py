@@ -35,6 +35,8 @@ ROOMS = [
     "pretraining",
     "build",
     "agent",
+    "serving",
+    "lightbox",
     "runs",
     "commands",
 ]

@@ -23,6 +23,7 @@ from focus.config.schema import (
     EvaluateConfig,
     EvaluationConfig,
     InspectConfig,
+    LightboxConfig,
     PlanConfig,
     PolicyConfig,
     ProbeConfig,
@@ -355,6 +356,14 @@ def questions_problems(cfg: QuestionsConfig) -> list[str]:
     return problems
 
 
+def lightbox_problems(cfg: LightboxConfig) -> list[str]:
+    """What keeps the page from being served."""
+    problems = [f"folders names {folder}, which is no folder" for folder in cfg.folders if not Path(folder).is_dir()]
+    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
+        problems.append("the packages fastapi and uvicorn, which serve the page, are not installed; run make env-lightbox")
+    return problems
+
+
 def calibrate_problems(cfg: CalibrateConfig) -> list[str]:
     """What keeps views from being chosen."""
     problems = policy_problems(cfg.policy, served=False) + data_problems(cfg.data) + judge_problems(cfg.judge)
@@ -382,6 +391,7 @@ CROSS_CHECKS: Mapping[type, Callable[[Any], list[str]]] = {
     CalibrateConfig: calibrate_problems,
     InspectConfig: inspect_problems,
     QuestionsConfig: questions_problems,
+    LightboxConfig: lightbox_problems,
 }
 
 

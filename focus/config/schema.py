@@ -428,6 +428,14 @@ class QuestionsConfig(Section):
     shares: SharesConfig
 
 
+class LightboxConfig(Section):
+    """Everything that `lightbox` reads."""
+
+    folders: Annotated[list[Folder], Field(min_length=1), Hint("name at least one folder: folders=[outputs]")]
+    host: Annotated[Text, Field(min_length=1), Hint("name an address of this machine")]
+    port: Annotated[Whole, Field(ge=1, le=65535), Hint("ports are 1 to 65535")]
+
+
 class SweepConfig(Section):
     """Everything that `sweep` reads."""
 
@@ -455,6 +463,7 @@ SCHEMAS: dict[str, type[Section]] = {
     "questions": QuestionsConfig,
     "sweep": SweepConfig,
     "dashboard": DashboardConfig,
+    "lightbox": LightboxConfig,
 }
 
 

@@ -1,0 +1,3 @@
+import {make} from '/web/common.js';
+
+document.getElementById('room').append(make('p', {class: 'note'}, 'Nothing is here.'));

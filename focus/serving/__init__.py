@@ -1,0 +1,1 @@
+"""A policy with its crop loop, behind an OpenAI-compatible endpoint."""
