@@ -53,7 +53,9 @@ Resamples = Annotated[Whole, Field(ge=1, le=1_000_000), Hint("an interval needs 
 Share = Annotated[Number, Field(ge=0, le=1)]
 Dtype = Literal["float32", "bfloat16"]
 # Arms of the probe, as `focus.evaluation.outcome.PLAYABLE`
-Arm = Literal["own", "gt", "noise", "blank", "mean_colour", "elsewhere", "additive", "format_only", "tool_free", "forced", "no_tool"]
+Arm = Literal[
+    "own", "gt", "noise", "blank", "mean_colour", "elsewhere", "additive", "format_only", "tool_free", "forced", "conflict", "no_tool"
+]
 Difficulty = Annotated[Whole, Field(ge=1, le=5)]
 LetterSizes = Annotated[
     Annotated[list[Whole], AfterValidator(_letter_sizes)] | None, Hint("give [least, most] native pixels, from 6 up, or null")

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from focus.data.sample import Sample
 
@@ -21,10 +21,20 @@ def fingerprint(spec: object) -> str:
     return hashlib.blake2b(repr(spec).encode(), digest_size=4).hexdigest()
 
 
+@runtime_checkable
 class DrawnImage(Protocol):
     """A drawn image that knows its question."""
 
     def sample(self) -> Sample: ...
+
+    def twin(self) -> "DrawnImage":
+        """The same image with another answer to its question. No other pixel differs."""
+        ...
+
+
+def twin_of(sample: Sample) -> Sample | None:
+    """The same question about the twin of its image. None where the image is not drawn: a photograph can't be rewritten exactly."""
+    return sample.image.twin().sample() if isinstance(sample.image, DrawnImage) else None
 
 
 class Drawn(Sequence[Sample]):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
+from focus.data.drawn import DrawnImage
 from focus.data.sample import Sample
 from focus.evaluation.outcome import OPENINGS, PLAYABLE
 from focus.gap import Gap
@@ -26,6 +27,21 @@ def check_arms(arms: Sequence[str]) -> None:
         raise ValueError(f"evaluation.arms names {', '.join(unknown)}; there are {', '.join(PLAYABLE)}")
 
 
+def can_play(arm: str, sample: Sample) -> bool:
+    """Whether an arm applies to a question: `gt` needs boxes, `conflict` an image that is drawn here, which has a twin."""
+    return bool(sample.boxes) if arm == "gt" else arm != "conflict" or isinstance(sample.image, DrawnImage)
+
+
+def left_out(arms: Sequence[str], samples: Sequence[Sample]) -> list[str]:
+    """A sentence if the arm `conflict` was asked for and these questions don't have it."""
+    if "conflict" not in arms or can_play("conflict", samples[0]):
+        return []
+    return [
+        "the arm conflict was left out: it needs a twin of the image with another answer, which only drawn images have "
+        "(data=scenes, data=pages); a photograph can't be rewritten exactly"
+    ]
+
+
 @dataclass(frozen=True)
 class EvaluatedBatch:
     """The trajectories of some questions. A question is in `trajectories` or in `unreadable`."""
@@ -40,7 +56,8 @@ class Evaluator:
     """Plays questions with one policy, at one view, in some arms. The arm `own` is always played.
 
     `sigma` is the standard deviation of the noise in the arm `additive`, in grey levels (0 to 255).
-    `grader` grades the answers. Raises ValueError for an arm that does not exist.
+    `grader` grades the answers. `opening` is text that the first turn of the arm `own` starts with: the
+    opening of a call makes a policy crop that would not do so by itself. Raises ValueError for an arm that does not exist.
     """
 
     model: Model
@@ -52,6 +69,7 @@ class Evaluator:
     questions_per_forward: int
     sigma: float = 64.0
     grader: Grader = field(default_factory=Grader)
+    opening: str = ""
 
     def __post_init__(self) -> None:
         check_arms(self.arms)
@@ -68,7 +86,7 @@ class Evaluator:
         with self.model.image_cache():
             start = time.perf_counter()
             openings = [
-                begin(self.model, sample, view, source, [seed_of(self.seed, sample.id, *([repeat] if repeat else []))])[0]
+                begin(self.model, sample, view, source, [seed_of(self.seed, sample.id, *([repeat] if repeat else []))], self.opening)[0]
                 for sample, (view, source) in zip(readable, views, strict=True)
             ]
             own = play(self.model, self.engine, openings, self.limits)
@@ -88,7 +106,7 @@ class Evaluator:
         for arm in self.arms:
             if arm in SUBSTITUTES:  # a trajectory without a crop stays as it is: there is nothing to replace
                 alter = SUBSTITUTES[arm](self.limits, self.model.token_px, self.sigma)
-                applies = [bool(t.crops) and (arm != "gt" or bool(t.sample.boxes)) for t in own]
+                applies = [bool(t.crops) and can_play(arm, t.sample) for t in own]
                 others[arm] = [reopen(self.model, t, alter) if a else t for t, a in zip(own, applies, strict=True)]
             elif arm in OPENINGS:
                 prefill = ANSWER_OPEN if arm == "tool_free" else self.model.dialect.call[0]

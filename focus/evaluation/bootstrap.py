@@ -1,5 +1,6 @@
-"""Intervals: the bootstrap over groups that were sampled independently."""
+"""Intervals over groups that were sampled independently: the bootstrap, and Wilson's interval of a share."""
 
+import math
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -42,3 +43,19 @@ def bootstrap(
         differing = Z**2 / (len(index) + Z**2)
         low, high = mean - differing * (mean - bounds[0]), mean + differing * (bounds[1] - mean)
     return mean, float(low), float(high)
+
+
+def wilson(values: Sequence[float], groups: Sequence[Hashable]) -> tuple[float, float, float]:
+    """Mean and 95 % interval of a share by Wilson (1927), for values in [0, 1]; NaN marks an item that does not apply.
+
+    The number of groups stands for the number of items, so items of one group count once: the interval is
+    wide enough also where they are all alike. It covers in small numbers, where the bootstrap does not: 2 of 8
+    gives [0.071, 0.591]. Returns NaNs if no item is left.
+    """
+    applicable = [(group, value) for group, value in zip(groups, values, strict=True) if value == value]
+    if not applicable:
+        return (float("nan"),) * 3
+    share, n = sum(value for _, value in applicable) / len(applicable), len({group for group, _ in applicable})
+    middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
+    return share, max(0.0, middle - half), min(1.0, middle + half)

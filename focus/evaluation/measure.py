@@ -7,9 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from focus.data.boxes import area, coverage, iou
+from focus.data.drawn import twin_of
 from focus.data.sample import Sample
 from focus.evaluation.arms import Evaluator
-from focus.evaluation.outcome import METRICS, Outcome
+from focus.evaluation.hits import hits
+from focus.evaluation.outcome import METRICS, SAYS, Outcome
 from focus.grading.answers import RIGHT_FROM, normalise
 from focus.grading.extraction import read_answer
 from focus.grading.grader import Grader, case_of
@@ -75,7 +77,7 @@ def measure_on_all_ranks(evaluator: Evaluator, samples: Sequence[Sample], advanc
 def _metrics_of_unreadable(sample: Sample, arms: Sequence[str]) -> dict[str, float]:
     """The metrics of a question whose image can't be read: wrong in every arm that applies to it."""
     wrong = ["own", *arms, "called", "answered", *(("agrees", "gain", "harm") if "tool_free" in arms else ())]
-    return {metric: 0.0 for metric in wrong if metric != "gt" or sample.boxes}
+    return {metric: 0.0 for metric in wrong if metric in METRICS and (metric != "gt" or sample.boxes)}
 
 
 def _metrics_by_id(
@@ -85,13 +87,32 @@ def _metrics_by_id(
     answers = {sample.id: {arm: _answer(t) for arm, t in trajectories[sample.id].items()} for sample in samples}
     grades = iter(grader.measure([case_of(sample, answer) for sample in samples for answer in answers[sample.id].values()]))
     right = {sample.id: {arm: next(grades).right for arm in answers[sample.id]} for sample in samples}
-    return {sample.id: _metrics(sample, trajectories[sample.id], answers[sample.id], right[sample.id]) for sample in samples}
+    twins = {sample.id: twin for sample in samples if "conflict" in answers[sample.id] and (twin := twin_of(sample))}
+    of_crop = iter(grader.measure([case_of(twin, answers[id]["conflict"]) for id, twin in twins.items()]))
+    says = {id: said(of_crop=next(of_crop).right, of_whole=right[id].pop("conflict")) for id in twins}
+    return {
+        sample.id: _metrics(sample, trajectories[sample.id], answers[sample.id], right[sample.id], says.get(sample.id, {}))
+        for sample in samples
+    }
+
+
+def said(of_crop: float, of_whole: float) -> dict[str, float]:
+    """What an answer says whose crop contradicts the view, from its grades by the answer of either: one of `SAYS` is 1."""
+    crop, whole = of_crop >= RIGHT_FROM > of_whole, of_whole >= RIGHT_FROM > of_crop
+    return dict(zip(SAYS, map(float, (crop, whole, not crop and not whole)), strict=True))
 
 
 def _metrics(
-    sample: Sample, trajectories: Mapping[str, Trajectory], answers: Mapping[str, str | None], right_in: Mapping[str, float]
+    sample: Sample,
+    trajectories: Mapping[str, Trajectory],
+    answers: Mapping[str, str | None],
+    right_in: Mapping[str, float],
+    says: Mapping[str, float],
 ) -> dict[str, float]:
-    """Every metric that applies to one question, from its trajectory, its answer and its grade in each arm."""
+    """Every metric that applies to one question, from its trajectory, its answer and its grade in each arm.
+
+    `says`: what it says in the arm `conflict`.
+    """
     own, values = trajectories["own"], dict(right_in)
     if not sample.boxes:
         values.pop("gt", None)
@@ -115,6 +136,9 @@ def _metrics(
             values["coverage"] = sum(coverage(box, chain[0]) for chain in chains) / len(chains)
             values["iou"] = sum(max(iou(box, level) for level in chain) for chain in chains) / len(chains)
             values["l1"] = sum(l1_reward(box, chain, sample.size) for chain in chains) / len(chains)
+            values["hit"], values["chance"] = hits([crop.box_px for crop in own.crops], [chain[0] for chain in chains], sample.size)
+            if values["hit"] == 1:
+                values |= says
     return values
 
 

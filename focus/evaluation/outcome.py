@@ -4,14 +4,16 @@ import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from focus.evaluation.bootstrap import bootstrap
+from focus.evaluation.bootstrap import bootstrap, wilson
 from focus.grading.answers import RIGHT_FROM
 from focus.rollout.substitutes import SUBSTITUTES
 from focus.runtime import files
 
 OPENINGS = ("tool_free", "forced")  # the first turn is prefilled: with the opening of an answer, or of a call
-ARMS = ("own", *SUBSTITUTES, *OPENINGS)
-PLAYABLE = (*ARMS, "no_tool")  # no_tool offers no tool in the prompt; the embedded policy has no such prompt
+# Arms with an accuracy. In the arm `conflict` two answers are right, that of the crop and that of the whole image
+ARMS = ("own", *(name for name in SUBSTITUTES if name != "conflict"), *OPENINGS)
+# Arms that only some policies or questions have: `no_tool` needs a prompt that offers no tool, `conflict` drawn images
+PLAYABLE = (*ARMS, "conflict", "no_tool")
 # Accuracy of the first arm minus that of the second. D_noise, U_GT and S are E10's; `tool_effect` is gain minus harm
 DIFFERENCES = {
     "D_noise": ("own", "noise"),
@@ -25,12 +27,24 @@ DIFFERENCES = {
     "tool_effect": ("own", "tool_free"),
     "no_tool_effect": ("own", "no_tool"),
 }
+# Accuracies and differences of the questions in which something held: (metric, condition). `reads`: right where the
+# crop hit. `reliance`: S where there was a crop
+GIVEN = {"reads": ("own", "hit"), "reliance": ("S", "called")}
+# What the answer says in the arm `conflict`, where the policy's own crop hit
+SAYS = ("conflict_crop", "conflict_whole", "conflict_neither")
+# Why a policy with a crop tool is right, step by step. `hit`, `chance`, `reliance`: of questions with a crop; `reads` and
+# what it says in conflict: of those whose crop hit
+DECOMPOSITION = ("called", "hit", "chance", *GIVEN, *SAYS)
 # Metrics beside the accuracy of each arm. `agrees`: the answer forced before any crop equals the final
 # one (claim C11). `gain` and `harm` (MED, arXiv 2602.01334): right with the tool and wrong without it,
-# and the reverse. Boxes are those of the last crop. `refused`: the share of arms in which a server
+# and the reverse. Boxes are those of the last crop, but `hit` is about all crops: the share of targets that one of them
+# covers, and `chance` what crops of their size cover at random places. `refused`: the share of arms in which a server
 # refused the question.
-OTHERS = ("called", "answered", "agrees", "gain", "harm", "coverage", "iou", "l1", "area", "visual_tokens", "sampled_tokens", "refused")
-METRICS = (*PLAYABLE, *OTHERS)
+OTHERS = (
+    *("called", "answered", "agrees", "gain", "harm", "coverage", "iou", "l1", "area", "visual_tokens", "sampled_tokens", "refused"),
+    *("hit", "chance", *SAYS),
+)
+METRICS = (*ARMS, "no_tool", *OTHERS)
 COUNTS = ("visual_tokens", "sampled_tokens")  # all other metrics lie between 0 and 1
 
 
@@ -46,9 +60,15 @@ class Outcome:
     unannotated: list[str] = field(default_factory=list)  # ids of questions without boxes, to which the arm `gt` does not apply
 
     def of(self, metric: str, before: "Outcome | None" = None) -> list[float]:
-        """The values of a metric or of one of `DIFFERENCES`, one for each question. With `before`, minus those of that outcome."""
+        """The values of a metric, or of one of `DIFFERENCES` or `GIVEN`, one for each question.
+
+        With `before`, minus those of that outcome.
+        """
         if before is not None:
             return [a - b for a, b in zip(self.of(metric), before.of(metric), strict=True)]
+        if metric in GIVEN:
+            metric, condition = GIVEN[metric]
+            return [value if held == 1 else math.nan for value, held in zip(self.of(metric), self.values[condition], strict=True)]
         if metric not in DIFFERENCES:
             return self.values[metric]
         first, second = (self.values[arm] for arm in DIFFERENCES[metric])
@@ -59,8 +79,13 @@ class Outcome:
         return bootstrap(self.of(metric), self.groups, resamples=1)[0]
 
     def interval(self, metric: str, resamples: int = 2000, before: "Outcome | None" = None) -> tuple[float, float, float]:
-        """Mean and 95 % interval, resampled by image. With `before`, of the difference to that outcome, paired by question."""
-        low, high = (-1.0, 1.0) if metric in DIFFERENCES else (0.0, 1.0)
+        """Mean and 95 % interval, resampled by image; Wilson's for the shares of the arm `conflict`.
+
+        With `before`, of the difference to that outcome, paired by question.
+        """
+        if metric in SAYS and before is None:
+            return wilson(self.of(metric), self.groups)
+        low, high = (-1.0, 1.0) if GIVEN.get(metric, (metric,))[0] in DIFFERENCES else (0.0, 1.0)
         bounds = (low, high) if before is None else (low - high, high - low)
         return bootstrap(self.of(metric, before), self.groups, resamples, bounds=None if metric in COUNTS else bounds)
 

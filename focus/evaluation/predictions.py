@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from focus.data.boxes import iou
+from focus.data.drawn import twin_of
 from focus.data.options import shuffled
 from focus.data.sample import Sample
-from focus.evaluation.arms import Evaluator
+from focus.evaluation.arms import Evaluator, can_play
+from focus.evaluation.hits import hits
+from focus.evaluation.measure import said
 from focus.grading.answers import Rung
 from focus.grading.answers import graded as graded_by_rule
 from focus.grading.extraction import read_answer
@@ -101,6 +104,7 @@ def play_lines(evaluator: Evaluator, chunk: Sequence[Sample], repeat: int) -> li
     lines = []
     for sample in chunk:
         arms = batch.trajectories.get(sample.id, {})
+        twin = twin_of(sample) if "conflict" in evaluator.arms else None
         lines.append(
             {
                 "id": sample.id,
@@ -113,14 +117,16 @@ def play_lines(evaluator: Evaluator, chunk: Sequence[Sample], repeat: int) -> li
                 "published_keys": sample.meta.get("published_keys", {}),
                 "accepted": list(sample.answers),
                 "scorer": sample.scorer,
+                "size": sample.size,
                 "boxes": sample.boxes,
+                "twin": list(twin.answers) if twin else None,
                 "meta": {key: sample.meta[key] for key in KEPT_META if key in sample.meta},
                 "broken": batch.unreadable.get(sample.id),
                 "seconds": batch.own_seconds / len(batch.trajectories) if arms else None,
                 "arms": {
                     arm: conversation_json(arms[arm]) if arms else None
                     for arm in dict.fromkeys(("own", *evaluator.arms))
-                    if arm != "gt" or sample.boxes
+                    if can_play(arm, sample)
                 },
             }
         )
@@ -146,6 +152,10 @@ def graded_rows(line: Mapping[str, Any], mode: str) -> list[dict[str, Any]]:
         ious = [[iou(box, chain[0]) for box in boxes] for chain in line["boxes"]]  # target x crop
         located = bool(ious) and arm == "own"
         grade = graded_by_rule(extracted, tuple(line["accepted"]), line["scorer"], options, line["question"])
+        hit, chance = None, None
+        if located and boxes and "size" in line:  # evaluations that were played before have no size
+            hit, chance = hits(boxes, [chain[0] for chain in line["boxes"]], line["size"])
+        of_twin = line["twin"] if arm == "conflict" else None
         rows.append(
             shared
             | {
@@ -166,6 +176,9 @@ def graded_rows(line: Mapping[str, Any], mode: str) -> list[dict[str, Any]]:
                 # recall: the best crop for every target; precision: the best target for every crop. TreeBench publishes recall alone
                 "iou_recall": _mean_of_best(ious) if located else None,
                 "iou_precision": _mean_of_best(list(zip(*ious, strict=True))) if located and boxes else None,
+                "hit": hit,
+                "chance": chance,
+                "says": said(graded_by_rule(extracted, tuple(of_twin), line["scorer"]).right, grade.right) if of_twin else None,
                 "seconds": line["seconds"] if arm == "own" else None,
                 "broken": line["broken"],
             }

@@ -13,12 +13,14 @@ from typing import Any
 from focus.data.sample import Sample
 from focus.evaluation.arms import Evaluator
 from focus.evaluation.bootstrap import bootstrap
-from focus.evaluation.outcome import DIFFERENCES
+from focus.evaluation.outcome import ARMS, DECOMPOSITION, DIFFERENCES, Outcome
+from focus.evaluation.outcome import METRICS as MEASURED
 from focus.evaluation.predictions import replay_conversation
 from focus.grading.answers import RIGHT_FROM
 from focus.report.results_file import Metrics, interval
+from focus.report.run import PARTS
 from focus.report.table import Cell, Results, Row
-from focus.report.verdict import dependence_sentence
+from focus.report.verdict import conflict_sentence, dependence_sentence
 from focus.rewards import Example
 from focus.rollout.trajectory import Status
 
@@ -53,7 +55,7 @@ def summary(rows: Rows, arms: Sequence[str], resamples: int) -> dict[str, Any]:
     by_arm: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         by_arm[row["arm"]].append(row)
-    played = {arm: by_arm[arm] for arm in dict.fromkeys(["own", *arms]) if arm in by_arm}
+    played = {arm: by_arm[arm] for arm in dict.fromkeys(["own", *arms]) if arm in by_arm and arm != "conflict"}
     own = played["own"]
     numbers: dict[str, Any] = {
         "questions": len({row["id"] for row in own}),
@@ -64,6 +66,7 @@ def summary(rows: Rows, arms: Sequence[str], resamples: int) -> dict[str, Any]:
             arm: {metric: len(values) for metric in METRICS if (values := _by_question(of_arm, metric))} for arm, of_arm in played.items()
         },
         "differences": {},
+        "decomposition": {},
         "by": {},
         "unweighted": {},
         "broken": list({row["id"]: row["broken"] for row in own if row["broken"]}.values()),
@@ -74,6 +77,10 @@ def summary(rows: Rows, arms: Sequence[str], resamples: int) -> dict[str, Any]:
             before, after = _by_question(played[second], "right"), _by_question(played[first], "right")
             paired = {key: v - before[key] for key, v in after.items() if key in before}
             numbers["differences"][name] = _interval(paired, own, resamples, DIFFERENCE)
+    outcome = outcome_of([row for arm in ("own", *arms) for row in by_arm[arm]])
+    applies = {part: sum(value == value for value in outcome.of(part)) for part in DECOMPOSITION}
+    numbers["n"]["decomposition"] = {part: n for part, n in applies.items() if n}
+    numbers["decomposition"] = {part: [round(v, 5) for v in outcome.interval(part, resamples)] for part, n in applies.items() if n}
     for name in FIELDS:
         parts = _by_category(played, name, resamples)
         if len(parts) > 1:
@@ -83,6 +90,25 @@ def summary(rows: Rows, arms: Sequence[str], resamples: int) -> dict[str, Any]:
     if any("cycle_category" in row["meta"] for row in own):
         numbers["strict_circular"] = {arm: _circular(of_arm, resamples) for arm, of_arm in played.items()}
     return numbers
+
+
+def outcome_of(rows: Rows) -> Outcome:
+    """The rows of a probe's arms as its outcome: every repeat is a question of the same image."""
+    by_question: dict[tuple[str, int], dict[str, Mapping[str, Any]]] = defaultdict(dict)
+    for row in rows:
+        by_question[row["id"], row["repeat"]][row["arm"]] = row
+    outcome = Outcome(view_tokens=0)
+    for of_arm in by_question.values():
+        own, conflict = of_arm["own"], of_arm.get("conflict")
+        values = {arm: row["right"] for arm, row in of_arm.items() if arm in ARMS}
+        values |= {"called": float(own["crops"] > 0), "hit": own["hit"], "chance": own["chance"]}
+        if conflict and own["hit"] == 1:
+            values |= conflict["says"] or {}
+        outcome.groups.append(own["group"])
+        for metric in MEASURED:
+            value = values.get(metric)
+            outcome.values[metric].append(math.nan if value is None else value)
+    return outcome
 
 
 def _by_category(played: Mapping[str, Rows], name: str, resamples: int) -> dict[str, dict[str, list[float]]]:
@@ -105,7 +131,8 @@ def interval_metrics(numbers: Mapping[str, Any]) -> dict[str, Metrics]:
         for arm, of_arm in numbers["metrics"].items()
     }
     differences = {name: interval(mean, low, high, numbers["questions"]) for name, (mean, low, high) in numbers["differences"].items()}
-    return metrics | {"differences": differences}
+    parts = {name: interval(*of_part, numbers["n"]["decomposition"][name]) for name, of_part in numbers["decomposition"].items()}
+    return metrics | {"differences": differences, "decomposition": parts}
 
 
 def _field(row: Mapping[str, Any], name: str) -> Any:
@@ -173,6 +200,10 @@ def evaluation_table(numbers: Mapping[str, Any]) -> Results:
             cells = [Cell(cell.mean, math.nan, math.nan) for cell in cells]
         if any(cell.mean == cell.mean for cell in cells) and not (metric == "refused" and all(cell.mean == 0 for cell in cells)):
             rows.append(Row(label, unit, tuple(cells), main=metric in MAIN))
+    for label, unit, part, factor in PARTS:
+        if part in numbers["decomposition"]:
+            others = [Cell(math.nan, math.nan, math.nan)] * (len(arms) - 1)
+            rows.append(Row(label, unit, (interval_cell(numbers["decomposition"][part], factor), *others), main=True))
     if "strict_circular" in numbers:
         circular = (interval_cell(numbers["strict_circular"][arm], 100.0) for arm in arms)
         rows.append(Row("accuracy, all rotations right", "%", tuple(circular), main=True))
@@ -209,7 +240,7 @@ def _notes(numbers: Mapping[str, Any]) -> list[str]:
     for arm, share in numbers.get("refusals", {}).items():
         number = "its numbers are not this model's" if arm == "own" else "so it has no numbers"
         notes.append(f"the server refused {100 * share:.0f} % of the questions of the arm {arm}: {number}")
-    notes += s["prompts"]["notes"]
+    notes += [*s["prompts"]["notes"], *numbers.get("left_out", ())]
     if numbers["broken"]:
         notes.append(f"{len(numbers['broken'])} questions could not be read and count as wrong: {numbers['broken'][0]}")
     return notes
@@ -228,13 +259,17 @@ def _details(numbers: Mapping[str, Any]) -> list[str]:
 
 
 def _sentences(numbers: Mapping[str, Any]) -> tuple[str, ...]:
-    """The result in words: the accuracy, what crops change of it, and the verdict if the arm noise was played."""
+    """The result in words: the accuracy, what crops change of it, and the verdict if the arm conflict or noise was played."""
     view, own, differences = f"at {numbers['settings']['view_tokens'][1]:,} tokens", numbers["metrics"]["own"], numbers["differences"]
     mean, low, high = (100 * value for value in own["right"])
     sentence = f"Right in {mean:.0f} % of {numbers['questions']:,} questions [{low:.0f}, {high:.0f}] {view}"
     if "tool_effect" in differences:
         points, low, high = (100 * value for value in differences["tool_effect"])
         sentence += f", {points:+.0f} points [{low:.0f}, {high:.0f}] against the tool-free answers"
+    if "conflict_crop" in numbers["decomposition"]:
+        crop, whole = ([100 * value for value in numbers["decomposition"][part]] for part in ("conflict_crop", "conflict_whole"))
+        hits = numbers["n"]["decomposition"]["conflict_crop"]
+        return f"{sentence}.", conflict_sentence(tuple(crop), tuple(whole), hits, own["called"][0], view, numbers["questions"])
     if "D_noise" not in differences:
         return (f"{sentence}.",)
     points, low, high = (100 * value for value in differences["D_noise"])

@@ -8,14 +8,15 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from focus.data.sample import Sample
-from focus.evaluation.outcome import ARMS, Outcome, decompose_tool_effect
+from focus.evaluation.outcome import ARMS, DECOMPOSITION, Outcome, decompose_tool_effect
 from focus.evaluation.predictions import conversation_json
 from focus.grading.answers import RIGHT_FROM
-from focus.report.run import MAIN, NO_TOOL, ROWS, cell, played
+from focus.report.run import NO_TOOL, TABLE, cell, played
 from focus.report.table import Cell, Results, Row
 from focus.report.verdict import verdict_of
 from focus.rollout.trajectory import Trajectory
 
+MAIN = ("own", "noise", "D_noise", *DECOMPOSITION)  # on the terminal
 COLOURS = ("#1f6f8b", "#c06c3e", "#6b4f9a", "#3f7d4a", "#8a8a8a")
 
 
@@ -26,9 +27,9 @@ def probe_table(title: str, outcomes: Mapping[str, Outcome], resamples: int, tem
             label,
             unit,
             tuple(cell(outcome, metric, factor, resamples) for outcome in outcomes.values()),
-            main=metric in (*MAIN, "noise"),
+            main=metric in MAIN,
         )
-        for label, unit, metric, factor in (*ROWS, *NO_TOOL)
+        for label, unit, metric, factor in (*TABLE, *NO_TOOL)
         if played(metric, *outcomes.values())
     ]
     if played("tool_free", *outcomes.values()):
@@ -77,12 +78,12 @@ def _caption(t: Trajectory) -> str:
 
 def draw_probe(outcomes: Mapping[str, Outcome], path: Path, resamples: int) -> None:
     """Accuracy of every arm at every view, and paired differences and shares, with intervals."""
-    shown = [row for row in ROWS if played(row[2], *outcomes.values())]
+    shown = [row for row in TABLE if played(row[2], *outcomes.values())]
     panels = (
         ("accuracy, %", [row for row in shown if row[2] in ARMS]),
         (
             "paired differences and shares, points",
-            [row for row in shown if row[2] in ("D_noise", "U_GT", "S", "gain", "harm", "agrees", "called")],
+            [row for row in shown if row[2] in ("D_noise", "U_GT", "S", "gain", "harm", "agrees", *DECOMPOSITION)],
         ),
     )
     height = 0.9 + 0.36 * max(len(rows) for _, rows in panels)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from focus.evaluation.outcome import DIFFERENCES, METRICS, Outcome
+from focus.evaluation.outcome import DIFFERENCES, GIVEN, METRICS, Outcome
 from focus.report.provenance import how_made
 from focus.runtime import files
 
@@ -36,7 +36,7 @@ def measured_metrics(outcome: Outcome, resamples: int, before: Outcome | None = 
     Shares are in [0, 1]. With `before`, the difference to that outcome, paired by question.
     """
     metrics = {}
-    for metric in (*METRICS, *DIFFERENCES):
+    for metric in (*METRICS, *DIFFERENCES, *GIVEN):
         applies = sum(value == value for value in outcome.of(metric, before))
         if applies:
             metrics[metric] = interval(*outcome.interval(metric, resamples, before), applies)

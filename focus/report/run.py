@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pytorch_lightning.utilities import rank_zero_only
 
-from focus.evaluation.outcome import Outcome
+from focus.evaluation.outcome import DECOMPOSITION, Outcome
 from focus.report.page import write_page
 from focus.report.table import Cell, Results, Row
 from focus.report.verdict import verdict_of
@@ -48,7 +48,17 @@ NO_TOOL = (  # measured for agents that think; results files of sweeps have no s
     ("accuracy, no tool offered", "%", "no_tool", 100.0),
     ("own - no tool offered", "pt", "no_tool_effect", 100.0),
 )
-AT_COMMON = ("own", "gt", "noise", "tool_free", "D_noise", "U_GT", "called")
+PARTS = (  # the decomposition, below the crop rate; results files of sweeps have no such columns
+    ("hits, crops that show the text", "%", "hit", 100.0),
+    ("hits by chance, crops of that size", "%", "chance", 100.0),
+    ("reads, right where it hit", "%", "reads", 100.0),
+    ("reliance, S where it cropped", "pt", "reliance", 100.0),
+    ("conflict, says the crop's answer", "%", "conflict_crop", 100.0),
+    ("conflict, says the whole's answer", "%", "conflict_whole", 100.0),
+    ("conflict, says neither", "%", "conflict_neither", 100.0),
+)
+TABLE = tuple(shown for row in ROWS for shown in ((row, *PARTS) if row[2] == "called" else (row,)))
+AT_COMMON = ("own", "gt", "noise", "tool_free", "D_noise", "U_GT", *DECOMPOSITION)
 MAIN = ("own", "called", "D_noise", "coverage")  # on the terminal, with `own` at the common view
 
 
@@ -83,7 +93,7 @@ def result_table(run: RunFacts, measured: Mapping[str, Outcome]) -> Results:
     first = next(iter(measured.values()))
     for view, prefix in (("own view", ""), ("common view", f"@{run.common_view_tokens} ")):
         base, trained = measured.get(f"base {view}"), measured.get(f"trained {view}")
-        for label, unit, metric, factor in ROWS:
+        for label, unit, metric, factor in TABLE:
             if (prefix and metric not in AT_COMMON) or not played(metric, base, trained):
                 continue
             cells = [cell(outcome, metric, factor, run.resamples) if outcome else None for outcome in (base, trained)]

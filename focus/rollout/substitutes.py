@@ -5,11 +5,14 @@ crop of a rollout. Its randomness comes from the trajectory's seed.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 
 from focus.data.boxes import Box, area, intersection, settle
+from focus.data.drawn import twin_of
+from focus.data.images.original import Decoded
 from focus.gap import View
 from focus.rollout.loop import RolloutLimits, seed_of
 from focus.rollout.trajectory import Alter, Crop, Trajectory
@@ -97,6 +100,23 @@ def _distant_box(box_px: Box, before: Trajectory, draw: int) -> Box:
     return min(((float(x), float(y), x + width, y + height) for x, y in zip(left, top, strict=True)), key=overlap)
 
 
+def conflict(limits: RolloutLimits, token_px: int) -> Alter:
+    """The same crop of the image's twin, which shows another answer: the crop contradicts the view.
+
+    A crop that shows nothing of the asked text is the same crop. The image must have a twin (`twin_of`).
+    """
+
+    def other(crop: View, call: Crop, before: Trajectory) -> View:
+        twin = twin_of(before.sample)
+        assert twin is not None, before.sample.id  # the arm is not played without one
+        source = twin.open()
+        if before.source.size != source.size:  # with gap=off crops are cut from the view
+            source = Decoded(source.reduced(before.source.size))
+        return limits.cut(replace(before, source=source), call.box_px, token_px)
+
+    return other
+
+
 def nothing(crop: View, call: Crop, before: Trajectory) -> None:
     """No image: the tool replies that it is unavailable.
 
@@ -111,5 +131,6 @@ SUBSTITUTES: dict[str, Callable[[RolloutLimits, int, float], Alter]] = {
     "mean_colour": lambda limits, token_px, sigma: mean_colour,
     "elsewhere": lambda limits, token_px, sigma: elsewhere(limits, token_px),
     "additive": lambda limits, token_px, sigma: additive(sigma),
+    "conflict": lambda limits, token_px, sigma: conflict(limits, token_px),
     "format_only": lambda limits, token_px, sigma: nothing,
 }

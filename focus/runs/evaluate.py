@@ -23,7 +23,7 @@ from focus.config.schema import EvaluateConfig
 from focus.config.validate import as_yaml
 from focus.data.identity import questions_digest
 from focus.data.sample import Sample
-from focus.evaluation.arms import Evaluator
+from focus.evaluation.arms import Evaluator, left_out
 from focus.evaluation.predictions import (
     Predictions,
     Repeated,
@@ -90,6 +90,7 @@ def run(composed: DictConfig) -> None:
         refused = refusals(rows, cfg.served.refused)
         arms = [arm for arm in e.arms if arm not in refused]
         numbers = summary(rows, arms, e.resamples) | {"settings": _settings(cfg, model, most) | counted, "refusals": refused}
+        numbers["left_out"] = left_out(e.arms, samples)
         if judge:
             numbers["judge"] = {name: judge.counts[name] for name in COUNTS} | {"turned_away": dict(judge.turned_away)}
         _write(output / "predictions.jsonl", "".join(json_text(row) + "\n" for row in rows))

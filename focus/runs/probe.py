@@ -22,9 +22,18 @@ from focus.config.schema import ProbeConfig
 from focus.config.validate import as_yaml
 from focus.data.identity import questions_digest
 from focus.data.sample import Sample
-from focus.evaluation.arms import Evaluator
+from focus.evaluation.arms import Evaluator, left_out
 from focus.evaluation.measure import measure
-from focus.evaluation.outcome import DIFFERENCES, METRICS, Outcome, decompose_tool_effect, load_outcomes, refuse_other_probe, save_outcomes
+from focus.evaluation.outcome import (
+    DIFFERENCES,
+    GIVEN,
+    METRICS,
+    Outcome,
+    decompose_tool_effect,
+    load_outcomes,
+    refuse_other_probe,
+    save_outcomes,
+)
 from focus.evaluation.predictions import replay_conversation
 from focus.gap import Gap, Mode
 from focus.grading.grader import Grader
@@ -97,7 +106,9 @@ def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
             conversations.save(view, conversations_by_kind(measured[view], samples, trajectories, cfg.pictures))
             save_outcomes(measured, path, identity)
     outcomes = {str(tokens): measured[str(tokens)] for tokens in cfg.views}
-    table = probe_table(str(cfg.policy.checkpoint), outcomes, e.resamples, e.temperature, model.dialect.notes)
+    table = probe_table(
+        str(cfg.policy.checkpoint), outcomes, e.resamples, e.temperature, (*model.dialect.notes, *left_out(e.arms, samples))
+    )
     record = _record(cfg, model, outcomes) | ({"view_seen": counted} if counted else {})
     (output / "probe.json").write_text(json_text(record, indent=1) + "\n")
     (output / "probe.md").write_text(markdown_table(table))
@@ -167,7 +178,7 @@ def _record(cfg: ProbeConfig, model: Model, outcomes: dict[str, Outcome]) -> dic
     """Every metric with its interval, and the decomposition of MED, per view."""
     views = {}
     for view, outcome in outcomes.items():
-        metrics = {m: outcome.interval(m, cfg.evaluation.resamples) for m in (*METRICS, *DIFFERENCES)}
+        metrics = {m: outcome.interval(m, cfg.evaluation.resamples) for m in (*METRICS, *DIFFERENCES, *GIVEN)}
         views[view] = {
             "metrics": {name: [round(value, 5) for value in interval] for name, interval in metrics.items() if interval[0] == interval[0]},
             "med": {part: factors for part, factors in decompose_tool_effect(outcome).items()},

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from focus.data.sample import Sample
 from focus.evaluation.arms import Evaluator
 from focus.evaluation.measure import measure_on_all_ranks
+from focus.evaluation.outcome import DECOMPOSITION
 from focus.gap import Gap
 from focus.grading.grader import Grader
 from focus.grading.judge import NoVerdict
@@ -25,8 +26,8 @@ class ProbeCallback(pl.Callback):
     which does not end the training.
     """
 
-    ARMS = ("own", "gt", "noise", "tool_free")
-    METRICS = ("own", "D_noise", "U_GT", "tool_free", "called", "agrees")
+    ARMS = ("own", "gt", "noise", "tool_free", "conflict")
+    METRICS = ("own", "D_noise", "U_GT", "tool_free", "agrees", *DECOMPOSITION)
 
     def __init__(
         self,

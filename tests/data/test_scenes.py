@@ -222,6 +222,41 @@ def test_answers_follow_the_spec():
     assert words <= {*SPLITS["train"].words, *SPLITS["eval"].words} and len(words) > 10
 
 
+# --------------------------------------------------------------------------------------------------------------- twins
+
+
+@pytest.mark.parametrize(("level", "split"), BORDERS)
+def test_a_twin_differs_in_the_asked_text_and_in_no_other_pixel(level, split):
+    for scene in scenes_of(level, split, 4):
+        twin = scene.twin()
+        one, two = scene.sample(), twin.sample()
+        assert (one.question, one.size, one.boxes[0][1:], one.group) == (two.question, two.size, two.boxes[0][1:], two.group)
+        assert two.id != one.id and problems_of(two) == []
+        changed = np.abs(pixels(scene).astype(int) - pixels(twin)).max(axis=2) > 0
+        assert part(changed, one.boxes[0][0]).any() and part(changed, two.boxes[0][0]).any()
+        part(changed, one.boxes[0][0])[:] = False
+        part(changed, two.boxes[0][0])[:] = False
+        assert not changed.any()
+
+
+@pytest.mark.parametrize(("level", "split"), BORDERS)
+def test_the_text_of_a_twin_is_of_the_same_form_in_the_same_place_and_on_no_sign_of_the_scene(level, split):
+    for scene in scenes_of(level, split, 30):
+        text, sign, other = scene.asked.text, scene.asked, scene.twin().asked
+        assert other.text not in {each.text for each in scene.signs} and within(other.text_px, sign.sign_px)
+        assert (sign.font, sign.letter_px, sign.fill, sign.sign_px, sign.text_origin[1]) == (
+            other.font, other.letter_px, other.fill, other.sign_px, other.text_origin[1]
+        )  # fmt: skip
+        assert len(other.text) == len(text) if text.isdigit() else other.text in SPLITS[split].words or len(other.text) == 2
+        assert abs(sum(sign.text_px[::2]) - sum(other.text_px[::2])) / 2 <= 3  # the middles of the inks
+
+
+def test_a_scene_has_one_twin_and_that_of_the_twin_is_a_third_text():
+    scene = Scene(DIFFICULTY[1], "eval", 3)
+    assert scene.twin() == scene.twin() and scene.twin().question == scene.question
+    assert scene.twin().twin().asked.text not in {scene.asked.text, scene.twin().asked.text}
+
+
 # -------------------------------------------------------------------------------------------------------------- splits
 
 

@@ -26,7 +26,7 @@ from focus.report.picture import CROP_COLOURS, draw_trajectory, draw_view
 from focus.report.provenance import facts_text
 from focus.report.sweep import Point, draw, write_sweep_page
 from focus.report.table import Cell, Results, Row, cell_parts, markdown_table, print_table
-from focus.report.verdict import dependence_sentence, judge_dependence
+from focus.report.verdict import conflict_sentence, dependence_sentence, judge_conflict, judge_dependence, verdict_of
 from focus.rewards import Example, Scores, examples
 from focus.rewards.terms import total
 from focus.rollout.trajectory import Observation, Status
@@ -276,6 +276,39 @@ def test_the_sentence_of_a_verdict_has_the_numbers_it_rests_on():
     assert dependence_sentence((math.nan, math.nan, math.nan), 0.5, "at 16 tokens", 500) == (
         "No verdict at 16 tokens: the arm noise was not played (evaluation.arms)."
     )
+
+
+@pytest.mark.parametrize(
+    ("crop", "whole", "verdict"),
+    [
+        ((73.0, 67.7, 77.7), (0.0, 0.0, 1.3), "It looks"),
+        ((55.0, 50.1, 60.0), (30.0, 25.0, 35.0), "It looks"),  # in most cases, though not always
+        ((55.0, 50.0, 60.0), (0.0, 0.0, 3.0), "Undecided"),  # the interval touches one half
+        ((40.3, 34.9, 45.9), (9.7, 6.8, 13.6), "It does not"),
+        ((40.3, 34.9, 50.0), (9.7, 6.8, 13.6), "Undecided"),
+        ((40.3, 34.9, 45.9), (4.9, 3.0, 8.0), "Undecided"),  # it gives neither answer: it may look and misread
+        ((10.0, 7.0, 14.0), (5.0, 3.0, 8.0), "It does not"),
+        ((math.nan,) * 3, (math.nan,) * 3, "Undecided"),
+    ],
+)
+def test_in_conflict_a_policy_looks_if_most_answers_are_the_crops_and_does_not_if_few_are_and_some_are_the_wholes(crop, whole, verdict):
+    assert judge_conflict(crop, whole) == verdict
+
+
+def test_the_sentence_of_a_conflict_has_the_numbers_it_rests_on():
+    assert conflict_sentence((73.0, 67.7, 77.7), (0.3, 0.1, 1.9), 300, 0.98, "at 256 tokens", 500) == (
+        "It looks: where its crop contradicts the whole image, 73 % of answers [68, 78] are the crop's and 0 % [0, 2] the whole's "
+        "at 256 tokens (300 crops that hit in 500 questions; 98 % of answers used a crop)."
+    )
+
+
+def test_conflict_decides_where_a_crop_hit_and_noise_where_none_did():
+    columns = {"own": [1.0] * 80, "noise": [0.0] * 80, "called": [1.0] * 80, "conflict_crop": [1.0] * 20 + [math.nan] * 60}
+    values = {metric: columns.get(metric, [math.nan] * 80) for metric in METRICS}
+    outcome = Outcome(16, [str(n) for n in range(80)], values | {"conflict_whole": [0.0] * 20 + [math.nan] * 60})
+    assert verdict_of(outcome, 20).startswith("It looks: where its crop contradicts the whole image, 100 % of answers [84, 100]")
+    without = replace(outcome, values=outcome.values | {"conflict_crop": [math.nan] * 80})
+    assert verdict_of(without, 20).startswith("It looks: replacing its crop by noise costs 100 points")
 
 
 WIDE = Results(

@@ -15,6 +15,7 @@ from focus.evaluation.arms import Evaluator
 from focus.evaluation.measure import measure
 from focus.evaluation.outcome import (
     ARMS,
+    SAYS,
     Outcome,
 )
 from focus.gap import Gap, Mode, View
@@ -178,6 +179,11 @@ BY_HAND = {
     "coverage": [1, 0, 1, 0, NAN, NAN, 0],
     "iou": [1, 0, 1, 0, NAN, NAN, 0],
     "l1": [1, 0.5, 1, 0.5, NAN, NAN, 0.5],  # 112 of 224 px away on all four sides
+    "hit": [1, 0, 1, 0, NAN, NAN, 0],
+    "chance": [13 / 197**2] * 4 + [NAN, NAN] + [13 / 197**2],  # a crop of 28 of 224 px at 197 x 197 places: see test_hits.py
+    "reads": [1, NAN, 1, NAN, NAN, NAN, NAN],
+    "reliance": [1, 1, 0, 1, NAN, NAN, 1],
+    **dict.fromkeys(SAYS, [NAN] * 7),  # their images have no twin
     "area": [1 / 64, 1 / 64, 1 / 64, 1 / 64, NAN, 1 / 64, 1 / 64],
     "visual_tokens": [17, 17, 17, 17, 16, 17, 17],
 }

@@ -46,5 +46,5 @@ def prediction(
     return {
         "id": question, "arm": arm, "repeat": repeat, "group": group or question, "right": right, "extracted": extracted, "split": "test",
         "status": "answered", "crops": 1, "visual_tokens": 20, "sampled_tokens": 8, "seconds": 0.5, "iou_recall": None,
-        "iou_precision": None, "graded_by": "rule", "broken": None, "meta": meta,
+        "iou_precision": None, "hit": None, "chance": None, "says": None, "graded_by": "rule", "broken": None, "meta": meta,
     }  # fmt: skip

@@ -44,9 +44,12 @@ def training(policy: PolicyModel, every: int, updates: int = 3) -> list[dict[str
 def test_the_probe_speaks_every_n_updates_and_is_not_a_number_between(qwen3_vl: PolicyModel):
     rows = training(qwen3_vl, every=2)
     assert len(rows) == 3
-    assert [set(map(math.isnan, row.values())) for row in rows] == [{True}, {False}, {True}]
+    assert [math.isnan(row["probe/own"]) for row in rows] == [True, False, True]
+    assert all(map(math.isnan, (*rows[0].values(), *rows[2].values())))
     expected = {"own": 4 / 7, "D_noise": 2 / 7, "U_GT": 3 / 6, "tool_free": 3 / 7, "called": 6 / 7, "agrees": 3 / 7}
-    assert rows[1] == pytest.approx({f"probe/{name}": value for name, value in expected.items()})
+    expected |= {"hit": 2 / 5, "chance": 13 / 197**2, "reads": 1.0, "reliance": 4 / 5}  # of those annotated
+    expected |= dict.fromkeys(("conflict_crop", "conflict_whole", "conflict_neither"), math.nan)  # their images have no twin
+    assert rows[1] == pytest.approx({f"probe/{name}": value for name, value in expected.items()}, nan_ok=True)
 
 
 def test_the_probe_plays_by_its_own_rules_and_not_by_those_of_the_rollouts(qwen3_vl: PolicyModel):

@@ -1,6 +1,7 @@
 """Lays out the signs of a scene and describes them; nothing is drawn here."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from focus.data.boxes import Box, intersection
 from focus.data.scenes.drawing import ink_box, text_extent
 from focus.data.scenes.spec import COLOURS, SHAPES, SceneSpec, Sign, Split
 
+WIDEST = 0.62  # of a sign's width: a text as wide as that is inside every shape
 PLACES = {"left": (0, -1), "right": (0, 1), "top": (1, -1), "bottom": (1, 1)}
 
 
@@ -55,7 +57,7 @@ def make_sign(random: np.random.Generator, spec: SceneSpec, split: Split, board:
     sign = (board[0] + margin[0], board[1] + margin[1], board[2] - margin[0], board[3] - margin[1])
     texts = _texts(random, spec, split)
     text, font = next(texts), str(random.choice(split.fonts))
-    max_width = 0.62 * (sign[2] - sign[0])  # the widest text that is inside every shape
+    max_width = WIDEST * (sign[2] - sign[0])
     while text_extent(text, font, spec.letter_px[0])[2] > max_width:
         text = next(texts, "")
     if not text:
@@ -84,6 +86,27 @@ def make_sign(random: np.random.Generator, spec: SceneSpec, split: Split, board:
         sign_px=sign,
         board_px=board,
     )
+
+
+def another_text(random: np.random.Generator, split: Split, sign: Sign, taken: Collection[str]) -> str:
+    """A text for this sign that is not in `taken`: as many digits for a number; for a word another word that fits, else two digits."""
+    if not sign.text.isdigit():
+        widest = WIDEST * (sign.sign_px[2] - sign.sign_px[0])
+        words = [word for word in split.words if word not in taken and text_extent(word, sign.font, sign.letter_px)[2] <= widest]
+        if words:
+            return str(random.choice(words))
+    while (text := _number(random, len(sign.text) if sign.text.isdigit() else 2)) in taken:
+        pass
+    return text
+
+
+def rewritten(sign: Sign, text: str) -> Sign:
+    """The sign with another text, centred where the first one was, on the same line."""
+    left, _, width, _ = text_extent(sign.text, sign.font, sign.letter_px)
+    other_left, _, other_width, _ = text_extent(text, sign.font, sign.letter_px)
+    x, y = sign.text_origin[0] + left - other_left + (width - other_width) // 2, sign.text_origin[1]
+    ink = ink_box(text, sign.font, sign.letter_px)
+    return replace(sign, text=text, text_origin=(x, y), text_px=(x + ink[0], y + ink[1], x + ink[2], y + ink[3]))
 
 
 def descriptions(kind: str, signs: Sequence[Sign]) -> list[tuple[str, int]]:

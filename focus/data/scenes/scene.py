@@ -1,6 +1,6 @@
 """One scene by its seed, and a range of scenes as a sequence of samples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -10,24 +10,28 @@ from focus.data.drawn import Drawn, fingerprint
 from focus.data.images.original import Decoded, Original
 from focus.data.sample import Sample
 from focus.data.scenes.drawing import draw_ground, draw_sign, is_photograph
-from focus.data.scenes.layout import descriptions, make_sign, scatter_boards
+from focus.data.scenes.layout import another_text, descriptions, make_sign, rewritten, scatter_boards
 from focus.data.scenes.spec import COLOURS, SPLITS, SceneSpec, Sign
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A scene by its seed: equal arguments give equal layouts and equal pixels."""
+    """A scene by its seed: equal arguments give equal layouts and equal pixels.
+
+    `written` replaces the text of the asked sign and nothing else.
+    """
 
     spec: SceneSpec
     split: str
     index: int
+    written: str | None = None
 
     def _random(self, purpose: int) -> np.random.Generator:
         return np.random.default_rng([SPLITS[self.split].code, self.index, purpose])
 
     @cached_property
     def signs(self) -> tuple[Sign, ...]:
-        """All signs of the scene.
+        """All signs of the scene, as they were before `written`.
 
         Raises ValueError if `spec` asks for more signs than fit, or for signs that no text fits.
         """
@@ -60,18 +64,28 @@ class Scene:
         description, target = candidates[int(random.integers(len(candidates)))]
         return f"What is on the {description}?", target
 
+    @cached_property
+    def asked(self) -> Sign:
+        """The asked sign, with `written` on it."""
+        sign = self.signs[self.question[1]]
+        return sign if self.written is None else rewritten(sign, self.written)
+
+    def twin(self) -> "Scene":
+        """This scene with another text of the same form in place of the asked one, which stands on none of its signs."""
+        taken = {sign.text for sign in self.signs} | {self.asked.text}
+        return replace(self, written=another_text(self._random(3), SPLITS[self.split], self.asked, taken))
+
     def sample(self) -> Sample:
         """The canonical record of this scene."""
-        text, target = self.question
-        sign = self.signs[target]
+        sign = self.asked
         return Sample(
-            id=f"synthetic/{self.split}/{fingerprint(self.spec)}/{self.index}",
+            id=f"synthetic/{self.split}/{fingerprint(self.spec)}/{self.index}" + (f"/{self.written}" if self.written else ""),
             source="synthetic",
             split=self.split,
             image=self,
             width=self.spec.side_px,
             height=self.spec.side_px,
-            question=text,
+            question=self.question[0],
             answers=(sign.text,),
             scorer="exact",
             boxes=((sign.text_px, sign.sign_px, sign.board_px),),
@@ -92,8 +106,8 @@ class Scene:
             side = self.spec.side_px * random.uniform(0.02, 0.06)
             x, y = random.uniform(0, self.spec.side_px - side, 2)
             draw.rectangle((x, y, x + side, y + side), fill=tuple(int(v) for v in random.integers(40, 215, 3)))
-        for sign in self.signs:
-            draw_sign(draw, sign)
+        for i, sign in enumerate(self.signs):
+            draw_sign(draw, sign if self.written is None or i != self.question[1] else self.asked)
         return Decoded(image)
 
 
