@@ -131,7 +131,8 @@ def interval_metrics(numbers: Mapping[str, Any]) -> dict[str, Metrics]:
         for arm, of_arm in numbers["metrics"].items()
     }
     differences = {name: interval(mean, low, high, numbers["questions"]) for name, (mean, low, high) in numbers["differences"].items()}
-    parts = {name: interval(*of_part, numbers["n"]["decomposition"][name]) for name, of_part in numbers["decomposition"].items()}
+    applies = numbers["n"]["decomposition"]
+    parts = {name: interval(mean, low, high, applies[name]) for name, (mean, low, high) in numbers["decomposition"].items()}
     return metrics | {"differences": differences, "decomposition": parts}
 
 
