@@ -41,6 +41,24 @@ def test_an_interval_holds_the_mean_and_grows_with_the_spread_between_seeds():
     assert uneven[2] - uneven[1] > 2 * (even[2] - even[1])
 
 
+@pytest.mark.parametrize("spread", [0, 6])
+def test_intervals_of_five_seeds_cover_the_truth_in_95_per_cent_of_simulated_experiments(monkeypatch, spread):
+    """Seeds differ by `spread` points, questions by their difficulty; the truth is 50 %. Of a hundred, six misses are luck."""
+    monkeypatch.setattr(verdict, "RESAMPLES", 100)
+    random, covered = np.random.default_rng(spread), 0
+    for _ in range(100):
+        difficulty, seeds = random.beta(1.5, 1.5, size=200), random.normal(0, spread / 100, size=5)
+        _, low, high = verdict.mean((random.random((5, 200)) < difficulty[None] + seeds[:, None]).astype(float))
+        covered += low <= 50 <= high
+    assert covered >= 94
+
+
+def test_one_seed_has_an_interval_over_its_questions():
+    answers = table(0.5)  # the standard error of 1,000 answers is 1.58 points
+    mean, low, high = verdict.mean(answers)
+    assert (mean, high - mean, mean - low) == pytest.approx((50, 3.1, 3.1), abs=0.15)
+
+
 def test_a_sign_is_counted_over_seeds():
     assert verdict.seeds_above(table(0.5, 0.2, 0.9), table(0.4, 0.3, 0.1)) == 2
 

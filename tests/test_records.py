@@ -117,7 +117,7 @@ EFFECTS = {
     "C9": ("unclear", lambda c: c["best - ends"][0][1] < 0 < c["best - ends"][0][2]),
     "C10": ("unclear", lambda c: c["calibrated - best level"][1] < -1 < c["calibrated - best level"][2]),
     "C11": ("yes", lambda c: c["no gap, bonus"][1] - c["gap, bonus"][2] > 20),
-    "C12": ("yes", lambda c: c["change"][2] < 0),
+    "C12": ("unclear", lambda c: c["change"][1] < 0 < c["change"][2]),
     "C13": ("no", lambda c: c["solved - stage 1"][1] > 1),
     "C17": ("no", lambda c: c["difference"][2] < -2),
     "teach_groups": ("unclear", lambda c: c["accuracy"][1] < -2 < c["accuracy"][2]),

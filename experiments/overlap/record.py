@@ -1,6 +1,6 @@
 """Turn finished runs into record.json beside this file: what the overlap costs, arm against arm, seed by seed.
 
-The commands of the runs are in README.md. Then
+The commands of the runs are in README.md. Runs that were recorded before and are not in outputs/ stay. Then
     .venv/bin/python -m experiments.overlap.record
 """
 
@@ -44,7 +44,10 @@ def difference(arm: dict[str, dict], off: dict[str, dict], name: str) -> dict[st
 
 
 def main() -> None:
+    kept = HERE / "record.json"
     runs: dict[str, dict[str, dict]] = {arm: {} for arm in ARMS}
+    if kept.is_file():
+        runs |= json.loads(kept.read_text())["runs"]
     for arm in ARMS:
         for seed in SEEDS:
             folder = Path(f"outputs/overlap_{arm}_{seed}")
@@ -55,7 +58,7 @@ def main() -> None:
         "runs": runs,
         "minus off": {arm: {name: difference(runs[arm], runs["off"], name) for name in compared} for arm in ARMS[1:] if runs[arm]},
     }
-    (HERE / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+    kept.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record["minus off"], indent=1))
 
 
