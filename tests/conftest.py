@@ -1,12 +1,16 @@
-"""Fixtures of all rooms: random tiny policies of all families, made once."""
+"""Fixtures of all rooms: random tiny policies of all families, made once.
+
+torch and focus are imported in the fixtures: the process that only hands out tests to others runs none of them.
+"""
 
 import gc
 import os
 import signal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
@@ -16,19 +20,17 @@ shapes.enforce()
 
 import omegaconf._utils
 import pytest
-import torch
 import yaml
 
-from focus.model.policy_model import PolicyModel
-from tests.support import probing
-from tests.support.policies import FAMILIES, random_qwen2_5_vl, random_qwen3_5, random_qwen3_vl
+if TYPE_CHECKING:
+    from focus.evaluation.outcome import Outcome
+    from focus.model.policy_model import PolicyModel
 
-torch.set_num_threads(1)
+FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen3_5")
 # Settings are composed a thousand times. A quarter of that would be Hydra's reading of YAML by a parser in Python
 omegaconf._utils.yaml = SimpleNamespace(**vars(yaml) | {"SafeLoader": yaml.CSafeLoader})
 # A shell starts a background job (make test &) with Ctrl-C ignored, and processes that tests interrupt would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
-seven = probing.seven  # a fixture of two rooms
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,25 +49,31 @@ def pytest_sessionfinish() -> None:
     gc.unfreeze()
 
 
-@pytest.fixture(scope="session")
-def qwen2_5_vl() -> PolicyModel:
-    return random_qwen2_5_vl()
+def random_policy_of(family: str, seed: int = 0) -> "PolicyModel":
+    from tests.support import policies
+
+    return policies.FAMILIES[family](seed=seed)
 
 
 @pytest.fixture(scope="session")
-def qwen3_vl() -> PolicyModel:
-    policy = random_qwen3_vl()
+def qwen2_5_vl() -> "PolicyModel":
+    return random_policy_of("qwen2_5_vl")
+
+
+@pytest.fixture(scope="session")
+def qwen3_vl() -> "PolicyModel":
+    policy = random_policy_of("qwen3_vl")
     policy.model.eval()
     return policy
 
 
 @pytest.fixture(scope="session")
-def qwen3_5() -> PolicyModel:
-    return random_qwen3_5()
+def qwen3_5() -> "PolicyModel":
+    return random_policy_of("qwen3_5")
 
 
 @pytest.fixture(params=FAMILIES)
-def policy(request) -> PolicyModel:
+def policy(request) -> "PolicyModel":
     """Every engine and update test runs on all families."""
     return request.getfixturevalue(request.param)
 
@@ -74,7 +82,7 @@ def policy(request) -> PolicyModel:
 def random_policy(tmp_path_factory) -> Path:
     """A random policy as a folder, for whole runs."""
     folder = tmp_path_factory.mktemp("random") / "policy"
-    random_qwen3_vl(seed=7).save(folder)
+    random_policy_of("qwen3_vl", seed=7).save(folder)
     return folder
 
 
@@ -82,6 +90,13 @@ def random_policy(tmp_path_factory) -> Path:
 def folders(tmp_path_factory) -> dict[str, Path]:
     """A random checkpoint of each family in the Hugging Face layout."""
     root = tmp_path_factory.mktemp("families")
-    for name, made in FAMILIES.items():
-        made(seed=6).save(root / name)
+    for name in FAMILIES:
+        random_policy_of(name, seed=6).save(root / name)
     return {name: root / name for name in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def seven(qwen3_vl) -> "Outcome":
+    from tests.support import probing
+
+    return probing.seven(qwen3_vl)

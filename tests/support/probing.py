@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from focus.data.boxes import Box, Frame, to_view
@@ -189,6 +188,6 @@ BY_HAND = {
 }
 
 
-@pytest.fixture(scope="module")
-def seven(qwen3_vl) -> Outcome:
-    return measured(qwen3_vl, Minded(qwen3_vl, MINDS), MADE)[0]
+def seven(policy: PolicyModel) -> Outcome:
+    """The outcome of the questions made by hand."""
+    return measured(policy, Minded(policy, MINDS), MADE)[0]

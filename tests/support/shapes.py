@@ -4,12 +4,14 @@ Only what jaxtyping describes is checked, at each call: classes and protocols ar
 """
 
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
 from beartype import beartype
 from jaxtyping import AbstractArray, install_import_hook
+from jaxtyping._import_hook import _JaxtypingLoader
 
 
 def enforce() -> None:
@@ -18,6 +20,10 @@ def enforce() -> None:
     root = Path(folder).parent
     stating = [path for path in Path(folder).rglob("*.py") if "from jaxtyping import" in path.read_text()]
     install_import_hook([".".join(path.relative_to(root).with_suffix("").parts) for path in stating], "tests.support.shapes.checked")
+    # jaxtyping gives cached code another name while a module is executed, also the code of all that it imports: torch, transformers
+    # and 3,000 files more are compiled for 12 seconds in every process. These few modules can do without a cache
+    _JaxtypingLoader.exec_module = SourceFileLoader.exec_module
+    _JaxtypingLoader.get_code = lambda self, _: self.source_to_code(self.get_data(self.path), self.path)
 
 
 def checked(function: Callable) -> Callable:
