@@ -7,7 +7,6 @@ import gc
 import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
@@ -18,17 +17,19 @@ from tests.support import shapes
 
 shapes.enforce()
 
-import omegaconf._utils
 import pytest
 import yaml
+
+from tests.support import composition
 
 if TYPE_CHECKING:
     from focus.evaluation.outcome import Outcome
     from focus.model.policy_model import PolicyModel
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen3_5")
-# Settings are composed a thousand times. A quarter of that would be Hydra's reading of YAML by a parser in Python
-omegaconf._utils.yaml = SimpleNamespace(**vars(yaml) | {"SafeLoader": yaml.CSafeLoader})
+# Settings are composed a thousand times
+composition.remember()
+yaml.SafeLoader = yaml.CSafeLoader  # the other one is a parser in Python
 # A shell starts a background job (make test &) with Ctrl-C ignored, and processes that tests interrupt would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
