@@ -62,7 +62,7 @@ env-gpu: $(READY) ## add DeepSpeed to .venv, for trainer=deepspeed alone
 env-questions: $(READY) ## add the readers of PDFs and photographs to .venv, for make questions (500 MB)
 	$(BIN)/pip install -r requirements-questions.txt
 
-env-lightbox: $(READY_LIGHTBOX) ## add what make lightbox and make serve need to .venv (5 MB), and the scripts of the page (46 MB, from npm)
+env-lightbox: $(READY_LIGHTBOX) ## add what make lightbox and make serve need to .venv (5 MB), and the scripts of the page (6 MB, from npm)
 
 env-vllm: $(READY) ## add vLLM to .venv for the 7B recipes, on a machine with NVIDIA GPUs; transformers and numpy become what it accepts
 	grep -vE '^(torch|transformers|numpy)==' requirements.txt | $(BIN)/pip install -r requirements-vllm-gpu.txt -r /dev/stdin

@@ -42,7 +42,7 @@ LACKING = (
     r"data\.records is questions\.jsonl, which does not exist",
     r"image is photo\.jpg, which does not exist",
     r"folder is (pictures, which is no folder|''; name a folder)",
-    r"data\.records is outputs/questions/(pictures|scenes)/records\.jsonl, which does not exist",
+    r"data\.records is outputs/(questions/pictures|questions/scenes|annotations/questions)/records\.jsonl, which does not exist",
     r"data\.records is (/data/my set/records|annotated)\.jsonl, which does not exist",
 )
 

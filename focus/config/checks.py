@@ -361,6 +361,10 @@ def lightbox_problems(cfg: LightboxConfig) -> list[str]:
     problems = [f"folders names {folder}, which is no folder" for folder in cfg.folders if not Path(folder).is_dir()]
     if find_spec("fastapi") is None or find_spec("uvicorn") is None:
         problems.append("the packages fastapi and uvicorn, which serve the page, are not installed; run make env-lightbox")
+    if cfg.data.source in DRAWN:
+        problems.append(f"data.source is {cfg.data.source}, which has exact boxes; to look at the room Annotate, write some: make scenes")
+    elif cfg.data.source != "records" or cfg.data.records:
+        problems += data_problems(cfg.data)
     return problems
 
 

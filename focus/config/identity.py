@@ -82,7 +82,7 @@ UNKEPT = (
     *("device", "devices", "lengths", "split", "difficulty", "side_px", "letter_px", "scenes", "first"),
     *("image", "question", "counterfactual", "view_tokens", "temperature"),
     *("sweep", "metrics", "resamples", "rows", "learning_rate", "difficulties", "phases", "start", "vocabulary", "deepstack"),
-    *("folders", "host", "port"),
+    *("folders", "host", "port", "annotate"),
     *("folder", "page_px", "pages_per_file", "questions_per_page", "least_confidence", "audit", "token_px", "floor_tokens", "shares"),
     "project",
 )

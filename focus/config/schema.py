@@ -430,12 +430,19 @@ class QuestionsConfig(Section):
     shares: SharesConfig
 
 
+class AnnotateConfig(Section):
+    output: Text | None
+    checkpoint: Text | None
+
+
 class LightboxConfig(Section):
     """Everything that `lightbox` reads."""
 
     folders: Annotated[list[Folder], Field(min_length=1), Hint("name at least one folder: folders=[outputs]")]
     host: Annotated[Text, Field(min_length=1), Hint("name an address of this machine")]
     port: Annotated[Whole, Field(ge=1, le=65535), Hint("ports are 1 to 65535")]
+    data: DataConfig
+    annotate: AnnotateConfig
 
 
 class SweepConfig(Section):

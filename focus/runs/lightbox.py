@@ -8,8 +8,11 @@ import uvicorn
 from omegaconf import DictConfig
 
 from focus import config
+from focus.build import training_samples
 from focus.config.schema import LightboxConfig
-from focus.lightbox import look
+from focus.data.annotations.project import Project
+from focus.data.sample import Records
+from focus.lightbox import annotate, look
 from focus.lightbox.app import LOOPBACK, WEB, make_app
 from focus.lightbox.images import Images
 from focus.lightbox.places import Places
@@ -21,13 +24,27 @@ def run(composed: DictConfig) -> None:
     places, images = Places([Path(folder) for folder in cfg.folders]), Images()
     is_local = cfg.host in ("127.0.0.1", "localhost", "::1")
     token = None if is_local else secrets.token_urlsafe(24)
-    app = make_app(places, images, [look.router(places, images)], token, LOOPBACK)
+    policy = annotate.Policy(cfg.annotate.checkpoint) if cfg.annotate.checkpoint else None
+    rooms = [look.router(places, images), annotate.router(_questions(cfg), images, policy)]
+    app = make_app(places, images, rooms, token, LOOPBACK)
     with _listening(cfg.host, cfg.port) as listener:
         shown = f"[{cfg.host}]" if ":" in cfg.host else socket.gethostname() if cfg.host in ("0.0.0.0", "::") else cfg.host
         print(f"The lightbox: http://{shown}:{cfg.port}/look{f'?token={token}' if token else ''} (ctrl-C ends it)", flush=True)
         if not (WEB / "node_modules").is_dir():
             print(f"Its viewers of large images and curves are not installed: run make env-lightbox, or npm ci in {WEB}", flush=True)
         uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run([listener])
+
+
+def _questions(cfg: LightboxConfig) -> Project | None:
+    """The questions that the room Annotate shows; None if none were given."""
+    if cfg.data.source == "records" and not cfg.data.records:
+        return None
+    samples = training_samples(cfg.data)
+    assert isinstance(samples, Records)
+    name = Path(cfg.data.records).stem if cfg.data.records else cfg.data.source
+    output = Path(cfg.annotate.output or Path("outputs/annotations") / name)
+    with config.writable(output):
+        return Project(samples, output)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -6,7 +6,6 @@ import sys
 from dataclasses import replace
 
 import pytest
-from PIL import Image
 
 from focus.data.annotations.faults import Fault
 from focus.data.annotations.journal import Conflict, Drawing, Journal
@@ -15,45 +14,23 @@ from focus.data.annotations.reading import read_annotations
 from focus.data.annotations.writing import EXPORTS, coco, cvat, label_studio
 from focus.data.sample import Records, read_records
 from focus.data.source import open_source
+from tests.support.annotating import B1, B2, B3, project_of, record
 
 # On an image of 2000 x 1000 px, one percent is 20 px across and 10 px down
-B1, B2, B3 = (400.0, 300.0, 500.0, 340.0), (360.0, 260.0, 600.0, 400.0), (200.0, 100.0, 1000.0, 700.0)
 FAR = (1500.0, 800.0, 1600.0, 900.0)
 CHAIN = ((B1, B2, B3),)
 TWO = ((B1, B2), (FAR,))
 
 
-def record(name: str, image: str = "a.png", **more) -> dict:
-    return {
-        "schema": 1,
-        "id": f"mine/train/{name}",
-        "source": "mine",
-        "split": "train",
-        "image": image,
-        "width": 2000,
-        "height": 1000,
-        "question": "Which number is on the blue door?",
-        "answers": ["27"],
-        "scorer": "number",
-        **more,
-    }
-
-
 @pytest.fixture
-def samples(tmp_path) -> Records:
+def project(tmp_path) -> Project:
     """Two questions about one image, and one about another."""
-    folder = tmp_path / "questions"
-    folder.mkdir()
-    for name in ("a.png", "b.png"):
-        Image.new("RGB", (2000, 1000)).save(folder / name)
-    lines = [record("1", meta={"kept": True}), record("2", raw="é"), record("3", "b.png", boxes=[[list(FAR)]])]
-    (folder / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return read_records(folder / "questions.jsonl")[0]
+    return project_of(tmp_path, record("1", meta={"kept": True}), record("2", raw="é"), record("3", "b.png", boxes=[[FAR]]))
 
 
 @pytest.fixture
-def project(samples, tmp_path) -> Project:
-    return Project(samples, tmp_path / "out")
+def samples(project) -> Records:
+    return project.samples
 
 
 def done(name: str, chains=CHAIN, version: int = 0, **more) -> Drawing:
@@ -148,10 +125,10 @@ def test_a_question_that_is_opened_again_leaves_the_records(project):
 
 
 def test_progress_counts_states_and_the_next_question_is_open_and_nobody_elses(project):
-    assert project.progress() == {"open": 3, "done": 0, "skipped": 0, "total": 3}
-    project.save(done("1"))
+    assert project.progress() == {"open": 3, "done": 0, "skipped": 0, "total": 3, "seconds": None}
+    project.save(done("1", seconds=21.5))
     project.save(Drawing("mine/train/2", 0, "skipped"))
-    assert project.progress() == {"open": 1, "done": 1, "skipped": 1, "total": 3}
+    assert project.progress() == {"open": 1, "done": 1, "skipped": 1, "total": 3, "seconds": 21.5}
     assert [project.next_open(after) for after in (-1, 0, 2)] == [2, 2, 2]
     assert project.next_open(0, taken={2}) == 2  # better twice than never
     project.save(Drawing("mine/train/2", 1, "open"))
@@ -182,6 +159,13 @@ def test_what_was_drawn_for_another_file_of_questions_stays_in_the_journal_and_o
     project.journal.save(done("gone"))
     project.write_records()
     assert project.records.read_text() == "" and project.progress()["done"] == 0
+
+
+def test_a_folder_of_other_questions_is_refused(project, samples, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    other = Records(samples.path, tmp_path / "elsewhere", samples.starts)
+    with pytest.raises(ValueError, match=r"holds what was drawn on the images in .*questions, but .* in .*elsewhere; choose another"):
+        Project(other, project.folder)
 
 
 # ------------------------------------------------------------------------------------------------------ other tools

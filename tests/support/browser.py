@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,11 @@ class Browser:
         assert "error" not in message, message
         return message["result"]
 
-    def open(self, page: Path, width: int = 1440, height: int = 900, dark: bool = False) -> None:
-        """Load a page from disk in a window of this size, in CSS pixels."""
+    def open(self, page: Path | str, width: int = 1440, height: int = 900, dark: bool = False) -> None:
+        """Load a page, from disk or by its address, in a window of this size, in CSS pixels."""
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
         self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
-        self.ask("Page.navigate", url=page.resolve().as_uri())
+        self.ask("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while self._message().get("method") != "Page.loadEventFired":
             pass
 
@@ -77,6 +78,31 @@ class Browser:
         result = self.ask("Runtime.evaluate", expression=script, returnByValue=True)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
+
+    def wait(self, script: str, seconds: float = 20) -> Any:
+        """The value of an expression as soon as it is true."""
+        deadline = time.monotonic() + seconds
+        while not (value := self.run(script)):
+            assert time.monotonic() < deadline, f"never became true: {script}"
+            time.sleep(0.05)
+        return value
+
+    def press(self, *keys: str, shift: bool = False) -> None:
+        """Press and release keys, one after the other."""
+        for key in keys:
+            for kind in ("keyDown", "keyUp"):
+                text = key if kind == "keyDown" and len(key) == 1 else ""
+                self.ask("Input.dispatchKeyEvent", type=kind, key=key, text=text, modifiers=8 * shift)
+
+    def drag(self, *points: tuple[float, float]) -> None:
+        """Press the pointer at the first point, in CSS pixels of the window, move it over the others, and lift it."""
+        button = {"button": "left", "clickCount": 1}
+        (x, y), (last_x, last_y) = points[0], points[-1]
+        self.ask("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        self.ask("Input.dispatchMouseEvent", type="mousePressed", x=x, y=y, **button)
+        for x, y in points[1:]:
+            self.ask("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y, buttons=1, **button)
+        self.ask("Input.dispatchMouseEvent", type="mouseReleased", x=last_x, y=last_y, **button)
 
     def hover(self, x: float, y: float) -> None:
         """Move the pointer, in CSS pixels of the window."""

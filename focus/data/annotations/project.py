@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from focus.data.annotations.join import write_annotated
 from focus.data.annotations.journal import STATES, Drawing, Journal
 from focus.data.annotations.writing import EXPORTS
 from focus.data.sample import Records, problems_of, read_records
-from focus.runtime.files import atomic_write, json_text
+from focus.runtime.files import atomic_write, json_text, read_json
 from focus.runtime.text import replace_surrogates_in
 
 
@@ -37,9 +38,17 @@ class Project:
     """
 
     def __init__(self, samples: Records, folder: Path) -> None:
-        """Raises ValueError if the journal is damaged."""
+        """Raises ValueError if the journal is damaged, or of questions about other images."""
         self.samples, self.folder = samples, folder
         self.journal = Journal(folder / "journal.jsonl")
+        manifest, root = folder / "reading.json", str(samples.root.resolve())
+        if manifest.exists() and (other := read_json(manifest).get("root")) != root:
+            raise ValueError(
+                f"{folder} holds what was drawn on the images in {other}, but these questions are about images in {root}; choose another "
+                f"folder, or remove {manifest} if the images were moved"
+            )
+        with atomic_write(manifest) as partial:
+            partial.write_text(json_text({"root": root}) + "\n")
         self.ids = [sample.id for sample in samples]
         self.index_of = {name: index for index, name in enumerate(self.ids)}
 
@@ -48,12 +57,16 @@ class Project:
         """The annotated records, for `data.records`."""
         return self.folder / "records.jsonl"
 
-    def progress(self) -> dict[str, int]:
-        """The number of questions in each state, and how many there are."""
+    def progress(self) -> dict[str, float | None]:
+        """The number of questions in each state, how many there are, and the median seconds of those that
+        were drawn here; None before the first.
+        """
         with self.journal.newest() as drawings:
-            counted = Counter(drawing.state for name, drawing in drawings.items() if name in self.index_of)
+            known = [drawing for name, drawing in drawings.items() if name in self.index_of]
+        counted = Counter(drawing.state for drawing in known)
         counted["open"] = len(self.ids) - counted["done"] - counted["skipped"]
-        return {state: counted[state] for state in STATES} | {"total": len(self.ids)}
+        seconds = [drawing.seconds for drawing in known if drawing.state == "done" and drawing.seconds]
+        return {state: counted[state] for state in STATES} | {"total": len(self.ids), "seconds": median(seconds) if seconds else None}
 
     def next_open(self, after: int, taken: Collection[int] = ()) -> int | None:
         """The next question that is open, from `after` on and around; None if there is none.
@@ -86,12 +99,9 @@ class Project:
         return saved
 
     def write_records(self) -> None:
-        """Write the annotated records, and where their images are."""
-        with self.journal.newest() as drawings:
-            with atomic_write(self.folder / "reading.json", durable=False) as partial:
-                partial.write_text(json_text({"root": str(self.samples.root.resolve())}) + "\n")
-            with atomic_write(self.records) as partial, partial.open("w") as out:
-                out.writelines(json_text(record) + "\n" for record in self._annotated(drawings))
+        """Write the annotated records."""
+        with self.journal.newest() as drawings, atomic_write(self.records) as partial, partial.open("w") as out:
+            out.writelines(json_text(record) + "\n" for record in self._annotated(drawings))
 
     def export(self, tool: str) -> str:
         """The annotated questions as a file of `EXPORTS`. Raises ValueError if there is none."""

@@ -24,7 +24,7 @@ function fill(element, attributes) {
   }
 }
 
-// The JSON that the server answers. Throws an Error with the server's sentence. With `body` the request is a POST of JSON
+// The JSON that the server answers. Throws an Error with the server's sentence, its status and its content. With `body` the request is a POST of JSON
 export async function api(path, body, options = {}) {
   const sent = body === undefined ? {} : {method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify(body)};
   let answer;
@@ -35,7 +35,7 @@ export async function api(path, body, options = {}) {
     throw new Error('the server does not answer; is make lightbox still running?');
   }
   const content = await answer.json().catch(() => ({detail: `the server answered ${answer.status} ${answer.statusText}`}));
-  if (!answer.ok) throw new Error(content.detail);
+  if (!answer.ok) throw Object.assign(new Error(content.detail), {status: answer.status, content});
   return content;
 }
 
@@ -58,9 +58,11 @@ export function setAddress(values, push = false) {
   history[push ? 'pushState' : 'replaceState'](null, '', query ? `?${query}` : location.pathname);
 }
 
-// Keys of a page: keyboard({'j': ['next trajectory', f], ...}). They rest while a text is typed; ? shows them
+// Keys of a page: keyboard({'j': ['next trajectory', f], ...}), with what ? shows of the key if that is not its name. A key without a
+// meaning is not shown. They rest while a text is typed
 export function keyboard(keys) {
-  const list = Object.entries(keys).flatMap(([key, [meaning]]) => [make('dt', {}, make('kbd', {}, key)), make('dd', {}, meaning)]);
+  const explained = Object.entries(keys).filter(([, [meaning]]) => meaning);
+  const list = explained.flatMap(([key, [meaning, , shown]]) => [make('dt', {}, make('kbd', {}, shown ?? key)), make('dd', {}, meaning)]);
   const close = make('button', {onclick: () => help.close()}, 'Close');
   const help = make('dialog', {'aria-label': 'Keys'}, make('h2', {}, 'Keys'), make('dl', {}, list), make('p', {}, close));
   document.body.append(help);
