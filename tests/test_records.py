@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from experiments.claims import decomposition
 from focus.data.readers import SETS
 from focus.model import loading
 
@@ -81,6 +83,22 @@ def test_the_tables_of_the_claims_stand_in_their_record():
     for arm in ("no gap, bonus", "gap, bonus"):
         assert cells(arms[arm], "own visual_tokens") in tokens and cells(arms[arm], "own own") in tokens
         assert cells(arms[arm], "own agrees") in looking
+
+
+def test_the_decomposition_of_the_claims_is_that_of_the_kept_questions_and_stands_in_its_tables(monkeypatch):
+    kept = json.loads((ROOT / "experiments/claims/decomposition.json").read_text())
+    monkeypatch.setattr(decomposition, "mean", lambda table: 100 * np.nanmean(table))  # the intervals take 20 s
+    assert {row: {part: round(float(mean), 1) for part, mean in of.items()} for row, of in decomposition.record().items()} == {
+        row: {part: interval[0] for part, interval in of.items()} for row, of in kept.items()
+    }
+    shown, front = (ROOT / "experiments/claims/README.md").read_text(), (ROOT / "README.md").read_text()
+    for of in kept.values():
+        assert " | ".join(cells(of, part) for part in decomposition.PARTS) in shown
+    for row, part in (
+        ("base, 64 tokens", "hit"),
+        *((f"{arm}, bonus, common view", part) for arm in ("gap", "no gap") for part in ("hit", "reliance")),
+    ):
+        assert all(f"{value:.1f}" in front for value in kept[row][part]), (row, part)
 
 
 def test_the_probes_of_one_seed_stand_in_their_record():

@@ -9,7 +9,6 @@ call, because greedily it makes none.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -33,6 +32,7 @@ from focus.rollout.loop import RolloutLimits, begin, play
 from focus.rollout.substitutes import conflict
 from focus.rollout.trajectory import Alter, Trajectory
 from focus.runtime.files import atomic_write
+from focus.runtime.progress import chunks
 
 SCENES, AT_ONCE, VIEW = 500, 50, 256
 LIMITS = RolloutLimits(1, 64, Sampling(0.0, 40))
@@ -41,9 +41,9 @@ LIMITS = RolloutLimits(1, 64, Sampling(0.0, 40))
 def on_the_sign(policy: PolicyModel, samples: Sequence[Sample], alter: Alter | None) -> list[Trajectory]:
     """Conversations whose first turn is a call of the asked sign."""
     gap, played = Gap(Mode.FIXED, VIEW, policy.token_px), []
-    for start in range(0, len(samples), AT_ONCE):
+    for chunk in chunks(samples, AT_ONCE, None):
         opened, calls = [], []
-        for sample in samples[start : start + AT_ONCE]:
+        for sample in chunk:
             view, source = gap.view_of(sample, sample.open())
             opened += [replace(t, alter=alter) for t in begin(policy, sample, view, source, [0])]
             box_px = settle(sample.boxes[0][1], sample.size, policy.token_px)
@@ -75,7 +75,7 @@ def main() -> None:
     samples = Scenes(DIFFICULTY[1], "eval", SCENES)
     for name, folder in POLICIES.items():
         kept = ITEMS / f"{name}.npz"
-        if kept.is_file() or not (folder == loading.EMBEDDED or (Path(folder) / "config.json").is_file()):
+        if kept.is_file() or not (folder / "config.json").is_file():
             continue
         policy = loading.load_model(folder, "tiny")
         values = measured(policy, samples, forced=name == "base")
