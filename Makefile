@@ -42,6 +42,7 @@ checked = $(if $(filter $(3),$(2)),$(2),$(error $(1)=$(2) is not known; choose o
 # The name of an environment's mark has the hash of the files that it was made from
 hash = $(shell cat $(1) 2>/dev/null | cksum | cut -d " " -f 1)
 READY := $(VENV)/ready-$(call hash,requirements.txt requirements.lock)
+READY_QUESTIONS := $(VENV)/ready-questions-$(call hash,requirements.txt requirements.lock requirements-questions.txt)
 READY_DEV := $(VENV)/ready-dev-$(call hash,requirements.txt requirements.lock requirements-dev.txt)
 WEB := focus/lightbox/web
 READY_LIGHTBOX := $(VENV)/ready-lightbox-$(call hash,requirements.txt requirements.lock requirements-lightbox.txt $(WEB)/package-lock.json)
@@ -59,8 +60,7 @@ env: $(READY) ## create the Python environment in .venv: 2 GB with the CPU build
 env-gpu: $(READY) ## add DeepSpeed to .venv, for trainer=deepspeed alone
 	$(BIN)/pip install -r requirements-gpu.txt
 
-env-questions: $(READY) ## add the readers of PDFs and photographs to .venv, for make questions (500 MB)
-	$(BIN)/pip install -r requirements-questions.txt
+env-questions: $(READY_QUESTIONS) ## add the readers of PDFs and photographs to .venv, for make questions (500 MB)
 
 env-lightbox: $(READY_LIGHTBOX) ## add what make lightbox and make serve need to .venv (5 MB), and the scripts of the page (6 MB, from npm)
 
@@ -92,7 +92,7 @@ inspect: $(READY) ## counts, sizes, options and pictures of a data set, and imag
 scenes: $(READY) ## write embedded scenes to disk as records
 	$(BIN)/python -m focus.export $(ARGS)
 
-questions: $(READY) ## make questions from your own photographs and PDFs (FROM=folder; after make env-questions)
+questions: $(READY_QUESTIONS) ## make questions from your own photographs and PDFs (FROM=folder)
 	$(BIN)/python -m focus.questions folder=$(call one_word,FROM) $(ARGS)
 
 calibrate: $(READY) ## choose each question's view by its answers (E2)
@@ -135,8 +135,9 @@ claim: $(READY) ## the runs of one claim, then its verdict (CLAIM=gap_and_bonus;
 ##@ Develop
 env-dev: $(READY_DEV) ## add tests and checkers to .venv (1.2 GB more, most of it triton)
 
-# Two processes, a file at a time, each with one thread
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes, a file at a time, each with one thread. Compiled code is kept even where the environment says otherwise (images of
+# containers do): tests start dozens of interpreters. At the end stand what failed, and what was skipped and why
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -rfEs -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(READY_DEV) ## all tests
 	$(PYTEST) tests
@@ -216,6 +217,11 @@ $(READY_LIGHTBOX): | $(READY)
 	$(BIN)/pip install -q -r requirements-lightbox.txt
 	@if command -v npm >/dev/null; then npm ci --prefix $(WEB) --no-audit --no-fund --loglevel=error && rm -f $(VENV)/ready-lightbox* && touch $@; \
 	else echo "focus: npm is not here, so the lightbox has no viewer of large images; install Node.js 22 and run this again" >&2; fi
+
+$(READY_QUESTIONS): | $(READY)
+	@echo "focus: installing the readers of PDFs and photographs into $(VENV), once (500 MB)"
+	$(BIN)/pip install -q -r requirements-questions.txt
+	@rm -f $(VENV)/ready-questions* && touch $@
 
 $(READY_DEV): | $(READY)
 	$(BIN)/pip install -q -r requirements-dev.txt

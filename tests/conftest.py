@@ -30,6 +30,7 @@ FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen3_5")
 # Settings are composed a thousand times
 composition.remember()
 yaml.SafeLoader = yaml.CSafeLoader  # the other one is a parser in Python
+os.fsync = lambda _: None  # thousands of files are written, and waiting for the disk takes 10 ms each time
 # A shell starts a background job (make test &) with Ctrl-C ignored, and processes that tests interrupt would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -175,6 +175,11 @@ def test_running_installs_what_running_needs_and_testing_adds_the_rest_to_the_sa
     assert calls(checkout) == [*runtime, "install -q -r requirements-dev.txt"]
 
 
+def test_making_questions_installs_its_readers_first(checkout):
+    said = make("-n", "questions", "FROM=pictures", cwd=checkout).stdout
+    assert 0 < said.index("install -q -r requirements-questions.txt") < said.index("python -m focus.questions folder='pictures'")
+
+
 def test_packages_are_installed_again_when_a_requirement_file_changes_and_not_when_it_gets_a_new_time(checkout):
     assert make("env-dev", f"PYTHON={checkout}/python", cwd=checkout).returncode == 0
     os.utime(checkout / "requirements.txt", (2e9, 2e9))

@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ ROOMS = [
 ]
 
 
+@cache
 def modules() -> list[Path]:
     return sorted((ROOT / "focus").rglob("*.py"))
 
@@ -55,6 +57,7 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Modules of this package that a module imports anywhere, also inside functions."""
     known = {name_of(each) for each in modules()}
