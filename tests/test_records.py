@@ -24,6 +24,15 @@ def test_recorded_results_are_those_of_the_shipped_base(stage1):
     assert json.loads((ROOT / "experiments/base/results.json").read_text())["weights"] == shipped
 
 
+def test_the_record_of_the_base_that_reads_pages_is_that_of_the_shipped_one():
+    record = json.loads((ROOT / "experiments/pages/base.json").read_text())
+    assert record["weights"] == loading.load_model(loading.EMBEDDED_PAGES, "tiny").weights_hash()
+    shown = (ROOT / "experiments/pages/README.md").read_text()
+    read = record["difficulty of pages"]["1"]
+    for name in ("reads a tight crop", "reads a crop of the block", "tool-free accuracy at 16 tokens", "tool-free accuracy at 256 tokens"):
+        assert f"{read[name]['mean']:.1f} [{read[name]['low']:.1f}, {read[name]['high']:.1f}]" in shown, name
+
+
 def test_the_numbers_of_the_readmes_stand_in_the_record(stage1):
     gap, no_gap = (stage1["arms"][name]["rows"] for name in ("stage1", "stage1_no_gap"))
     front, record = (ROOT / "README.md").read_text(), (ROOT / "experiments/stage1/README.md").read_text()
@@ -55,6 +64,7 @@ def test_a_record_is_json_that_every_parser_reads(path):
 def test_the_training_record_of_the_base_reaches_the_end_of_its_recipe():
     rows = (ROOT / "experiments/base/record.csv").read_text().splitlines()
     assert rows[0].startswith("samples,seconds,kind") and rows[-1].startswith("200000,")
+    assert (ROOT / "experiments/pages/record.csv").read_text().splitlines()[-1].startswith("41600,")
 
 
 def cells(arm: dict, metric: str) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from focus.config.machine import crowded
 from focus.config.messages import did_you_mean, shown
-from focus.config.policy_settings import HUB_NAME
+from focus.config.policy_settings import EMBEDDED_POLICIES, HUB_NAME
 from focus.config.schema import (
     AgentConfig,
     AskConfig,
@@ -139,9 +139,9 @@ def rollout_problems(rollout: RolloutConfig, policy: PolicyConfig, arms: Sequenc
             problems.append("rollout.engine is openai but rollout.endpoint names no server; choose rollout=openai")
         else:
             problems += endpoint_problems("rollout.endpoint", rollout.endpoint)
-        if policy.dialect == "tiny" and policy.checkpoint != "embedded":
+        if policy.dialect == "tiny" and policy.checkpoint not in EMBEDDED_POLICIES.values():
             problems.append(
-                f"policy.dialect is tiny, which only the embedded policy speaks; {policy.checkpoint} needs one of "
+                f"policy.dialect is tiny, which only the embedded policies speak; {policy.checkpoint} needs one of "
                 + ", ".join(name for name in dialect_names() if name != "tiny")
             )
     if rollout.crop_min_tokens > rollout.crop_tokens:

@@ -15,6 +15,8 @@ from omegaconf import OmegaConf
 
 from focus.runtime.paths import CONF
 
+# The policies in the package, by what they read
+EMBEDDED_POLICIES = {"scenes": "embedded", "pages": "embedded_pages"}
 EMBEDDED = {
     "policy.dialect": "tiny",
     "gap.view_tokens": 16,
@@ -52,7 +54,7 @@ def setting_of_policy(checkpoint: str, key: str) -> Any:
             value = value.get(part) if isinstance(value, dict) else None
         if value is not None:
             return value
-    if checkpoint == "embedded":
+    if checkpoint in EMBEDDED_POLICIES.values():
         return EMBEDDED[key]
     return _dialect(checkpoint) if key == "policy.dialect" else PUBLISHED[key]
 
@@ -75,3 +77,4 @@ def _dialect(checkpoint: str) -> str | None:
 
 
 OmegaConf.register_new_resolver("of_policy", setting_of_policy, replace=True)
+OmegaConf.register_new_resolver("embedded_for", lambda source: EMBEDDED_POLICIES.get(source, "embedded"), replace=True)

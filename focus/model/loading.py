@@ -24,13 +24,14 @@ from focus.model.saving import DTYPES, FAMILIES, VIDEO_PROCESSOR
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # PEFT asks for it
 
 EMBEDDED = Path(__file__).parent / "embedded"
+EMBEDDED_PAGES = Path(__file__).parent / "embedded_pages"
 # the coordinates that each family was trained on
 BOX_FRAMES = {"qwen2_5_vl": Frame.VIEW_PIXELS, "qwen3_vl": Frame.PER_MILLE, "qwen3_5": Frame.PER_MILLE}
 
 
 def checkpoint_path(name: str) -> str | Path:
-    """The folder or hub name of a policy; `embedded` is the one in the package."""
-    return EMBEDDED if name == "embedded" else name
+    """The folder or hub name of a policy; `embedded` and `embedded_pages` are those in the package."""
+    return {"embedded": EMBEDDED, "embedded_pages": EMBEDDED_PAGES}.get(name, name)
 
 
 def load_model(folder: str | Path, dialect: str, dtype: str = "float32", prompts: str | None = None) -> PolicyModel:

@@ -16,6 +16,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.utils import cached_file
 from yaml import YAMLError
 
+from focus.config.policy_settings import EMBEDDED_POLICIES
 from focus.report.provenance import UNKNOWN, Start
 from focus.report.run import ROWS
 from focus.report.table import Results, markdown_table
@@ -129,7 +130,7 @@ def stated_licence(base: str, path: str | Path) -> dict[str, str]:
     empty if neither file states a licence. Without a network only the local cache of the hub is
     read.
     """
-    if base == "embedded":  # made here
+    if base in EMBEDDED_POLICIES.values():  # made here
         return {"license": "mit"}
     for name, read in (("README.md", metadata_load), ("config.json", lambda path: json.loads(Path(path).read_text()))):
         file = cached_file(path, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
