@@ -75,7 +75,7 @@ PLACE = (
 # Where results go and what is shown of them
 REPORTED = (
     *("name", "output", "results", "logger", "report", "alarms", "judge.max_ungraded", "judge.min_decidable"),
-    *("served", "pictures"),
+    *("served", "pictures", "kept_mib"),
 )
 # Commands whose results are made anew each time, and the training of the base policy, which keeps all its settings
 UNKEPT = (

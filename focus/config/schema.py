@@ -217,10 +217,14 @@ class AlarmsConfig(Section):
     equal_accuracy: Number
 
 
+KeptMib = Annotated[Number, Field(ge=0), Hint("0 keeps texts and boxes alone")]
+
+
 class ReportConfig(Section):
     checkpoint_every: Count
     checkpoint_minutes: Annotated[Number, Field(ge=0)]
     trajectories_every: Count
+    kept_mib: KeptMib
     trajectories: CountOrNone
 
 
@@ -311,6 +315,7 @@ class ProbeConfig(MeasurementConfig):
     views: list[Whole]
     served: ServedConfig
     pictures: Pictures
+    kept_mib: KeptMib
 
 
 class EvaluateConfig(MeasurementConfig):

@@ -11,6 +11,7 @@ from focus.data.drawn import twin_of
 from focus.data.sample import Sample
 from focus.evaluation.arms import Evaluator
 from focus.evaluation.hits import hits
+from focus.evaluation.kept import Kept
 from focus.evaluation.outcome import METRICS, SAYS, Outcome
 from focus.grading.answers import RIGHT_FROM, normalise
 from focus.grading.extraction import read_answer
@@ -22,8 +23,12 @@ from focus.runtime.endpoint import Outage
 from focus.runtime.progress import Advance, chunks
 
 
-def measure(evaluator: Evaluator, samples: Sequence[Sample], advance: Advance | None) -> tuple[Outcome, list[Trajectory]]:
+def measure(
+    evaluator: Evaluator, samples: Sequence[Sample], advance: Advance | None, kept: Kept | None = None
+) -> tuple[Outcome, list[Trajectory]]:
     """Measure one policy at one view. `advance` is called with the number of questions that are done.
+
+    The trajectories of all arms go to the table `kept`, if there is one.
 
     Also returns the trajectories of the `own` arm, in the order of the samples. Raises Outage if a
     server fails.
@@ -36,17 +41,19 @@ def measure(evaluator: Evaluator, samples: Sequence[Sample], advance: Advance | 
         outcome.broken += batch.unreadable.values()
         outcome.unannotated += [sample.id for sample in chunk if not sample.boxes]
         readable = [sample for sample in chunk if sample.id in batch.trajectories]
-        metrics = _metrics_by_id(evaluator.grader, readable, batch.trajectories)
+        metrics = _metrics_by_id(evaluator.grader, readable, batch.trajectories, kept)
         for sample in chunk:
             outcome.groups.append(sample.group or sample.id)
             values = metrics.get(sample.id) or _metrics_of_unreadable(sample, evaluator.arms)
             for metric in METRICS:
                 outcome.values[metric].append(values.get(metric, math.nan))
         own += [arms["own"] for arms in batch.trajectories.values()]
+    if kept:
+        kept.write()
     return outcome, own
 
 
-def measure_on_all_ranks(evaluator: Evaluator, samples: Sequence[Sample], advance: Advance | None) -> Outcome:
+def measure_on_all_ranks(evaluator: Evaluator, samples: Sequence[Sample], advance: Advance | None, kept: Kept | None = None) -> Outcome:
     """`measure` with the questions divided among the ranks of a run.
 
     Every rank gets the whole outcome, in the order of the samples. If a server fails for one rank, all
@@ -54,7 +61,7 @@ def measure_on_all_ranks(evaluator: Evaluator, samples: Sequence[Sample], advanc
     """
     own_part: Outcome | Outage
     try:
-        own_part, _ = measure(evaluator, distributed.shard(samples), advance if files.is_first_rank() else None)
+        own_part, _ = measure(evaluator, distributed.shard(samples), advance if files.is_first_rank() else None, kept)
     except Outage as outage:
         own_part = outage
     parts: list[Outcome] = []
@@ -81,7 +88,7 @@ def _metrics_of_unreadable(sample: Sample, arms: Sequence[str]) -> dict[str, flo
 
 
 def _metrics_by_id(
-    grader: Grader, samples: Sequence[Sample], trajectories: Mapping[str, dict[str, Trajectory]]
+    grader: Grader, samples: Sequence[Sample], trajectories: Mapping[str, dict[str, Trajectory]], kept: Kept | None
 ) -> dict[str, dict[str, float]]:
     """By sample id, every metric that applies. The answers of all arms are graded together."""
     answers = {sample.id: {arm: _answer(t) for arm, t in trajectories[sample.id].items()} for sample in samples}
@@ -90,6 +97,9 @@ def _metrics_by_id(
     twins = {sample.id: twin for sample in samples if "conflict" in answers[sample.id] and (twin := twin_of(sample))}
     of_crop = iter(grader.measure([case_of(twin, answers[id]["conflict"]) for id, twin in twins.items()]))
     says = {id: said(of_crop=next(of_crop).right, of_whole=right[id].pop("conflict")) for id in twins}
+    if kept:
+        for sample in samples:
+            kept.add(sample, trajectories[sample.id], answers[sample.id], right[sample.id])
     return {
         sample.id: _metrics(sample, trajectories[sample.id], answers[sample.id], right[sample.id], says.get(sample.id, {}))
         for sample in samples

@@ -13,7 +13,7 @@ from focus.config.schema import LightboxConfig
 from focus.data.annotations.project import Project
 from focus.data.sample import Records
 from focus.lightbox import annotate, look
-from focus.lightbox.app import LOOPBACK, WEB, make_app
+from focus.lightbox.app import WEB, make_app
 from focus.lightbox.images import Images
 from focus.lightbox.places import Places
 
@@ -25,8 +25,8 @@ def run(composed: DictConfig) -> None:
     is_local = cfg.host in ("127.0.0.1", "localhost", "::1")
     token = None if is_local else secrets.token_urlsafe(24)
     policy = annotate.Policy(cfg.annotate.checkpoint) if cfg.annotate.checkpoint else None
-    rooms = [look.router(places, images), annotate.router(_questions(cfg), images, policy)]
-    app = make_app(places, images, rooms, token, LOOPBACK)
+    rooms = [look.router(places), annotate.router(_questions(cfg), images, policy)]
+    app = make_app(places, images, rooms, token)
     with _listening(cfg.host, cfg.port) as listener:
         shown = f"[{cfg.host}]" if ":" in cfg.host else socket.gethostname() if cfg.host in ("0.0.0.0", "::") else cfg.host
         print(f"The lightbox: http://{shown}:{cfg.port}/look{f'?token={token}' if token else ''} (ctrl-C ends it)", flush=True)

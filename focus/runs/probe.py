@@ -23,6 +23,7 @@ from focus.config.validate import as_yaml
 from focus.data.identity import questions_digest
 from focus.data.sample import Sample
 from focus.evaluation.arms import Evaluator, left_out
+from focus.evaluation.kept import About, Kept
 from focus.evaluation.measure import measure
 from focus.evaluation.outcome import (
     DIFFERENCES,
@@ -102,7 +103,8 @@ def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
                 progress.skip(1)
                 continue
             with progress.measurement(f"{view} tokens") as advance:
-                measured[view], trajectories = measure(evaluator, samples, advance)
+                kept = Kept(output, About("evaluation", None, "", f"{view} tokens"), cfg.kept_mib)
+                measured[view], trajectories = measure(evaluator, samples, advance, kept)
             conversations.save(view, conversations_by_kind(measured[view], samples, trajectories, cfg.pictures))
             save_outcomes(measured, path, identity)
     outcomes = {str(tokens): measured[str(tokens)] for tokens in cfg.views}

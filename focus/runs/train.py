@@ -50,6 +50,7 @@ from focus.data.identity import questions_digest
 from focus.data.questions import Questions
 from focus.data.sample import Sample
 from focus.evaluation import outcome
+from focus.evaluation.kept import About, Kept
 from focus.evaluation.measure import measure, measure_on_all_ranks
 from focus.evaluation.outcome import Outcome
 from focus.gap import Gap, Mode
@@ -71,6 +72,7 @@ from focus.runtime.requeue import RequeueWarning
 from focus.training import checkpoints
 from focus.training.alarms import CollapseAlarms
 from focus.training.history import History, read_history, run_status
+from focus.training.keep import KeepTrajectories
 from focus.training.policy import FocusPolicy
 from focus.training.probe_callback import ProbeCallback
 from focus.training.progress import TrainingProgress
@@ -143,7 +145,7 @@ def fit(
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None
     trainer = build_trainer(
         cfg.trainer,
-        callbacks=[*_callbacks(cfg, module, output / "history.jsonl", grader, progress), save, RestoreSignalHandlers()],
+        callbacks=[*_callbacks(cfg, module, output, grader, progress), save, RestoreSignalHandlers()],
         plugins=slurm,
         logger=logger,
         max_epochs=1,
@@ -172,22 +174,28 @@ def fit(
         raise Unfinished(_unfinished(cfg, module.updates_done))
 
 
-def _callbacks(cfg: TrainConfig, module: FocusPolicy, history: Path, grader: Grader, progress: Progress) -> list[Callback]:
+def _callbacks(cfg: TrainConfig, module: FocusPolicy, output: Path, grader: Grader, progress: Progress) -> list[Callback]:
     """What watches a training and grades its rollouts."""
-    e = cfg.evaluation
+    e, r, history = cfg.evaluation, cfg.report, output / "history.jsonl"
     probes = []
     if e.samples and e.probe_every:
         held_out = held_out_samples(cfg)
         probed = [held_out[i] for i in range(min(len(held_out), e.probe_samples))]
         limits = rollout_limits(cfg, e.temperature)
-        probes.append(ProbeCallback(probed, _view_of_held_out(module.gap), limits, e.probe_every, e.questions_per_forward, grader))
+        probes.append(
+            ProbeCallback(
+                *(probed, _view_of_held_out(module.gap), limits, e.probe_every, e.questions_per_forward, grader),
+                kept=lambda update: Kept(output, About("probe", update, "", ""), r.kept_mib),
+            )
+        )
     return [
         *module.rewards,
         *probes,
         CollapseAlarms(**cfg.alarms.model_dump()),
         History(history),
         Replay(history),
-        TrajectoryTable(cfg.report.trajectories_every),
+        TrajectoryTable(r.trajectories_every),
+        KeepTrajectories(output, r.trajectories_every, r.kept_mib),
         TrainingProgress(progress, cfg.objective.updates, (e.samples or 0) * (1 + len({*e.arms} - {"own"}))),
     ]
 
@@ -478,7 +486,8 @@ def _outcomes(
             continue  # the two views are the same
         evaluator = build_evaluator(cfg, module.policy, module.engine, gap, grader)
         with autocast_like_trainer(cfg.trainer), progress.measurement(f"{label}, {name}") as advance:
-            outcomes[name] = measure_on_all_ranks(evaluator, held_out, advance)
+            kept = Kept(output, About("evaluation", None, label, name), cfg.report.kept_mib)
+            outcomes[name] = measure_on_all_ranks(evaluator, held_out, advance, kept)
     if files.is_first_rank():
         outcome.save_outcomes(outcomes, path, identity)
     return {f"{label} {name}": outcome for name, outcome in outcomes.items()}

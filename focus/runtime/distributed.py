@@ -21,10 +21,15 @@ from torch.distributed.tensor import DTensor
 Item = TypeVar("Item")
 
 
+def rank() -> int:
+    """The number of this rank, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 def shard(items: Sequence[Item]) -> list[Item]:
     """The items of this rank: every n-th one. Ranks get equally many, give or take one."""
-    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    return [items[i] for i in range(rank, len(items), ranks)]
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    return [items[i] for i in range(rank(), len(items), ranks)]
 
 
 def all_gather(part: Item) -> list[Item]:
@@ -39,12 +44,12 @@ def all_gather(part: Item) -> list[Item]:
 def is_first_of_node() -> bool:
     """Whether this is the first rank on its node: the one that writes what the ranks of a node read. A collective."""
     node = socket.gethostname()
-    return all_gather(node).index(node) == (dist.get_rank() if dist.is_initialized() else 0)
+    return all_gather(node).index(node) == rank()
 
 
 def from_first_rank(make: Callable[[], Item]) -> Item:
     """What `make` returns on the first rank, on every rank. The others do not call it."""
-    made = all_gather(make() if not dist.is_initialized() or dist.get_rank() == 0 else None)[0]
+    made = all_gather(make() if rank() == 0 else None)[0]
     return cast(Item, made)
 
 

@@ -94,6 +94,7 @@ class FocusPolicy(SavesTrainableState):
         self.updates_done = 0
         self.unreadable_updates = 0  # in a row
         self.last_examples: list[Example] = []
+        self.last_advantages: list[float] = []  # of last_examples
         for reward in self.rewards:
             reward.attach(policy, engine, limits)
         self._seconds = dict.fromkeys(PHASES, 0.0)
@@ -111,7 +112,7 @@ class FocusPolicy(SavesTrainableState):
         self.updates_done += 1
         for trajectory in trajectories:
             trajectory.source.release()  # `last_examples` keeps the trajectories, not the decoded originals
-        self.last_examples = examples(trajectories, scores)
+        self.last_examples, self.last_advantages = examples(trajectories, scores), advantage.tolist()
         seconds = time.perf_counter() - began
         update |= {"tokens/per_second": update["tokens/sampled"] / seconds, "memory/peak_gib": memory.peak_gib()}
         self._log_update(trajectories, scores, reward, update, broken=len(questions) - len(reward))

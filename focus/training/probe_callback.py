@@ -1,13 +1,14 @@
 """The probe inside training, as a Lightning callback."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import pytorch_lightning as pl
 
 from focus.data.sample import Sample
 from focus.evaluation.arms import Evaluator
+from focus.evaluation.kept import Kept
 from focus.evaluation.measure import measure_on_all_ranks
 from focus.evaluation.outcome import DECOMPOSITION
 from focus.gap import Gap
@@ -21,6 +22,7 @@ from focus.training.policy import FocusPolicy
 class ProbeCallback(pl.Callback):
     """Probes the policy every `every` updates (0: never) on the same held-out questions; the curves are `probe/...`.
 
+    `kept` gives the table that keeps the trajectories of the probe after an update; None keeps none.
     The samples are divided among the ranks and played with `limits`, those of the measurement after the
     training. Between two probes the values are NaN. They are NaN too if the judge fails during a probe,
     which does not end the training.
@@ -37,9 +39,10 @@ class ProbeCallback(pl.Callback):
         every: int,
         questions_per_forward: int,
         grader: Grader | None = None,
+        kept: Callable[[int], Kept] | None = None,
     ) -> None:
         self.samples, self.gap, self.limits, self.every, self.questions_per_forward = samples, gap, limits, every, questions_per_forward
-        self.grader = grader or Grader()
+        self.grader, self.kept = grader or Grader(), kept
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: object) -> None:
         assert isinstance(pl_module, FocusPolicy)
@@ -54,7 +57,7 @@ class ProbeCallback(pl.Callback):
             )
             try:
                 with distributed.unsharded(m.model) if m.engine.shares_weights else nullcontext():
-                    outcome = measure_on_all_ranks(evaluator, self.samples, None)
+                    outcome = measure_on_all_ranks(evaluator, self.samples, None, self.kept(m.updates_done) if self.kept else None)
                 values = {metric: outcome.mean(metric) for metric in self.METRICS}
             except NoVerdict as outage:
                 if files.is_first_rank():

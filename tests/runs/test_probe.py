@@ -90,6 +90,7 @@ def test_the_entry_point_probes_a_saved_policy_in_all_arms_beside_its_checkpoint
         "outcomes.json",
         "results.json",
         "shown.json",
+        "trajectories",
     }
     kept = json.loads((tmp_path / "probe/outcomes.json").read_text())["outcomes"]["16"]
     assert not any(math.isnan(value) for arm in ARMS for value in kept["values"][arm])

@@ -1,5 +1,6 @@
-"""The lightbox over given folders, answered without a server or by one."""
+"""The lightbox over given folders, answered without a server or by one, and a run that keeps trajectories."""
 
+import json
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -10,9 +11,13 @@ import uvicorn
 from fastapi import APIRouter
 from fastapi.testclient import TestClient
 
+from focus.evaluation.kept import About, Kept
 from focus.lightbox.app import make_app
 from focus.lightbox.images import Images
 from focus.lightbox.places import Places
+from focus.rewards import examples, score
+from tests.support.examples import answered, opened, zoomed
+from tests.support.trajectories import stage1
 
 Room = Callable[[Places, Images], APIRouter]
 
@@ -39,3 +44,26 @@ def served(folders: Sequence[Path], *rooms: Room) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+MARKUP = "<img src=x onerror=alert(1)>"
+BOX = (112.0, 112.0, 224.0, 224.0)
+
+
+def keep_run(folder: Path) -> None:
+    """A run with one update, one probe and a history.
+
+    In the update a question has two rollouts: right after a crop, and wrong without one; the answer of
+    the second is markup. In the probe the answer to noise is the policy's own.
+    """
+    begun = opened(3)
+    played = [answered(zoomed(begun, BOX), begun.sample.answers[0]), answered(begun, MARKUP)]
+    update = Kept(folder, About("update", 20, "", ""), mib=8)
+    update.add_update(examples(played, score(stage1(), played)), [1.0, -1.0])
+    update.write()
+    looked = answered(zoomed(begun, BOX), "wrong")
+    probe = Kept(folder, About("probe", 40, "", ""), mib=8)
+    probe.add(begun.sample, {"own": looked, "noise": looked}, {"own": "wrong", "noise": "wrong"}, {"own": 0.0, "noise": 0.0})
+    probe.write()
+    rows = [{"update": update, "reward/total": update / 10, "probe/own": None} for update in (1, 2)]
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"update": 3, "rew')
