@@ -2,7 +2,7 @@
 
 .venv/bin/python -m experiments.conflict.measure        (after any of the runs, see README.md; what is measured already is skipped)
 
-Greedy, 256 tokens, where both can be read, 500 held-out scenes. Twice: with the policy's own crops, and with one crop for all
+Greedy, 256 tokens, where both can be read, 300 held-out scenes. Twice: with the policy's own crops, and with one crop for all
 policies, that of the asked sign (B2), whose call is put into the policy's mouth. The base's own first turn is opened with a
 call, because greedily it makes none.
 """
@@ -34,7 +34,7 @@ from focus.rollout.trajectory import Alter, Trajectory
 from focus.runtime.files import atomic_write
 from focus.runtime.progress import chunks
 
-SCENES, AT_ONCE, VIEW = 500, 50, 256
+SCENES, AT_ONCE, VIEW = 300, 50, 256
 LIMITS = RolloutLimits(1, 64, Sampling(0.0, 40))
 
 
@@ -63,7 +63,7 @@ def measured(policy: PolicyModel, samples: Sequence[Sample], forced: bool) -> di
     opening = policy.dialect.call[0] if forced else ""
     gap, arms = Gap(Mode.FIXED, VIEW, policy.token_px), ("gt", "noise", "tool_free", "conflict")
     outcome, _ = measure(Evaluator(policy, KVEngine(policy), gap, LIMITS, 0, arms, AT_ONCE, opening=opening), samples, None)
-    values = {metric: outcome.of(metric) for metric in ("own", "noise", "gt", "tool_free", "area", *DECOMPOSITION)}
+    values = {metric: outcome.of(metric) for metric in ("own", "noise", "gt", "tool_free", "D_noise", "area", *DECOMPOSITION)}
     values["sign reads"] = [score(t, t.sample) for t in on_the_sign(policy, samples, None)]
     against = on_the_sign(policy, samples, conflict(LIMITS, policy.token_px))
     says = [said(score(t, twin), score(t, t.sample)) for t in against if (twin := twin_of(t.sample))]

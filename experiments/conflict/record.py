@@ -25,21 +25,22 @@ ARMS = {"gap": "fixed", "no gap": "off"}
 POLICIES = {"base": loading.EMBEDDED} | {
     f"{arm} {seed}": Path(f"outputs/conflict/gap={gap},seed={seed}/policy") for seed in SEEDS for arm, gap in ARMS.items()
 }
-METRICS = ("own", "tool_free", "area", *DECOMPOSITION, "sign reads", *(f"sign {each}" for each in SAYS))
+SIGNED = ("D_noise", "reliance")
+METRICS = ("own", "tool_free", "D_noise", "area", *DECOMPOSITION, "sign reads", *(f"sign {each}" for each in SAYS))
 TRUST, SMALL = 15.0, 5.0  # points (README.md)
 
 Items = Mapping[str, Mapping[str, np.ndarray]]  # by policy and metric: a value for every scene, NaN where it does not apply
 
 
 def share(metric: str, values: Sequence[float]) -> Interval | None:
-    """Of one policy, in per cent: the mean and Wilson's interval over scenes, a bootstrap's of the signed `reliance`.
+    """Of one policy, in per cent: the mean and Wilson's interval over scenes, a bootstrap's of signed values.
 
     None if no scene applies.
     """
     known = [float(value) for value in values if value == value]
     if not known:
         return None
-    middle, low, high = (bootstrap if metric == "reliance" else wilson)(known, range(len(known)))
+    middle, low, high = (bootstrap if metric in SIGNED else wilson)(known, range(len(known)))
     return 100 * middle, 100 * low, 100 * high
 
 
