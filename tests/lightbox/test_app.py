@@ -1,5 +1,7 @@
 """What the page answers, to whom, and which files it reads."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +98,9 @@ def test_with_a_token_the_first_address_sets_a_cookie_and_nothing_is_answered_wi
 def test_a_script_that_is_not_installed_is_answered_with_what_to_run(page):
     assert "make env-lightbox" in page.get("/modules/nothing.js").json()["detail"]
     assert page.get("/modules/../app.py").status_code == page.get("/modules/%2e%2e/common.js").status_code == 404
+
+
+@pytest.mark.processes
+def test_the_command_has_the_name_of_the_room():
+    answer = subprocess.run([sys.executable, "-m", "focus.lightbox", "port=0"], capture_output=True, text=True, timeout=600)
+    assert answer.returncode == 1 and "port is 0; ports are 1 to 65535" in answer.stderr
