@@ -105,7 +105,7 @@ def test_a_run_does_not_go_on_with_other_training_questions_and_is_measured_anew
     results = tmp_path / "results.csv"
     words = (
         *("data=records", f"data.records={questions}", f"evaluation.records={held_out}"),
-        "report.trajectories=1",
+        *("report.trajectories=1", "evaluation.arms=[own]"),
         f"results={results}",
     )
     train.run(settings(tmp_path / "run", random_policy, *words))

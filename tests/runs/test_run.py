@@ -163,13 +163,14 @@ def test_a_lora_policy_trains_only_its_adapters_and_exports_merged(tmp_path, ran
 
 def test_a_finished_point_of_a_sweep_is_skipped(tmp_path, random_policy, monkeypatch, capsys):
     results = tmp_path / "results.csv"
-    train.run(settings(tmp_path / "a", random_policy, f"results={results}"))
-    train.run(settings(tmp_path / "b", random_policy, f"results={results}", "seed=1"))
+    more = (f"results={results}", "evaluation.arms=[own]")
+    train.run(settings(tmp_path / "a", random_policy, *more))
+    train.run(settings(tmp_path / "b", random_policy, *more, "seed=1"))
     with results.open() as rows:
         seeds = [row["seed"] for row in csv.DictReader(rows)]
     assert seeds == ["0", "1"]
     monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("a finished point was trained again"))
-    train.run(settings(tmp_path / "elsewhere", random_policy, f"results={results}", "seed=1"))
+    train.run(settings(tmp_path / "elsewhere", random_policy, *more, "seed=1"))
     assert "this point is in" in capsys.readouterr().out
 
 
@@ -238,9 +239,9 @@ def test_another_run_in_the_same_folder_is_refused_and_the_difference_named(tmp_
 
 
 def test_a_finished_run_is_measured_again_if_it_is_to_be_measured_otherwise(tmp_path, random_policy, monkeypatch):
-    train.run(settings(tmp_path / "run", random_policy))
+    train.run(settings(tmp_path / "run", random_policy, "evaluation.arms=[own]"))
     monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("a finished run was trained again"))
-    train.run(settings(tmp_path / "run", random_policy, "evaluation.samples=5"))
+    train.run(settings(tmp_path / "run", random_policy, "evaluation.arms=[own]", "evaluation.samples=5"))
     assert len(json.loads((tmp_path / "run/evaluation_base_t1.json").read_text())["outcomes"]["own view"]["groups"]) == 5
 
 

@@ -213,30 +213,40 @@ def test_ranks_that_read_other_questions_all_say_so(tmp_path):
     assert "the ranks disagree on the training questions: rank 0 reads 12 questions" in done.stderr and "rank 1 reads 11" in done.stderr
 
 
+PROBED = ("evaluation.probe_every=1", "evaluation.probe_samples=3", "objective.learning_rate=1e-3")
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory, random_policy) -> Path:
+    """The folder of a whole run in one process."""
+    folder = tmp_path_factory.mktemp("one") / "run"
+    train.run(settings(folder, random_policy, *PROBED))
+    return folder
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_a_whole_run_on_two_processes_leaves_what_one_leaves(strategy, tmp_path, random_policy):
+def test_a_whole_run_on_two_processes_leaves_what_one_leaves(strategy, one, tmp_path, random_policy):
     """Settings, history, evaluation of both policies, page, export: written once, measured by both."""
-    more = ["evaluation.probe_every=1", "evaluation.probe_samples=3", "objective.learning_rate=1e-3"]
-    train.run(settings(tmp_path / "one", random_policy, *more))
     how = {
         "ddp": ["trainer.strategy=ddp"],
         "fsdp": ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.strategy.arithmetic=float32"],
     }[strategy]
-    run = [*SMALL, f"output={tmp_path / 'two'}", f"policy.checkpoint={random_policy}", *more, *how, "trainer.devices=2"]
+    two = tmp_path / "two"
+    run = [*SMALL, f"output={two}", f"policy.checkpoint={random_policy}", *PROBED, *how, "trainer.devices=2"]
     # Lightning starts the second rank once, and finds both started once
     done = forked("-m", "focus.train", *run).ended() if strategy == "ddp" else in_ranks(2, "-m", "focus.train", *run)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("base against trained") == 1
-    assert {path.name for path in (tmp_path / "one").iterdir()} <= {path.name for path in (tmp_path / "two").iterdir()}
+    assert {path.name for path in one.iterdir()} <= {path.name for path in two.iterdir()}
     for label in ("base", "trained"):
-        one, two = (load_outcomes(tmp_path / name / f"evaluation_{label}_t1.json") for name in ("one", "two"))
-        assert one.keys() == two.keys() and one
-        for view in one:
-            assert one[view].groups == two[view].groups
+        mine, theirs = (load_outcomes(folder / f"evaluation_{label}_t1.json") for folder in (one, two))
+        assert mine.keys() == theirs.keys() and mine
+        for view in mine:
+            assert mine[view].groups == theirs[view].groups
             for metric in METRICS if label == "base" else ():  # the trained ones differ by rounding
-                assert one[view].values[metric] == pytest.approx(two[view].values[metric], abs=1e-6, nan_ok=True)
-    histories = [[json.loads(line) for line in (tmp_path / name / "history.jsonl").read_text().splitlines()] for name in ("one", "two")]
+                assert mine[view].values[metric] == pytest.approx(theirs[view].values[metric], abs=1e-6, nan_ok=True)
+    histories = [[json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()] for folder in (one, two)]
     for mine, theirs in zip(*histories, strict=True):
         assert theirs["objective/loss"] == pytest.approx(mine["objective/loss"], rel=1e-3, abs=1e-5)
         assert theirs["reward/total"] == pytest.approx(mine["reward/total"], abs=1e-6)
