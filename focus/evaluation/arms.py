@@ -14,7 +14,6 @@ from focus.data.sample import Sample
 from focus.evaluation.outcome import OPENINGS, PLAYABLE
 from focus.gap import Gap
 from focus.grading.grader import Grader
-from focus.model.prompts import ANSWER_OPEN
 from focus.rollout.engine import Engine, Model
 from focus.rollout.loop import RolloutLimits, begin, play, reopen, seed_of, with_prefill
 from focus.rollout.substitutes import SUBSTITUTES, nothing
@@ -109,7 +108,7 @@ class Evaluator:
                 applies = [bool(t.crops) and can_play(arm, t.sample) for t in own]
                 others[arm] = [reopen(self.model, t, alter) if a else t for t, a in zip(own, applies, strict=True)]
             elif arm in OPENINGS:
-                prefill = ANSWER_OPEN if arm == "tool_free" else self.model.dialect.call[0]
+                prefill = self.model.dialect.answer[0] if arm == "tool_free" else self.model.dialect.call[0]
                 others[arm] = [with_prefill(self.model, t, prefill) for t in openings]
             elif arm == "no_tool":
                 others[arm] = [begin(self.model, t.sample, t.view, t.source, [t.seed], tool=False)[0] for t in openings]

@@ -22,6 +22,10 @@ DIALECTS = CONF / "dialect"
 # Weights were trained on exactly these texts. Measurements with them are identified by the name alone
 FIXED = ("tiny", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 CONTROL_TOKEN = re.compile(r"<\|\w+\|>")  # written by the chat layout alone
+# Agents whose tool runs Python code that the model writes
+SANDBOXED = {"thyme": "Thyme", "deepeyes_v2": "DeepEyesV2", "pyvision": "PyVision"}
+# Keys that came after the first measurements: at their defaults they are not in the hash of a dialect
+NEWER = ("call_format", "opening", "answer_format", "first_image", "padding", "declined_tools", "max_crops", "course")
 
 Word = Annotated[str, Field(min_length=1)]
 
@@ -35,8 +39,8 @@ class Texts(BaseModel):
 
     `before` and `after` stand around the question. `crop_reply` and `error_reply` are the user's
     turn after a call: `{content}` is the crop, or the reason why there is none; `{number}` counts
-    crops from 1, `{index}` from 0. The arm no_tool uses the texts `..._without_tool`. Without
-    `system_without_tool` that arm can't be played.
+    crops from 1, `{index}` from 0; `{question}` is the question with its options. The arm no_tool
+    uses the texts `..._without_tool`. Without `system_without_tool` that arm can't be played.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -75,9 +79,16 @@ class DialectFile(Texts):
     image_arguments: the arguments that may select an image. The first one that a call has counts.
     original_name, crop_name: how that argument names the view and the n-th crop. A plain number is
         understood too: 0 is the view, n the n-th crop.
-    call_format: what stands between the tags of a call: json, or xml (`<function=...>` with a
-        `<parameter=...>` for every argument).
+    call_format: what stands between the tags of a call: json, xml (`<function=...>` with a
+        `<parameter=...>` for every argument), or box (the list of four numbers alone).
     opening: what the chat template writes at the beginning of every turn of the model.
+    answer_format: how a final answer is marked: tags (`<answer>...</answer>`) or boxed (`\\boxed{...}`).
+    first_image: the plain number that names the view; crops follow it.
+    padding: what is added to a box on every side, as a share of the cut image's width and height (at
+        most `MOST_PADDING_PX` pixels of the original).
+    declined_tools: tools that the prompt offers and focus does not have. A call of one is answered.
+    max_crops: the most crops that the agent was made for; None: as many as rollout.max_crops allows.
+    course: how a conversation goes on after a turn (`rollout/courses.py`).
     paraphrase_of: the agent whose own texts these are not.
     """
 
@@ -89,8 +100,14 @@ class DialectFile(Texts):
     image_arguments: tuple[Word, ...] = ("source", "img_idx")
     original_name: Word = "original_image"
     crop_name: Word = "observation_{number}"
-    call_format: Literal["json", "xml"] = "json"
+    call_format: Literal["json", "xml", "box"] = "json"
     opening: str = ""
+    answer_format: Literal["tags", "boxed"] = "tags"
+    first_image: Annotated[int, Field(ge=0, strict=True)] = 0
+    padding: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    declined_tools: tuple[Word, ...] = ()
+    max_crops: Annotated[int, Field(ge=1, strict=True)] | None = None
+    course: Literal["free", "two_turns", "two_roles"] = "free"
     paraphrase_of: Word | None = None
 
     @field_validator("call")
@@ -105,6 +122,13 @@ class DialectFile(Texts):
     def _names_a_tool_in_xml(cls, value: str, info: ValidationInfo) -> str:
         if value == "xml" and info.data.get("tool", "") is None:
             raise ValueError("is xml, but tool is null; a call in XML names its tool")
+        return value
+
+    @field_validator("course")
+    @classmethod
+    def _has_a_prompt_for_the_second_role(cls, value: str, info: ValidationInfo) -> str:
+        if value == "two_roles" and info.data.get("system_without_tool", "") is None:
+            raise ValueError("is two_roles, but system_without_tool is null; the second role is asked with it")
         return value
 
     @field_validator("crop_name")
@@ -127,10 +151,16 @@ class Dialect(DialectFile):
         return self.model_copy(update={"system": self.system_without_tool, "after": self.after_without_tool})
 
     @property
+    def answer(self) -> tuple[str, str]:
+        """What opens and closes a final answer."""
+        return ("\\boxed{", "}") if self.answer_format == "boxed" else ("<answer>", "</answer>")
+
+    @property
     def digest(self) -> str:
         """A hash of the call form and all texts, whatever the names of the files."""
         kept = self.model_dump(mode="json", exclude={"name", "prompts", "paraphrase_of"})
-        kept = {key: value for key, value in kept.items() if (key, value) not in (("call_format", "json"), ("opening", ""))}  # newer keys
+        plain = DialectFile.model_construct().model_dump(mode="json", include=set(NEWER))
+        kept = {key: value for key, value in kept.items() if key not in NEWER or value != plain[key]}
         return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=8).hexdigest()
 
     @property
@@ -171,6 +201,11 @@ def read_dialect(dialect: str, prompts: str | None = None) -> Dialect:
 
     Raises DialectError, which lists everything that is wrong with a file.
     """
+    if agent := SANDBOXED.get(dialect):
+        raise DialectError(
+            f"policy.dialect is {dialect!r}, but the tool of {agent} is a Python sandbox: it runs code that the model writes, and focus "
+            f"runs none. It plays agents whose calls name boxes: {', '.join(dialect_names())}"
+        )
     own_file = Path(dialect).suffix in (".yaml", ".yml")
     if not own_file and dialect not in dialect_names():
         near = difflib.get_close_matches(dialect, dialect_names(), n=1)

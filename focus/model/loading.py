@@ -89,6 +89,11 @@ def _check_dialect(name: str, model_type: str, tokenizer: Any, chosen: Dialect) 
             f"{name} is a {model_type} model, which writes boxes in {BOX_FRAMES[model_type]}, but policy.dialect={chosen.name} "
             f"reads {chosen.frame}: every box would be wrong. Use policy.dialect={model_type}"
         )
+    if chosen.course == "two_roles":
+        raise ValueError(
+            f"policy.dialect={chosen.name} answers in a second conversation, which only a served model has here. Serve {name} and use "
+            "rollout=openai"
+        )
     if chosen.call[1] not in tokenizer.get_vocab():
         raise ValueError(
             f"policy.dialect={chosen.name} closes a call with {chosen.call[1]}, which is not one token of {name}, so sampling could not "

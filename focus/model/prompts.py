@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from focus.data.boxes import Box
+from focus.data.text import boxed_spans
 from focus.model.dialect import Dialect
 from focus.runtime.text import replace_surrogates
 
@@ -26,6 +27,7 @@ CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 FUNCTION = re.compile(r"<function=([^>]+)>(.*)</function>", re.DOTALL)
 PARAMETER = re.compile(r"<parameter=([^>]+)>(.*?)</parameter>", re.DOTALL)
+JSON_OBJECT = re.compile(r"\{[^{}]*\}")
 THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
@@ -44,9 +46,14 @@ class Tokenizer(Protocol):
 
 def user_text(dialect: Dialect, question: str, options: Sequence[tuple[str, str]] = ()) -> str:
     """The user's first turn. Its only `<|image_pad|>` stands for the whole view."""
+    return f"{CROP_CONTENT}{dialect.before}{asked_text(question, options)}{dialect.after}"
+
+
+def asked_text(question: str, options: Sequence[tuple[str, str]] = ()) -> str:
+    """A question with its options."""
     listed = "".join(f"\n{key}. {text}" for key, text in options)
     letter = "\nAnswer with the letter of one option." if options else ""
-    return f"{CROP_CONTENT}{dialect.before}{replace_surrogates(question + listed)}{letter}{dialect.after}"
+    return f"{replace_surrogates(question + listed)}{letter}"
 
 
 def question_text(dialect: Dialect, question: str, options: Sequence[tuple[str, str]] = ()) -> str:
@@ -57,20 +64,23 @@ def question_text(dialect: Dialect, question: str, options: Sequence[tuple[str, 
     )
 
 
-def reply_text(dialect: Dialect, content: str, crops: int) -> str:
-    """The user's reply to a call after `crops` earlier crops. `content` is `CROP_CONTENT`, or an error."""
-    template = dialect.crop_reply if content == CROP_CONTENT else dialect.error_reply
+def reply_text(dialect: Dialect, content: str, crops: int, asked: str = "") -> str:
+    """The user's reply to a call after `crops` earlier crops.
+
+    `content` is `CROP_CONTENT` (once for every image), or an error. `asked` is the `asked_text` of the question.
+    """
+    template = dialect.crop_reply if content.startswith(CROP_CONTENT) else dialect.error_reply
     reply = template.replace("{index}", str(crops)).replace("{number}", str(crops + 1))
-    return reply.replace("{content}", content.replace("bbox_2d", dialect.box_argument))
+    return reply.replace("{content}", content.replace("bbox_2d", dialect.box_argument)).replace("{question}", asked)
 
 
-def observation_text(dialect: Dialect, content: str, crops: int, closed: bool) -> str:
+def observation_text(dialect: Dialect, content: str, crops: int, closed: bool, asked: str = "") -> str:
     """All text between a call and the next turn of the model: the reply, and what opens that turn.
 
     `crops` counts earlier crops. `closed`: the model wrote `<|im_end|>` itself, so it is not written again.
     """
     close = "" if closed else "<|im_end|>"
-    return f"{close}\n<|im_start|>user\n{reply_text(dialect, content, crops)}<|im_end|>\n<|im_start|>assistant\n{dialect.opening}"
+    return f"{close}\n<|im_start|>user\n{reply_text(dialect, content, crops, asked)}<|im_end|>\n<|im_start|>assistant\n{dialect.opening}"
 
 
 UNAVAILABLE = "the tool is unavailable"  # used by the probe alone; the vocabulary of the embedded policy was trained on all reasons
@@ -95,6 +105,8 @@ def call_body(dialect: Dialect, name: str, arguments: str) -> str:
         values = json.loads(arguments)
     except (ValueError, RecursionError):
         values = None
+    if dialect.call_format == "box":
+        return json.dumps(values.get(dialect.box_argument)) if isinstance(values, dict) else arguments
     named = values.items() if isinstance(values, dict) else ()
     texts = ((key, value if isinstance(value, str) else json.dumps(value)) for key, value in named)
     parameters = "".join(f"<parameter={key}>\n{text}\n</parameter>\n" for key, text in texts)
@@ -173,12 +185,14 @@ def without_thoughts(text: str) -> str:
 def parse(text: str, dialect: Dialect) -> Call | Answer | Malformed:
     """The action of one turn. Never raises, and evaluates nothing. Tags inside a thought are no action."""
     text = without_thoughts(text)
-    calls, answers = text.count(dialect.call[0]), text.count(ANSWER_OPEN)
+    calls, answers = text.count(dialect.call[0]), text.count(dialect.answer[0])
     if calls and answers:
         return Malformed(Fault.CALL_AND_ANSWER)
     if not calls and not answers:
         return Malformed(Fault.NO_ACTION)
-    opening, closing = dialect.call if calls else (ANSWER_OPEN, ANSWER_CLOSE)
+    if answers and dialect.answer_format == "boxed":
+        return _parse_boxed(text)
+    opening, closing = dialect.call if calls else dialect.answer
     if calls + answers > 1 or text.count(closing) > 1:
         return Malformed(Fault.REPEATED)
     body, found, _ = text.partition(opening)[2].partition(closing)
@@ -189,14 +203,29 @@ def parse(text: str, dialect: Dialect) -> Call | Answer | Malformed:
     return _parse_call(body, dialect)
 
 
+def _parse_boxed(text: str) -> Answer | Malformed:
+    r"""The last `\boxed{...}` of a turn, which is its answer: a box inside a box is a part of it."""
+    spans = boxed_spans(text)
+    if not spans:
+        return Malformed(Fault.UNCLOSED)
+    start, end = max(spans, key=lambda span: span[1])
+    return Answer(text[start:end].strip()) if text[start:end].strip() else Malformed(Fault.EMPTY_ANSWER)
+
+
 def _parse_call(body: str, dialect: Dialect) -> Call | Malformed:
     try:
-        call: Any = json.loads(body) if dialect.call_format == "json" else _read_xml(body)
+        call: Any = _read_xml(body) if dialect.call_format == "xml" else json.loads(body)
     except (ValueError, RecursionError):  # a ValueError also covers numbers with more digits than Python converts
         return Malformed(Fault.NOT_JSON)
+    if dialect.call_format == "box":
+        call = {"name": dialect.tool, "arguments": {dialect.box_argument: call}} if dialect.tool else {dialect.box_argument: call}
     if dialect.tool and (not isinstance(call, dict) or call.get("name") != dialect.tool):
         return Malformed(Fault.UNKNOWN_TOOL)
-    arguments = call.get("arguments") if dialect.tool else call
+    return _call_with(call.get("arguments") if dialect.tool else call, dialect)
+
+
+def _call_with(arguments: Any, dialect: Dialect) -> Call | Malformed:
+    """The call of these arguments."""
     box = arguments.get(dialect.box_argument) if isinstance(arguments, dict) else None
     if not isinstance(box, list) or len(box) != 4:
         return Malformed(Fault.NO_BOX)
@@ -205,8 +234,24 @@ def _parse_call(body: str, dialect: Dialect) -> Call | Malformed:
         if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e9 or not math.isfinite(value):
             return Malformed(Fault.NO_BOX)
         numbers.append(float(value))
-    named = next((arguments[name] for name in dialect.image_arguments if name in arguments), 0)
+    named = next((arguments[name] for name in dialect.image_arguments if name in arguments), dialect.first_image)
     return Call((numbers[0], numbers[1], numbers[2], numbers[3]), _image_number(named, dialect))
+
+
+def listed_calls(text: str, dialect: Dialect) -> list[Call]:
+    """The calls of a turn that lists boxes as JSON objects, `[{"bbox_2d": [...], ...}, ...]`, without tags.
+
+    An object that holds no box is left out. Never raises.
+    """
+    calls = []
+    for found in JSON_OBJECT.findall(without_thoughts(text)):
+        try:
+            call = _call_with(json.loads(found), dialect)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(call, Call):
+            calls.append(call)
+    return calls
 
 
 def _read_xml(body: str) -> dict[str, Any] | None:
@@ -229,11 +274,14 @@ def _image_number(named: object, dialect: Dialect) -> int:
     """The image that a call names, as `Call.source`: a name of the dialect, or a number up to 999."""
     if named == dialect.original_name:
         return 0
-    number = named
+    number, first = named, dialect.first_image
     if isinstance(named, str):
         before, _, after = dialect.crop_name.partition("{number}")
         number = named.removeprefix(before).removesuffix(after)
+        first = first if number == named else 0  # the name of a crop holds its number among the crops
     if isinstance(number, str):
-        return int(number) if number.isdecimal() and len(number) < 4 else -1
-    whole = isinstance(number, int | float) and not isinstance(number, bool) and number in range(1000)
-    return int(number) if whole else -1  # type: ignore[call-overload]
+        plain = int(number) if number.isdecimal() and len(number) < 4 else -1
+    else:
+        whole = isinstance(number, int | float) and not isinstance(number, bool) and number in range(1000)
+        plain = int(number) if whole else -1  # type: ignore[call-overload]
+    return max(-1, plain - first)

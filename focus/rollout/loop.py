@@ -17,24 +17,14 @@ from threading import Event
 
 from PIL import Image
 
-from focus.data.boxes import Box, settle, to_original
+from focus.data.boxes import Box
 from focus.data.images.original import Decoded, Original
 from focus.data.sample import ImageFile, Sample
 from focus.gap import View, cut
-from focus.model.prompts import (
-    CROP_CONTENT,
-    Answer,
-    Call,
-    Fault,
-    Malformed,
-    encode,
-    error_content,
-    observation_text,
-    parse,
-    question_text,
-)
+from focus.model.prompts import CROP_CONTENT, Fault, Malformed, asked_text, encode, error_content, observation_text, question_text
+from focus.rollout.courses import read_turn
 from focus.rollout.engine import Completion, Engine, Model, Request, Requests, Sampling
-from focus.rollout.trajectory import Action, Alter, Crop, Observation, Status, Trajectory, Turn
+from focus.rollout.trajectory import Alter, Crop, Observation, Status, Trajectory, Turn
 
 WORKERS = min(8, os.cpu_count() or 1)  # threads that cut crops
 
@@ -199,72 +189,26 @@ def reopen(policy: Model, trajectory: Trajectory, alter: Alter) -> Trajectory:
 def _tool_observation(policy: Model, before: Trajectory, turn_text: str, crop: View | None, error: str | None = None) -> Observation:
     """The tool's reply to a call: the crop, or an error if there is none."""
     content = CROP_CONTENT if crop else error or error_content()
-    text = observation_text(policy.dialect, content, len(before.crops), closed=turn_text.endswith("<|im_end|>"))
+    asked = asked_text(before.sample.question, before.sample.options)
+    text = observation_text(policy.dialect, content, len(before.crops), closed=turn_text.endswith("<|im_end|>"), asked=asked)
     return Observation(tuple(encode(policy.tokenizer, text, [crop.tokens] if crop else [])), crop, content)
 
 
 def _append_turn(policy: Model, t: Trajectory, completion: Completion, limits: RolloutLimits, request_id: str) -> Trajectory:
-    """The trajectory with this turn and, after a call, the tool's observation. Cuts the crop."""
-    parsed = _parse_turn(policy, t, completion, limits)
-    observation = None
-    if isinstance(parsed.action, Crop):
-        observation = _tool_observation(policy, t, parsed.text, _make_crop(policy, t, parsed.action, limits))
-    elif parsed.error is not None:
-        observation = _tool_observation(policy, t, parsed.text, None, parsed.error)
-    turn = Turn(completion.ids, completion.logprobs, parsed.text, parsed.action, observation, request_id)
-    return t.with_turn(turn, parsed.status)
+    """The trajectory with this turn and, after a call, the tool's observation. Cuts the crop.
 
-
-@dataclass(frozen=True)
-class _ParsedTurn:
-    """A completion's text and action, and the trajectory's status after it.
-
-    `error`: the tool's reply if it delivers no crop.
+    A turn that lists several boxes is appended as one turn a box; the first has what was sampled.
     """
-
-    text: str
-    action: Action
-    status: Status
-    error: str | None = None
-
-
-def _parse_turn(policy: Model, trajectory: Trajectory, completion: Completion, limits: RolloutLimits) -> _ParsedTurn:
-    """Parse a completion.
-
-    A box outside the image is an invalid call, and the tool replies with an error.
-    """
-    prefill = trajectory.prefill if not trajectory.turns else ""
-    text = prefill + (policy.tokenizer.decode(completion.ids) if completion.text is None else completion.text)
-    is_last = len(trajectory.turns) + 1 >= limits.max_turns
-    action = parse(text, policy.dialect)
-    if completion.refused:
-        return _ParsedTurn(text, Malformed(Fault.NO_ACTION), Status.REFUSED)
-    if isinstance(action, Answer):
-        return _ParsedTurn(text, action, Status.ANSWERED)
-    if isinstance(action, Call):
-        if is_last:
-            return _ParsedTurn(text, Malformed(Fault.NO_CROPS_LEFT), Status.OUT_OF_TURNS)
-        box_px = _resolve_box(policy, trajectory, action)
-        if box_px is None:
-            return _ParsedTurn(text, Malformed(Fault.OUTSIDE), Status.OPEN, error_content(Fault.OUTSIDE))
-        return _ParsedTurn(text, Crop(action.box_view, box_px), Status.OPEN)
-    if not completion.stopped:
-        return _ParsedTurn(text, action, Status.OUT_OF_TOKENS)
-    if policy.dialect.call[0] in text and not is_last:  # a malformed call gets an error, so that the model can correct it
-        return _ParsedTurn(text, action, Status.OPEN, error_content(action.fault))
-    return _ParsedTurn(text, action, Status.MALFORMED)
-
-
-def _resolve_box(policy: Model, t: Trajectory, call: Call) -> Box | None:
-    """The box of a call in pixels of the original.
-
-    None if it is outside, or names an image that was not shown.
-    """
-    if not 0 <= call.source < len(t.shown):
-        return None
-    (left, top, right, bottom), size = t.shown[call.source]
-    x1, y1, x2, y2 = to_original(call.box_view, policy.dialect.frame, size, (right - left, bottom - top))
-    return settle((left + x1, top + y1, left + x2, top + y2), t.sample.size, policy.token_px)
+    ids, logprobs = completion.ids, completion.logprobs
+    for read in read_turn(policy, t, completion, limits.max_crops):
+        observation = None
+        if isinstance(read.action, Crop):
+            observation = _tool_observation(policy, t, read.text, _make_crop(policy, t, read.action, limits))
+        elif read.error is not None:
+            observation = _tool_observation(policy, t, read.text, None, read.error)
+        t = t.with_turn(Turn(ids, logprobs, read.text, read.action, observation, request_id), read.status)
+        ids, logprobs = (), ()
+    return t
 
 
 def _make_crop(policy: Model, trajectory: Trajectory, call: Crop, limits: RolloutLimits) -> View | None:

@@ -19,20 +19,26 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image, ImageDraw
+
+from focus.data.boxes import Frame
 from focus.data.sample import Sample
 from focus.gap import Gap
 from focus.model.dialect import Dialect
-from focus.model.prompts import ANSWER_CLOSE, ANSWER_OPEN, CROP_CONTENT, call_body, reply_text, user_text
+from focus.model.prompts import CROP_CONTENT, asked_text, call_body, reply_text, user_text
+from focus.rollout.courses import perceives
 from focus.rollout.data_urls import DataURLs
 from focus.rollout.engine import Completion, Request, Requests, Sampling
 from focus.rollout.loop import begin
 from focus.rollout.trajectory import Trajectory
-from focus.runtime.endpoint import Endpoint, Outage, Refused, Reply
+from focus.runtime.chats import Chat
+from focus.runtime.endpoint import Outage, Refused, Reply
 
 UNKNOWN = -1  # id of a token that was only counted
 SEPARATORS = 8  # tokens that a template may put around an image
 CANDIDATES = 64  # first questions, of which the largest image is used to check the view
 MIN_UNCLOSED = 4  # prefilled turns without a closing tag that show that the server ignores the prefill
+BOX_COLOURS = ("red", "green", "blue")
 PREFILL = {"continue_final_message": True, "add_generation_prompt": False}  # prefill in vLLM and SGLang
 
 log = logging.getLogger(__name__)
@@ -57,7 +63,7 @@ class NoTokenizer:
 class Served:
     """Implements `Model`."""
 
-    def __init__(self, endpoint: Endpoint, dialect: Dialect) -> None:
+    def __init__(self, endpoint: Chat, dialect: Dialect) -> None:
         self.endpoint, self.dialect = endpoint, dialect
         self.tokenizer, self.token_px = NoTokenizer(), dialect.token_px
 
@@ -93,6 +99,10 @@ class ViewTokens:
         return math.copysign(max(0, abs(off) - SEPARATORS), off) / self.expected
 
 
+class PrefillIgnored(Outage):
+    """The server starts a prefilled turn again: arms with a prefill can't be measured with it."""
+
+
 class OpenAIEngine:
     """Implements `Engine`.
 
@@ -106,7 +116,7 @@ class OpenAIEngine:
 
     shares_weights = False
 
-    def __init__(self, endpoint: Endpoint, dialect: Dialect) -> None:
+    def __init__(self, endpoint: Chat, dialect: Dialect) -> None:
         self.endpoint, self.dialect = endpoint, dialect
         self._any_reply = self._prefill_continued = False
         self._logged: set[str] = set()
@@ -169,13 +179,13 @@ class OpenAIEngine:
                     self._warn_once("%s: the server starts the turn again instead of continuing the prefill", t.sample.id)
                     yield request, Completion((), (), True, "", refused=True)
                     continue
-                closing = ANSWER_CLOSE if t.prefill == ANSWER_OPEN else self.dialect.call[1]
+                closing = self.dialect.answer[1] if t.prefill == self.dialect.answer[0] else self.dialect.call[1]
                 unclosed += reply.stopped and closing not in text
                 self._prefill_continued |= closing in text
             yield request, Completion(ids, (math.nan,) * len(ids), reply.stopped, text)
         if prefilled and not self._prefill_continued and (restarted or unclosed >= MIN_UNCLOSED):
             did = f"starts the turn again ({restarted[:40]!r})" if restarted else f"closes none of {unclosed} turns ({text[:40]!r})"
-            raise Outage(
+            raise PrefillIgnored(
                 f"the model server {self.endpoint.url} {did} instead of continuing the prefill, so arms with a prefill can't be measured "
                 "with it; remove tool_free and forced from evaluation.arms. The arm no_tool needs no prefill"
             )
@@ -197,17 +207,18 @@ class OpenAIEngine:
         turn = prefill + text
         if reply.stopped and turn.rfind(call) > turn.rfind(closing):  # servers omit the stop text
             text += closing
-        maybe_draft = not reply.stopped and not prefill and "think>" not in text and not text.lstrip().startswith((ANSWER_OPEN, call))
+        answer = self.dialect.answer[0]
+        maybe_draft = not reply.stopped and not prefill and "think>" not in text and not text.lstrip().startswith((answer, call))
         # If the token limit cut the turn, an apparent action may be a draft in a thought that the
         # template opened.
-        return f"<think>{text}" if maybe_draft and (ANSWER_OPEN in text or call in text) else text
+        return f"<think>{text}" if maybe_draft and (answer in text or call in text) else text
 
     def _restarts(self, prefill: str, text: str) -> bool:
         """Whether `text` does not continue `prefill`: it repeats the prefill, or opens the other
         action before it closes this one.
         """
-        call, closing = self.dialect.call
-        other, end = (call, ANSWER_CLOSE) if prefill == ANSWER_OPEN else (ANSWER_OPEN, closing)
+        (call, closing), (answer, end_of_answer) = self.dialect.call, self.dialect.answer
+        other, end = (call, end_of_answer) if prefill == answer else (answer, closing)
         return prefill in text or other in text.partition(end)[0]
 
     def _warn_once(self, message: str, what: str) -> None:
@@ -227,12 +238,13 @@ class OpenAIEngine:
             "temperature": sampling.temperature,
             "max_tokens": sampling.tokens_per_turn,
             "seed": request.seed,
-            "stop": [self.dialect.call[1]],
+            "stop": [] if self.dialect.course == "two_roles" else [self.dialect.call[1]],  # a list of boxes has no end of its own
             "extra": PREFILL if t.prefill and not t.turns else {},
         }
 
     def _messages(self, t: Trajectory) -> list[dict[str, Any]]:
-        images = iter(t.images)
+        answers_anew = self.dialect.course == "two_roles" and not perceives(self.dialect, t)
+        images = iter([_with_boxes(t, self.dialect.frame), *t.images[1:]] if answers_anew else t.images)
 
         def user(text: str) -> dict[str, Any]:
             """A user message: text and images in order."""
@@ -244,20 +256,32 @@ class OpenAIEngine:
                     parts.append({"type": "text", "text": piece})
             return {"role": "user", "content": parts}
 
-        dialect = self.dialect if t.tool_offered else self.dialect.without_tool()
-        messages = [
-            {"role": "system", "content": dialect.system},
-            user(user_text(dialect, t.sample.question, t.sample.options)),
-        ]
-        crops = 0
-        for turn in t.turns:
+        dialect = self.dialect.without_tool() if answers_anew or not t.tool_offered else self.dialect
+        asked, crops = asked_text(t.sample.question, t.sample.options), 0
+        first = user_text(dialect, t.sample.question, t.sample.options)
+        if answers_anew and t.crops:
+            first = reply_text(dialect, CROP_CONTENT * len(t.images), 0, asked)
+        messages = [{"role": "system", "content": dialect.system}, user(first)]
+        for turn in () if answers_anew else t.turns:
             assert turn.observation is not None
             messages.append({"role": "assistant", "content": turn.text.removesuffix("<|im_end|>")})
-            messages.append(user(reply_text(self.dialect, turn.observation.content, crops)))
+            messages.append(user(reply_text(self.dialect, turn.observation.content, crops, asked)))
             crops += turn.observation.crop is not None
         if t.prefill and not t.turns:
             messages.append({"role": "assistant", "content": t.prefill})
         return messages
+
+
+def _with_boxes(t: Trajectory, frame: Frame) -> Image.Image:
+    """The view with the boxes of the crops drawn on it, as the second role of an agent with two roles sees it."""
+    image = t.view.image.convert("RGB")  # a copy
+    extent, draw = frame.extent(image.size), ImageDraw.Draw(image)
+    scale_x, scale_y = image.width / extent[0], image.height / extent[1]
+    for number, crop in enumerate(t.crops):
+        (x1, x2), (y1, y2) = sorted(crop.box_view[::2]), sorted(crop.box_view[1::2])
+        corners = (x1 * scale_x, y1 * scale_y, x2 * scale_x, y2 * scale_y)
+        draw.rectangle(corners, outline=BOX_COLOURS[number % len(BOX_COLOURS)], width=max(3, image.width * 3 // 1000))
+    return image
 
 
 def check_view_tokens(

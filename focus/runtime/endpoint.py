@@ -62,7 +62,7 @@ class Reply:
     """The reply to one request: text, whether the model ended it by itself, and sampled tokens by
     the server's count.
 
-    `tokens` is 0 if the server does not count. `stopped` is False only if the token limit cut the
+    `tokens` and `prompt_tokens` are 0 if the server does not count. `stopped` is False only if the token limit cut the
     text. `calls` are tool calls that the server parsed out of the text: name and arguments, the
     latter as the model wrote them. `field` is the field with the text; if it is one of `THOUGHTS`,
     the whole text was there.
@@ -73,6 +73,7 @@ class Reply:
     tokens: int
     calls: tuple[tuple[str, str], ...] = ()
     field: str = "content"
+    prompt_tokens: int = 0
 
 
 class Outage(ValueError):
@@ -386,7 +387,8 @@ class Endpoint:
                 problem = f"answers 200 without any text, although it counts {tokens} sampled tokens (finish_reason {ending!r})"
                 remedy = "if it has a reasoning parser or a tool parser, start it without (--reasoning-parser, --tool-call-parser)"
                 raise Refused(self._message(problem, remedy), 200)
-        return Reply(replace_surrogates(text), stopped, tokens, calls, field)
+        prompt = _count(usage.get("prompt_tokens") if isinstance(usage, dict) else None)
+        return Reply(replace_surrogates(text), stopped, tokens, calls, field, prompt)
 
 
 def censored(text: str, key: str) -> str:

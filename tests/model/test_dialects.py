@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from focus.data.boxes import Frame
-from focus.model.dialect import DIALECTS, FIXED, Dialect, DialectError, Texts, dialect_names, read_dialect
+from focus.model.dialect import DIALECTS, FIXED, NEWER, Dialect, DialectError, Texts, dialect_names, read_dialect
 from focus.model.loading import EMBEDDED, load_model
 from focus.model.prompts import (
     CROP_CONTENT,
@@ -51,7 +51,9 @@ def written(path, content) -> str:
 
 
 def test_the_dialects_that_ship_are_the_files_of_conf_and_each_can_be_read():
-    assert dialect_names() == ["deepeyes", "mini_o3", "qwen2_5_vl", "qwen3_5", "qwen3_vl", "qwen3_vl_zoom", "tiny"]
+    own = ["qwen2_5_vl", "qwen3_5", "qwen3_vl", "tiny"]
+    agents = ["adaptvision", "deepeyes", "ergo", "mini_o3", "p2r", "pixel_reasoner", "qwen3_vl_zoom", "sensenova_mars"]
+    assert dialect_names() == sorted(own + agents)
     for name in dialect_names():
         assert read_dialect(name).name == name
 
@@ -146,6 +148,21 @@ def test_a_call_is_written_as_it_is_read(tmp_path):
         assert call_body(dialect, "look", broken) == "\n<function=look>\n</function>\n"
 
 
+def test_a_plain_number_counts_from_the_number_of_the_view(tmp_path):
+    dialect = read_dialect(written(tmp_path / "agent.yaml", AGENT | {"first_image": 1}))
+    found = [parse(f'<look>{{"name": "look", "arguments": {{"where": [0, 0, 1, 1]{given}}}}}</look>', dialect) for given in (
+        "", ', "image": 1', ', "image": "2"', ', "image": 0', ', "image": "crop-2.png"', ', "image": "photo"',
+    )]  # fmt: skip
+    assert [call.source for call in found if isinstance(call, Call)] == [0, 0, 1, -1, 2, 0]
+
+
+def test_a_call_that_is_a_box_alone_is_written_as_it_is_read(tmp_path):
+    dialect = read_dialect(written(tmp_path / "agent.yaml", AGENT | {"call_format": "box", "tool": None}))
+    assert call_body(dialect, "look", '{"where": [0, 0, 0.5, 1]}') == "[0, 0, 0.5, 1]"
+    assert parse("<look>[0, 0, 0.5, 1]</look>", dialect) == Call((0, 0, 0.5, 1))
+    assert parse('<look>{"where": [0, 0, 0.5, 1]}</look>', dialect) == Malformed(Fault.NO_BOX)
+
+
 def test_what_the_template_writes_before_a_turn_is_part_of_the_prompt(tmp_path):
     dialect = read_dialect(written(tmp_path / "agent.yaml", XML))
     assert question_text(dialect, "What is it?").endswith("<|im_start|>assistant\n<think>\n")
@@ -193,8 +210,8 @@ def test_an_unknown_dialect_is_answered_with_the_names_and_the_way_to_a_file_of_
     with pytest.raises(DialectError) as refused:
         read_dialect("klingon")
     assert str(refused.value) == (
-        "policy.dialect is 'klingon'; choose one of deepeyes, mini_o3, qwen2_5_vl, qwen3_5, qwen3_vl, qwen3_vl_zoom, tiny, or give the "
-        "path of a YAML file of your own (docs/dialects.md)"
+        f"policy.dialect is 'klingon'; choose one of {', '.join(dialect_names())}, or give the path of a YAML file of your own "
+        "(docs/dialects.md)"
     )
 
 
@@ -235,7 +252,11 @@ def test_a_file_of_prompts_is_refused_in_one_message_with_everything_that_is_wro
         ({"call": ["<a>", "<a>"]}, "call is <a> twice; the tags that open and close a call differ"),
         ({"call": ["", "</a>"]}, "call.0 is '': string should have at least 1 character"),
         ({"crop_name": "crop"}, "crop_name holds no {number}, or more than one"),
-        ({"call_format": "yaml"}, "call_format is 'yaml': input should be 'json' or 'xml'"),
+        ({"call_format": "yaml"}, "call_format is 'yaml': input should be 'json', 'xml' or 'box'"),
+        ({"course": "three_roles"}, "course is 'three_roles': input should be 'free', 'two_turns' or 'two_roles'"),
+        ({"course": "two_roles", "system_without_tool": None}, "course is two_roles, but system_without_tool is null"),
+        ({"max_crops": 0}, "max_crops is 0: input should be greater than or equal to 1"),
+        ({"padding": 1.0}, "padding is 1.0: input should be less than 1"),
         ({"call_format": "xml", "tool": None}, "call_format is xml, but tool is null; a call in XML names its tool"),
         ({"name": "mine"}, "name is no key"),
         ({"prompts": "texts.yaml"}, "prompts is no key"),
@@ -288,7 +309,8 @@ def test_dialects_are_listed_and_read_without_torch_and_transformers():
 
 def test_keys_that_came_later_leave_the_hash_of_a_dialect_without_them_as_it_was():
     dialect = read_dialect("deepeyes")
-    earlier = dialect.model_dump(mode="json", exclude={"name", "prompts", "paraphrase_of", "call_format", "opening"})
+    earlier = dialect.model_dump(mode="json", exclude={"name", "prompts", "paraphrase_of", *NEWER})
     assert dialect.digest == hashlib.blake2b(json.dumps(earlier, sort_keys=True).encode(), digest_size=8).hexdigest()
-    for change in ({"call_format": "xml"}, {"opening": "<think>\n"}):
+    assert dialect.digest == "01aa4225c9744a0a"  # as measurements before these keys recorded it
+    for change in ({"call_format": "xml"}, {"opening": "<think>\n"}, {"padding": 0.1}, {"course": "two_turns"}, {"declined_tools": ("x",)}):
         assert dialect.model_copy(update=change).digest != dialect.digest

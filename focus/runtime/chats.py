@@ -1,0 +1,138 @@
+"""Chats that are no server, or not only one: a Python function that answers, and a file that keeps every reply."""
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from focus.runtime.endpoint import Refused, Reply
+
+Answer = TypeVar("Answer")
+Messages = Sequence[Mapping[str, Any]]
+
+
+class Chat(Protocol):
+    """What a served model is asked through: an `Endpoint`, or one of the classes below."""
+
+    url: str
+    model: str
+    extra: dict[str, Any]
+
+    def ask(self, messages: Messages, **settings: Any) -> Reply: ...
+
+    def ask_all(self, requests: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, Reply | Refused]]: ...
+
+    def send_all(self, requests: Iterable[Callable[[], Answer]]) -> Iterator[tuple[int, Answer | Refused]]: ...
+
+    def prompt_tokens(self, messages: Messages) -> int | None: ...
+
+
+class Called:
+    """An agent that is a function: from messages, as a chat server gets them, to the text of the next turn.
+
+    Images are parts `{"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}`. It is called
+    by one thread. A turn ends with the text that ends a call; what follows is dropped. It counts no
+    tokens. What it raises ends the audit, but `Refused` costs one question.
+    """
+
+    url = "a Python function"
+
+    def __init__(self, agent: Callable[[list[dict[str, Any]]], str], model: str) -> None:
+        self.agent, self.model, self.extra = agent, model, dict[str, Any]()
+
+    def ask(self, messages: Messages, *, stop: Sequence[str] = (), **settings: Any) -> Reply:
+        """The agent's turn. Temperature, seed and limits are the agent's own."""
+        text = self.agent([dict(message) for message in messages])
+        if not isinstance(text, str):
+            raise ValueError(f"the agent returned a {type(text).__name__}; it returns the text of its turn (str)")
+        if not text.strip():
+            raise Refused("the agent returned an empty turn")
+        ends = [at for end in stop if (at := text.find(end)) >= 0]
+        return Reply(text[: min(ends, default=len(text))], True, 0)
+
+    def ask_all(self, requests: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, Reply | Refused]]:
+        """Index and outcome of every request."""
+        return self.send_all(partial(self.ask, **request) for request in requests)
+
+    def send_all(self, requests: Iterable[Callable[[], Answer]]) -> Iterator[tuple[int, Answer | Refused]]:
+        """Index and outcome of every request, one after the other."""
+        for index, send in enumerate(requests):
+            try:
+                yield index, send()
+            except Refused as refusal:
+                yield index, refusal
+
+    def prompt_tokens(self, messages: Messages) -> None:
+        """None: nothing is counted."""
+
+
+class Kept:
+    """A chat whose replies are kept in a JSON-lines file: a request that was answered once is not sent again.
+
+    The key of a reply is a hash of the model and of the whole request, images and seed included. A
+    refusal is not kept. `requests`, `prompt_tokens_seen` and `sampled_tokens` count what was used, sent
+    or kept. A last line that a crash has cut is removed. The first `remembered` requests can be sent `again`.
+    """
+
+    def __init__(self, chat: Chat, path: Path, remembered: int = 0) -> None:
+        self.chat, self.path, self.remembered = chat, path, remembered
+        self._first: list[tuple[Messages, dict[str, Any], Reply]] = []
+        self.url, self.model, self.extra = chat.url, chat.model, chat.extra
+        self.requests = self.sent = self.prompt_tokens_seen = self.sampled_tokens = 0
+        self._lock, self._kept = threading.Lock(), dict[str, Any]()
+        if path.is_file():
+            whole = path.read_bytes()
+            whole = whole[: whole.rfind(b"\n") + 1]
+            os.truncate(path, len(whole))
+            self._kept = dict(json.loads(line) for line in whole.splitlines())
+
+    def ask(self, messages: Messages, **settings: Any) -> Reply:
+        """The kept reply to this request, else that of the chat."""
+        kept = self._once([messages, settings], lambda: asdict(self.chat.ask(messages, **settings)))
+        reply = Reply(**kept | {"calls": tuple((name, arguments) for name, arguments in kept["calls"])})
+        with self._lock:
+            self.requests += 1
+            self.prompt_tokens_seen += reply.prompt_tokens
+            self.sampled_tokens += reply.tokens
+            if len(self._first) < self.remembered:
+                self._first.append((messages, settings, reply))
+        return reply
+
+    def again(self) -> tuple[int, int]:
+        """Send the remembered requests once more: how many, and how many of them get the same text."""
+        alike = [self.chat.ask(messages, **settings).text == reply.text for messages, settings, reply in self._first]
+        return len(alike), sum(alike)
+
+    def ask_all(self, requests: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, Reply | Refused]]:
+        """As the chat's own."""
+        return self.chat.send_all(partial(self.ask, **request) for request in requests)
+
+    def send_all(self, requests: Iterable[Callable[[], Answer]]) -> Iterator[tuple[int, Answer | Refused]]:
+        """As the chat's own."""
+        return self.chat.send_all(requests)
+
+    def prompt_tokens(self, messages: Messages) -> int | None:
+        """The kept count, else that of the chat."""
+        count: int | None = self._once([messages, "prompt_tokens"], lambda: self.chat.prompt_tokens(messages))
+        return count
+
+    def _once(self, request: Any, send: Callable[[], Any]) -> Any:
+        text = json.dumps([self.model, self.extra, request], sort_keys=True, default=list)
+        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        with self._lock:
+            if key in self._kept:
+                return self._kept[key]
+        value = send()
+        with self._lock:
+            self.sent += 1
+            if key not in self._kept:
+                self._kept[key] = value
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps([key, value]) + "\n")
+            return self._kept[key]

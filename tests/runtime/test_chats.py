@@ -1,0 +1,85 @@
+"""Replies that are kept, and an agent that is a function."""
+
+import json
+
+import pytest
+
+from focus.runtime.chats import Called, Kept
+from focus.runtime.endpoint import Endpoint, Outage, Refused, Reply
+from tests.support.protocol import Server, hurry, status
+
+HELLO = [{"role": "user", "content": "hello"}]
+PLAIN = {"temperature": 0.0, "max_tokens": 10}
+
+
+def counting(replies: list[str] | None = None):
+    """An agent that says how often it was called, or these replies in turn."""
+    said = []
+
+    def agent(messages) -> str:
+        said.append(messages)
+        return replies[len(said) - 1] if replies else f"reply {len(said)}"
+
+    return agent, said
+
+
+def test_a_request_is_sent_once_and_its_reply_is_kept_in_a_file(tmp_path):
+    agent, said = counting()
+    kept = Kept(Called(agent, "me"), tmp_path / "a/requests.jsonl")
+    assert [kept.ask(HELLO, **PLAIN).text for _ in range(3)] == ["reply 1"] * 3
+    assert kept.ask(HELLO, temperature=0.0, max_tokens=11).text == "reply 2"  # another request
+    assert (len(said), kept.requests, kept.sent) == (2, 4, 2)
+    again = Kept(Called(agent, "me"), tmp_path / "a/requests.jsonl")
+    assert again.ask(HELLO, **PLAIN).text == "reply 1" and again.sent == 0
+    assert Kept(Called(agent, "another"), tmp_path / "a/requests.jsonl").ask(HELLO, **PLAIN).text == "reply 3"
+
+
+def test_a_reply_comes_back_whole_with_its_counts_and_calls(tmp_path):
+    class Counting(Called):
+        def ask(self, messages, **settings) -> Reply:
+            return Reply("x", False, 7, (("zoom", "{}"),), "reasoning", 1000)
+
+    for _ in range(2):
+        kept = Kept(Counting(str, "me"), tmp_path / "requests.jsonl")
+        assert kept.ask(HELLO) == Reply("x", False, 7, (("zoom", "{}"),), "reasoning", 1000)
+        assert (kept.prompt_tokens_seen, kept.sampled_tokens) == (1000, 7)
+
+
+def test_a_line_that_a_crash_has_cut_is_asked_again(tmp_path):
+    path = tmp_path / "requests.jsonl"
+    Kept(Called(counting()[0], "me"), path).ask(HELLO, **PLAIN)
+    path.write_text(path.read_text() + '["half a li')
+    agent, said = counting(["new"])
+    kept = Kept(Called(agent, "me"), path)
+    assert kept.ask(HELLO, **PLAIN).text == "reply 1" and kept.ask(HELLO).text == "new" and len(said) == 1
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_a_refusal_and_an_outage_are_not_kept(tmp_path, monkeypatch):
+    hurry(monkeypatch)
+    faults = [status(400, "too long"), status(403)]
+    with Server(lambda request: ("hello", "stop", 3), faults) as server:
+        kept = Kept(Endpoint(server.url, "tiny", "NO_KEY", 5.0, 0, 1), tmp_path / "requests.jsonl")
+        for error in (Refused, Outage):
+            with pytest.raises(error):
+                kept.ask(HELLO, **PLAIN)
+        assert kept.ask(HELLO, **PLAIN).text == "hello"
+        assert [reply.text for _, reply in kept.ask_all([{"messages": HELLO, **PLAIN}] * 3) if isinstance(reply, Reply)] == ["hello"] * 3
+        assert len(server.chats) == 3
+
+
+def test_the_first_requests_are_sent_once_more_to_see_whether_the_agent_answers_alike(tmp_path):
+    agent, said = counting(["a", "b", "c", "a", "B"])
+    kept = Kept(Called(agent, "me"), tmp_path / "requests.jsonl", remembered=2)
+    for number in range(3):
+        kept.ask(HELLO, max_tokens=number)
+    assert kept.again() == (2, 1) and len(said) == 5
+
+
+def test_a_functions_turn_ends_with_its_call_and_an_empty_turn_costs_its_question():
+    called = Called(lambda messages: "<tool_call>{}</tool_call> and more <zoom></zoom>", "me")
+    assert called.ask(HELLO, stop=["</zoom>", "</tool_call>"]) == Reply("<tool_call>{}", True, 0)
+    refused = [outcome for _, outcome in Called(lambda messages: " ", "me").ask_all([{"messages": HELLO}] * 2)]
+    assert all(isinstance(each, Refused) for each in refused)
+    with pytest.raises(ValueError, match="returned a NoneType; it returns the text"):
+        Called(lambda messages: None, "me").ask(HELLO)  # type: ignore[arg-type, return-value]
