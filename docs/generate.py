@@ -16,13 +16,14 @@ PAGE = ROOT / "docs/settings.md"
 GOES_ON = re.compile(r"(^|[.:,;(]|\b(a|and|by|for|in|of|on|or|than|the|to|with))$")  # ends a line whose sentence is not over, or closed
 KEY = re.compile(r"( *)([A-Za-z_][\w@/.-]*):(?: |$)")
 COMMANDS = (
-    *("run", "train", "plan", "probe", "evaluate", "agent", "ask", "inspect", "calibrate", "export", "questions", "sweep", "lightbox"),
-    *("dashboard", "base"),
+    *("run", "train", "plan", "probe", "evaluate", "audit", "audit_compare", "agent", "ask", "inspect", "calibrate", "export", "questions"),
+    *("sweep", "lightbox", "dashboard", "base"),
 )
 # The file of a group that holds all its keys; the other files of the group change some of them
 WHOLE = {
     "policy": "tiny", "data": "scenes", "gap": "fixed", "rollout": "kv", "reward": "stage1",
     "evaluation": "scenes", "endpoint": "chat", "trainer": "cpu", "logger": "csv",
+    "audit": "v1",
 }  # fmt: skip
 HEAD = """# Settings
 

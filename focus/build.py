@@ -18,6 +18,7 @@ from focus.config import DRAWN
 from focus.config.identity import arithmetic_of, sampler_dtype, settings_hash
 from focus.config.schema import (
     AgentConfig,
+    AuditConfig,
     DataConfig,
     EndpointConfig,
     EvaluateConfig,
@@ -28,7 +29,7 @@ from focus.config.schema import (
     TrainConfig,
 )
 from focus.data import leaks
-from focus.data.drawn import Drawn
+from focus.data.drawn import Drawn, InTurn
 from focus.data.pages import Pages, page_spec
 from focus.data.sample import Limits, Records, Sample
 from focus.data.scenes import Scenes, scene_spec
@@ -55,9 +56,10 @@ from focus.training.policy import FocusPolicy, UpdateSettings
 
 # The base policies were trained on scenes and pages below this number; RL sees later ones of the same split
 FIRST_TRAINING_SCENE = 100_000_000
+AUDITED_PER_SEED = 1_000_000  # images between those of two seeds of an audit
 SCENES = 500  # held-out scenes or pages, if the settings ask for all
 
-PlayConfig = TrainConfig | ProbeConfig | EvaluateConfig  # of a command that plays held-out questions
+PlayConfig = TrainConfig | ProbeConfig | EvaluateConfig | AuditConfig  # of a command that plays held-out questions
 
 
 def load_policy(cfg: PolicyConfig) -> PolicyModel:
@@ -83,7 +85,7 @@ def _with_adapters(model: Any, cfg: PolicyConfig) -> PeftModel:
         return get_peft_model(model, settings)  # adapters are float32, also on a bfloat16 model
 
 
-def load_evaluated(cfg: ProbeConfig | EvaluateConfig | AgentConfig) -> tuple[Model, Engine]:
+def load_evaluated(cfg: ProbeConfig | EvaluateConfig | AuditConfig | AgentConfig) -> tuple[Model, Engine]:
     """A policy to measure, not to train, and its engine: from its weights, or on the server of `cfg.rollout`.
 
     Raises ValueError if the server can't be reached or does not serve it.
@@ -160,6 +162,13 @@ def _drawn(source: str, difficulty: int, letter_px: Sequence[int] | None, side_p
     if source == "pages":
         return Pages(page_spec(difficulty, letter_px, side_px), split, count, first)
     return Scenes(scene_spec(difficulty, letter_px, side_px), split, count, first)
+
+
+def audited_samples(cfg: AuditConfig, source: str, count: int) -> Sequence[Sample]:
+    """`count` drawn questions of the audit, on images of every side in turn. Another seed draws other images."""
+    a, first = cfg.audit, cfg.seed * AUDITED_PER_SEED
+    sides, letter_px = a.sides_px[:count], a.letter_px if source == "scenes" else None  # a page has panels of one size, and more of them
+    return InTurn([_drawn(source, cfg.data.difficulty, letter_px, side, "eval", -(-count // len(sides)), first) for side in sides], count)
 
 
 def leak_report(cfg: PlayConfig, samples: Sequence[Sample]) -> list[str]:

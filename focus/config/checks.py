@@ -17,6 +17,7 @@ from focus.config.policy_settings import EMBEDDED_POLICIES, HUB_NAME
 from focus.config.schema import (
     AgentConfig,
     AskConfig,
+    AuditConfig,
     CalibrateConfig,
     DataConfig,
     EndpointConfig,
@@ -314,6 +315,33 @@ def evaluate_problems(cfg: EvaluateConfig) -> list[str]:
     return problems
 
 
+def audit_problems(cfg: AuditConfig) -> list[str]:
+    """What keeps an agent from being audited. An arm that it can't play is left out, and the card says so."""
+    from focus.data.readers import SETS
+
+    problems = [
+        *policy_problems(cfg.policy, served=cfg.rollout.engine == "openai"),
+        *data_problems(cfg.data),
+        *judge_problems(cfg.judge),
+        *rollout_problems(cfg.rollout, cfg.policy, []),
+        *evaluation_problems(cfg.evaluation),
+    ]
+    if cfg.data.source != "scenes":
+        problems.append(f"data.source is {cfg.data.source}; the audit chooses its sets by audit.made and audit.published")
+    if "noise" not in cfg.evaluation.arms:
+        problems.append("evaluation.arms lacks noise, on which the verdict rests; add it")
+    if not cfg.audit.made:
+        problems.append("audit.made is [], but the verdict rests on the drawn sets; name scenes, pages or both")
+    if unknown := [name for name in cfg.audit.published if name not in SETS]:
+        problems.append(f"audit.published names {', '.join(unknown)}; choose from {', '.join(sorted(SETS))}")
+    if cfg.audit.samples is None and not 0 < cfg.audit.effect <= cfg.audit.discordant:
+        problems.append(
+            f"audit.effect is {cfg.audit.effect:g} and audit.discordant {cfg.audit.discordant:g}: a loss needs at least so many questions "
+            "that turn. Choose 0 < audit.effect <= audit.discordant"
+        )
+    return problems
+
+
 def agent_problems(cfg: AgentConfig) -> list[str]:
     """What keeps a policy from being asked."""
     return policy_problems(cfg.policy, served=cfg.rollout.engine == "openai") + rollout_problems(cfg.rollout, cfg.policy, [])
@@ -392,6 +420,7 @@ CROSS_CHECKS: Mapping[type, Callable[[Any], list[str]]] = {
     EvaluateConfig: evaluate_problems,
     AgentConfig: agent_problems,
     AskConfig: ask_problems,
+    AuditConfig: audit_problems,
     CalibrateConfig: calibrate_problems,
     InspectConfig: inspect_problems,
     QuestionsConfig: questions_problems,

@@ -80,7 +80,7 @@ REPORTED = (
 # Commands whose results are made anew each time, and the training of the base policy, which keeps all its settings
 UNKEPT = (
     *("device", "devices", "lengths", "split", "difficulty", "side_px", "letter_px", "scenes", "first"),
-    *("image", "question", "counterfactual", "view_tokens", "temperature"),
+    *("image", "question", "counterfactual", "view_tokens", "temperature", "cards"),
     *("sweep", "metrics", "resamples", "rows", "learning_rate", "difficulties", "phases", "start", "vocabulary", "deepstack"),
     *("folders", "host", "port", "annotate"),
     *("folder", "page_px", "pages_per_file", "questions_per_page", "least_confidence", "audit", "token_px", "floor_tokens", "shares"),

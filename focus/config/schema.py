@@ -318,6 +318,40 @@ class ProbeConfig(MeasurementConfig):
     kept_mib: KeptMib
 
 
+class ProtocolConfig(Section):
+    """A version of the protocol of the audit."""
+
+    version: Count
+    views: Annotated[list[Count], Field(min_length=1), Hint("name at least one budget, e.g. [1024,16384]")]
+    made: list[Literal["scenes", "pages"]]
+    sides_px: Annotated[list[SceneSide], Field(min_length=1), Hint("name at least one side, 112 to 8192 px")]
+    letter_px: LetterSizes
+    published: list[Text]
+    samples: Annotated[Whole | None, Field(ge=1), Hint("use at least 1, or null for as many as the power needs")]
+    effect: Share
+    discordant: Share
+    power: Annotated[Number, Field(gt=0, lt=1)]
+    alpha: Annotated[Number, Field(gt=0, lt=1)]
+    repeated: CountOrNone
+
+
+class AuditConfig(MeasurementConfig):
+    """Everything that `audit` reads."""
+
+    judge: EndpointConfig
+    served: ServedConfig
+    audit: ProtocolConfig
+
+
+class AuditCompareConfig(Section):
+    """Everything that `audit_compare` reads."""
+
+    cards: Annotated[
+        list[Text], Field(min_length=2, max_length=2), Hint("give two cards: [outputs/audit/a/card.json,outputs/audit/b/card.json]")
+    ]
+    output: Folder
+
+
 class EvaluateConfig(MeasurementConfig):
     """Everything that `evaluate` reads."""
 
@@ -478,6 +512,8 @@ SCHEMAS: dict[str, type[Section]] = {
     "sweep": SweepConfig,
     "dashboard": DashboardConfig,
     "lightbox": LightboxConfig,
+    "audit": AuditConfig,
+    "audit_compare": AuditCompareConfig,
 }
 
 

@@ -50,3 +50,20 @@ class Drawn(Sequence[Sample]):
         if not 0 <= index < self._count:
             raise IndexError(index)
         return self.make(self.spec, self.split, self.start + index).sample()
+
+
+class InTurn(Sequence[Sample]):
+    """The samples of several drawn sets in turn: the first of each, the second of each, ... `count` in all."""
+
+    def __init__(self, sets: Sequence[Drawn], count: int) -> None:
+        self.sets, self._count = sets, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._count))]
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        return self.sets[index % len(self.sets)][index // len(self.sets)]

@@ -1,13 +1,13 @@
 """Whether vLLM's copy of the weights has room in its share of a device, asked before a model is loaded."""
 
 from focus.config.identity import sampler_dtype
-from focus.config.schema import AgentConfig, EvaluateConfig, ProbeConfig, TrainConfig
+from focus.config.schema import AgentConfig, AuditConfig, EvaluateConfig, ProbeConfig, TrainConfig
 from focus.model.saving import DTYPES
 from focus.planning.architecture import parameters_of
 from focus.planning.hardware import GIB, VLLM_BESIDE
 
 
-def check_sampler_fits(cfg: TrainConfig | ProbeConfig | EvaluateConfig | AgentConfig, memory: int) -> None:
+def check_sampler_fits(cfg: TrainConfig | ProbeConfig | EvaluateConfig | AuditConfig | AgentConfig, memory: int) -> None:
     """Raises ValueError where a colocated vLLM has no room for its weights on a device of `memory` bytes."""
     vllm = cfg.rollout.vllm
     if vllm is None or vllm.mode == "served":

@@ -1,6 +1,7 @@
 """The answer to "does the policy look at its crops?" in one sentence."""
 
 import math
+from collections.abc import Sequence
 from enum import StrEnum
 
 from focus.evaluation.outcome import Outcome
@@ -86,3 +87,59 @@ def verdict_of(outcome: Outcome, resamples: int) -> str:
     if hits := sum(value == value for value in outcome.of("conflict_crop")):
         return conflict_sentence(percent("conflict_crop"), percent("conflict_whole"), hits, crop_rate, view, questions)
     return dependence_sentence(percent("D_noise"), crop_rate, view, questions)
+
+
+class Conduct(StrEnum):
+    """What an agent does with its crop tool, over all views."""
+
+    NEVER = "never crops"
+    LOOKS = "looks"
+    WHEN_NEEDED = "looks when needed"
+    FOR_SHOW = "crops for show"
+    GUESSES = "is right too rarely to tell"
+    UNDECIDED = "undecided"
+
+
+# Below this call rate, in percent, an agent counts as one that never crops; below this accuracy, one has nothing to lose
+RARE_POINTS = 5.0
+LEAST_RIGHT_POINTS = 10.0
+CONDUCT_RULE = (
+    f"At the smallest view: never crops if the interval of its call rate lies below {RARE_POINTS:.0f} %; is right too rarely to tell if "
+    f"that of its accuracy lies below {LEAST_RIGHT_POINTS:.0f} %; looks if noise in place of its crops costs at least {SMALL_POINTS:.0f} "
+    f"points and the interval lies above 0; crops for show if the whole interval lies below {SMALL_POINTS:.0f} points, with at least "
+    f"{LEAST_QUESTIONS} questions; else undecided. Looks when needed: it looks, and at the largest view it calls at most half as often."
+)
+
+
+def judge_conduct(views: Sequence[Outcome], resamples: int) -> Conduct:
+    """The conduct by `CONDUCT_RULE`. `views` are the measurements of the same questions, from the smallest view to the largest."""
+    first, last = views[0], views[-1]
+    if 100 * first.interval("called", resamples)[2] < RARE_POINTS:
+        return Conduct.NEVER
+    if 100 * first.interval("own", resamples)[2] < LEAST_RIGHT_POINTS:
+        return Conduct.GUESSES
+    points, low, high = (100 * value for value in first.interval("D_noise", resamples))
+    verdict = judge_dependence(points, low, high, len(first.groups))
+    if verdict is not Verdict.LOOKS:
+        return Conduct.FOR_SHOW if verdict is Verdict.DOES_NOT else Conduct.UNDECIDED
+    return Conduct.WHEN_NEEDED if 2 * last.mean("called") <= first.mean("called") else Conduct.LOOKS
+
+
+def conduct_sentence(conduct: Conduct, views: Sequence[Outcome], resamples: int) -> str:
+    """The conduct with the numbers it rests on, as a sentence."""
+    first, last = views[0], views[-1]
+    right, called = 100 * first.mean("own"), 100 * first.mean("called")
+    loss, low, high = (100 * value for value in first.interval("D_noise", resamples))
+    numbers = f"it is right in {right:.0f} % of {len(first.groups):,} questions"
+    if conduct is Conduct.NEVER:
+        return f"It never crops: at {first.view_tokens:,} tokens it made a crop in {called:.0f} % of the questions; {numbers}."
+    if conduct is Conduct.GUESSES:
+        return f"It is right too rarely to tell: at {first.view_tokens:,} tokens {numbers}, so it has little to lose."
+    noise = f"noise in place of its crops costs {loss:.0f} points [{low:.0f}, {high:.0f}] at {first.view_tokens:,} tokens"
+    called_too = f"it crops in {called:.0f} % of the questions and is right in {right:.0f} %"
+    if conduct is Conduct.WHEN_NEEDED:
+        later = f"{100 * last.mean('called'):.0f} % at {last.view_tokens:,}"
+        return f"It looks when needed: {noise}; it crops in {called:.0f} % there and in {later}."
+    named = {Conduct.LOOKS: "It looks", Conduct.FOR_SHOW: "It crops for show"}.get(conduct, "Undecided")
+    more = "; more questions may decide it" if conduct is Conduct.UNDECIDED else ""
+    return f"{named}: {noise}; {called_too}{more}."

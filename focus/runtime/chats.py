@@ -23,7 +23,16 @@ class Chat(Protocol):
     model: str
     extra: dict[str, Any]
 
-    def ask(self, messages: Messages, **settings: Any) -> Reply: ...
+    def ask(
+        self,
+        messages: Messages,
+        *,
+        temperature: float,
+        max_tokens: int,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        extra: Mapping[str, Any] = {},
+    ) -> Reply: ...
 
     def ask_all(self, requests: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, Reply | Refused]]: ...
 

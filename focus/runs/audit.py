@@ -1,0 +1,319 @@
+"""Does this agent look at what it crops? One protocol, one card. `make audit AGENT=...`, or `focus.audit(agent)`.
+
+It plays the probe (E10) on drawn images at three views, and on published sets whose files are at hand. A
+served model's replies are kept, request by request, so an audit that was interrupted goes on where it was.
+"""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from focus import config
+from focus.build import audited_samples, build_evaluator, build_judge, connect, load_evaluated, rollout_limits
+from focus.config.command_line import composed_settings, quoted, settings_of
+from focus.config.identity import graded_by, measurement
+from focus.config.schema import AuditConfig, DataConfig
+from focus.data.identity import questions_digest
+from focus.data.sample import Limits, Sample
+from focus.data.source import open_source
+from focus.evaluation.arms import can_play
+from focus.evaluation.audit import Cost, endings, expected_cost, forms, pooled, questions_needed
+from focus.evaluation.measure import measure
+from focus.evaluation.outcome import Outcome, load_outcomes, refuse_other_probe, save_outcomes
+from focus.gap import Gap, Mode
+from focus.grading.grader import Grader
+from focus.model.dialect import dialect_names, read_dialect
+from focus.report.audit_card import Agent, Card, Protocol, Spent, measured, write_card
+from focus.report.headline import evaluated_text, headline
+from focus.report.provenance import how_made
+from focus.report.verdict import CONDUCT_RULE, conduct_sentence, judge_conduct
+from focus.rollout.engine import Engine, Model
+from focus.rollout.loop import begin, play, seed_of, with_prefill
+from focus.rollout.served import MIN_UNCLOSED, OpenAIEngine, PrefillIgnored, Served, check_view_tokens
+from focus.runtime.chats import Called, Kept
+from focus.runtime.endpoint import Outage
+from focus.runtime.files import atomic_write, json_text, read_json
+from focus.runtime.progress import Progress, chunks
+
+WHY = {"gt": "has a box", "conflict": "has an image that is drawn here"}  # what an arm needs of a question
+
+
+def run(composed: DictConfig) -> None:
+    """Play the protocol and write the card.
+
+    Raises ValueError if the server refuses too many questions; the card is written all the same, without a verdict.
+    """
+    cfg = config.validated(composed, AuditConfig)
+    console = Console(markup=False, soft_wrap=True)  # texts are printed as they are; paths are not wrapped
+    output = _output(cfg)
+    p = cfg.policy
+    console.print(
+        headline("audit", evaluated_text(p.checkpoint, cfg.rollout.engine, cfg.threads), f"protocol {cfg.audit.version}", str(output))
+    )
+    with config.alone(output):
+        card = _audited(cfg, None, output, console)
+    console.print(card.verdict)
+    console.print(f"page: {output / 'card.html'}   picture: {output / 'card.png'}   card: {output / 'card.json'}")
+    if card.conduct is None:
+        raise ValueError(f"{card.verdict} The reasons are above. Replies are kept: the same command sends only what was refused")
+
+
+def audit(
+    agent: Callable[[list[dict[str, Any]]], str] | str,
+    *overrides: str,
+    dialect: str,
+    name: str | None = None,
+    output: str | Path | None = None,
+) -> Card:
+    """Audit an agent from Python; returns the card and writes it to `output` (default: outputs/audit/<name>).
+
+    `agent` is a function from chat messages (OpenAI's format, images as data URLs) to the text of the next
+    turn, or the URL of an OpenAI-compatible server. `dialect` says how it writes its calls: a name of
+    conf/dialect, or the path of a YAML file. `name` is the model's name on the server, or that on the card.
+    `overrides` are settings of conf/audit.yaml, as on the command line: `"audit.views=[1024]"`. Raises
+    ValueError for settings that can't work and for a server that can't be reached.
+    """
+    served = isinstance(agent, str)
+    name = name or (None if served else getattr(agent, "__name__", type(agent).__name__))
+    if name is None:
+        raise ValueError("name is missing: give the name under which the server knows the model")
+    chosen = [f"policy.checkpoint={quoted(name)}", f"policy.dialect={quoted(dialect)}", "rollout=openai"]
+    chosen += [f"rollout.endpoint.url={quoted(agent)}"] if isinstance(agent, str) else []
+    with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
+        composed = settings_of(composed_settings("audit", [*chosen, *overrides], AuditConfig))
+    cfg = config.validated(composed, AuditConfig, here=False)
+    folder = Path(output) if output else Path("outputs/audit") / Path(name).name
+    with config.alone(folder):
+        return _audited(cfg, None if isinstance(agent, str) else Called(agent, name), folder, Console(quiet=True))
+
+
+def _output(cfg: AuditConfig) -> Path:
+    return Path(cfg.output) if cfg.output else Path("outputs/audit") / Path(cfg.policy.checkpoint).name
+
+
+@dataclass
+class _Audit:
+    """One audit while it is played. `kept`: the replies of a served agent; None for weights that run here."""
+
+    cfg: AuditConfig
+    model: Model
+    engine: Engine
+    kept: Kept | None
+    console: Console
+    left_out: list[str]
+
+    def arms_of(self, name: str, samples: Sequence[Sample], arms: Sequence[str]) -> list[str]:
+        """The arms that some question of a set can have."""
+        lacking = [arm for arm in arms if not any(can_play(arm, samples[i]) for i in range(len(samples)))]
+        self.left_out += [f"the arm {arm} of {name}: no question {WHY[arm]}" for arm in lacking]
+        return [arm for arm in arms if arm not in lacking]
+
+    def common_arms(self, samples: Sequence[Sample]) -> list[str]:
+        """The arms that this agent can play."""
+        arms: list[str] = [arm for arm in dict.fromkeys(self.cfg.evaluation.arms) if arm != "own"]
+        if "no_tool" in arms and self.model.dialect.system_without_tool is None:
+            self.left_out.append(f"the arm no_tool: the dialect {self.model.dialect.name} has no prompt without the tool")
+            arms.remove("no_tool")
+        for arm in {"tool_free", "forced"} & {*arms}:
+            if self.kept and (why := self._ignores_prefill(self.kept, samples)):
+                self.left_out.append(f"the arm {arm}: {why}")
+                arms.remove(arm)
+        return arms
+
+    def _ignores_prefill(self, kept: Kept, samples: Sequence[Sample]) -> str | None:
+        """Why a served agent can't be made to begin its turn with an answer; None if it can."""
+        if isinstance(kept.chat, Called):
+            return "a Python function begins its own turns"
+        gap, opened = Gap(Mode.FIXED, self.cfg.audit.views[0], self.model.token_px), []
+        for sample in [samples[i] for i in range(min(MIN_UNCLOSED, len(samples)))]:
+            view, source = gap.view_of(sample, sample.open())
+            [opening] = begin(self.model, sample, view, source, [seed_of(self.cfg.seed, sample.id)])
+            opened.append(with_prefill(self.model, opening, self.model.dialect.answer[0]))
+            source.release()
+        try:
+            play(self.model, self.engine, opened, rollout_limits(self.cfg, self.cfg.evaluation.temperature))
+        except PrefillIgnored:
+            return "the server starts a turn again instead of continuing it"
+        return None
+
+    def measure(self, samples: Sequence[Sample], view: int, arms: Sequence[str], grader: Grader, progress: Progress, name: str) -> Any:
+        """One set at one view: the outcome, and the forms and ends of its conversations.
+
+        Originals, views and crops of a few questions are in memory at one time.
+        """
+        evaluator = build_evaluator(self.cfg, self.model, self.engine, Gap(Mode.FIXED, view, self.model.token_px), grader, arms)
+        others = [read_dialect(each) for each in dialect_names()]
+        parts: list[Outcome] = []
+        shapes: Counter[str] = Counter()
+        ends: Counter[str] = Counter()
+        with progress.measurement(f"{name} at {view:,} tokens") as advance:
+            for chunk in chunks(samples, evaluator.questions_per_forward, advance):
+                outcome, own = measure(evaluator, chunk, None)
+                parts.append(outcome)
+                shapes += forms(own, self.model.dialect, others)
+                ends.update(endings(own))
+        return pooled(parts), {"forms": dict(shapes), "endings": dict(ends)}
+
+
+def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Console) -> Card:
+    torch.set_num_threads(cfg.threads)
+    started, a = time.monotonic(), cfg.audit
+    kept = None
+    if cfg.rollout.engine == "openai":
+        assert cfg.rollout.endpoint is not None  # checked with rollout.engine
+        kept = Kept(called or connect(cfg.rollout.endpoint), output / "requests.jsonl", a.repeated)
+        dialect = read_dialect(cfg.policy.dialect, cfg.policy.prompts)
+        model, engine = Served(kept, dialect), OpenAIEngine(kept, dialect)  # type: tuple[Model, Engine]
+    else:
+        model, engine = load_evaluated(cfg)
+    this = _Audit(cfg, model, engine, kept, console, [])
+    count = a.samples or questions_needed(a.effect, a.discordant, a.power, a.alpha)
+    sets: dict[str, Sequence[Sample]] = {source: audited_samples(cfg, source, -(-count // len(a.made))) for source in a.made}
+    sets |= _published(cfg, count, this.left_out)
+    first = next(iter(sets.values()))
+    try:
+        common = this.common_arms(first)
+        arms = {name: this.arms_of(name, samples, common) for name, samples in sets.items()}
+        _print_cost(cfg, {name: len(samples) for name, samples in sets.items()}, arms, console)
+        digest = hashlib.blake2b(" ".join(questions_digest(samples) for samples in sets.values()).encode(), digest_size=8).hexdigest()
+        outcomes, facts = _played(this, sets, arms, digest, output)
+    except Outage as outage:
+        where = f"{kept.path} keeps what was answered; " if kept else ""
+        raise Outage(f"{outage}. {where}the same command goes on from there", outage.status) from outage
+    together = {view: pooled([outcomes[f"{source} {view}"] for source in a.made]) for view in map(str, a.views)}
+    e = cfg.evaluation
+    entries = [
+        measured(name, outcomes[f"{name} {view}"], e.resamples, facts[f"{name} {view}"]["view_seen"]) for name in sets for view in a.views
+    ]
+    refused = max(entry.refused for entry in entries)
+    conduct = None if refused > cfg.served.refused else judge_conduct(list(together.values()), e.resamples)
+    shapes, ends = (sum((Counter(facts[key][part]) for key in facts), Counter()) for part in ("forms", "endings"))
+    seconds = time.monotonic() - started
+    card = Card(
+        conduct=conduct,
+        verdict=conduct_sentence(conduct, list(together.values()), e.resamples)
+        if conduct
+        else f"No verdict: the server refused {100 * refused:.0f} % of the questions of a set, which may be at most "
+        f"{100 * cfg.served.refused:.0f} % (served.refused).",
+        rule=CONDUCT_RULE,
+        protocol=Protocol(
+            version=a.version,
+            views=list(a.views),
+            sets={name: len(samples) for name, samples in sets.items()},
+            sides_px=list(a.sides_px),
+            effect=a.effect,
+            power=a.power,
+            questions=digest,
+            left_out=this.left_out,
+        ),
+        agent=_agent(cfg, model, kept),
+        together=[measured("together", outcome, e.resamples) for outcome in together.values()],
+        measured=entries,
+        forms={form: round(number / shapes.total(), 5) for form, number in shapes.most_common()},
+        endings=dict(ends.most_common()),
+        spent=Spent(
+            requests=kept.requests if kept else 0,
+            prompt_tokens=kept.prompt_tokens_seen if kept else 0,
+            sampled_tokens=kept.sampled_tokens if kept else 0,
+            seconds=round(seconds, 1),
+        ),
+        made=how_made(seconds),
+    )
+    write_card(card, output)
+    return card
+
+
+def _published(cfg: AuditConfig, count: int, left_out: list[str]) -> dict[str, Sequence[Sample]]:
+    """The first `count` questions of every published set whose files are at hand."""
+    found: dict[str, Sequence[Sample]] = {}
+    for name in cfg.audit.published:
+        with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
+            section: Any = OmegaConf.to_container(compose(f"data/{name}", return_hydra_config=False), resolve=True)
+        data = DataConfig.model_validate(section["data"])
+        if data.root and Path(data.root).is_dir():
+            limits = Limits(data.max_question_chars, data.max_options)
+            found[name] = open_source(name, None, data.root, kept=Path(data.cache_dir), limits=limits)[:count]
+        else:
+            left_out.append(f"{name}: no files in {data.root}")
+    return found
+
+
+def _print_cost(cfg: AuditConfig, counts: Mapping[str, int], arms: Mapping[str, Sequence[str]], console: Console) -> None:
+    """What the audit will ask for, before it asks."""
+
+    def cost(crops: int) -> Cost:
+        r = cfg.rollout
+        parts = [
+            expected_cost(n, ["own", *arms[name]], view, r.crop_tokens, crops) for name, n in counts.items() for view in cfg.audit.views
+        ]
+        return sum(parts, Cost(0, 0, 0))
+
+    one, most = cost(1), cost(cfg.rollout.max_crops)
+    asked = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    console.print(
+        f"{asked} at {len(cfg.audit.views)} views. With one crop a question: about {one.requests:,} requests and "
+        f"{one.prompt_tokens / 1e6:,.1f} M prompt tokens. At most {most.requests:,} and {most.prompt_tokens / 1e6:,.1f} M"
+    )
+
+
+def _played(
+    this: _Audit, sets: Mapping[str, Sequence[Sample]], arms: Mapping[str, Sequence[str]], digest: str, output: Path
+) -> tuple[dict[str, Outcome], dict[str, Any]]:
+    """The outcome and the facts of every set at every view, by `SET VIEW`. What an earlier start measured is kept."""
+    cfg, settings = this.cfg, this.cfg.model_dump()
+    path, facts_path = output / "outcomes.json", output / "facts.json"
+    asked = hashlib.blake2b(f"{digest} {[sorted(each) for each in arms.values()]}".encode(), digest_size=8).hexdigest()
+    identity = measurement(settings, this.model.weights_hash(), asked) + graded_by(settings)
+    with config.writable(str(output)):
+        refuse_other_probe(path, identity)
+        outcomes = load_outcomes(path, identity)
+        save_outcomes(outcomes, path, identity)
+    facts: dict[str, Any] = read_json(facts_path) if outcomes and facts_path.is_file() else {}
+    grader = Grader(build_judge(cfg.judge))
+    keys = [(name, view) for name in sets for view in cfg.audit.views]
+    with Progress(this.console, measurements=len(keys)) as progress:
+        for name, view in keys:
+            key = f"{name} {view}"
+            if key in outcomes and key in facts:
+                progress.skip(1)
+                continue
+            seen: dict[str, int | None] = {}
+            if isinstance(this.model, Served) and isinstance(this.engine, OpenAIEngine):
+                gap = Gap(Mode.FIXED, view, this.model.token_px)
+                seen = check_view_tokens(this.model, this.engine, gap, sets[name], cfg.served.view_deviation)
+            outcomes[key], found = this.measure(sets[name], view, arms[name], grader, progress, name)
+            facts[key] = found | {"view_seen": seen}
+            save_outcomes(outcomes, path, identity)
+            with atomic_write(facts_path) as partial:
+                partial.write_text(json_text(facts))
+    return {f"{name} {view}": outcomes[f"{name} {view}"] for name, view in keys}, {
+        f"{name} {view}": facts[f"{name} {view}"] for name, view in keys
+    }
+
+
+def _agent(cfg: AuditConfig, model: Model, kept: Kept | None) -> Agent:
+    r, record = cfg.rollout, model.dialect.record
+    return Agent(
+        name=cfg.policy.checkpoint,
+        engine=kept.url if kept and isinstance(kept.chat, Called) else r.engine,
+        weights=model.weights_hash(),
+        dialect=model.dialect.name,
+        words=record["words"],
+        prompts_hash=record["hash"],
+        notes=record["notes"],
+        temperature=cfg.evaluation.temperature,
+        max_crops=min(r.max_crops, model.dialect.max_crops or r.max_crops),
+        crop_tokens=r.crop_tokens,
+        tokens_per_turn=r.tokens_per_turn,
+        judge=cfg.judge.model if cfg.judge.url else None,
+        answered_alike=kept.again() if kept and kept.requests else None,
+    )

@@ -1,0 +1,148 @@
+"""The audit's arithmetic: how many questions, what they cost, the steps of a card, and the verdict."""
+
+import math
+import re
+from collections.abc import Sequence
+
+import pytest
+
+from focus.evaluation.audit import Cost, chain, expected_cost, forms, pooled, questions_needed
+from focus.evaluation.outcome import METRICS, Outcome
+from focus.model.dialect import dialect_names, read_dialect
+from focus.model.prompts import Answer, Fault, Malformed
+from focus.report.verdict import Conduct, conduct_sentence, judge_conduct
+from focus.rollout.trajectory import Action, Crop, Status, Turn
+from tests.support.probing import asked_about, before
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("effect", "discordant", "power", "needed"),
+    [
+        # ((1.95996 sqrt(0.2) + 0.84162 sqrt(0.2 - 0.01)) / 0.1)^2 = ((0.87652 + 0.36685) / 0.1)^2 = 154.6
+        (0.1, 0.2, 0.8, 155),
+        # ((1.95996 sqrt(0.2) + 1.28155 sqrt(0.19)) / 0.1)^2 = ((0.87652 + 0.55861) / 0.1)^2 = 205.96
+        (0.1, 0.2, 0.9, 206),
+        # all that turns turns one way: ((1.95996 sqrt(0.05) + 0.84162 sqrt(0.0475)) / 0.05)^2 = ((0.43826 + 0.18343) / 0.05)^2 = 154.6
+        (0.05, 0.05, 0.8, 155),
+    ],
+)
+def test_the_sample_size_is_that_of_a_paired_test_with_this_power(effect, discordant, power, needed):
+    assert questions_needed(effect, discordant, power, 0.05) == needed
+
+
+def test_a_loss_larger_than_the_share_that_turns_is_refused():
+    with pytest.raises(ValueError, match=r"audit\.effect is 0\.3 and audit\.discordant 0\.2"):
+        questions_needed(0.3, 0.2, 0.8, 0.05)
+
+
+def test_the_cost_counts_a_request_for_every_turn_and_the_images_that_it_shows():
+    # own: 600 + 1000, then with a crop 600 + 1100; noise: 600 + 1100; tool_free: 600 + 1000
+    one = expected_cost(10, ["own", "noise", "tool_free"], view_tokens=1000, crop_tokens=100, crops=1)
+    assert one == Cost(40, 10 * (1600 + 1700 + 1700 + 1600), 40 * 200)
+    # three crops: own asks four times, noise once with all three
+    three = expected_cost(1, ["own", "noise"], view_tokens=1000, crop_tokens=100, crops=3)
+    assert three == Cost(5, 1600 + 1700 + 1800 + 1900 + 1900, 1000)
+    assert one + three == Cost(45, one.prompt_tokens + three.prompt_tokens, 9000)
+
+
+def made(columns: dict[str, Sequence[float]], view_tokens: int = 1024) -> Outcome:
+    count = len(next(iter(columns.values())))
+    values = {metric: list(columns.get(metric, [NAN] * count)) for metric in METRICS}
+    return Outcome(view_tokens, [f"image {i}" for i in range(count)], values)
+
+
+def test_the_steps_from_a_question_to_evidence_are_as_worked_by_hand():
+    outcome = made(
+        {
+            "called": [1, 1, 1, 1, 0, 1],
+            "hit": [1, 1, 1, 0, NAN, NAN],  # the last question has no box
+            "own": [1, 1, 0, 1, 1, 1],
+            "noise": [0, 1, 0, 1, 1, 0],
+        }
+    )
+    steps = {name: interval[0] for name, interval in chain(outcome, 20).items()}
+    assert steps == {"calls": 5 / 6, "hits": 3 / 4, "reads": 2 / 3, "uses": 1 / 2}
+
+
+def test_a_step_that_no_question_reaches_is_left_out():
+    outcome = made({"called": [0, 0], "own": [1, 0], "noise": [1, 0]})
+    assert list(chain(outcome, 20)) == ["calls"]
+
+
+def test_measurements_at_one_view_are_pooled_question_by_question():
+    one, two = made({"own": [1, 0], "called": [1, 1]}), made({"own": [1, 1], "called": [0, 0]})
+    two.broken, two.seconds = ["a file"], 2.0
+    together = pooled([one, two])
+    assert together.values["own"] == [1, 0, 1, 1] and together.values["called"] == [1, 1, 0, 0]
+    assert len(together.groups) == 4 and together.broken == ["a file"] and together.seconds == 2.0
+    assert one.values["own"] == [1, 0]  # stays as it was
+
+
+def said(*turns: tuple[str, Action]):
+    t = before(asked_about(0))
+    for text, action in turns:
+        t = t.with_turn(Turn((), (), text, action), Status.OPEN)
+    return t
+
+
+def test_the_form_of_a_turn_is_its_own_call_an_answer_another_agents_call_or_its_fault():
+    own = read_dialect("deepeyes")
+    others = [read_dialect(name) for name in dialect_names()]
+    t = said(
+        ("<tool_call>...</tool_call>", Crop((0, 0, 1, 1), (0, 0, 1, 1))),
+        ('<grounding>{"bbox_2d": [0, 0, 1, 1]}</grounding>', Malformed(Fault.NO_ACTION)),
+        ("<zoom>[0, 0, 10, 10]</zoom>", Malformed(Fault.NO_ACTION)),
+        ("The sign is red.", Malformed(Fault.NO_ACTION)),
+        ("<tool_call>...</tool_call>", Malformed(Fault.OUTSIDE)),
+        ("", Crop((0, 0, 1, 1), (0, 0, 1, 1))),  # the second box of one turn
+        ("<answer>red</answer>", Answer("red")),
+    )
+    assert forms([t], own, others) == {
+        "call": 1,
+        "call of mini_o3": 1,
+        "call of ergo": 1,
+        "neither a call nor an answer": 1,
+        "call: the box is outside the image": 1,
+        "answer": 1,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ verdict
+
+
+def conducted(own: float, noise: float, called: float, count: int = 100, view_tokens: int = 1024) -> Outcome:
+    """So many of 100 questions right, right with noise, and called; a question that noise leaves right is right without."""
+    share = [i / count for i in range(count)]
+    return made(
+        {
+            "own": [float(s < own) for s in share],
+            "noise": [float(s < noise) for s in share],
+            "called": [float(s < called) for s in share],
+        },
+        view_tokens,
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "conduct", "sentence"),
+    [
+        ((0.8, 0.2, 1.0), (0.9, 0.5, 1.0), Conduct.LOOKS, "It looks: noise in place of its crops costs 60 points"),
+        ((0.8, 0.2, 1.0), (0.9, 0.9, 0.1), Conduct.WHEN_NEEDED, "It looks when needed: .* 100 % there and in 10 % at 16,384"),
+        ((0.4, 0.4, 0.0), (0.9, 0.9, 0.0), Conduct.NEVER, "It never crops: at 1,024 tokens it made a crop in 0 % of the questions"),
+        ((0.5, 0.5, 1.0), (0.9, 0.9, 1.0), Conduct.FOR_SHOW, "It crops for show: noise in place of its crops costs 0 points"),
+        ((0.02, 0.0, 1.0), (0.02, 0.0, 1.0), Conduct.GUESSES, "It is right too rarely to tell: .* 2 % of 100 questions"),
+        ((0.5, 0.46, 1.0), (0.9, 0.9, 1.0), Conduct.UNDECIDED, "Undecided: .* more questions may decide it"),
+    ],
+)
+def test_the_conduct_is_that_of_its_rule(first, last, conduct, sentence):
+    views = [conducted(*first), conducted(*last, view_tokens=16384)]
+    assert judge_conduct(views, 500) is conduct
+    assert re.match(sentence, conduct_sentence(conduct, views, 500))
+
+
+def test_few_questions_decide_nothing_but_a_large_loss():
+    assert judge_conduct([conducted(0.5, 0.5, 1.0, 10)], 500) is Conduct.UNDECIDED
+    assert judge_conduct([conducted(0.0, 0.0, 0.0, 10)], 500) is Conduct.UNDECIDED  # none of 10 may be up to 28 %
+    assert judge_conduct([conducted(1.0, 0.0, 1.0, 10)], 500) is Conduct.LOOKS

@@ -1,0 +1,85 @@
+"""The card of an audit: its schema, what is refused, and two cards on one page."""
+
+import json
+
+import pytest
+
+from focus.report.audit_card import SCHEMA, Card, draw_card, measured, read_card, schema_text, write_card, write_comparison
+from focus.report.verdict import CONDUCT_RULE, Conduct
+from tests.evaluation.test_audit import conducted
+
+
+def card(name: str = "one", questions: str = "abc") -> Card:
+    entries = [measured("together", conducted(0.8, 0.2, 1.0), 50), measured("together", conducted(0.9, 0.9, 0.4, view_tokens=16384), 50)]
+    return Card(
+        conduct=Conduct.WHEN_NEEDED,
+        verdict="It looks when needed: <b>so</b>.",
+        rule=CONDUCT_RULE,
+        protocol={
+            **{"version": 1, "views": [1024, 16384], "sets": {"scenes": 100}, "sides_px": [2048], "effect": 0.1, "power": 0.8},
+            **{"questions": questions, "left_out": ["vstar: no files"]},
+        },
+        agent={
+            **{"name": name, "engine": "openai", "weights": name, "dialect": "deepeyes", "words": "own words", "prompts_hash": "0"},
+            **{"notes": [], "temperature": 0.0, "max_crops": 5, "crop_tokens": 1024, "tokens_per_turn": 2048, "judge": None},
+            **{"answered_alike": (8, 8)},
+        },
+        together=entries,
+        measured=entries,
+        forms={"call": 0.5, "answer": 0.5},
+        endings={"answered": 200},
+        spent={"requests": 800, "prompt_tokens": 2_000_000, "sampled_tokens": 20_000, "seconds": 60.0},
+        made={"date": "2026-11-29"},
+    )
+
+
+def test_the_published_schema_is_that_of_the_code_and_its_file_ships_with_the_package():
+    assert SCHEMA.read_text() == schema_text(), "run: python -c 'from focus.report.audit_card import *; SCHEMA.write_text(schema_text())'"
+    assert json.loads(SCHEMA.read_text())["properties"]["schema"]["const"] == "focus.audit.card/1"
+
+
+def test_a_card_is_written_and_read_back_with_page_and_picture(tmp_path):
+    write_card(card(), tmp_path)
+    assert read_card(tmp_path / "card.json") == card()
+    page = (tmp_path / "card.html").read_text()
+    assert "&lt;b&gt;so&lt;/b&gt;" in page and "8 of 8 got the same reply" in page and "vstar: no files" in page
+    assert "60.0<small>" in page  # D_noise at 1,024 tokens: 80 - 20
+    assert (tmp_path / "card.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        "[1]",
+        "half",
+        json.dumps({"schema": "focus.audit.card/2"}),
+    ],
+)
+def test_a_file_that_is_no_card_is_refused_with_its_name_and_the_first_fault(tmp_path, content):
+    path = tmp_path / "card.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"card\.json is no card of version 1 of an audit \(.*give a card\.json that make audit wrote"):
+        read_card(path)
+
+
+def test_an_unknown_key_and_a_missing_file_are_refused(tmp_path):
+    path = tmp_path / "card.json"
+    path.write_text(json.dumps(json.loads(card().text()) | {"stars": 5}))
+    with pytest.raises(ValueError, match="stars: Extra inputs"):
+        read_card(path)
+    with pytest.raises(ValueError, match="can't be read"):
+        read_card(tmp_path / "none.json")
+
+
+def test_two_cards_of_the_same_questions_stand_on_one_page_and_others_do_not(tmp_path):
+    write_comparison([card("one"), card("two")], tmp_path / "both.html")
+    page = (tmp_path / "both.html").read_text()
+    assert "<h2>one</h2>" in page and "<h2>two</h2>" in page
+    with pytest.raises(ValueError, match="don't compare: they differ in questions of the protocol"):
+        write_comparison([card("one"), card("two", questions="other")], tmp_path / "both.html")
+
+
+def test_a_card_without_measurements_of_some_arm_can_be_drawn(tmp_path):
+    draw_card(card().model_copy(update={"conduct": None}), tmp_path / "card.png")
+    assert (tmp_path / "card.png").is_file()
