@@ -82,7 +82,7 @@ def refused(monkeypatch, *words: str, command: str = "train") -> str:
         (["rollout.endpoint.url=http://x"], "rollout.endpoint.url can't be set, since rollout.endpoint is null; choose rollout=openai"),
         (["seed=${nope}"], "seed refers to something that can't be found or read: Interpolation key 'nope' not found"),
         (["policy.dialect=qwen3vl"], "(docs/dialects.md). Did you mean qwen3_vl?"),
-        (["policy.dialect=null"], "policy.dialect is null; name the form of its calls: deepeyes, mini_o3, "),
+        (["policy.dialect=null"], "policy.dialect is null; name the form of its calls: adaptvision, deepeyes, "),
         (["seed=99999999999999999999"], "seed is 99999999999999999999; write a smaller number"),
         (["objective.updates=1e30"], "objective.updates is 1e+30; write a smaller number"),
         (["seed=1,2"], "seed is 1,2, which is several values; a list is seed=[1,2], and --multirun sweeps over values"),
@@ -128,7 +128,7 @@ def test_a_question_or_an_image_that_is_missing_or_empty_is_asked_for(monkeypatc
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["rollout=openai", "policy.checkpoint=agent"], "policy.dialect is null; name the form of its calls: deepeyes, mini_o3, "),
+        (["rollout=openai", "policy.checkpoint=agent"], "policy.dialect is null; name the form of its calls: adaptvision, deepeyes, "),
         (["policy.checkpoint=null"], "policy.checkpoint is null; write a text"),
         (["options={A: red}"], "options is {A: red}; write a list: [first, second]"),
         (["image=empty.jpg"], "image is empty.jpg, which can't be used: it has no bytes; name another image file"),
