@@ -44,6 +44,7 @@ from focus.runtime.endpoint import Outage
 from focus.runtime.files import atomic_write, json_text, read_json
 from focus.runtime.progress import Progress, chunks
 
+ALIKE = "answered alike"  # of facts.json: requests that were sent twice, and how many of them got the same reply
 WHY = {"gt": "has a box", "conflict": "has an image that is drawn here"}  # what an arm needs of a question
 
 
@@ -145,6 +146,11 @@ class _Audit:
             return "the server starts a turn again instead of continuing it"
         return None
 
+    def spent(self) -> tuple[int, int, int, float]:
+        """Requests, prompt tokens and sampled tokens so far, and the time in seconds."""
+        kept = self.kept
+        return (*((kept.requests, kept.prompt_tokens_seen, kept.sampled_tokens) if kept else (0, 0, 0)), time.monotonic())
+
     def measure(self, samples: Sequence[Sample], view: int, arms: Sequence[str], grader: Grader, progress: Progress, name: str) -> Any:
         """One set at one view: the outcome, and the forms and ends of its conversations.
 
@@ -172,10 +178,9 @@ def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Con
         assert cfg.rollout.endpoint is not None  # checked with rollout.engine
         kept = Kept(called or connect(cfg.rollout.endpoint), output / "requests.jsonl", a.repeated)
         dialect = read_dialect(cfg.policy.dialect, cfg.policy.prompts)
-        model, engine = Served(kept, dialect), OpenAIEngine(kept, dialect)  # type: tuple[Model, Engine]
+        this = _Audit(cfg, Served(kept, dialect), OpenAIEngine(kept, dialect), kept, console, [])
     else:
-        model, engine = load_evaluated(cfg)
-    this = _Audit(cfg, model, engine, kept, console, [])
+        this = _Audit(cfg, *load_evaluated(cfg), None, console, [])
     count = a.samples or questions_needed(a.effect, a.discordant, a.power, a.alpha)
     sets: dict[str, Sequence[Sample]] = {source: audited_samples(cfg, source, -(-count // len(a.made))) for source in a.made}
     sets |= _published(cfg, count, this.left_out)
@@ -196,8 +201,9 @@ def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Con
     ]
     refused = max(entry.refused for entry in entries)
     conduct = None if refused > cfg.served.refused else judge_conduct(list(together.values()), e.resamples)
-    shapes, ends = (sum((Counter(facts[key][part]) for key in facts), Counter()) for part in ("forms", "endings"))
-    seconds = time.monotonic() - started
+    parts = [facts[f"{name} {view}"] for name in sets for view in a.views]
+    shapes, ends = (sum((Counter(part[kind]) for part in parts), Counter()) for kind in ("forms", "endings"))
+    requests, prompt_tokens, sampled_tokens, seconds = (sum(values) for values in zip(*(part["spent"] for part in parts), strict=True))
     card = Card(
         conduct=conduct,
         verdict=conduct_sentence(conduct, list(together.values()), e.resamples)
@@ -215,18 +221,13 @@ def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Con
             questions=digest,
             left_out=this.left_out,
         ),
-        agent=_agent(cfg, model, kept),
+        agent=_agent(cfg, this, facts.get(ALIKE)),
         together=[measured("together", outcome, e.resamples) for outcome in together.values()],
         measured=entries,
         forms={form: round(number / shapes.total(), 5) for form, number in shapes.most_common()},
         endings=dict(ends.most_common()),
-        spent=Spent(
-            requests=kept.requests if kept else 0,
-            prompt_tokens=kept.prompt_tokens_seen if kept else 0,
-            sampled_tokens=kept.sampled_tokens if kept else 0,
-            seconds=round(seconds, 1),
-        ),
-        made=how_made(seconds),
+        spent=Spent(requests=requests, prompt_tokens=prompt_tokens, sampled_tokens=sampled_tokens, seconds=round(seconds, 1)),
+        made=how_made(time.monotonic() - started),
     )
     write_card(card, output)
     return card
@@ -237,8 +238,7 @@ def _published(cfg: AuditConfig, count: int, left_out: list[str]) -> dict[str, S
     found: dict[str, Sequence[Sample]] = {}
     for name in cfg.audit.published:
         with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
-            section: Any = OmegaConf.to_container(compose(f"data/{name}", return_hydra_config=False), resolve=True)
-        data = DataConfig.model_validate(section["data"])
+            data = DataConfig.model_validate(OmegaConf.to_container(compose("audit", [f"data={name}"]).data, resolve=True))
         if data.root and Path(data.root).is_dir():
             limits = Limits(data.max_question_chars, data.max_options)
             found[name] = open_source(name, None, data.root, kept=Path(data.cache_dir), limits=limits)[:count]
@@ -290,21 +290,29 @@ def _played(
             if isinstance(this.model, Served) and isinstance(this.engine, OpenAIEngine):
                 gap = Gap(Mode.FIXED, view, this.model.token_px)
                 seen = check_view_tokens(this.model, this.engine, gap, sets[name], cfg.served.view_deviation)
+            before = this.spent()
             outcomes[key], found = this.measure(sets[name], view, arms[name], grader, progress, name)
-            facts[key] = found | {"view_seen": seen}
-            save_outcomes(outcomes, path, identity)
-            with atomic_write(facts_path) as partial:
-                partial.write_text(json_text(facts))
-    return {f"{name} {view}": outcomes[f"{name} {view}"] for name, view in keys}, {
-        f"{name} {view}": facts[f"{name} {view}"] for name, view in keys
-    }
+            spent = [after - earlier for after, earlier in zip(this.spent(), before, strict=True)]
+            facts[key] = found | {"view_seen": seen, "spent": spent}
+            answered = {key: outcome for key, outcome in outcomes.items() if not outcome.mean("refused") > cfg.served.refused}
+            save_outcomes(answered, path, identity)  # what was refused is asked again by the next start
+            _write(facts_path, facts)
+    if this.kept and this.kept.requests:
+        facts[ALIKE] = this.kept.again()
+        _write(facts_path, facts)
+    return outcomes, facts
 
 
-def _agent(cfg: AuditConfig, model: Model, kept: Kept | None) -> Agent:
-    r, record = cfg.rollout, model.dialect.record
+def _write(path: Path, facts: Mapping[str, Any]) -> None:
+    with atomic_write(path) as partial:
+        partial.write_text(json_text(facts))
+
+
+def _agent(cfg: AuditConfig, this: _Audit, alike: tuple[int, int] | None) -> Agent:
+    r, model, record = cfg.rollout, this.model, this.model.dialect.record
     return Agent(
         name=cfg.policy.checkpoint,
-        engine=kept.url if kept and isinstance(kept.chat, Called) else r.engine,
+        engine=this.kept.url if this.kept and isinstance(this.kept.chat, Called) else r.engine,
         weights=model.weights_hash(),
         dialect=model.dialect.name,
         words=record["words"],
@@ -315,5 +323,5 @@ def _agent(cfg: AuditConfig, model: Model, kept: Kept | None) -> Agent:
         crop_tokens=r.crop_tokens,
         tokens_per_turn=r.tokens_per_turn,
         judge=cfg.judge.model if cfg.judge.url else None,
-        answered_alike=kept.again() if kept and kept.requests else None,
+        answered_alike=alike,
     )

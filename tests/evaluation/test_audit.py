@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 import pytest
+import yaml
 
 from focus.evaluation.audit import Cost, chain, expected_cost, forms, pooled, questions_needed
 from focus.evaluation.outcome import METRICS, Outcome
@@ -12,6 +13,7 @@ from focus.model.dialect import dialect_names, read_dialect
 from focus.model.prompts import Answer, Fault, Malformed
 from focus.report.verdict import Conduct, conduct_sentence, judge_conduct
 from focus.rollout.trajectory import Action, Crop, Status, Turn
+from focus.runtime.paths import CONF
 from tests.support.probing import asked_about, before
 
 NAN = math.nan
@@ -45,6 +47,17 @@ def test_the_cost_counts_a_request_for_every_turn_and_the_images_that_it_shows()
     three = expected_cost(1, ["own", "noise"], view_tokens=1000, crop_tokens=100, crops=3)
     assert three == Cost(5, 1600 + 1700 + 1800 + 1900 + 1900, 1000)
     assert one + three == Cost(45, one.prompt_tokens + three.prompt_tokens, 9000)
+
+
+@pytest.mark.parametrize(("questions", "requests", "millions"), [(48, 1296, 11.0), (156, 4212, 35.6), (500, 13500, 114.1)])
+def test_the_cost_that_the_page_names_is_that_of_the_protocol(questions, requests, millions):
+    arms = yaml.safe_load((CONF / "audit.yaml").read_text())["evaluation"]["arms"]
+    protocol = yaml.safe_load((CONF / "audit/v1.yaml").read_text())
+    cost = sum((expected_cost(questions, arms, view, 1024, 1) for view in protocol["views"]), Cost(0, 0, 0))
+    assert (cost.requests, round(cost.prompt_tokens / 1e6, 1)) == (requests, millions)
+    page = (CONF.parent / "docs/audit.md").read_text()
+    assert f"| {questions} | {requests:,} | {millions} M |" in page
+    assert questions_needed(protocol["effect"], protocol["discordant"], protocol["power"], protocol["alpha"]) == 155  # 78 of each drawn set
 
 
 def made(columns: dict[str, Sequence[float]], view_tokens: int = 1024) -> Outcome:

@@ -76,7 +76,8 @@ def test_an_agent_of_known_conduct_gets_its_numbers(agents, tmp_path, conduct, s
 
 def test_the_card_says_what_was_asked_how_and_what_it_took(agents, tmp_path, monkeypatch):
     monkeypatch.undo()
-    card = audited(agents["looks"], tmp_path)
+    card = audited(agents["looks"], tmp_path, "audit.published=[vstar]")
+    assert card.protocol.left_out == ["vstar: no files in published/vstar"]
     assert card.protocol.sets == {"scenes": COUNT} and card.protocol.views == list(VIEWS)
     assert card.agent.name == "scripted" and card.agent.engine == "a Python function" and card.agent.words == "own words"
     assert card.agent.answered_alike == (2, 2)
@@ -96,7 +97,7 @@ def test_an_audit_that_is_done_asks_nothing_again(agents, tmp_path):
         return agents["looks"](messages)
 
     second = audited(counting, tmp_path)
-    assert second.together == first.together and asked == []
+    assert asked == [] and second.model_copy(update={"made": first.made}) == first
 
 
 # -------------------------------------------------------------------------------------------------------- misbehaviour
@@ -184,6 +185,9 @@ def test_a_server_that_refuses_images_gets_no_verdict_and_a_card_that_says_why(a
     with Server(picky) as server, pytest.raises(ValueError, match="No verdict: the server refused 33 % of the questions"):
         served(server, tmp_path / "card")
     assert read_card(tmp_path / "card/card.json").conduct is None
+    with Server(speaking(agents["looks"])) as server:
+        assert served(server, tmp_path / "card").conduct == "looks"  # the same command asks again what was refused, and nothing else
+        assert 0 < len(server.chats) < 24
 
 
 def test_a_server_that_restarts_a_prefilled_turn_is_not_measured_in_that_arm(agents, tmp_path, monkeypatch):
