@@ -163,6 +163,7 @@ def measured(name: str, outcome: Outcome, resamples: int, view_seen: Mapping[str
 
 
 def rounded(interval: Interval) -> Interval:
+    """With the five digits that a card has."""
     mean, low, high = (round(value, 5) for value in interval)
     return mean, low, high
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from focus.runtime.endpoint import Refused, Reply
+from focus.runtime.files import json_text
 
 Answer = TypeVar("Answer")
 Messages = Sequence[Mapping[str, Any]]
@@ -143,5 +144,5 @@ class Kept:
                 self._kept[key] = value
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 with self.path.open("a", encoding="utf-8") as lines:
-                    lines.write(json.dumps([key, value]) + "\n")
+                    lines.write(json_text([key, value]) + "\n")
             return self._kept[key]

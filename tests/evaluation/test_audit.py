@@ -2,18 +2,17 @@
 
 import math
 import re
-from collections.abc import Sequence
 
 import pytest
 import yaml
 
 from focus.evaluation.audit import Cost, chain, expected_cost, forms, pooled, questions_needed
-from focus.evaluation.outcome import METRICS, Outcome
 from focus.model.dialect import dialect_names, read_dialect
 from focus.model.prompts import Answer, Fault, Malformed
 from focus.report.verdict import Conduct, conduct_sentence, judge_conduct
 from focus.rollout.trajectory import Action, Crop, Status, Turn
 from focus.runtime.paths import CONF
+from tests.support.outcomes import conducted, made
 from tests.support.probing import asked_about, before
 
 NAN = math.nan
@@ -58,12 +57,6 @@ def test_the_cost_that_the_page_names_is_that_of_the_protocol(questions, request
     page = (CONF.parent / "docs/audit.md").read_text()
     assert f"| {questions} | {requests:,} | {millions} M |" in page
     assert questions_needed(protocol["effect"], protocol["discordant"], protocol["power"], protocol["alpha"]) == 155  # 78 of each drawn set
-
-
-def made(columns: dict[str, Sequence[float]], view_tokens: int = 1024) -> Outcome:
-    count = len(next(iter(columns.values())))
-    values = {metric: list(columns.get(metric, [NAN] * count)) for metric in METRICS}
-    return Outcome(view_tokens, [f"image {i}" for i in range(count)], values)
 
 
 def test_the_steps_from_a_question_to_evidence_are_as_worked_by_hand():
@@ -123,19 +116,6 @@ def test_the_form_of_a_turn_is_its_own_call_an_answer_another_agents_call_or_its
 
 
 # ------------------------------------------------------------------------------------------------------------ verdict
-
-
-def conducted(own: float, noise: float, called: float, count: int = 100, view_tokens: int = 1024) -> Outcome:
-    """So many of 100 questions right, right with noise, and called; a question that noise leaves right is right without."""
-    share = [i / count for i in range(count)]
-    return made(
-        {
-            "own": [float(s < own) for s in share],
-            "noise": [float(s < noise) for s in share],
-            "called": [float(s < called) for s in share],
-        },
-        view_tokens,
-    )
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from focus.report.audit_card import SCHEMA, Card, draw_card, measured, read_card, schema_text, write_card, write_comparison
 from focus.report.verdict import CONDUCT_RULE, Conduct
-from tests.evaluation.test_audit import conducted
+from tests.support.outcomes import conducted
 
 
 def card(name: str = "one", questions: str = "abc") -> Card:

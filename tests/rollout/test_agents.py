@@ -24,7 +24,7 @@ from focus.rollout.served import OpenAIEngine, Served
 from focus.rollout.substitutes import blank
 from focus.rollout.trajectory import Status, Trajectory
 from focus.runtime.endpoint import Endpoint
-from tests.rollout.test_served import pixels
+from tests.support.agents import image_of
 from tests.support.protocol import Server
 
 AGENTS = Path(__file__).parent / "agents"
@@ -54,7 +54,7 @@ def transcript(chats: list[dict], says: list[str]) -> str:
 
 
 def shown(content: list[dict]) -> str:
-    return "".join(part["text"] if "text" in part else "<{}x{}>".format(*pixels(part).size) for part in content)
+    return "".join(part["text"] if "text" in part else "<{}x{}>".format(*image_of(part).size) for part in content)
 
 
 def asked(name: str, says: list[str], prefill: str = "", tool: bool = True, altered: bool = False) -> tuple[Trajectory, list[dict]]:
@@ -167,10 +167,10 @@ def test_the_second_role_sees_three_crops_at_most_and_their_boxes_on_the_view_al
     played, chats = asked("p2r", [listed, "<answer>A</answer>"])
     assert len(played.crops) == 3 and [turn.text for turn in played.turns] == [listed, "", "", "<answer>A</answer>"]
     assert sum(len(turn.ids) for turn in played.turns) == 10  # what the server counted, once for each request
-    first = [pixels(part) for part in chats[1]["messages"][1]["content"] if part["type"] == "image_url"]
+    first = [image_of(part) for part in chats[1]["messages"][1]["content"] if part["type"] == "image_url"]
     assert [first[0].getpixel((x, 0)) for x in (10, 50, 90, 130)] == [(255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)]
     altered, chats = asked("p2r", [listed, "<answer>A</answer>", "<answer>B</answer>"], altered=True)
-    second = [pixels(part) for part in chats[2]["messages"][1]["content"] if part["type"] == "image_url"]
+    second = [image_of(part) for part in chats[2]["messages"][1]["content"] if part["type"] == "image_url"]
     assert second[0].tobytes() == first[0].tobytes()
     assert all(crop.getcolors() == [(crop.width * crop.height, (128, 128, 128))] for crop in second[1:]) and len(second) == 4
     assert altered.answer == "B"

@@ -1,7 +1,5 @@
 """Someone else's agent, asked over HTTP: the same loop, the same probe, in its own tool form."""
 
-import base64
-import io
 import json
 import logging
 import math
@@ -30,6 +28,7 @@ from focus.rollout.served import OpenAIEngine, Served
 from focus.rollout.trajectory import Status, Trajectory
 from focus.runtime import endpoint as endpoints
 from focus.runtime.endpoint import SEED_BITS, Endpoint
+from tests.support.agents import image_of
 from tests.support.protocol import Server, half_json, half_sent, reset, slow, status, without_choices
 from tests.support.reference import equal
 from tests.support.scripted import completions
@@ -55,7 +54,7 @@ class Speaking:
         for message in request["messages"]:
             content = message["content"]
             parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-            images += [pixels(part) for part in parts if part["type"] == "image_url"]
+            images += [image_of(part) for part in parts if part["type"] == "image_url"]
             words = "".join(part.get("text", CROP_CONTENT) for part in parts)
             text += f"<|im_start|>{message['role']}\n{words}<|im_end|>\n"
         if request.get("continue_final_message"):
@@ -73,10 +72,6 @@ class Speaking:
         for stop in ("<|im_end|>", *request["stop"]):
             words = words.removesuffix(stop)
         return words, "stop" if said.stopped else "length", len(said.ids)
-
-
-def pixels(part: dict) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(part["image_url"]["url"].partition(",")[2]))).convert("RGB")
 
 
 class Narrow(KVEngine):
@@ -251,7 +246,7 @@ def test_what_the_server_sees_is_the_view_and_the_crop_to_the_pixel():
         model, engine = served(server, "mini_o3")
         view, source = Gap(Mode.FIXED, 16, 28).view_of(sample, Decoded(image))
         (played,) = play(model, engine, begin(model, sample, view, source, [0]), RolloutLimits(1, 64, Sampling(0.0, 100)))
-        sent = [pixels(part) for m in server.chats[1]["messages"] if m["role"] == "user" for part in m["content"] if "image_url" in part]
+        sent = [image_of(part) for m in server.chats[1]["messages"] if m["role"] == "user" for part in m["content"] if "image_url" in part]
     assert [each.tobytes() for each in sent] == [each.convert("RGB").tobytes() for each in played.images]
     assert sent[1].tobytes() == image.crop((0, 0, 112, 112)).tobytes()
 

@@ -19,15 +19,11 @@ from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits
 from focus.runs import audit
 from focus.runtime.endpoint import Outage
-from tests.support.agents import Agent, conducts, images, truths
+from tests.support.agents import SMALL_AUDIT, Agent, conducts, images, truths
 from tests.support.protocol import Server, hurry
 from tests.support.runs import settings
 
 VIEWS, COUNT = (16, 64), 6
-SMALL = (
-    *("audit.made=[scenes]", "audit.sides_px=[224]", "audit.letter_px=null", "audit.published=[]", f"audit.samples={COUNT}"),
-    *("audit.views=[16,64]", "audit.repeated=2", "evaluation.resamples=50", "threads=1", "evaluation.arms=[own,noise,gt]"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +38,7 @@ def undrawn(monkeypatch) -> None:
 
 
 def audited(agent: Agent, folder: Path, *more: str) -> Card:
-    return focus.audit(agent, *SMALL, *more, dialect="mini_o3", name="scripted", output=folder)
+    return focus.audit(agent, *SMALL_AUDIT, *more, dialect="mini_o3", name="scripted", output=folder)
 
 
 def means(card: Card, view: int, part: str) -> dict[str, float]:
@@ -129,7 +125,7 @@ def test_a_function_is_not_asked_to_continue_a_turn_and_a_dialect_without_a_plai
 
 def served(server: Server, folder: Path, *more: str) -> Card:
     endpoint = (f"rollout.endpoint.url={server.url}", "rollout.endpoint.retries=0", "rollout.endpoint.concurrency=1")
-    audit.run(settings(folder, Path("tiny"), "policy.dialect=mini_o3", *SMALL, *endpoint, *more, name="audit"))
+    audit.run(settings(folder, Path("tiny"), "policy.dialect=mini_o3", *SMALL_AUDIT, *endpoint, *more, name="audit"))
     return read_card(folder / "card.json")
 
 
@@ -205,7 +201,7 @@ def test_a_server_that_restarts_a_prefilled_turn_is_not_measured_in_that_arm(age
 
 def test_a_server_that_is_not_there_is_one_message(tmp_path):
     with pytest.raises(ValueError, match="cannot be reached"):
-        focus.audit("http://127.0.0.1:9/v1", *SMALL, dialect="mini_o3", name="x", output=tmp_path)
+        focus.audit("http://127.0.0.1:9/v1", *SMALL_AUDIT, dialect="mini_o3", name="x", output=tmp_path)
     with pytest.raises(ValueError, match="name is missing"):
         focus.audit("http://127.0.0.1:9/v1", dialect="mini_o3")
 
@@ -217,7 +213,7 @@ def test_the_card_of_weights_that_run_here_has_the_numbers_of_their_probe(tmp_pa
     from focus.model.loading import EMBEDDED, load_model
 
     quick = ("rollout=kv", "audit.views=[16]", "evaluation.arms=[own,noise]", "evaluation.temperature=1.0")
-    audit.run(settings(tmp_path, Path("embedded"), *SMALL, *quick, "audit.samples=2", name="audit"))
+    audit.run(settings(tmp_path, Path("embedded"), *SMALL_AUDIT, *quick, "audit.samples=2", name="audit"))
     card, model = read_card(tmp_path / "card.json"), load_model(EMBEDDED, "tiny")
     limits = RolloutLimits(1, 64, Sampling(1.0, 40))
     evaluator = Evaluator(model, KVEngine(model), Gap(Mode.FIXED, 16, 28), limits, 0, ["own", "noise"], 3)

@@ -12,8 +12,7 @@ from PIL import Image
 
 import focus
 from focus.data.scenes import Scenes, scene_spec
-from tests.runs.test_audit import SMALL
-from tests.support.agents import conducts, data_url, truths
+from tests.support.agents import SMALL_AUDIT, conducts, data_url, truths
 
 PAGE = (Path(__file__).parents[2] / "docs/audit.md").read_text()
 EXAMPLES = dict(re.findall(r"^### ([\w-]+)\n.*?^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL))
@@ -104,7 +103,7 @@ def test_the_example_of_the_page_audits_a_scripted_agent(monkeypatch, tmp_path, 
     found: dict[str, Any] = {}
     exec(compile(EXAMPLES[name], f"docs/audit.md, {name}", "exec"), found)
     quick = ("audit.samples=2", "audit.views=[16]", "evaluation.arms=[own,noise]")
-    card = focus.audit(found["agent"], *SMALL, *quick, dialect="mini_o3", name="my-agent", output=tmp_path)
+    card = focus.audit(found["agent"], *SMALL_AUDIT, *quick, dialect="mini_o3", name="my-agent", output=tmp_path)
     [entry] = card.together
     assert (entry.accuracy["own"][0], entry.accuracy["noise"][0], entry.steps["calls"][0]) == (1, 0, 1)
 

@@ -17,6 +17,11 @@ from focus.data.boxes import Box, settle
 from focus.data.sample import Sample
 from focus.gap import Gap, Mode, cut
 
+# Settings of an audit of six questions
+SMALL_AUDIT = (
+    *("audit.made=[scenes]", "audit.sides_px=[224]", "audit.letter_px=null", "audit.published=[]", "audit.samples=6"),
+    *("audit.views=[16,64]", "audit.repeated=2", "evaluation.resamples=50", "threads=1", "evaluation.arms=[own,noise,gt]"),
+)
 Agent = Callable[[Sequence[Mapping[str, Any]]], str]
 TOKEN_PX, CROP_TOKENS = 28, 1024
 
@@ -61,10 +66,15 @@ def data_url(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 
+def image_of(part: Mapping[str, Any]) -> Image.Image:
+    """The image of a part of a message."""
+    return Image.open(io.BytesIO(base64.b64decode(part["image_url"]["url"].partition(",")[2]))).convert("RGB")
+
+
 def images(messages: Sequence[Mapping[str, Any]]) -> list[bytes]:
     """The pixels of every image of a conversation, in order."""
     parts = [part for m in messages if not isinstance(m["content"], str) for part in m["content"] if part["type"] == "image_url"]
-    return [pixels(Image.open(io.BytesIO(base64.b64decode(part["image_url"]["url"].partition(",")[2])))) for part in parts]
+    return [pixels(image_of(part)) for part in parts]
 
 
 def agent(known: Mapping[bytes, Truth], calls: Callable[[Truth], bool], answers: Callable[[Truth, bool], bool]) -> Agent:
