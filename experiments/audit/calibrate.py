@@ -6,6 +6,7 @@ views and judges them by the rule of the card. `python -m experiments.audit.cali
 
 import json
 import math
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def verdicts(agent: Known, questions: int, audits: int, seed: int) -> Counter[st
 
 
 def main() -> None:
-    rows = []
+    rows, started = [], time.monotonic()
     for number, (name, agent) in enumerate(AGENTS.items()):
         counted = verdicts(agent, QUESTIONS, AUDITS, SEED + number)
         right, undecided = counted[agent.conduct.value], counted[Conduct.UNDECIDED.value]
@@ -89,7 +90,14 @@ def main() -> None:
             }
         )
         print(f"{name}: right {right}, undecided {undecided}, wrong {AUDITS - right - undecided} of {AUDITS}")
-    record = {"questions": QUESTIONS, "audits": AUDITS, "resamples": RESAMPLES, "seed": SEED, "rows": rows, "made": how_made(0.0)}
+    record = {
+        "questions": QUESTIONS,
+        "audits": AUDITS,
+        "resamples": RESAMPLES,
+        "seed": SEED,
+        "rows": rows,
+        "made": how_made(time.monotonic() - started),
+    }
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -1,11 +1,13 @@
 """The audit's arithmetic: how many questions, what they cost, the steps of a card, and the verdict."""
 
+import json
 import math
 import re
 
 import pytest
 import yaml
 
+from experiments.audit import calibrate
 from focus.evaluation.audit import Cost, chain, expected_cost, forms, pooled, questions_needed
 from focus.model.dialect import dialect_names, read_dialect
 from focus.model.prompts import Answer, Fault, Malformed
@@ -139,3 +141,20 @@ def test_few_questions_decide_nothing_but_a_large_loss():
     assert judge_conduct([conducted(0.5, 0.5, 1.0, 10)], 500) is Conduct.UNDECIDED
     assert judge_conduct([conducted(0.0, 0.0, 0.0, 10)], 500) is Conduct.UNDECIDED  # none of 10 may be up to 28 %
     assert judge_conduct([conducted(1.0, 0.0, 1.0, 10)], 500) is Conduct.LOOKS
+
+
+# ------------------------------------------------------------------------------------------------------ its own record
+
+
+def test_the_table_of_the_calibration_is_its_record():
+    record = json.loads(calibrate.RECORD.read_text())
+    page = (calibrate.RECORD.parent / "README.md").read_text()
+    assert (record["questions"], record["audits"]) == (calibrate.QUESTIONS, 200) == (156, 200)
+    assert [row["agent"] for row in record["rows"]] == list(calibrate.AGENTS)
+    for row in record["rows"]:
+        shares = " | ".join(f"{100 * row[name]:.1f} %" for name in ("right", "undecided", "wrong"))
+        assert f"| {row['agent']} | {row['truth']} | {shares} |" in page
+
+
+def test_an_agent_of_the_calibration_gets_its_verdict_again():
+    assert calibrate.verdicts(calibrate.AGENTS["always looks"], calibrate.QUESTIONS, 3, 0) == {"looks": 3}
