@@ -39,7 +39,7 @@ from focus.report.verdict import CONDUCT_RULE, conduct_sentence, judge_conduct
 from focus.rollout.engine import Engine, Model
 from focus.rollout.loop import begin, play, seed_of, with_prefill
 from focus.rollout.served import MIN_UNCLOSED, OpenAIEngine, PrefillIgnored, Served, check_view_tokens
-from focus.runtime.chats import Called, Kept
+from focus.runtime.chats import Called, KeptReplies
 from focus.runtime.endpoint import Outage
 from focus.runtime.files import atomic_write, json_text, read_json
 from focus.runtime.progress import Progress, chunks
@@ -108,7 +108,7 @@ class _Audit:
     cfg: AuditConfig
     model: Model
     engine: Engine
-    kept: Kept | None
+    kept: KeptReplies | None
     console: Console
     left_out: list[str]
 
@@ -130,7 +130,7 @@ class _Audit:
                 arms.remove(arm)
         return arms
 
-    def _ignores_prefill(self, kept: Kept, samples: Sequence[Sample]) -> str | None:
+    def _ignores_prefill(self, kept: KeptReplies, samples: Sequence[Sample]) -> str | None:
         """Why a served agent can't be made to begin its turn with an answer; None if it can."""
         if isinstance(kept.chat, Called):
             return "a Python function begins its own turns"
@@ -176,7 +176,7 @@ def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Con
     kept = None
     if cfg.rollout.engine == "openai":
         assert cfg.rollout.endpoint is not None  # checked with rollout.engine
-        kept = Kept(called or connect(cfg.rollout.endpoint), output / "requests.jsonl", a.repeated)
+        kept = KeptReplies(called or connect(cfg.rollout.endpoint), output / "requests.jsonl", a.repeated)
         dialect = read_dialect(cfg.policy.dialect, cfg.policy.prompts)
         this = _Audit(cfg, Served(kept, dialect), OpenAIEngine(kept, dialect), kept, console, [])
     else:

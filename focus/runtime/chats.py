@@ -81,7 +81,7 @@ class Called:
         """None: nothing is counted."""
 
 
-class Kept:
+class KeptReplies:
     """A chat whose replies are kept in a JSON-lines file: a request that was answered once is not sent again.
 
     The key of a reply is a hash of the model and of the whole request, images and seed included. A

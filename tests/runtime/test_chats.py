@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from focus.runtime.chats import Called, Kept
+from focus.runtime.chats import Called, KeptReplies
 from focus.runtime.endpoint import Endpoint, Outage, Refused, Reply
 from tests.support.protocol import Server, hurry, status
 
@@ -25,13 +25,13 @@ def counting(replies: list[str] | None = None):
 
 def test_a_request_is_sent_once_and_its_reply_is_kept_in_a_file(tmp_path):
     agent, said = counting()
-    kept = Kept(Called(agent, "me"), tmp_path / "a/requests.jsonl")
+    kept = KeptReplies(Called(agent, "me"), tmp_path / "a/requests.jsonl")
     assert [kept.ask(HELLO, **PLAIN).text for _ in range(3)] == ["reply 1"] * 3
     assert kept.ask(HELLO, temperature=0.0, max_tokens=11).text == "reply 2"  # another request
     assert (len(said), kept.requests, kept.sent) == (2, 4, 2)
-    again = Kept(Called(agent, "me"), tmp_path / "a/requests.jsonl")
+    again = KeptReplies(Called(agent, "me"), tmp_path / "a/requests.jsonl")
     assert again.ask(HELLO, **PLAIN).text == "reply 1" and again.sent == 0
-    assert Kept(Called(agent, "another"), tmp_path / "a/requests.jsonl").ask(HELLO, **PLAIN).text == "reply 3"
+    assert KeptReplies(Called(agent, "another"), tmp_path / "a/requests.jsonl").ask(HELLO, **PLAIN).text == "reply 3"
 
 
 def test_a_reply_comes_back_whole_with_its_counts_and_calls(tmp_path):
@@ -40,17 +40,17 @@ def test_a_reply_comes_back_whole_with_its_counts_and_calls(tmp_path):
             return Reply("x", False, 7, (("zoom", "{}"),), "reasoning", 1000)
 
     for _ in range(2):
-        kept = Kept(Counting(str, "me"), tmp_path / "requests.jsonl")
+        kept = KeptReplies(Counting(str, "me"), tmp_path / "requests.jsonl")
         assert kept.ask(HELLO) == Reply("x", False, 7, (("zoom", "{}"),), "reasoning", 1000)
         assert (kept.prompt_tokens_seen, kept.sampled_tokens) == (1000, 7)
 
 
 def test_a_line_that_a_crash_has_cut_is_asked_again(tmp_path):
     path = tmp_path / "requests.jsonl"
-    Kept(Called(counting()[0], "me"), path).ask(HELLO, **PLAIN)
+    KeptReplies(Called(counting()[0], "me"), path).ask(HELLO, **PLAIN)
     path.write_text(path.read_text() + '["half a li')
     agent, said = counting(["new"])
-    kept = Kept(Called(agent, "me"), path)
+    kept = KeptReplies(Called(agent, "me"), path)
     assert kept.ask(HELLO, **PLAIN).text == "reply 1" and kept.ask(HELLO).text == "new" and len(said) == 1
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
@@ -59,7 +59,7 @@ def test_a_refusal_and_an_outage_are_not_kept(tmp_path, monkeypatch):
     hurry(monkeypatch)
     faults = [status(400, "too long"), status(403)]
     with Server(lambda request: ("hello", "stop", 3), faults) as server:
-        kept = Kept(Endpoint(server.url, "tiny", "NO_KEY", 5.0, 0, 1), tmp_path / "requests.jsonl")
+        kept = KeptReplies(Endpoint(server.url, "tiny", "NO_KEY", 5.0, 0, 1), tmp_path / "requests.jsonl")
         for error in (Refused, Outage):
             with pytest.raises(error):
                 kept.ask(HELLO, **PLAIN)
@@ -70,7 +70,7 @@ def test_a_refusal_and_an_outage_are_not_kept(tmp_path, monkeypatch):
 
 def test_the_first_requests_are_sent_once_more_to_see_whether_the_agent_answers_alike(tmp_path):
     agent, said = counting(["a", "b", "c", "a", "B"])
-    kept = Kept(Called(agent, "me"), tmp_path / "requests.jsonl", remembered=2)
+    kept = KeptReplies(Called(agent, "me"), tmp_path / "requests.jsonl", remembered=2)
     for number in range(3):
         kept.ask(HELLO, max_tokens=number)
     assert kept.again() == (2, 1) and len(said) == 5
