@@ -15,7 +15,7 @@ from yaml import YAMLError
 from focus.config.checks import CROSS_CHECKS, class_problems
 from focus.config.machine import machine_problems
 from focus.config.messages import TYPES, ConfigError, not_finite, raise_all, sentence
-from focus.config.schema import SCHEMAS, AskConfig, QuestionsConfig, Section, section_of
+from focus.config.schema import SCHEMAS, AskConfig, AuditCompareConfig, QuestionsConfig, Section, section_of
 
 Schema = TypeVar("Schema", bound=Section)
 
@@ -50,6 +50,7 @@ def _missing_keys(cfg: DictConfig, schema: type[Section]) -> list[str]:
     missing = ", ".join(sorted(OmegaConf.missing_keys(cfg)))
     hints = {
         AskConfig: 'Give both: image=photo.jpg question="What is it?"',
+        AuditCompareConfig: 'Give two: make audit-compare CARDS="[outputs/audit/a/card.json,outputs/audit/b/card.json]"',
         QuestionsConfig: "Name the folder of your photographs and PDFs: make questions FROM=FOLDER",
     }
     return [*unknown, f"these keys have no value: {missing}. {hints.get(schema, 'Choose an experiment, e.g. experiment=stage1')}"]
