@@ -91,7 +91,6 @@ _SCHEMA = pa.schema(
         ("prefill_tokens", pa.int32()),
         ("turns", pa.list_(_TURN)),
         ("terms", pa.list_(_TERM)),
-        ("caption", pa.string()),
     ]
 )
 
@@ -274,7 +273,7 @@ def _reward(example: Example) -> dict[str, Any]:
         for name, raw in example.terms.items()
     ]
     right = example.terms.get("accuracy")
-    return {"terms": terms, "total": _number(example.total), "right": _number(right), "caption": example.caption}
+    return {"terms": terms, "total": _number(example.total), "right": _number(right)}
 
 
 def _number(value: float | None) -> float | None:

@@ -46,13 +46,6 @@ class Images:
             self._paths[key] = path
         return key
 
-    def put(self, key: str, original: Original) -> str:
-        """Add an image that has no file, under a key of the caller's."""
-        with self._lock:
-            self._open[key] = original
-            self._shrink()
-        return key
-
     def original(self, key: str) -> Original:
         """The image of a key. Raises HTTPException 404 for an unknown key, BadImage for a file that can't be decoded."""
         with self._lock:
