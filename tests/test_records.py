@@ -33,6 +33,15 @@ def test_the_record_of_the_base_that_reads_pages_is_that_of_the_shipped_one():
         assert f"{read[name]['mean']:.1f} [{read[name]['low']:.1f}, {read[name]['high']:.1f}]" in shown, name
 
 
+def test_the_runs_on_pages_stand_in_their_record():
+    found = json.loads((ROOT / "experiments/pages/results.json").read_text())
+    shown = (ROOT / "experiments/pages/README.md").read_text()
+    for arm in ("base at 16", "gap", "base at 256", "no gap"):
+        for name in ("accuracy", "accuracy, annotated crop", "accuracy, tool-free", "D_noise", "crop rate", "coverage of B1"):
+            mean, low, high = found[f"{arm}: {name}"]
+            assert f"| {mean:.1f} [{low:.1f}, {high:.1f}] |" in shown, (arm, name)
+
+
 def test_the_numbers_of_the_readmes_stand_in_the_record(stage1):
     gap, no_gap = (stage1["arms"][name]["rows"] for name in ("stage1", "stage1_no_gap"))
     front, record = (ROOT / "README.md").read_text(), (ROOT / "experiments/stage1/README.md").read_text()
