@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from focus.config.identity import sampler_dtype
-from focus.model.attention import SLOTS_ADDED
+from focus.model.caches import SLOTS_ADDED
 from focus.model.policy_model import LOGITS_BYTES, TOWER_TOKENS
 from focus.model.saving import DTYPES
 from focus.planning.hardware import GIB, IMAGE_BYTES, PROCESS_BYTES, VLLM_ASLEEP, VLLM_BESIDE

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from focus.model.attention import AppendLayout, DecodeLayout, PromptCache, SuffixCache
+from focus.model.caches import AppendLayout, DecodeLayout, PromptCache, SuffixCache
 from focus.model.policy_model import PolicyModel
 from focus.model.positions import mrope_positions
 from focus.rollout.engine import Completion, Request, Requests, Sampling

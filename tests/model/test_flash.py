@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from focus.model import attention, flash
-from focus.model.attention import AppendLayout, PackedGroups, PromptCache, Ragged, SuffixCache
+from focus.model.attention import PackedGroups, Ragged
+from focus.model.caches import AppendLayout, PromptCache, SuffixCache
 from focus.rollout.engine import Sampling
 from focus.rollout.loop import RolloutLimits, play
 from tests.support.flash import flash_on_cpu

@@ -7,8 +7,8 @@ import torch
 
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.gap import resize_to_budget
-from focus.model import attention
-from focus.model.attention import SuffixCache
+from focus.model import caches
+from focus.model.caches import SuffixCache
 from focus.model.positions import mrope_positions
 from focus.rollout import kv
 from focus.rollout.engine import Sampling
@@ -81,7 +81,7 @@ def test_a_cache_that_grows_by_need_changes_no_bit(policy, monkeypatch):
     grown = []
     reserve = SuffixCache.reserve
     monkeypatch.setattr(SuffixCache, "reserve", lambda rows, slots: grown.append(rows.keys[0].shape[2] < slots) or reserve(rows, slots))
-    monkeypatch.setattr(attention, "SLOTS_ADDED", 3)
+    monkeypatch.setattr(caches, "SLOTS_ADDED", 3)
     by_need = play(policy, steer(policy, boxes_of(policy), 1), opened(policy), limits)
     assert sum(grown) > 10
     assert [t.ids for t in by_need] == [t.ids for t in whole]
