@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 VLLM := .venv-vllm
 
 # Which targets read which variable. Everything else on the command line is refused: make would ignore it silently
-READ_ARGS := plan stage1 stage2 smoke ask questions sweep-gap sweep-reward report probe evaluate audit inspect calibrate scenes base claim speed gpu-check dashboard lightbox
+READ_ARGS := plan stage1 stage2 smoke ask questions sweep-gap sweep-reward report probe evaluate audit inspect calibrate scenes base claim speed gpu-check dashboard lightbox serve
 READ_EXPERIMENT := plan stage1 stage2
-READ_CHECKPOINT := probe evaluate ask
+READ_CHECKPOINT := probe evaluate ask serve
 READ_DATA := probe evaluate inspect
 READ_SWEEP := report
 READ_CLAIM := claim
@@ -50,7 +50,7 @@ WEB := focus/lightbox/web
 READY_LIGHTBOX := $(VENV)/ready-lightbox-$(call hash,requirements.txt requirements.lock requirements-lightbox.txt $(WEB)/package-lock.json)
 READY_VLLM := $(VLLM)/ready-$(call hash,requirements-vllm-cpu.txt tests/vllm/torchvision_operators.py)
 
-.PHONY: help plan stage1 stage2 smoke ask inspect scenes questions calibrate probe evaluate audit audit-compare report lightbox sweep-gap sweep-reward \
+.PHONY: help plan stage1 stage2 smoke ask inspect scenes questions calibrate probe evaluate audit audit-compare report lightbox serve sweep-gap sweep-reward \
 	claim dashboard env env-gpu env-questions env-lightbox env-vllm env-dev test test-fast test-vllm dry-run check speed gpu-check base lock audit-deps clean clean-outputs
 
 help: ## this list
@@ -115,6 +115,9 @@ audit-compare: $(READY) ## two cards on one page (CARDS="[outputs/audit/a/card.j
 
 lightbox: $(READY_LIGHTBOX) ## see in a browser what policies looked at (ARGS="folders=[outputs,/data/photos]")
 	$(BIN)/python -m focus.lightbox $(ARGS)
+
+serve: $(READY_LIGHTBOX) ## a policy with its crop loop behind an OpenAI-compatible endpoint (CHECKPOINT=outputs/stage1/policy)
+	$(BIN)/python -m focus.serve $(call policy,embedded) $(ARGS)
 
 ##@ Sweeps
 sweep-gap: $(READY) ## gap granularity x seed, fixed and calibrated, then the curve; finished points are skipped

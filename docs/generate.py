@@ -17,7 +17,7 @@ GOES_ON = re.compile(r"(^|[.:,;(]|\b(a|and|by|for|in|of|on|or|than|the|to|with))
 KEY = re.compile(r"( *)([A-Za-z_][\w@/.-]*):(?: |$)")
 COMMANDS = (
     *("run", "train", "plan", "probe", "evaluate", "audit", "audit_compare", "agent", "ask", "inspect", "calibrate", "export", "questions"),
-    *("sweep", "lightbox", "dashboard", "base"),
+    *("sweep", "serve", "lightbox", "dashboard", "base"),
 )
 # The file of a group that holds all its keys; the other files of the group change some of them
 WHOLE = {

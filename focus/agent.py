@@ -2,12 +2,15 @@
 
 import os
 import string
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 
 import torch
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from focus import config
@@ -22,10 +25,13 @@ from focus.data.images.pixels import decode
 from focus.data.sample import MARKUP, ImageFile, Sample
 from focus.gap import Gap, Mode
 from focus.grading.answers import canonical
-from focus.rollout.loop import begin, play, reopen
-from focus.rollout.substitutes import SUBSTITUTES
-from focus.rollout.trajectory import Trajectory
+from focus.model.prompts import ANSWER_OPEN
+from focus.rollout.engine import Sampling
+from focus.rollout.loop import begin, play, reopen, with_prefill
+from focus.rollout.substitutes import SUBSTITUTES, nothing
+from focus.rollout.trajectory import Status, Trajectory
 
+OnTurn = Callable[[Trajectory], None]
 COUNTERFACTUALS = ("noise", "blank", "mean_colour", "elsewhere")
 
 
@@ -83,8 +89,7 @@ class Agent:
         torch.set_num_threads(cfg.threads)
         self.model, self.engine = load_evaluated(cfg)
         self.limits = rollout_limits(cfg, cfg.temperature)
-        self.gap = Gap(Mode.FIXED, cfg.view_tokens, self.model.token_px)
-        self.seed = cfg.seed
+        self.view_tokens, self.seed = cfg.view_tokens, cfg.seed
 
     @classmethod
     def load(cls, policy: str | Path = "embedded", *overrides: str) -> "Agent":
@@ -98,18 +103,35 @@ class Agent:
             chosen = ["rollout=openai", f"rollout.endpoint.url={quoted(str(policy))}"]
         else:
             chosen = [f"policy.checkpoint={quoted(os.path.expanduser(policy))}"]
-        with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
+        with _own_hydra():
             composed = settings_of(composed_settings("agent", [*chosen, *overrides], AgentConfig))
         return cls(config.validated(composed, AgentConfig, here=False))
 
-    def ask(self, image: str | Path | Image.Image, question: str, options: Sequence[str] = (), counterfactual: str | None = None) -> Answer:
+    def ask(
+        self,
+        image: str | Path | Image.Image | Original,
+        question: str,
+        options: Sequence[str] = (),
+        counterfactual: str | None = None,
+        *,
+        view_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        seed: int | None = None,
+        must_crop: bool = False,
+        on_turn: OnTurn | None = None,
+        stop: Event | None = None,
+    ) -> Answer:
         """The policy's answer to a question about a picture (a file, or a PIL image, which is turned upright).
 
         `options` are the choices of a multiple-choice question. `counterfactual` (`noise`, `blank`,
         `mean_colour`, `elsewhere`) asks again with the pixels of every crop replaced: an answer that
-        stays the same did not depend on them. Raises ValueError for an image that can't be read or
-        shown, for another counterfactual, for more than 26 options, and for an empty question or one
-        with markup of prompts.
+        stays the same did not depend on them. `view_tokens`, `sampling` and `seed` stand in for the
+        agent's own. `must_crop` begins its first turn with a call, as the arm `forced` of the probe does.
+        `on_turn` is called with the conversation when it begins and after each of its
+        turns, from other threads. Once `stop` is set, the conversation ends with its next turn, and is `open`.
+
+        Raises ValueError for an image that can't be read or shown, for another counterfactual, for
+        more than 26 options, and for an empty question or one with markup of prompts.
         """
         if counterfactual not in (None, *COUNTERFACTUALS):
             raise ValueError(f"counterfactual is {counterfactual!r}; choose one of {', '.join(COUNTERFACTUALS)}")
@@ -133,22 +155,65 @@ class Agent:
             answers=(),
             options=tuple(zip(string.ascii_uppercase, options, strict=False)),
         )
+        gap = Gap(Mode.FIXED, view_tokens or self.view_tokens, self.model.token_px)
         with self.model.image_cache():
-            opening = begin(self.model, sample, *self.gap.view_of(sample, original), [self.seed])
-            [played] = play(self.model, self.engine, opening, self.limits)
-            if counterfactual is None or not played.crops:
-                return Answer(played)
-            alter = SUBSTITUTES[counterfactual](self.limits, self.model.token_px, 0.0)
-            [replayed] = play(self.model, self.engine, [reopen(self.model, played, alter)], self.limits)
-            return Answer(played, Answer(replayed))
+            [opening] = begin(self.model, sample, *gap.view_of(sample, original), [self.seed if seed is None else seed])
+            if must_crop:
+                opening = with_prefill(self.model, opening, self.model.dialect.call[0])
+            answer = self._played(opening, sampling, on_turn, stop)
+            if counterfactual is None or not answer.crops:
+                return answer
+            return replace(answer, counterfactual=self.with_other_crops(answer, counterfactual, sampling))
+
+    def with_other_crops(
+        self,
+        answer: Answer,
+        counterfactual: str,
+        sampling: Sampling | None = None,
+        on_turn: OnTurn | None = None,
+        stop: Event | None = None,
+    ) -> Answer:
+        """The same conversation with the pixels of every crop replaced, from its last crop on."""
+        alter = SUBSTITUTES[counterfactual](self.limits, self.model.token_px, 0.0)
+        return self._played(reopen(self.model, answer.trajectory, alter), sampling, on_turn, stop)
+
+    def without_crops(
+        self, answer: Answer, sampling: Sampling | None = None, on_turn: OnTurn | None = None, stop: Event | None = None
+    ) -> Answer:
+        """The same question answered at once, from the view alone: the arm `tool_free` of the probe.
+
+        Raises ValueError where a server does not continue a turn that is begun.
+        """
+        opening = replace(answer.trajectory, turns=(), status=Status.OPEN, alter=nothing)
+        return self._played(with_prefill(self.model, opening, ANSWER_OPEN), sampling, on_turn, stop)
+
+    def _played(self, opening: Trajectory, sampling: Sampling | None, on_turn: OnTurn | None, stop: Event | None) -> Answer:
+        limits = replace(self.limits, sampling=sampling) if sampling else self.limits
+        if on_turn:
+            on_turn(opening)
+        return Answer(play(self.model, self.engine, [opening], limits, stop, on_turn)[0])
 
 
-def opened(image: str | Path | Image.Image) -> tuple[Original, Path]:
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Hydra knows one application at a time. One that runs already, such as a command of focus, is put aside within the block."""
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = running
+
+
+def opened(image: str | Path | Image.Image | Original) -> tuple[Original, Path]:
     """The original, and its file; an empty path for an image in memory. Raises ValueError for one that can't be used."""
     try:
         if isinstance(image, Image.Image):
             return Decoded(decode(image.copy())), Path()
-        return read(Path(image)), Path(image)
+        if isinstance(image, str | Path):
+            return read(Path(image)), Path(image)
+        return image, Path()
     except PILLOW_ERRORS as error:
         name = "in memory" if isinstance(image, Image.Image) else image
         reason = error.reason if isinstance(error, BadImage) else error

@@ -31,11 +31,13 @@ from focus.config.schema import (
     QuestionsConfig,
     RolloutConfig,
     Section,
+    ServeConfig,
     TrainConfig,
 )
 from focus.config.targets import target_problems, term_problems, trainer_problems
 from focus.data.names import other_spelling
 from focus.model.dialect import DialectError, dialect_names, read_dialect
+from focus.runtime.listen import LOOPBACK
 
 MAX_VLLM_RANK = 512  # of a LoRA adapter
 EMBEDDED_VIEW = 16  # visual tokens of the view that an evaluation of the embedded policy shows: what its stage 1 trains at
@@ -370,6 +372,19 @@ def ask_problems(cfg: AskConfig) -> list[str]:
     return problems
 
 
+def serve_problems(cfg: ServeConfig) -> list[str]:
+    """What keeps a policy from being served."""
+    problems = agent_problems(cfg)
+    if cfg.host not in LOOPBACK and not os.environ.get(cfg.key_env):
+        problems.append(
+            f"host is {cfg.host}, which other machines may reach, and the environment variable {cfg.key_env} holds no key that they must "
+            "send; set it, or use host=127.0.0.1"
+        )
+    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
+        problems.append("the packages fastapi and uvicorn, which serve a policy, are not installed; run make env-lightbox")
+    return problems
+
+
 def questions_problems(cfg: QuestionsConfig) -> list[str]:
     """What keeps questions from being made."""
     problems = (
@@ -421,6 +436,7 @@ CROSS_CHECKS: Mapping[type, Callable[[Any], list[str]]] = {
     AgentConfig: agent_problems,
     AskConfig: ask_problems,
     AuditConfig: audit_problems,
+    ServeConfig: serve_problems,
     CalibrateConfig: calibrate_problems,
     InspectConfig: inspect_problems,
     QuestionsConfig: questions_problems,

@@ -29,7 +29,7 @@ from focus.runtime.processes import end_on_sigterm, end_with_parent, exit_interr
 
 LONGEST_NAME = 255  # bytes of a folder's name
 SWEEP_FLAGS = {"-m", "--multirun"}
-PLAY_SERVED = ("ask", "evaluate", "probe", "audit")  # commands that a served model can answer
+PLAY_SERVED = ("ask", "evaluate", "probe", "audit", "serve")  # commands that a served model can answer
 TEXT_KEYS = ("image", "question")  # whose values are texts, whatever signs they have
 FREE_KEYS = re.compile(r"((judge|rollout\.endpoint)\.extra|data\.columns)[.=]")  # sections whose keys no schema names
 

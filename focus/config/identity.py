@@ -81,6 +81,7 @@ REPORTED = (
 UNKEPT = (
     *("device", "devices", "lengths", "split", "difficulty", "side_px", "letter_px", "scenes", "first"),
     *("image", "question", "counterfactual", "view_tokens", "temperature", "cards"),
+    *("key_env", "max_request_mib", "max_question_chars"),
     *("sweep", "metrics", "resamples", "rows", "learning_rate", "difficulties", "phases", "start", "vocabulary", "deepstack"),
     *("folders", "host", "port", "annotate"),
     *("folder", "page_px", "pages_per_file", "questions_per_page", "least_confidence", "audit", "token_px", "floor_tokens", "shares"),

@@ -385,6 +385,16 @@ class AskConfig(AgentConfig):
     output: Text | None
 
 
+class ServeConfig(AgentConfig):
+    """Everything that `serve` reads."""
+
+    host: Annotated[Text, Field(min_length=1), Hint("name an address of this machine: 127.0.0.1, or 0.0.0.0 for all of them")]
+    port: Annotated[Whole, Field(ge=0, le=65535), Hint("a port is 1 to 65535, and 0 takes a free one")]
+    key_env: Text
+    max_request_mib: Annotated[Number, Field(gt=0)]
+    max_question_chars: Count
+
+
 class CalibrateConfig(Section):
     """Everything that `calibrate` reads."""
 
@@ -474,6 +484,14 @@ class AnnotateConfig(Section):
     checkpoint: Text | None
 
 
+class ServedPolicyConfig(Section):
+    """A policy on a model server: its url up to /v1, its name there, its dialect."""
+
+    url: Text
+    model: Text
+    dialect: Text
+
+
 class LightboxConfig(Section):
     """Everything that `lightbox` reads."""
 
@@ -482,6 +500,7 @@ class LightboxConfig(Section):
     port: Annotated[Whole, Field(ge=1, le=65535), Hint("ports are 1 to 65535")]
     data: DataConfig
     annotate: AnnotateConfig
+    served: list[ServedPolicyConfig]
 
 
 class SweepConfig(Section):
@@ -503,6 +522,7 @@ SCHEMAS: dict[str, type[Section]] = {
     "plan": PlanConfig,
     "probe": ProbeConfig,
     "ask": AskConfig,
+    "serve": ServeConfig,
     "calibrate": CalibrateConfig,
     "base": BaseConfig,
     "export": ExportConfig,

@@ -37,7 +37,7 @@ class DataURLs:
             self._encoded.move_to_end(id(image))
         with entry.lock:
             if not entry.url:
-                entry.url = _data_url(image)
+                entry.url = data_url(image)
                 self._keep(entry)
         return entry.url
 
@@ -52,7 +52,8 @@ class DataURLs:
                 self._bytes -= len(old.url)
 
 
-def _data_url(image: Image.Image) -> str:
+def data_url(image: Image.Image) -> str:
+    """An image as PNG in a data URL."""
     encoded = io.BytesIO()
     image.save(encoded, format="PNG", compress_level=1)
     return "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode()

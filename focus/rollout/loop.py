@@ -7,7 +7,7 @@ Turn limit: `max_turns = max_crops + 1`; the answer turn counts.
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -94,13 +94,19 @@ def with_prefill(policy: Model, trajectory: Trajectory, prefill: str) -> Traject
 
 
 def play(
-    policy: Model, engine: Engine, trajectories: Sequence[Trajectory], limits: RolloutLimits, stop: Event | None = None
+    policy: Model,
+    engine: Engine,
+    trajectories: Sequence[Trajectory],
+    limits: RolloutLimits,
+    stop: Event | None = None,
+    on_turn: Callable[[Trajectory], None] | None = None,
 ) -> list[Trajectory]:
     """Continue every open trajectory until it ends. Returns all trajectories in the same order.
 
     Worker threads parse completions and cut crops. A conversation's next request is ready as soon as
     its own crop is cut. The engine's cache is left filled for the caller, and cleared by the next
-    `play` or by `clear_cache`. Once `stop` is set, it returns after the next completion.
+    `play` or by `clear_cache`. Once `stop` is set, it returns after the next completion. `on_turn` is
+    called with a conversation after each of its turns, in a worker thread.
     """
     engine.clear_cache()
     rollouts = list(trajectories)
@@ -109,6 +115,8 @@ def play(
         """Append the turn, and ask for the next one if the conversation goes on."""
         i = request.conversation
         t = rollouts[i] = _append_turn(policy, rollouts[i], completion, limits, request.id)
+        if on_turn:
+            on_turn(t)
         return request_for(t, len(t.turns) - 1, conversation=i) if t.status is Status.OPEN else None
 
     first = [request_for(t, len(t.turns) - 1, conversation=i) for i, t in enumerate(rollouts) if t.status is Status.OPEN]

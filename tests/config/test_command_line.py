@@ -156,7 +156,7 @@ def test_an_address_that_is_none_is_told_how_to_be_written(url, monkeypatch):
     assert f"judge.url is '{url}'; write it in full, e.g. http://localhost:8000/v1" in message
 
 
-@pytest.mark.parametrize("command", ["ask", "evaluate", "probe"])
+@pytest.mark.parametrize("command", ["ask", "evaluate", "probe", "serve"])
 def test_a_server_that_is_down_is_found_before_pytorch_is_imported(command, monkeypatch, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     with socket.socket() as closed:

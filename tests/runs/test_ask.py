@@ -4,17 +4,21 @@ import json
 import re
 import struct
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 from PIL import ExifTags, Image
 
 import focus
 from focus import agent as agents
 from focus.agent import Agent
+from focus.config import CONF
 from focus.config.policy_settings import setting_of_policy
 from focus.data.scenes import DIFFICULTY, Scene
 from focus.model.loading import EMBEDDED, load_model
+from focus.model.prompts import CALL_OPEN
 from focus.runs import ask
 from tests.support.runs import composed
 from tests.support.scripted import Scripted, call
@@ -65,6 +69,43 @@ def test_a_picture_in_memory_is_asked_about_as_its_file_is(scripted, embedded, p
     in_memory, of_file = agent.ask(Image.open(picture), "What?"), agent.ask(picture, "What?")
     assert in_memory.trajectory.ids == of_file.trajectory.ids
     assert in_memory.view.tobytes() == of_file.view.tobytes()
+
+
+def test_an_agent_is_loaded_within_another_application_of_hydra(scripted, embedded):
+    scripted(Scripted(embedded, "<answer>34</answer><|im_end|>"))
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        assert Agent.load("embedded", "view_tokens=9").view_tokens == 9
+        assert compose("ask", ["image=a.png", "question=What?"]).question == "What?"  # it goes on
+
+
+def test_a_policy_that_must_crop_first_begins_with_a_call(scripted, embedded, picture):
+    scripted(Scripted(embedded, call(250, 500, 750, 1000).removeprefix(CALL_OPEN), "<answer>34</answer><|im_end|>"))
+    answer = Agent.load().ask(picture, "What?", must_crop=True)
+    assert (answer.text, answer.boxes_px) == ("34", ((112.0, 112.0, 336.0, 224.0),)) and answer.turns[0].startswith(CALL_OPEN)
+
+
+def test_the_turns_of_a_conversation_are_told_as_they_come_and_a_wish_to_stop_ends_it(scripted, embedded, picture):
+    scripted(Scripted(embedded, call(250, 500, 750, 1000), "<answer>34</answer><|im_end|>"))
+    agent, told, stop = Agent.load(), [], Event()
+    answer = agent.ask(picture, "What?", on_turn=lambda t: told.append([turn.text for turn in t.turns]))
+    assert told == [[], [answer.turns[0]], list(answer.turns)]
+    stop.set()
+    assert agent.ask(picture, "What?", stop=stop).status == "open"
+
+
+def test_an_answer_is_taken_up_again_with_other_crops_and_without_a_crop(scripted, embedded, picture):
+    class Prefilled(SeesNoise):
+        def says(self, request, sampling):
+            if request.trajectory.prefill:
+                return Scripted(self.policy, "56</answer><|im_end|>").says(request, sampling)
+            return super().says(request, sampling)
+
+    scripted(Prefilled(embedded))
+    agent = Agent.load()
+    answer = agent.ask(picture, "What?", view_tokens=4)
+    assert (answer.text, answer.trajectory.view.tokens) == ("34", 2)  # 2 x 1 tokens of 448 x 224 px
+    assert agent.with_other_crops(answer, "noise").text == "12" and agent.with_other_crops(answer, "blank").text == "34"
+    assert (agent.without_crops(answer).text, agent.without_crops(answer).crops) == ("56", ())
 
 
 def test_the_counterfactual_says_what_the_policy_answers_with_its_crop_replaced(scripted, embedded, picture):

@@ -11,6 +11,7 @@ the crop's lower edge and has the same pixels. Huge files that can't be read row
 the error says what to convert them to.
 """
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from PIL import Image
 
 from focus.data.boxes import Box, Size
 from focus.data.images.exif import orientation_of, stored_box, stored_size, turned_upright, upright_size
-from focus.data.images.header import is_deep, is_huge, open_image, reopen_image
+from focus.data.images.header import HUGE_PX, is_deep, is_huge, open_image, reopen_image
 from focus.data.images.pixels import EIGHT_BITS, decode, scaled_decode
 from focus.data.images.streaming import black_and_white_of_file, crop_reader, load_vips, shrink
 
@@ -187,4 +188,15 @@ def read(path: Path) -> Original:
             return Huge(path, upright_size(image), black_and_white_of_file(path, image) if is_deep(image) else EIGHT_BITS)
         if image.format in ("JPEG", "MPO") and image.width * image.height > LARGE_PX:
             return LargeJpeg(path, upright_size(image))
+        return Decoded(decode(image))
+
+
+def read_bytes(content: bytes) -> Original:
+    """The image in the bytes of a file, decoded now.
+
+    Raises BadImage like `read`, and for more than HUGE_PX pixels, which only a file on disk may have.
+    """
+    with open_image(io.BytesIO(content)) as image:
+        if is_huge(image):
+            raise ValueError(f"it has {image.width}x{image.height} px, and at most {HUGE_PX:,} pixels are taken here; make it smaller")
         return Decoded(decode(image))
