@@ -23,11 +23,11 @@ from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Resp
 
 from focus.lightbox.images import Images
 from focus.lightbox.places import Places
+from focus.runtime.listen import LOOPBACK
 
 WEB = Path(__file__).parent / "web"
 PAGES = ("look", "annotate", "try")
 COOKIE = "focus_lightbox"
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "

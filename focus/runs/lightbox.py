@@ -4,7 +4,6 @@ import secrets
 import socket
 from pathlib import Path
 
-import uvicorn
 from omegaconf import DictConfig
 
 from focus import config
@@ -12,27 +11,28 @@ from focus.build import training_samples
 from focus.config.schema import LightboxConfig
 from focus.data.annotations.project import Project
 from focus.data.sample import Records
-from focus.lightbox import annotate, look
+from focus.lightbox import annotate, ask, look
 from focus.lightbox.app import WEB, make_app
 from focus.lightbox.images import Images
 from focus.lightbox.places import Places
+from focus.runtime.listen import LOOPBACK, listening, serve
 
 
 def run(composed: DictConfig) -> None:
     """Listen, print the address of the page, and answer until ctrl-C. Raises ValueError if the port is in use."""
     cfg = config.validated(composed, LightboxConfig)
     places, images = Places([Path(folder) for folder in cfg.folders]), Images()
-    is_local = cfg.host in ("127.0.0.1", "localhost", "::1")
+    is_local = cfg.host in LOOPBACK
     token = None if is_local else secrets.token_urlsafe(24)
     policy = annotate.Policy(cfg.annotate.checkpoint) if cfg.annotate.checkpoint else None
-    rooms = [look.router(places), annotate.router(_questions(cfg), images, policy)]
+    rooms = [look.router(places), annotate.router(_questions(cfg), images, policy), ask.router(places, cfg.served)]
     app = make_app(places, images, rooms, token)
-    with _listening(cfg.host, cfg.port) as listener:
+    with listening(cfg.host, cfg.port) as listener:
         shown = f"[{cfg.host}]" if ":" in cfg.host else socket.gethostname() if cfg.host in ("0.0.0.0", "::") else cfg.host
         print(f"The lightbox: http://{shown}:{cfg.port}/look{f'?token={token}' if token else ''} (ctrl-C ends it)", flush=True)
         if not (WEB / "node_modules").is_dir():
             print(f"Its viewers of large images and curves are not installed: run make env-lightbox, or npm ci in {WEB}", flush=True)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run([listener])
+        serve(app, listener)
 
 
 def _questions(cfg: LightboxConfig) -> Project | None:
@@ -45,11 +45,3 @@ def _questions(cfg: LightboxConfig) -> Project | None:
     output = Path(cfg.annotate.output or Path("outputs/annotations") / name)
     with config.writable(output):
         return Project(samples, output)
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise ValueError(f"{host}:{port} can't be listened at ({error.strerror}); choose another port: port={port + 1}") from error

@@ -91,7 +91,7 @@ class Browser:
         """Press and release keys, one after the other."""
         for key in keys:
             for kind in ("keyDown", "keyUp"):
-                text = key if kind == "keyDown" and len(key) == 1 else ""
+                text = ("\r" if key == "Enter" else key if len(key) == 1 else "") if kind == "keyDown" else ""
                 self.ask("Input.dispatchKeyEvent", type=kind, key=key, text=text, modifiers=8 * shift)
 
     def drag(self, *points: tuple[float, float]) -> None:
@@ -103,6 +103,11 @@ class Browser:
         for x, y in points[1:]:
             self.ask("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y, buttons=1, **button)
         self.ask("Input.dispatchMouseEvent", type="mouseReleased", x=last_x, y=last_y, **button)
+
+    def give(self, selector: str, file: Path) -> None:
+        """Choose a file in an input of the page."""
+        node = self.ask("DOM.querySelector", nodeId=self.ask("DOM.getDocument")["root"]["nodeId"], selector=selector)
+        self.ask("DOM.setFileInputFiles", nodeId=node["nodeId"], files=[str(file)])
 
     def hover(self, x: float, y: float) -> None:
         """Move the pointer, in CSS pixels of the window."""
