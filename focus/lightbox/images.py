@@ -21,6 +21,7 @@ TILE_PX = 256
 OVERLAP_PX = 1
 OPEN_AT_ONCE = 4  # originals whose pixels are in memory, 200 MB for one of 8,192 x 8,192 px
 REDUCED_AT_ONCE = 12  # reduced copies in memory, each at most a quarter of its original
+SMALL_PX = 1024  # levels up to this side are made from one copy: a large JPEG takes as long to decode small
 QUALITY = 92  # of the tiles' JPEG
 
 
@@ -29,6 +30,7 @@ class Images:
 
     def __init__(self) -> None:
         self._lock = Lock()
+        self._making: dict[str, Lock] = {}  # by key
         self._keys: dict[tuple[str, int, int], str] = {}  # path, bytes and time of change -> key
         self._paths: dict[str, Path] = {}
         self._open: OrderedDict[str, Original] = OrderedDict()
@@ -72,24 +74,34 @@ class Images:
         top = math.ceil(math.log2(max(width, height)))
         if not 0 <= level <= top:
             raise HTTPException(404, f"level {level} is none of 0 to {top}")
-        size = (math.ceil(width / 2 ** (top - level)), math.ceil(height / 2 ** (top - level)))
+        size = _size_at(original, level, top)
         left, upper = (max(0, at * TILE_PX - OVERLAP_PX) for at in (column, row))
         right, lower = (min(side, (at + 1) * TILE_PX + OVERLAP_PX) for side, at in zip(size, (column, row), strict=True))
         if column < 0 or row < 0 or left >= right or upper >= lower:
             raise HTTPException(404, f"tile {column}_{row} is outside of level {level}")
         box = (left, upper, right, lower)
-        tile = original.region(box) if level == top else self._at(key, original, level, size).crop(box)
+        tile = original.region(box) if level == top else self._at(key, original, level, top).crop(box)
         out = io.BytesIO()
         tile.convert("RGB").save(out, "JPEG", quality=QUALITY, subsampling=0)
         return out.getvalue()
 
-    def _at(self, key: str, original: Original, level: int, size: tuple[int, int]) -> Image.Image:
-        """The whole image at the size of a level."""
+    def _at(self, key: str, original: Original, level: int, top: int) -> Image.Image:
+        """The whole image at the size of a level. One thread makes it, the others wait for it."""
+        with self._lock:
+            making = self._making.setdefault(key, Lock())
+        with making:
+            return self._copy(key, original, level, top)
+
+    def _copy(self, key: str, original: Original, level: int, top: int) -> Image.Image:
         with self._lock:
             if (key, level) in self._reduced:
                 self._reduced.move_to_end((key, level))
                 return self._reduced[key, level]
-        image = original.reduced(size)
+        size = _size_at(original, level, top)
+        if level + 1 < top and 2 * max(size) <= SMALL_PX:
+            image = self._copy(key, original, level + 1, top).resize(size, Image.Resampling.BICUBIC)
+        else:
+            image = original.reduced(size)
         with self._lock:
             self._reduced[key, level] = image
             while len(self._reduced) > REDUCED_AT_ONCE:
@@ -99,3 +111,8 @@ class Images:
     def _shrink(self) -> None:
         while len(self._open) > OPEN_AT_ONCE:
             self._open.popitem(last=False)
+
+
+def _size_at(original: Original, level: int, top: int) -> tuple[int, int]:
+    width, height = original.size
+    return math.ceil(width / 2 ** (top - level)), math.ceil(height / 2 ** (top - level))
