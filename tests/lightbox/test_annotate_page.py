@@ -110,7 +110,8 @@ def test_a_reload_in_the_middle_of_an_annotation_loses_nothing(open_desk, browse
     assert desk.saved("1", 1).chains == near(B2)
     desk.draw(B1)
     assert desk.saved("1", 2).chains == near(B1, B2)
-    desk.load()  # resumed from the server
+    desk.load()  # resumed from the server; it is the same tab
+    assert "another tab" not in browser.run(SAID)
     assert browser.run("document.querySelectorAll('#targets button').length") == 2
 
 

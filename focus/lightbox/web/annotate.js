@@ -2,7 +2,8 @@ import {address, api, draw, fault, keyboard, make, setAddress, zoomable} from '/
 import {area, grown, moved, placed, resized, withBox} from '/web/nesting.js';
 
 const API = '/api/annotate';
-const TAB = crypto.randomUUID?.() ?? `${Math.random()}`;
+const TAB = sessionStorage.getItem('focus-annotate') ?? `${Math.random()}`;  // a reload is the same tab
+sessionStorage.setItem('focus-annotate', TAB);
 const IDLE_S = 30;  // a longer pause is no work on the question
 const CLICK_PX = 4;  // a shorter drag draws nothing
 const NUDGE_PX = 2;  // of the screen: zoom in for finer steps
@@ -154,6 +155,7 @@ function showQuestion() {
 
 function showImage() {
   byId('trouble').replaceChildren();
+  delete byId('viewer').dataset.open;
   viewer?.close();
   if (shown.problem) return fault(byId('trouble'), new Error(shown.problem));
   viewer?.open(shown.zoom);
