@@ -200,7 +200,6 @@ def shown(card: Card) -> dict[str, Any]:
         "bad": card.conduct in (Conduct.FOR_SHOW, Conduct.NEVER),
         "verdict": card.verdict,
         "rule": card.rule,
-        "views": [f"{entry.view_tokens:,} tokens" for entry in card.together],
         "tables": [
             {
                 "name": name,

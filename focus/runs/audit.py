@@ -151,7 +151,9 @@ class _Audit:
         kept = self.kept
         return (*((kept.requests, kept.prompt_tokens_seen, kept.sampled_tokens) if kept else (0, 0, 0)), time.monotonic())
 
-    def measure(self, samples: Sequence[Sample], view: int, arms: Sequence[str], grader: Grader, progress: Progress, name: str) -> Any:
+    def measure(
+        self, samples: Sequence[Sample], view: int, arms: Sequence[str], grader: Grader, progress: Progress, name: str
+    ) -> tuple[Outcome, dict[str, Any]]:
         """One set at one view: the outcome, and the forms and ends of its conversations.
 
         Originals, views and crops of a few questions are in memory at one time.

@@ -93,7 +93,7 @@ class KeptReplies:
         self.chat, self.path, self.remembered = chat, path, remembered
         self._first: list[tuple[Messages, dict[str, Any], Reply]] = []
         self.url, self.model, self.extra = chat.url, chat.model, chat.extra
-        self.requests = self.sent = self.prompt_tokens_seen = self.sampled_tokens = 0
+        self.requests = self.prompt_tokens_seen = self.sampled_tokens = 0
         self._lock, self._kept = threading.Lock(), dict[str, Any]()
         if path.is_file():
             whole = path.read_bytes()
@@ -139,7 +139,6 @@ class KeptReplies:
                 return self._kept[key]
         value = send()
         with self._lock:
-            self.sent += 1
             if key not in self._kept:
                 self._kept[key] = value
                 self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,5 @@
 """A golden transcript of the embedded policy: three turns, every id and every mask bit. Weights depend on it: it may not move."""
 
-
 import pytest
 
 from focus.model import loading
