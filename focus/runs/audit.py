@@ -8,12 +8,14 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -239,7 +241,9 @@ def _published(cfg: AuditConfig, count: int, left_out: list[str]) -> dict[str, S
     """The first `count` questions of every published set whose files are at hand."""
     found: dict[str, Sequence[Sample]] = {}
     for name in cfg.audit.published:
-        with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
+        # A command has initialised Hydra, a call from Python has not
+        ready = GlobalHydra.instance().is_initialized()
+        with nullcontext() if ready else initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
             data = DataConfig.model_validate(OmegaConf.to_container(compose("audit", [f"data={name}"]).data, resolve=True))
         if data.root and Path(data.root).is_dir():
             limits = Limits(data.max_question_chars, data.max_options)

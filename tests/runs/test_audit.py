@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import initialize_config_dir
 
 import focus
+from focus.config import CONF
 from focus.data.scenes import Scenes, scene_spec
 from focus.evaluation.arms import Evaluator
 from focus.evaluation.measure import measure
@@ -213,7 +215,9 @@ def test_the_card_of_weights_that_run_here_has_the_numbers_of_their_probe(tmp_pa
     from focus.model.loading import EMBEDDED, load_model
 
     quick = ("rollout=kv", "audit.views=[16]", "evaluation.arms=[own,noise]", "evaluation.temperature=1.0")
-    audit.run(settings(tmp_path, Path("embedded"), *SMALL_AUDIT, *quick, "audit.samples=2", name="audit"))
+    cfg = settings(tmp_path, Path("embedded"), *SMALL_AUDIT, *quick, "audit.samples=2", "audit.published=[vstar]", name="audit")
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):  # as a command has
+        audit.run(cfg)
     card, model = read_card(tmp_path / "card.json"), load_model(EMBEDDED, "tiny")
     limits = RolloutLimits(1, 64, Sampling(1.0, 40))
     evaluator = Evaluator(model, KVEngine(model), Gap(Mode.FIXED, 16, 28), limits, 0, ["own", "noise"], 3)
@@ -221,3 +225,4 @@ def test_the_card_of_weights_that_run_here_has_the_numbers_of_their_probe(tmp_pa
     assert means(card, 16, "accuracy") == {"own": round(outcome.mean("own"), 5), "noise": round(outcome.mean("noise"), 5)}
     assert means(card, 16, "steps")["calls"] == round(outcome.mean("called"), 5)
     assert card.agent.weights == model.weights_hash() and card.spent.requests == 0
+    assert card.protocol.left_out == ["vstar: no files in published/vstar"]
