@@ -6,7 +6,9 @@ Each phase is planned for the longest rollouts that the settings allow.
 import math
 from collections.abc import Sequence
 
+from focus.config import DRAWN
 from focus.config.identity import sampler_dtype
+from focus.config.schema import PlanConfig
 from focus.model.caches import SLOTS_ADDED
 from focus.model.policy_model import LOGITS_BYTES, TOWER_TOKENS
 from focus.model.saving import DTYPES
@@ -193,11 +195,17 @@ def _gain(setup: Setup, groups: float) -> Terms:
     )  # fmt: skip
 
 
+def played(cfg: PlanConfig, arms: Sequence[str]) -> set[str]:
+    """The arms that are played, `own` among them; `conflict` only where images are drawn, which have a twin."""
+    drawn = cfg.data.source in DRAWN and not cfg.evaluation.records
+    return {arm for arm in ("own", *arms) if arm != "conflict" or drawn}
+
+
 def evaluating(setup: Setup, shape: Shape, samples: int | None, view: float, arms: Sequence[str]) -> Terms:
     """Bytes of playing held-out questions: the arm `own`, then all others at once, which share their prompts."""
     at_once = setup.cfg.evaluation.questions_per_forward
     questions = at_once if samples is None else min(at_once, math.ceil(samples / setup.held.ranks))
-    longest, others = setup.longest.seen_at(view), {*arms} - {"own"}
+    longest, others = setup.longest.seen_at(view), played(setup.cfg, arms) - {"own"}
     own = playing(shape, longest, questions, 1)
     replayed = len(others & SUBSTITUTES.keys())
     all_others = playing(shape, longest, questions, replayed, len(others) - replayed, replayed=True) if others else own

@@ -13,6 +13,7 @@ from focus.planning.hardware import BANDWIDTH_SHARE, COMPUTE_SHARE, DISK, HASH, 
 from focus.planning.lengths import Lengths
 from focus.planning.setup import Setup
 from focus.planning.shape import Shape
+from focus.training.probe_callback import ProbeCallback
 
 Parts = dict[str, Bounds]
 HELD_OUT = 500  # questions that `evaluation.samples: null` is planned as
@@ -108,11 +109,13 @@ def of_a_run(setup: Setup, update: Bounds, checkpoint: float) -> Parts:
     policies = 1 + e.base if samples else 0
     found: Parts = {"updates": update * updates}
     if samples and e.probe_every:
-        probe = _measuring(setup, setup.shape, min(e.probe_samples, samples), cfg.gap.view_tokens, 4)
+        probe = _measuring(
+            setup, setup.shape, min(e.probe_samples, samples), cfg.gap.view_tokens, len(memory.played(cfg, ProbeCallback.ARMS))
+        )
         found["probes inside training"] = probe * (updates // e.probe_every)
     found["checkpoints"] = _transferring(checkpoint) * math.ceil(updates / between_checkpoints(setup, update))
     if samples:
-        arms, views = len({"own", *e.arms}), sorted({cfg.gap.view_tokens, e.common_view_tokens})
+        arms, views = len(memory.played(cfg, e.arms)), sorted({cfg.gap.view_tokens, e.common_view_tokens})
         found["evaluation"] = total([_measuring(setup, setup.evaluated, samples, view, arms) for view in views]) * policies
     loads = 1 + policies
     read = _transferring(setup.exported * weights) * (loads + 1)  # and the export is written
