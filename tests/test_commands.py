@@ -41,6 +41,7 @@ LACKING = (
     r"policy\.prompts is deepeyes\.json: it can't be read",
     r"data\.records is questions\.jsonl, which does not exist",
     r"image is photo\.jpg, which does not exist",
+    r"folders names /data/photos, which is no folder",
     r"folder is (pictures, which is no folder|''; name a folder)",
     r"data\.records is outputs/(questions/pictures|questions/scenes|annotations/questions)/records\.jsonl, which does not exist",
     r"data\.records is (/data/my set/records|annotated)\.jsonl, which does not exist",

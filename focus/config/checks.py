@@ -401,7 +401,10 @@ def questions_problems(cfg: QuestionsConfig) -> list[str]:
 
 def lightbox_problems(cfg: LightboxConfig) -> list[str]:
     """What keeps the page from being served."""
-    problems = [f"folders names {folder}, which is no folder" for folder in cfg.folders if not Path(folder).is_dir()]
+    # outputs/ is not there before the first run, and the page then says so
+    problems = [
+        f"folders names {folder}, which is no folder" for folder in cfg.folders if folder != "outputs" and not Path(folder).is_dir()
+    ]
     if find_spec("fastapi") is None or find_spec("uvicorn") is None:
         problems.append("the packages fastapi and uvicorn, which serve the page, are not installed; run make env-lightbox")
     if cfg.data.source in DRAWN:

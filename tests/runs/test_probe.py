@@ -59,11 +59,11 @@ def counted(monkeypatch, stop_after: int = 99) -> list[int]:
     """Views that are measured from here on; ctrl-C comes after some of them."""
     views: list[int] = []
 
-    def measuring(evaluator, samples, label):
+    def measuring(evaluator, samples, label, kept):
         if len(views) == stop_after:
             raise KeyboardInterrupt
         views.append(evaluator.gap.view_tokens)
-        return measure(evaluator, samples, label)
+        return measure(evaluator, samples, label, kept)
 
     monkeypatch.setattr(probe, "measure", measuring)
     return views

@@ -133,7 +133,7 @@ async function showList(now, mine) {
     make('p', {class: 'note'}, link({at: '', beside: ''}, {}, 'Curves of this run')),
     choice('Played', [['all', 'everything'], ...kinds.map(kind => [kind, names[kind]]), ...tables.tables.map(table => [table.name, table.title])],
       now.table, table => go({table})),
-    make('div', {class: 'pair'}, choice('Arm of the probe', tables.arms.map(arm => [arm, ARMS[arm]?.[0] ?? arm]), now.arm, arm => go({arm})),
+    make('div', {class: 'pair'}, tables.arms.length > 1 ? choice('Arm of the probe', tables.arms.map(arm => [arm, ARMS[arm]?.[0] ?? arm]), now.arm, arm => go({arm})) : null,
       choice('Order', Object.entries(SORTS), now.sort, sort => go({sort}))),
     search, make('div', {class: 'chips', role: 'group', 'aria-label': 'Filters'}, chips),
     make('output', {class: 'note'}, page.count === page.total ? count(page.count, 'trajector').replace(/trajectors?/, page.count === 1 ? 'trajectory' : 'trajectories')
