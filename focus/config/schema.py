@@ -5,7 +5,7 @@ sentence is made from the limit (focus/config/messages.py). What depends on seve
 packages is checked by functions: focus/config/checks.py.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -538,7 +538,9 @@ SCHEMAS: dict[str, type[Section]] = {
 
 
 def section_of(annotation: Any) -> type[Section] | None:
-    """The section that a field holds, `X` or `X | None`; None for a field that holds a value."""
+    """The section that a field holds, `X` or `X | None`; None for a field that holds a value, a list of sections too."""
+    if get_origin(annotation) is list:
+        return None
     for each in (annotation, *getattr(annotation, "__args__", ())):
         if isinstance(each, type) and issubclass(each, Section):
             return each
