@@ -506,7 +506,7 @@ def test_a_served_agent_is_asked_in_a_dialect_and_at_a_budget_that_somebody_name
     write_vstar(tmp_path / "published")
     with pytest.raises(ValueError) as refused:
         evaluate.run(evaluating(tmp_path, "vstar", "rollout=openai", "policy.checkpoint=org/agent"))
-    problem = "policy.dialect is tiny, which only the embedded policies speak; org/agent needs one of deepeyes, mini_o3, qwen2_5_vl"
+    problem = "policy.dialect is tiny, which only the embedded policies speak; org/agent needs one of adaptvision, deepeyes, ergo, mini_o3"
     assert problem in str(refused.value)
     with pytest.raises(ValueError, match=r"view.max_tokens is null; name the most visual tokens"):
         evaluate.run(evaluating(tmp_path, "vstar", "rollout=openai", "policy.dialect=deepeyes", "view.max_tokens=null"))
