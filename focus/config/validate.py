@@ -111,9 +111,7 @@ def _beyond_limits(values: Mapping[str, Any], schema: type[Schema]) -> Schema:
     fields: dict[str, Any] = {}
     for name, field in schema.model_fields.items():
         section, value = section_of(field.annotation), values[name]
-        if section and isinstance(value, list):
-            value = [_beyond_limits(each, section) for each in value]
-        elif section and value is not None:
+        if section and value is not None:
             value = _beyond_limits(value, section)
         elif not section:
             kind: Any = field.annotation
