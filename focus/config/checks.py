@@ -61,7 +61,12 @@ def policy_problems(policy: PolicyConfig, served: bool) -> list[str]:
             "outputs/stage2/policy": "make stage2",
             "outputs/base_pages/policy": 'make base ARGS="recipe=pages"',
         }.get(policy.checkpoint, "its run, when it is done,")
-        problems.append(f"policy.checkpoint is {policy.checkpoint}, where no policy lies yet; {maker} leaves it there. Or name another")
+        below = f"{policy.checkpoint.rstrip('/')}/policy"
+        problems.append(
+            f"policy.checkpoint is {policy.checkpoint}, the folder of a run; its policy is {below}"
+            if os.path.isfile(f"{below}/config.json")
+            else f"policy.checkpoint is {policy.checkpoint}, where no policy lies yet; {maker} leaves it there. Or name another"
+        )
     elif not served and not os.path.isdir(path := policy.checkpoint) and (os.path.exists(path) or not HUB_NAME.fullmatch(path)):
         problems.append(
             f"policy.checkpoint is {policy.checkpoint}, which is not a folder; give one in the Hugging Face layout, or a hub name"

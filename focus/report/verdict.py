@@ -67,6 +67,8 @@ def dependence_sentence(loss: Interval, crop_rate: float, view: str, questions: 
     if math.isnan(points):
         return f"No verdict {view}: the arm noise was not played (evaluation.arms)."
     if crop_rate == 0:
+        if questions < LEAST_QUESTIONS:
+            return f"{Verdict.UNDECIDED}: it made no crop in {questions:,} questions {view}, which are too few."
         return f"{Verdict.DOES_NOT}: it made no crop in {questions:,} questions {view}."
     verdict = judge_dependence(points, low, high, questions)
     more = f"; {questions:,} questions are too few" if verdict is Verdict.UNDECIDED else ""

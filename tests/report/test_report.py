@@ -272,6 +272,8 @@ def test_the_sentence_of_a_verdict_has_the_numbers_it_rests_on():
         "It looks: replacing its crop by noise costs 25 points [12, 38] at 16 tokens (33 % of answers used a crop)."
     )
     assert dependence_sentence((8, -4, 21), 0.5, "at 64 tokens", 12).endswith("(50 % of answers used a crop); 12 questions are too few.")
+    few = dependence_sentence((0, -49, 49), 0.0, "at 16 tokens", 4)
+    assert few == "Undecided: it made no crop in 4 questions at 16 tokens, which are too few."
     assert dependence_sentence((0, 0, 0), 0.0, "at 16 tokens", 500) == "It does not: it made no crop in 500 questions at 16 tokens."
     assert dependence_sentence((math.nan, math.nan, math.nan), 0.5, "at 16 tokens", 500) == (
         "No verdict at 16 tokens: the arm noise was not played (evaluation.arms)."

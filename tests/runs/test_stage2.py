@@ -55,6 +55,14 @@ def test_without_stage_1_stage_2_says_how_to_make_it(tmp_path, monkeypatch):
         train.run(settings(tmp_path / "run", Path("outputs/stage1/policy"), name="train"))
 
 
+def test_the_folder_of_a_finished_run_is_answered_with_that_of_its_policy(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("outputs/mine/policy").mkdir(parents=True)
+    Path("outputs/mine/policy/config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"outputs/mine, the folder of a run; its policy is outputs/mine/policy"):
+        train.run(settings(tmp_path / "run", Path("outputs/mine"), name="train"))
+
+
 def without_boxes(records: Path, kept: int) -> Path:
     """The same records, boxes taken away from all but the first `kept`."""
     lines = [json.loads(line) for line in records.read_text().splitlines()]
