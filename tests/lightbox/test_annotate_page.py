@@ -12,12 +12,12 @@ from focus.data.sample import read_records
 from focus.lightbox import annotate
 from focus.lightbox.app import WEB
 from tests.support.annotating import B1, B2, B3, project_of, record
-from tests.support.browser import CHROMIUM, Browser
+from tests.support.browser import NEEDS_CHROMIUM, Browser
 from tests.support.lightbox import served
 
 pytestmark = [
     pytest.mark.processes,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine (apt-get install chromium)"),
+    NEEDS_CHROMIUM,
     pytest.mark.skipif(not (WEB / "node_modules").is_dir(), reason="the scripts of the page are not installed (make env-lightbox)"),
 ]
 SAID = "document.getElementById('said').textContent"

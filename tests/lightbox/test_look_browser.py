@@ -6,12 +6,12 @@ import pytest
 
 from focus.lightbox.app import WEB
 from focus.lightbox.look import router
-from tests.support.browser import CHROMIUM, Browser
+from tests.support.browser import NEEDS_CHROMIUM, Browser
 from tests.support.lightbox import MARKUP, keep_run, served
 
 pytestmark = [
     pytest.mark.processes,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine (apt-get install chromium)"),
+    NEEDS_CHROMIUM,
 ]
 ASKED = "document.querySelector('.asked')?.textContent"
 ANSWER = "document.querySelector('.answer b')?.textContent"

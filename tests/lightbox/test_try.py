@@ -14,7 +14,7 @@ from focus.data.scenes import DIFFICULTY, Scene
 from focus.lightbox import ask, policies
 from focus.model.loading import EMBEDDED, load_model
 from focus.model.prompts import ANSWER_OPEN
-from tests.support.browser import CHROMIUM, Browser
+from tests.support.browser import NEEDS_CHROMIUM, Browser
 from tests.support.lightbox import client_of, served
 from tests.support.scripted import Scripted, call
 from tests.support.serving import agent_of
@@ -161,13 +161,12 @@ def opened(loaded, folder, tmp_path_factory) -> Iterator[tuple[Browser, str]]:
         yield browser, f"{url}/try"
 
 
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine (apt-get install chromium)")
 TEXT = "document.getElementById('{}').textContent"
 READY = "document.querySelectorAll('#strip button').length && document.getElementById('picture').naturalWidth"
 
 
 @pytest.mark.processes
-@in_browser
+@NEEDS_CHROMIUM
 def test_on_the_page_a_policy_is_watched_from_the_keyboard_alone(opened, tmp_path):
     browser, url = opened
     browser.open(url)
@@ -191,7 +190,7 @@ def test_on_the_page_a_policy_is_watched_from_the_keyboard_alone(opened, tmp_pat
 
 
 @pytest.mark.processes
-@in_browser
+@NEEDS_CHROMIUM
 def test_on_the_page_a_picture_of_ones_own_is_asked_about_and_a_broken_one_is_told(opened, tmp_path):
     browser, url = opened
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from focus.report.page import write_page
-from tests.support.browser import CHROMIUM, Browser
+from tests.support.browser import NEEDS_CHROMIUM, Browser
 from tests.support.examples import right, wrong
 
 pytestmark = [
     pytest.mark.processes,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine (apt-get install chromium)"),
+    NEEDS_CHROMIUM,
 ]
 CURVE = "document.querySelector('figure[data-points]')"
 SHOWN = "[...document.querySelectorAll('article')].map(card => !card.hidden)"
