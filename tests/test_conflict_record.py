@@ -62,5 +62,5 @@ def test_the_record_follows_from_the_kept_answers_and_the_page_says_where_there_
 
 
 def test_a_record_without_a_number_has_null_and_every_policy_has_its_folder():
-    assert rounded({"a": (1.234, math.nan), "b": None, "c": 3}) == {"a": [1.23, None], "b": None, "c": 3}
+    assert rounded({"a": (1.2344, math.nan), "b": None, "c": 3}) == {"a": [1.234, None], "b": None, "c": 3}
     assert str(POLICIES["no gap 3"]) == "outputs/conflict/gap=off,seed=3/policy" and len(POLICIES) == 11

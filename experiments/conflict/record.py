@@ -94,13 +94,13 @@ def load() -> Items:
 
 
 def rounded(value: object) -> object:
-    """Numbers with two decimals; NaN becomes null."""
+    """Numbers with three decimals; NaN becomes null."""
     if isinstance(value, Mapping):
         return {key: rounded(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [rounded(each) for each in value]
     if isinstance(value, float):
-        return None if math.isnan(value) else round(value, 2)
+        return None if math.isnan(value) else round(value, 3)
     return value
 
 
