@@ -362,6 +362,7 @@ class EvaluateConfig(MeasurementConfig):
     judge: EndpointConfig
     served: ServedConfig
     pictures: Pictures
+    kept_mib: KeptMib
 
 
 class AgentConfig(Section):

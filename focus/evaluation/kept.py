@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,28 +120,27 @@ class Kept:
         self._hashes: set[str] = set()  # of the pictures that this table has paid for
         self._rows: list[dict[str, Any]] = []
 
-    def add(
-        self,
-        sample: Sample,
-        arms: Mapping[str, Trajectory],
-        answers: Mapping[str, str | None],
-        right: Mapping[str, float],
-    ) -> None:
-        """Add a measured question: by arm its trajectory, the answer that was read, and its grade."""
+    def rows_of(self, arms: Mapping[str, Trajectory], repeat: int = 0) -> dict[str, dict[str, Any]]:
+        """The rows of one question by arm, without answers and grades. Its pictures are stored."""
         pictures = self._pictures_of(list(arms.values()))
+        return {arm: self._row(t, pictures) | {"arm": arm, "rollout": repeat} for arm, t in arms.items()}
+
+    def add(self, rows: Mapping[str, dict[str, Any]], answers: Mapping[str, str | None], right: Mapping[str, float]) -> None:
+        """Add the `rows_of` a question: by arm the answer that was read, and its grade."""
         agrees = None
-        if "noise" in arms and arms["own"].crops:
+        if "noise" in rows and rows["own"]["crops"]:
             own, noise = answers["own"], answers["noise"]
             agrees = own is not None and noise is not None and normalise(own) == normalise(noise)
-        for arm, t in arms.items():
-            row = self._row(t, pictures)
-            row |= {
-                "arm": arm,
-                "answer": answers[arm],
-                "right": _number(right.get(arm)),
-                "same_with_noise": agrees if arm == "own" else None,
-            }
-            self._rows.append(row)
+        for arm, row in rows.items():
+            graded = {"answer": answers[arm], "right": _number(right.get(arm)), "same_with_noise": agrees if arm == "own" else None}
+            self._rows.append(row | graded)
+
+    def count(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Count the pictures of rows that an earlier start stored."""
+        for row in rows:
+            crops = [turn["crop"] for turn in row["turns"] if turn["crop"]]
+            for digest in {row["original_hash"], *(picture["hash"] for picture in (row["view"], *crops))} - {None}:
+                self._pay(digest)
 
     def add_update(self, examples: Sequence[Example], advantages: Sequence[float]) -> None:
         """Add the rollouts of an update, siblings side by side, with their rewards and advantages."""
@@ -212,16 +211,23 @@ class Kept:
         """The hash of a picture, which is written if no file holds it yet."""
         pixels = image.convert("RGB")
         digest = hashlib.blake2b(f"{pixels.size}".encode() + pixels.tobytes(), digest_size=16).hexdigest()
-        path = self.folder / "images" / f"{digest}.png"
+        path = self._path(digest)
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f"{digest}.{self.rank}.partial")  # two ranks may write the same picture
             pixels.save(partial, "PNG", compress_level=1)
             partial.replace(path)
-        if digest not in self._hashes:
+        self._pay(digest)
+        return digest
+
+    def _path(self, digest: str) -> Path:
+        return self.folder / "images" / f"{digest}.png"
+
+    def _pay(self, digest: str) -> None:
+        path = self._path(digest)
+        if digest not in self._hashes and path.is_file():
             self._hashes.add(digest)
             self._bytes_left -= path.stat().st_size
-        return digest
 
 
 @dataclass(frozen=True)

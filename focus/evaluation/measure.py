@@ -99,7 +99,7 @@ def _metrics_by_id(
     says = {id: said(of_crop=next(of_crop).right, of_whole=right[id].pop("conflict")) for id in twins}
     if kept:
         for sample in samples:
-            kept.add(sample, trajectories[sample.id], answers[sample.id], right[sample.id])
+            kept.add(kept.rows_of(trajectories[sample.id]), answers[sample.id], right[sample.id])
     return {
         sample.id: _metrics(sample, trajectories[sample.id], answers[sample.id], right[sample.id], says.get(sample.id, {}))
         for sample in samples

@@ -12,6 +12,7 @@ from focus.data.options import shuffled
 from focus.data.sample import Sample
 from focus.evaluation.arms import Evaluator, can_play
 from focus.evaluation.hits import hits
+from focus.evaluation.kept import Kept
 from focus.evaluation.measure import said
 from focus.grading.answers import Rung
 from focus.grading.answers import graded as graded_by_rule
@@ -98,8 +99,8 @@ class Predictions:
             yield from map(json.loads, lines)
 
 
-def play_lines(evaluator: Evaluator, chunk: Sequence[Sample], repeat: int) -> list[dict[str, Any]]:
-    """Play these questions in every arm; returns one JSON line per question."""
+def play_lines(evaluator: Evaluator, chunk: Sequence[Sample], repeat: int, kept: Kept) -> list[dict[str, Any]]:
+    """Play these questions in every arm; returns one JSON line per question, with its rows for the table `kept`."""
     batch = evaluator.play_arms(chunk, repeat)
     lines = []
     for sample in chunk:
@@ -128,6 +129,7 @@ def play_lines(evaluator: Evaluator, chunk: Sequence[Sample], repeat: int) -> li
                     for arm in dict.fromkeys(("own", *evaluator.arms))
                     if can_play(arm, sample)
                 },
+                "kept": kept.rows_of({arm: t for arm, t in arms.items() if can_play(arm, sample)}, repeat) if arms else {},
             }
         )
     return lines

@@ -24,6 +24,7 @@ from focus.config.validate import as_yaml
 from focus.data.identity import questions_digest
 from focus.data.sample import Sample
 from focus.evaluation.arms import Evaluator, left_out
+from focus.evaluation.kept import About, Kept
 from focus.evaluation.predictions import (
     Predictions,
     Repeated,
@@ -85,8 +86,16 @@ def run(composed: DictConfig) -> None:
         identity = f"{measurement(cfg.model_dump(), model.weights_hash(), questions_digest(published))} {cfg.options}"
         played = Predictions(output / "played.jsonl", identity)
         judge = build_judge(cfg.judge, output / "judge_disagreements.jsonl")  # before hours of play: it may not be there
-        rows = [row for line in _play(cfg, evaluator, samples, played, progress) for row in graded_rows(line, cfg.extraction)]
+        kept = Kept(output, About("evaluation", None, "", f"{most} tokens"), cfg.kept_mib)
+        kept.count(row for line in played.lines() for row in line.get("kept", {}).values())
+        lines = _play(cfg, evaluator, samples, played, kept, progress)
+        by_line = [graded_rows(line, cfg.extraction) for line in lines]
+        rows = [row for of_line in by_line for row in of_line]
         grade_open(Grader(judge), rows)
+        for line, of_line in zip(lines, by_line, strict=True):
+            right = {row["arm"]: row["right"] for row in of_line if row["arm"] != "conflict"}
+            kept.add(line.get("kept", {}), {row["arm"]: row["extracted"] for row in of_line}, right)
+        kept.write()
         refused = refusals(rows, cfg.served.refused)
         arms = [arm for arm in e.arms if arm not in refused]
         numbers = summary(rows, arms, e.resamples) | {"settings": _settings(cfg, model, most) | counted, "refusals": refused}
@@ -119,7 +128,7 @@ def run(composed: DictConfig) -> None:
 
 
 def _play(
-    cfg: EvaluateConfig, evaluator: Evaluator, samples: Sequence[Sample], played: Predictions, progress: Progress
+    cfg: EvaluateConfig, evaluator: Evaluator, samples: Sequence[Sample], played: Predictions, kept: Kept, progress: Progress
 ) -> list[dict[str, Any]]:
     """Play the questions that an earlier start has not played; returns the lines of all."""
     ids: set[str] = set()
@@ -129,7 +138,7 @@ def _play(
         for repeat in dict.fromkeys(number for _, number in chunk):
             left = [sample for sample, number in chunk if number == repeat and (sample.id, number) not in played.done]
             if left:
-                played.add(play_lines(evaluator, left, repeat))
+                played.add(play_lines(evaluator, left, repeat, kept))
     progress.end()
     return [line for line in played.lines() if line["repeat"] < cfg.repeats and line["id"] in ids]
 

@@ -19,6 +19,7 @@ from focus.evaluation.arms import Evaluator, left_out
 from focus.evaluation.bootstrap import wilson
 from focus.evaluation.measure import said
 from focus.evaluation.outcome import DECOMPOSITION, SAYS
+from focus.evaluation.kept import About, Kept
 from focus.evaluation.predictions import graded_rows, play_lines
 from focus.gap import Gap, Mode
 from focus.report.evaluation import evaluation_table, interval_metrics, summary
@@ -137,12 +138,13 @@ def test_wilsons_interval_counts_images_and_ends_at_the_borders():
     assert all(np.isnan(wilson([NAN], ["a"])))
 
 
-def test_an_evaluation_decomposes_the_same_answers_into_the_same_parts(outcome, qwen3_vl):
+def test_an_evaluation_decomposes_the_same_answers_into_the_same_parts(outcome, qwen3_vl, tmp_path):
     samples = [Signed(picture(), n, () if n == 5 else ((B1,),)).sample() for n in range(8)]
     samples[6] = MADE[6]
     arms = ("gt", "noise", "conflict")
     evaluator = Evaluator(qwen3_vl, Believing(qwen3_vl, MINDS, SAID), Gap(Mode.FIXED, 16, TOKEN_PX), LIMITS, 0, arms, 50)
-    lines = json.loads(json.dumps(play_lines(evaluator, samples, 0)))
+    kept = Kept(tmp_path, About("evaluation", None, "", ""), mib=0)
+    lines = json.loads(json.dumps(play_lines(evaluator, samples, 0, kept)))
     rows = [row for line in lines for row in graded_rows(line, "strict")]
     assert {arm for arm in lines[6]["arms"]} == {"own", "gt", "noise"} and lines[0]["twin"] == ["17"]
     numbers = summary(rows, arms, 200)

@@ -84,7 +84,7 @@ def test_an_answer_that_noise_does_not_change_is_marked_on_the_arm_of_the_policy
     looked = zoomed(opened(3), (112.0, 112.0, 224.0, 224.0))
     arms = {"own": answered(looked, "42"), "noise": answered(looked, "42.")}
     kept = Kept(tmp_path, About("probe", 40, "", ""), mib=8)
-    kept.add(looked.sample, arms, {"own": "42", "noise": "42."}, {"own": 1.0, "noise": math.nan})
+    kept.add(kept.rows_of(arms), {"own": "42", "noise": "42."}, {"own": 1.0, "noise": math.nan})
     kept.write()
     own, noise = read_listed(only_file(tmp_path)).to_pylist()
     assert (own["arm"], own["same_with_noise"], own["right"]) == ("own", True, 1.0)

@@ -164,7 +164,7 @@ def test_a_question_of_100_kb_is_cut_in_lists_alone(broken):
     begun = opened(3)
     sample = replace(begun.sample, question="x" * 100_000)
     kept = Kept(broken / "stage1", About("evaluation", None, "base", "own view"), mib=0)
-    kept.add(sample, {"own": answered(replace(begun, sample=sample), "1")}, {"own": "1"}, {"own": 0.0})
+    kept.add(kept.rows_of({"own": answered(replace(begun, sample=sample), "1")}), {"own": "1"}, {"own": 0.0})
     kept.write()
     page = page_of(broken)
     [row] = get(page, "rows", table="evaluation")["rows"]
@@ -177,7 +177,7 @@ def test_an_original_outside_of_the_folders_is_named_and_not_read(broken, tmp_pa
     begun.source.reduced((448, 448)).save(tmp_path / "photo.png")
     sample = replace(begun.sample, image=ImageFile(tmp_path / "photo.png"))
     kept = Kept(broken / "stage1", About("evaluation", None, "base", "own view"), mib=8)
-    kept.add(sample, {"own": answered(replace(begun, sample=sample), "1")}, {"own": "1"}, {"own": 0.0})
+    kept.add(kept.rows_of({"own": answered(replace(begun, sample=sample), "1")}), {"own": "1"}, {"own": 0.0})
     kept.write()
     at = {"at": "evaluation_base_own_view.0:0"}
     one = get(page_of(broken), "trajectory", **at)

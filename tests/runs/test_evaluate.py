@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from focus.data.options import shuffled
 from focus.data.sample import Sample
+from focus.evaluation.kept import read_listed, table_files
 from focus.evaluation.predictions import Predictions, graded_rows
 from focus.grading.answers import grade
 from focus.model.dialect import Texts, read_dialect
@@ -268,6 +269,12 @@ def predictions(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "out/predictions.jsonl").read_text().splitlines()]
 
 
+def kept_rows(folder: Path) -> list[dict]:
+    """What the room Look lists of the evaluation."""
+    [[table]] = table_files(folder / "out").values()
+    return read_listed(table).to_pylist()
+
+
 def numbers(folder: Path) -> dict:
     return json.loads((folder / "out/evaluation.json").read_text(), parse_constant=lambda name: pytest.fail(name))
 
@@ -285,6 +292,9 @@ def test_an_evaluation_leaves_numbers_tables_predictions_and_a_page(scripted, tm
         assert row["prediction"].startswith("<answer>A") and len(row["turns"]) == 2 and row["crops"] == 1
     page = (tmp_path / "out/report.html").read_text()
     assert "wrong" in page and "Curves" not in page
+    assert [(row["id"], row["arm"], row["answer"], row["right"]) for row in kept_rows(tmp_path)] == [
+        (row["id"], row["arm"], row["extracted"], row["right"]) for row in rows
+    ]
     assert "Table 6" in (tmp_path / "out/evaluation.md").read_text()
     terminal, text = capsys.readouterr().out, (tmp_path / "out/evaluation.md").read_text()
     assert "1 to 16 visual tokens" in " ".join(terminal.split())
@@ -311,19 +321,22 @@ def test_the_published_order_is_a_switch_and_the_predictions_name_published_keys
 
 def test_an_interrupted_evaluation_goes_on_and_ends_like_one_that_was_not(scripted, tmp_path, monkeypatch):
     write_hrbench4k(tmp_path / "published")
-    evaluate.run(evaluating(tmp_path, "hrbench4k"))
+    bound = "kept_mib=0.0003"  # room for one question: a second start does not begin to count again
+    evaluate.run(evaluating(tmp_path, "hrbench4k", bound))
     whole = [row | {"seconds": None} for row in predictions(tmp_path)]
-    table = numbers(tmp_path)["by"]
+    table, kept = numbers(tmp_path)["by"], kept_rows(tmp_path)
+    assert [row["pictures"] for row in kept] == [True] * 3 + [False] * 7 * 3
     lines = (tmp_path / "out/played.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "out/played.jsonl").write_text("".join(lines[:4]) + lines[4][:40])  # a kill in the middle of a line
     asked: list[str] = []
     says = Scripted.says
     monkeypatch.setattr(Scripted, "says", lambda self, c, s: asked.append(c.trajectory.sample.id) or says(self, c, s))
-    evaluate.run(evaluating(tmp_path, "hrbench4k"))
+    evaluate.run(evaluating(tmp_path, "hrbench4k", bound))
     assert [row | {"seconds": None} for row in predictions(tmp_path)] == whole and numbers(tmp_path)["by"] == table
+    assert kept_rows(tmp_path) == kept
     assert len(set(asked)) == 4  # of eight
     asked.clear()
-    evaluate.run(evaluating(tmp_path, "hrbench4k"))
+    evaluate.run(evaluating(tmp_path, "hrbench4k", bound))
     assert not asked  # a finished one only shows its result
 
 

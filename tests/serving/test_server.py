@@ -19,6 +19,7 @@ from PIL import Image
 from focus.build import build_evaluator, held_out_samples, load_evaluated
 from focus.config import CONF, problems_of, validated
 from focus.config.schema import EvaluateConfig, ServeConfig
+from focus.evaluation.kept import About, Kept
 from focus.evaluation.predictions import graded_rows, play_lines
 from focus.gap import Gap, Mode
 from focus.model.dialect import read_dialect
@@ -262,22 +263,23 @@ def test_a_model_server_that_dies_in_the_middle_of_a_conversation_is_one_sentenc
     assert (reply.focus["status"], reply.choices[0].finish_reason, reply.usage) == ("out of turns", "length", None)
 
 
-def evaluated(cfg, model, engine) -> list[tuple]:
+def evaluated(cfg, model, engine, folder) -> list[tuple]:
     """Question, answer as it was read, grade and crops of every row of an evaluation."""
     evaluator = build_evaluator(cfg, model, engine, Gap(Mode.FIXED, cfg.view.max_tokens, model.token_px))
-    rows = [row for line in play_lines(evaluator, held_out_samples(cfg), 0) for row in graded_rows(line, cfg.extraction)]
+    kept = Kept(folder, About("evaluation", None, "", ""), mib=0)
+    rows = [row for line in play_lines(evaluator, held_out_samples(cfg), 0, kept) for row in graded_rows(line, cfg.extraction)]
     return [(row["id"], row["extracted"], row["right"], row["crops"]) for row in rows]
 
 
-def test_evaluated_through_its_server_as_a_plain_model_a_policy_gives_the_answers_that_it_gives_here(embedded):
+def test_evaluated_through_its_server_as_a_plain_model_a_policy_gives_the_answers_that_it_gives_here(embedded, tmp_path):
     common = ("policy.checkpoint=embedded", "evaluation.samples=3", "evaluation.arms=[own]", "threads=1")
     cropping = steer(embedded, [(250, 250, 750, 750)], calls=1)  # greedy, the base never crops by itself
     direct = validated(composed(*common, "view.max_tokens=256", name="evaluate"), EvaluateConfig)
-    here = evaluated(direct, embedded, cropping)
+    here = evaluated(direct, embedded, cropping, tmp_path)
     with serving(agent_of(embedded, cropping, "view_tokens=256"), bounds=Bounds(2**24, 1000)) as url:
         words = ("rollout=openai", f"rollout.endpoint.url={url}", "policy.dialect=qwen2_5_vl", "rollout.max_crops=0")
         plain = validated(composed(*common, *words, "view.max_tokens=16384", name="evaluate"), EvaluateConfig)
-        there = evaluated(plain, *load_evaluated(plain))
+        there = evaluated(plain, *load_evaluated(plain), tmp_path)
     assert [row[:3] for row in here] == [row[:3] for row in there]  # so the accuracy is the same, too
     assert {row[3] for row in here} == {1} and {row[3] for row in there} == {0}  # whose crops they are
     assert len({row[1] for row in here}) > 1 and any(row[2] for row in here)

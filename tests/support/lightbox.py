@@ -63,7 +63,7 @@ def keep_run(folder: Path) -> None:
     update.write()
     looked = answered(zoomed(begun, BOX), "wrong")
     probe = Kept(folder, About("probe", 40, "", ""), mib=8)
-    probe.add(begun.sample, {"own": looked, "noise": looked}, {"own": "wrong", "noise": "wrong"}, {"own": 0.0, "noise": 0.0})
+    probe.add(probe.rows_of({"own": looked, "noise": looked}), {"own": "wrong", "noise": "wrong"}, {"own": 0.0, "noise": 0.0})
     probe.write()
     rows = [{"update": update, "reward/total": update / 10, "probe/own": None} for update in (1, 2)]
     (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"update": 3, "rew')
