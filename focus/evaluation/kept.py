@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from focus.data.boxes import area, coverage
-from focus.data.sample import ImageFile, Sample
+from focus.data.sample import ImageFile
 from focus.gap import View
 from focus.grading.answers import normalise
 from focus.model.prompts import Answer, Malformed

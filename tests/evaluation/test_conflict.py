@@ -17,9 +17,9 @@ from focus.data.sample import Sample
 from focus.data.scenes import DIFFICULTY, Scenes
 from focus.evaluation.arms import Evaluator, left_out
 from focus.evaluation.bootstrap import wilson
+from focus.evaluation.kept import About, Kept
 from focus.evaluation.measure import said
 from focus.evaluation.outcome import DECOMPOSITION, SAYS
-from focus.evaluation.kept import About, Kept
 from focus.evaluation.predictions import graded_rows, play_lines
 from focus.gap import Gap, Mode
 from focus.report.evaluation import evaluation_table, interval_metrics, summary
