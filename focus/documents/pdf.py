@@ -8,7 +8,7 @@ import ctypes
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,9 @@ from focus.documents.spelling import flaw_of
 TURNED = "turned or vertical text"
 MOST_TURNED = math.radians(3)
 LEAST_SPACE = 0.1  # heights between the advance of a letter and the next one, from which the gap is a space
+# A gap below both, in heights and in the widest space of its line, may be a space or not: code whose letters stand apart
+UNSURE_SPACE, UNSURE_SHARE = 0.25, 1 / 3
+UNSURE = "beside a gap that may be no space"
 JUMP = 1.0  # heights between two letters without a space between them, which are two words all the same
 ERRORS = {4: "it is encrypted and needs a password", 3: "it is no PDF, or is damaged", 2: "it can't be read"}
 FRAMES = (0.002, 0.9)  # the least and largest share of a page that a drawn frame encloses
@@ -112,6 +115,7 @@ def _words(text: pdfium.PdfTextPage, to_px: _Affine, rotation: int) -> list[Word
     left, bottom, right, top = (ctypes.c_double() for _ in range(4))
     loose = raw.FS_RECTF()
     guessed = False  # PDFium guessed a space before this letter
+    gaps: list[tuple[float, int]] = []  # of the spaces that PDFium guessed in this line: heights, and the place of the next word in `words`
     halved = False  # the last word was the first half of a hyphenated one
 
     def flush() -> None:
@@ -124,6 +128,14 @@ def _words(text: pdfium.PdfTextPage, to_px: _Affine, rotation: int) -> list[Word
             halved = letters.flaw == HYPHENATED
         letters = _Letters()
 
+    def end_line() -> None:
+        flush()
+        widest = max((gap for gap, _ in gaps if gap < JUMP), default=0.0)
+        for beside in (at for gap, after in gaps if gap < min(UNSURE_SPACE, UNSURE_SHARE * widest) for at in (after - 1, after)):
+            if 0 <= beside < len(words):
+                words[beside] = replace(words[beside], flaw=words[beside].flaw or UNSURE)
+        gaps.clear()
+
     for index in range(text.count_chars()):
         code = raw.FPDFText_GetUnicode(text, index)
         if raw.FPDFText_IsHyphen(text, index) == 1 or code in (0x2, 0xFFFE):
@@ -134,6 +146,8 @@ def _words(text: pdfium.PdfTextPage, to_px: _Affine, rotation: int) -> list[Word
         if not unknown and chr(code).isspace():
             if raw.FPDFText_IsGenerated(text, index) == 1 and code == 0x20:
                 guessed = True  # PDFium found a gap of the ink; in a font of one width that need not be a space
+            elif chr(code) in "\r\n":
+                end_line()
             else:
                 flush()
             continue
@@ -144,8 +158,9 @@ def _words(text: pdfium.PdfTextPage, to_px: _Affine, rotation: int) -> list[Word
         around = to_px.box(loose.left, loose.bottom, loose.right, loose.top)
         angle = (raw.FPDFText_GetCharAngle(text, index) + math.radians(rotation)) % (2 * math.pi)
         upright = min(angle, 2 * math.pi - angle) <= MOST_TURNED
-        if guessed and letters.loose and around[0] - letters.loose[-1][2] > LEAST_SPACE * (around[3] - around[1]):
+        if guessed and letters.loose and (gap := (around[0] - letters.loose[-1][2]) / max(around[3] - around[1], 1e-3)) > LEAST_SPACE:
             flush()
+            gaps.append((gap, len(words)))
         guessed = False
         if letters.loose and (upright != letters.upright or _parts(letters.loose[-1], around, upright)):
             flush()
@@ -155,7 +170,7 @@ def _words(text: pdfium.PdfTextPage, to_px: _Affine, rotation: int) -> list[Word
         letters.loose.append(around)
         if area(ink) > 0:
             letters.ink.append(ink)
-    flush()
+    end_line()
     return words
 
 

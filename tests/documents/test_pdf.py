@@ -8,7 +8,7 @@ import pytest
 from focus.documents.folder import chosen_pages
 from focus.documents.ink import NO_INK, colours, lies, look
 from focus.documents.page import HYPHENATED, Page, lay_out
-from focus.documents.pdf import TURNED, BadDocument, open_pdf, render
+from focus.documents.pdf import TURNED, UNSURE, BadDocument, open_pdf, render
 from focus.documents.spelling import NO_UNICODE, OTHER_SCRIPT, RIGHT_TO_LEFT
 from tests.support.pdf import Box, Text, lines, write_pdf
 
@@ -78,6 +78,14 @@ def test_a_space_that_pdfium_guesses_between_letters_that_touch_is_none(tmp_path
     placed = [Text(letter, 72 + 6.8 * at, 700) for at, letter in enumerate("hound bound") if letter != " "]
     page, _ = read(write_pdf(tmp_path / "a.pdf", placed, advance=300))
     assert page.texts == ("hound", "bound")
+
+
+def test_words_beside_a_gap_that_may_be_no_space_are_flawed(tmp_path):
+    """A dot 0.19 heights from the letters before it, in a line whose space is 0.83 heights wide: is it one word or two?"""
+    page, _ = read(write_pdf(tmp_path / "a.pdf", [Text("see", 72, 700), Text("hound", 103, 700), Text(".com", 139, 700)]))
+    assert [(word.text, word.flaw) for word in page.words] == [("see", ""), ("hound", UNSURE), (".com", UNSURE)]
+    even, _ = read(write_pdf(tmp_path / "b.pdf", [Text("see", 72, 700), Text("hound", 94, 700), Text(".com", 130, 700)]))
+    assert len(even.words) == 3 and not any(word.flaw for word in even.words)  # all spaces of the line are narrow
 
 
 def test_the_mark_of_a_footnote_is_no_part_of_the_word_beside_it(tmp_path):
