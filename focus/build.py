@@ -281,6 +281,8 @@ def build_policy(cfg: TrainConfig, loaded: PolicyModel, grader: Grader | None = 
     objective, rollout = cfg.objective, cfg.rollout
     settings = UpdateSettings(
         rollouts_per_question=rollout.rollouts_per_question,
+        answers_per_crop=rollout.answers_per_crop,
+        dead_groups=rollout.dead_groups,
         questions_per_forward=rollout.questions_per_forward if rollout.engine == "kv" else None,  # vLLM fills its own batches
         sampler_ratio_cap=rollout.sampler_ratio_cap,
         tokens_per_forward=objective.tokens_per_forward,

@@ -117,6 +117,7 @@ LEDGER = {
     "E11": focus.rewards.Grounding,
     "E12": focus.training.objective.policy_loss,
     "E13": focus.training.objective.sampler_weight,
+    "E14": focus.training.objective.turn_credit,
 }
 
 

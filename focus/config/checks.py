@@ -181,6 +181,28 @@ def overlap_problems(cfg: TrainConfig) -> list[str]:
     return []
 
 
+def forking_problems(cfg: TrainConfig) -> list[str]:
+    """Groups that can't be divided into crops and answers, and rollouts that can't be sampled again."""
+    rollout, problems = cfg.rollout, []
+    answers, siblings = rollout.answers_per_crop, rollout.rollouts_per_question
+    if answers > 1 and (siblings % answers or siblings < 2 * answers):
+        problems.append(
+            f"rollout.answers_per_crop is {answers} and rollout.rollouts_per_question {siblings}; a group needs at least 2 crops with "
+            "equally many answers each, e.g. 2 and 8"
+        )
+    if rollout.overlap and (answers > 1 or rollout.dead_groups != "keep"):
+        problems.append(
+            "rollout.overlap is true, but rollouts are sampled again only after the first ones (answers_per_crop above 1) or their grades "
+            "(dead_groups); choose rollout.overlap=false, or answers_per_crop=1 and dead_groups=keep"
+        )
+    if rollout.dead_groups != "keep" and "accuracy" not in cfg.reward.terms:
+        problems.append(
+            f"rollout.dead_groups is {rollout.dead_groups}, but reward.terms has no term accuracy, which tells dead groups from those that "
+            "are all right; choose keep, or add the term"
+        )
+    return problems
+
+
 def _vllm_problems(rollout: RolloutConfig, here: bool) -> list[str]:
     vllm = rollout.vllm
     if vllm is None:
@@ -262,7 +284,7 @@ def train_problems(cfg: TrainConfig) -> list[str]:
     """What keeps a policy from being trained."""
     from focus.data.readers import TESTS
 
-    problems = [*_play_problems(cfg), *overlap_problems(cfg)]
+    problems = [*_play_problems(cfg), *overlap_problems(cfg), *forking_problems(cfg)]
     if not cfg.name.strip(" ./") or cfg.name.startswith("/") or ".." in Path(cfg.name).parts:
         problems.append(f"name is {cfg.name!r}, which names no folder below outputs/; give the run one of its own: name=mine")
     if cfg.rollout.engine == "openai":
@@ -290,6 +312,7 @@ def plan_problems(cfg: PlanConfig) -> list[str]:
         *policy_problems(cfg.policy, served=False),
         *rollout_problems(cfg.rollout, cfg.policy, [], here=False),
         *overlap_problems(cfg),
+        *forking_problems(cfg),
     ]
 
 

@@ -30,14 +30,17 @@ PLAYED = (
     *("rollout.engine", "rollout.max_crops", "rollout.crop_tokens", "rollout.crop_min_tokens", "rollout.fixed_crops"),
     *("rollout.tokens_per_turn", "rollout.vllm.dtype"),
 )
+# Settings of LEARNED that came after recorded runs: at their defaults they are not in a hash
+NEW_LEARNED = {"rollout.overlap": False, "rollout.answers_per_crop": 1, "rollout.dead_groups": "keep"}
 # What is learned, from what and how: it moves the trained weights, not a measurement of given weights and questions
 LEARNED = (
     *("policy.checkpoint", "policy.train_vision", "policy.lora_rank", "policy.lora_alpha", "policy.lora_targets"),
     *("data.source", "data.difficulty", "data.side_px", "data.letter_px", "data.scenes", "data.mix", "data.records"),
     "data.columns",
     *("data.root", "data.cache_dir", "data.annotations", "data.repair_annotations", "data.derive_boxes"),
-    *("data.max_question_chars", "data.max_options", "gap.table", "rollout.sampler_ratio_cap", "rollout.overlap", "rollout.temperature"),
+    *("data.max_question_chars", "data.max_options", "gap.table", "rollout.sampler_ratio_cap", "rollout.temperature"),
     *("rollout.questions_per_update", "rollout.rollouts_per_question", "rollout.force_first_crop", "reward"),
+    *NEW_LEARNED,
     *("objective.updates_per_rollout", "objective.learning_rate", "objective.warmup_updates", "objective.weight_decay"),
     *("objective.grad_clip", "objective.clip", "objective.dual_clip", "objective.advantage_epsilon"),
     "objective.teach_groups",
@@ -125,8 +128,7 @@ def learned_settings(settings: Settings) -> dict[str, Any]:
         kept["rollout.vllm.dtype"] = sampler_dtype(settings)
     if kept.get("policy.prompts", "") is None:  # runs from before this setting have no such entry
         del kept["policy.prompts"]
-    if kept.get("rollout.overlap") is False:  # so have those from before this one
-        del kept["rollout.overlap"]
+    kept = {key: value for key, value in kept.items() if key not in NEW_LEARNED or value != NEW_LEARNED[key]}
     kept |= {key: named.get(key, value) for key, value in GONE.items()}
     for name, term in settings["reward"]["terms"].items():
         for key, value in GONE_FROM_TERMS.get(term.get("_target_"), {}).items():

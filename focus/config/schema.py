@@ -161,6 +161,8 @@ class RolloutConfig(Section):
     overlap: bool
     questions_per_update: Count
     rollouts_per_question: Annotated[Whole, Field(ge=2)]
+    answers_per_crop: Count
+    dead_groups: Literal["keep", "refill", "fork"]
     questions_per_forward: Annotated[Whole | None, Field(ge=1), Hint("use at least 1, or null for all side by side")]
     max_crops: CountOrNone
     crop_tokens: Count

@@ -17,6 +17,8 @@ from focus.data.images.original import Original
 from focus.data.sample import Sample
 from focus.runtime.distributed import all_gather
 
+FIRST_SPARE = 2**40  # the number of the first spare draw
+
 
 @dataclass(frozen=True)
 class Question:
@@ -136,6 +138,10 @@ class Questions(pl.LightningDataModule):
             batch_sampler=_RankDraws(done, self.updates, self.questions_per_update, rank, ranks),
             worker_init_fn=_leave_signals,
         )
+
+    def spare(self, draw: int) -> Question | Broken:
+        """A question to ask in the place of draw `draw`, opened now. No draw of a run comes to it."""
+        return _Opened(self.samples, self.seed)[FIRST_SPARE + draw]
 
     def _check_same_questions(self) -> None:
         """Raises ValueError on all ranks if they read different questions; 32 of them are compared."""

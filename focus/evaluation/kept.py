@@ -69,7 +69,7 @@ LISTED = pa.schema(
         ("malformed", pa.bool_()),  # one of its turns can't be parsed
         ("same_with_noise", pa.bool_()),  # the answer stays the same with noise in place of the crop; null where that was not asked
         ("total", pa.float64()),
-        ("advantage", pa.float64()),
+        ("advantage", pa.float64()),  # of its first turn
         ("spread", pa.float64()),  # largest minus smallest total of the group; 0 teaches nothing; null outside of training
         ("pictures", pa.bool_()),  # its pictures are kept
     ]

@@ -170,6 +170,16 @@ class Scores:
         values = self.total if term is None else self.raw[term]
         return torch.tensor(values, dtype=torch.float32).reshape(len(values) // rollouts_per_question, rollouts_per_question)
 
+    def replaced(self, rows: Sequence[int], by: "Scores") -> "Scores":
+        """With other trajectories in these rows."""
+
+        def put(values: list[float], others: list[float]) -> list[float]:
+            at = dict(zip(rows, others, strict=True))
+            return [at.get(row, value) for row, value in enumerate(values)]
+
+        raw = {name: put(values, by.raw[name]) for name, values in self.raw.items()}
+        return Scores(raw, put(self.total, by.total), self.weights, self.gates)
+
     @property
     def ungraded(self) -> int:
         """The number of trajectories whose total is NaN, because a paid term could not grade them."""

@@ -100,15 +100,18 @@ def play(
     limits: RolloutLimits,
     stop: Event | None = None,
     on_turn: Callable[[Trajectory], None] | None = None,
+    keep_prompts: bool = False,
 ) -> list[Trajectory]:
     """Continue every open trajectory until it ends. Returns all trajectories in the same order.
 
     Worker threads parse completions and cut crops. A conversation's next request is ready as soon as
     its own crop is cut. The engine's cache is left filled for the caller, and cleared by the next
     `play` or by `clear_cache`. Once `stop` is set, it returns after the next completion. `on_turn` is
-    called with a conversation after each of its turns, in a worker thread.
+    called with a conversation after each of its turns, in a worker thread. `keep_prompts`: prompts that the engine has
+    cached are not encoded again; the weights must be those of the last `play`.
     """
-    engine.clear_cache()
+    if not keep_prompts:
+        engine.clear_cache()
     rollouts = list(trajectories)
 
     def advance(request: Request, completion: Completion) -> Request | None:

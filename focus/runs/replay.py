@@ -15,7 +15,7 @@ from focus.config.validate import read_settings
 from focus.model.policy_model import PolicyModel
 from focus.runtime import strategies
 from focus.training import batch, checkpoints
-from focus.training.logprobs import logprobs_and_entropy, micro_batches
+from focus.training.logprobs import logprobs_and_entropy, micro_batches, token_advantage
 from focus.training.objective import policy_loss, sampler_weight
 
 
@@ -44,7 +44,9 @@ def run(folder: Path, weights: str | None = None) -> bool:
             old = [row.detach() for row in logprobs]
             sampler = [torch.tensor(t.sampler_logprobs, device=row.device) for t, row in zip(rollouts, old, strict=True)]
             weight = [sampler_weight(a, b, cap) for a, b in zip(old, sampler, strict=True)]
-            advantage = torch.cat([saved.advantages[i] * row for i, row in zip(micro_batch, weight, strict=True)])
+            advantage = torch.cat(
+                [token_advantage(saved.rollouts[i], saved.advantages[i], row) for i, row in zip(micro_batch, weight, strict=True)]
+            )
             loss = policy_loss(torch.cat(logprobs), torch.cat(old), advantage, saved.tokens, o.clip, o.dual_clip)
         loss.backward()
         gradients = [(name, p.grad) for name, p in policy.model.named_parameters() if p.grad is not None]

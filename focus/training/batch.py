@@ -24,7 +24,7 @@ class Batch:
 
     update: int  # its number, from 1
     tokens: int  # sampled tokens of the whole update, over all ranks
-    advantages: list[float]  # one for each rollout
+    advantages: list[tuple[float, float]]  # of each rollout: of its first turn, and of those after it
     rollouts: list[Trajectory]
 
 
@@ -102,7 +102,7 @@ def load(folder: Path) -> Batch:
     try:
         content = json.loads((folder / FILE).read_text())
         rollouts = [_rollout(folder, number, row) for number, row in enumerate(content["rollouts"])]
-        return Batch(content["update"], content["tokens"], _numbers(row["advantage"] for row in content["rollouts"]), rollouts)
+        return Batch(content["update"], content["tokens"], [_pair(row["advantage"]) for row in content["rollouts"]], rollouts)
     except (ValueError, LookupError, TypeError, OSError) as error:  # also an image that is gone
         raise ValueError(f"{folder} can't be read ({type(error).__name__}: {error}); copy the whole folder again") from error
 
@@ -110,6 +110,11 @@ def load(folder: Path) -> Batch:
 def _numbers(values: Iterable[float | None]) -> list[float]:
     """Numbers read from JSON, whose null stands for NaN."""
     return [math.nan if value is None else value for value in values]
+
+
+def _pair(value: list[float | None]) -> tuple[float, float]:
+    first, later = _numbers(value)
+    return first, later
 
 
 def _rollout(folder: Path, number: int, row: dict) -> Trajectory:

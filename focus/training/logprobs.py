@@ -89,6 +89,12 @@ def _sampled_targets(
     return torch.cat(predecessors), torch.cat(targets)
 
 
+def token_advantage(t: Trajectory, advantage: tuple[float, float], weight: Float[Tensor, " sampled"]) -> Float[Tensor, " sampled"]:
+    """The advantage of every sampled token, times its weight (E13): one number for the first turn, one for the turns after it."""
+    (of_first, of_later), first = advantage, len(t.turns[0].ids)
+    return torch.tensor([of_first] * first + [of_later] * (len(weight) - first), device=weight.device) * weight
+
+
 def micro_batches(trajectories: Sequence[Trajectory], tokens_per_forward: int) -> list[list[int]]:
     """Indices of trajectories, divided into batches within the budget of packed tokens, siblings side by side.
 

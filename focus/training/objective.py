@@ -27,10 +27,50 @@ def group_advantage(
         raise ValueError("rollout.rollouts_per_question is 1; every advantage would be zero. Use at least 2 (the paper uses 16)")
     mean = reward.nanmean(dim=1, keepdim=True)
     offset = torch.where(reward.isnan(), 0.0, reward - mean)
-    count = (~reward.isnan()).sum(dim=1, keepdim=True).clamp_min(1)
-    deviation = (offset.square().sum(dim=1, keepdim=True) / count).sqrt()
     equal = zero_variance(reward) if accuracy is None else zero_variance(reward) | zero_variance(accuracy)
-    return torch.where(equal[:, None], 0.0, offset / (deviation + epsilon))
+    return torch.where(equal[:, None], 0.0, offset / (_deviation(reward) + epsilon))
+
+
+def turn_advantage(
+    reward: Float[Tensor, "question rollout"],
+    answers: int,
+    epsilon: float = 1e-6,
+    accuracy: Float[Tensor, "question rollout"] | None = None,
+) -> Float[Tensor, "question rollout part"]:
+    """The advantage of a rollout's first turn (part 0) and of the turns after it (part 1).
+
+    With one answer to each crop both are E4's. With more they are E14's: what each added to the reward, in E4's deviations, and
+    zero where E4 is zero.
+    """
+    advantage = group_advantage(reward, epsilon, accuracy)
+    if answers == 1:
+        return torch.stack([advantage, advantage], dim=-1)
+    teaches = (advantage != 0).any(dim=1)[:, None, None]
+    return torch.where(teaches, turn_credit(reward, answers) / (_deviation(reward) + epsilon)[..., None], 0.0)
+
+
+def turn_credit(reward: Float[Tensor, "question rollout"], answers: int) -> Float[Tensor, "question rollout part"]:
+    """E14 before the division: what the first turn and what the turns after it added to the reward.
+
+    Siblings lie side by side, `answers` (at least 2) behind each first turn. Part 0 is the mean reward behind a first turn minus
+    the mean of the group's other first turns. Part 1 is the reward minus the mean of the other answers to the same crop. Neither
+    baseline depends on the tokens that it is for, so both parts are unbiased. A rollout without a grade (NaN) gets zero and is in
+    no mean; a first turn or an answer without a graded sibling gets zero.
+    """
+    tree = reward.unflatten(1, (-1, answers))
+    behind = tree.nanmean(dim=2)
+    calls, alike = (~behind.isnan()).sum(1, keepdim=True), (~tree.isnan()).sum(2, keepdim=True)
+    call = (behind - behind.nanmean(dim=1, keepdim=True)) * calls / (calls - 1)  # the mean without itself, by the mean with it
+    answer = (tree - behind[..., None]) * alike / (alike - 1)
+    parts = torch.stack([call[..., None].expand_as(tree), answer], dim=-1)
+    return torch.where(parts.isfinite() & ~tree.isnan()[..., None], parts, 0.0).flatten(1, 2)
+
+
+def _deviation(reward: Float[Tensor, "question rollout"]) -> Float[Tensor, "question 1"]:
+    """Of the graded rewards of each group, as a population."""
+    offset = torch.where(reward.isnan(), 0.0, reward - reward.nanmean(dim=1, keepdim=True))
+    count = (~reward.isnan()).sum(dim=1, keepdim=True).clamp_min(1)
+    return (offset.square().sum(dim=1, keepdim=True) / count).sqrt()
 
 
 def zero_variance(reward: Float[Tensor, "question rollout"]) -> Tensor:

@@ -72,7 +72,7 @@ class OverlappedPolicy(FocusPolicy):
         with self.trainer.precision_plugin.forward_context():
             return [t for part in parts for t in play(self._thread_policy, self.engine, part, self.limits, stop)]
 
-    def update(self, trajectories: Sequence[Trajectory], advantage: Float[Tensor, " trajectory"]) -> dict[str, float]:
+    def update(self, trajectories: Sequence[Trajectory], advantage: Float[Tensor, "trajectory part"]) -> dict[str, float]:
         return super().update(trajectories, advantage) | self._facts
 
     def rest_engine(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -13,19 +14,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from focus.data.images.original import Original
-from focus.data.questions import Broken, Question
+from focus.data.questions import Broken, Question, Questions
 from focus.gap import Gap, View
 from focus.model.policy_model import PolicyModel
 from focus.rewards import Example, RewardCallback, Scores, begin_scoring, examples
 from focus.rollout.engine import Engine
+from focus.rollout.fork import after_the_first_turn, at_the_call, sampled_tokens
 from focus.rollout.loop import WORKERS, RolloutLimits, begin, blank, play, seed_of
 from focus.rollout.memory import Room
 from focus.rollout.trajectory import Trajectory
 from focus.runtime import distributed, memory, strategies
 from focus.training.batch import Batch, not_finite_error
-from focus.training.logprobs import logprobs_and_entropy, micro_batches
+from focus.training.logprobs import logprobs_and_entropy, micro_batches, token_advantage
 from focus.training.metrics import TokenStatistics, update_metrics
-from focus.training.objective import group_advantage, policy_loss, sampler_weight
+from focus.training.objective import policy_loss, sampler_weight, turn_advantage, zero_variance
 from focus.training.trainable_state import SavesTrainableState
 
 # The run ends after this many updates in a row in which no rank could read a question: then the data set
@@ -40,6 +42,8 @@ class UpdateSettings:
     """The settings of an update."""
 
     rollouts_per_question: int
+    answers_per_crop: int
+    dead_groups: str
     questions_per_forward: int | None
     sampler_ratio_cap: float | None
     tokens_per_forward: int
@@ -62,7 +66,7 @@ class _Learning:
     """
 
     rollouts: Sequence[Trajectory]
-    advantages: Sequence[float]
+    advantages: Sequence[tuple[float, float]]  # of the first turn, and of those after it
     rows: Sequence[int]  # the rollouts that pass: those with an advantage, or one without weight
     update_tokens: int  # sampled tokens of the whole update, over all ranks: the loss's denominator
     blank: bool  # this rank has no rollout of its own, and passes one that counts nowhere
@@ -98,30 +102,36 @@ class FocusPolicy(SavesTrainableState):
         for reward in self.rewards:
             reward.attach(policy, engine, limits)
         self._seconds = dict.fromkeys(PHASES, 0.0)
+        self._draws: dict[int, int] = {}  # by group, the number of its question in the run
         self._room = Room(policy, limits, settings.rollouts_per_question)
 
     def training_step(self, questions: Sequence[Question | Broken], index: int) -> None:
         self._seconds, began = dict.fromkeys(PHASES, 0.0), time.perf_counter()
         memory.forget_peak()
         with self.policy.image_cache():
-            trajectories, scores = self.roll_out_and_score(questions)  # E1, E3
-            reward = scores.grouped(self.settings.rollouts_per_question)
-            advantage = group_advantage(reward, self.settings.advantage_epsilon, self._accuracy(scores)).flatten()  # E4
+            drawn, drawn_scores = self.roll_out_and_score(questions)  # E1, E3
+            trajectories, scores = self.replace_dead_groups(drawn, drawn_scores)
+            advantage = self._advantage(scores).flatten(0, 1)  # E4, E14
             with self._timed("update"):
                 update = self.update(trajectories, advantage)  # E12, E13
         self.updates_done += 1
-        for trajectory in trajectories:
+        for trajectory in (*drawn, *trajectories):
             trajectory.source.release()  # `last_examples` keeps the trajectories, not the decoded originals
-        self.last_examples, self.last_advantages = examples(trajectories, scores), advantage.tolist()
+        self.last_examples, self.last_advantages = examples(trajectories, scores), advantage[:, 0].tolist()
         seconds = time.perf_counter() - began
+        update |= self._resampling(drawn, trajectories, scores)
         update |= {"tokens/per_second": update["tokens/sampled"] / seconds, "memory/peak_gib": memory.peak_gib()}
-        self._log_update(trajectories, scores, reward, update, broken=len(questions) - len(reward))
+        reward = drawn_scores.grouped(self.settings.rollouts_per_question)  # what is logged is what the policy does by itself
+        self._log_update(drawn, drawn_scores, reward, update, broken=len(questions) - len(reward))
 
     def roll_out_and_score(self, questions: Sequence[Question | Broken]) -> tuple[list[Trajectory], Scores]:
         """The rollouts of every readable question, siblings side by side, and their rewards (E1, E3)."""
+        # An engine that samples ahead gets its weights in `roll_out`, before they are gathered
+        return self._scored(self.roll_out(questions))
+
+    def _scored(self, batches: Iterator[list[Trajectory]]) -> tuple[list[Trajectory], Scores]:
         trajectories: list[Trajectory] = []
         unfinished = []
-        batches = self.roll_out(questions)  # an engine that samples ahead gets its weights here, before they are gathered
         reads_weights = self.engine.shares_weights or any(reward.reads_policy for reward in self.rewards)
         with distributed.unsharded(self.model) if reads_weights else nullcontext():
             for played in batches:
@@ -138,14 +148,59 @@ class FocusPolicy(SavesTrainableState):
 
         Yields nothing where no question can be read.
         """
-        opened = self.open_trajectories(questions)
+        return self._played(self.open_trajectories(questions))
+
+    def _played(self, opened: list[Trajectory]) -> Iterator[list[Trajectory]]:
         while opened:
-            at_once = self._questions_at_once(opened) * self.settings.rollouts_per_question
+            at_once = self._questions_at_once(opened) * self._first_turns
             with self._timed("rollout"):
-                played = play(self.policy, self.engine, opened[:at_once], self.limits)
+                played = self._with_answers(play(self.policy, self.engine, opened[:at_once], self.limits))
             self._room.saw(played)
             opened = opened[at_once:]
             yield played
+
+    @property
+    def _first_turns(self) -> int:
+        """First turns of a group."""
+        return self.settings.rollouts_per_question // self.settings.answers_per_crop
+
+    def _with_answers(self, played: list[Trajectory]) -> list[Trajectory]:
+        """Each rollout with those that share its first turn and its crop, `answers_per_crop` in all.
+
+        One that ended with its first turn stands there as often: it has no crop to answer to.
+        """
+        more = range(1, self.settings.answers_per_crop)
+        forks = [after_the_first_turn(t, seed_of(t.seed, "answer", k)) for t in played for k in more]
+        if not forks:
+            return played
+        others = iter(play(self.policy, self.engine, forks, self.limits, keep_prompts=True))
+        return [each for t in played for each in (t, *islice(others, len(more)))]
+
+    def replace_dead_groups(self, drawn: list[Trajectory], scores: Scores) -> tuple[list[Trajectory], Scores]:
+        """The rollouts that train, and their rewards. A group is dead if no rollout has an advantage though some answer is wrong.
+
+        `refill` asks another question in its place, `fork` samples box and answer again behind the openings of its calls. Both
+        do so once. A group without a call is not forked. Groups that are all right stay: nothing is left to find.
+        """
+        kind, siblings = self.settings.dead_groups, self.settings.rollouts_per_question
+        if kind == "keep":
+            return drawn, scores
+        dead = (self._advantage(scores) == 0).all(2).all(1) & (scores.grouped(siblings, "accuracy") <= 0).any(1)
+        groups = {g: drawn[g * siblings : (g + 1) * siblings] for g in dead.nonzero()[:, 0].tolist()}
+        opened = {g: self._forked(group) if kind == "fork" else self._refilled(group) for g, group in groups.items()}
+        played, new = self._scored(self._played([t for ts in opened.values() for t in ts]))
+        rows = [g * siblings + k for g, ts in opened.items() if ts for k in range(siblings)]
+        at = dict(zip(rows, played, strict=True))
+        return [at.get(row, t) for row, t in enumerate(drawn)], scores.replaced(rows, new)
+
+    def _forked(self, group: Sequence[Trajectory]) -> list[Trajectory]:
+        callers = [t for t in group if self.policy.dialect.call[0] in t.turns[0].text]
+        kept = [callers[k % len(callers)] for k in range(self._first_turns)] if callers else []
+        return [at_the_call(self.policy, t, seed_of(t.seed, "fork", k)) for k, t in enumerate(kept)]
+
+    def _refilled(self, group: Sequence[Trajectory]) -> list[Trajectory]:
+        questions: Questions = self.trainer.datamodule  # type: ignore[attr-defined]
+        return self._open([questions.spare(self._draws[group[0].group])])[0]
 
     def open_trajectories(self, questions: Sequence[Question | Broken]) -> list[Trajectory]:
         """Trajectories without turns of every readable question, siblings side by side. All ranks call it together.
@@ -153,22 +208,29 @@ class FocusPolicy(SavesTrainableState):
         Raises ValueError, on all ranks, after `UNREADABLE_UPDATES` updates in a row in which no rank could
         read a question.
         """
+        self._draws.clear()
+        opened, reasons = self._open(questions)
+        self.unreadable_updates = 0 if distributed.all_reduce_sum(self.trainer.strategy, len(opened)) else self.unreadable_updates + 1
+        if self.unreadable_updates >= UNREADABLE_UPDATES:
+            raise ValueError(
+                f"no question of the last {UNREADABLE_UPDATES} updates could be read; look whether the images are still where the settings "
+                f"say. The last reasons: {reasons[:3]}"
+            )
+        return opened
+
+    def _open(self, questions: Sequence[Question | Broken]) -> tuple[list[Trajectory], list[str]]:
+        """Trajectories without turns of every readable question, siblings side by side, and why the others can't be read."""
         with self._timed("view"), ThreadPoolExecutor(WORKERS) as workers:
             views = list(workers.map(self._prepare_view, questions))
         prefill = self.policy.dialect.call[0] if self.limits.force_first_crop else ""
         opened: list[Trajectory] = []
         for question, view in zip(questions, views, strict=True):
             if isinstance(question, Question) and not isinstance(view, str):
-                seeds = [seed_of(self.seed, question.draw, k) for k in range(self.settings.rollouts_per_question)]
-                opened += begin(self.policy, question.sample, *view, seeds, prefill)
-        self.unreadable_updates = 0 if distributed.all_reduce_sum(self.trainer.strategy, len(opened)) else self.unreadable_updates + 1
-        if self.unreadable_updates >= UNREADABLE_UPDATES:
-            reasons = [view for view in views if isinstance(view, str)]
-            raise ValueError(
-                f"no question of the last {UNREADABLE_UPDATES} updates could be read; look whether the images are still where the settings "
-                f"say. The last reasons: {reasons[:3]}"
-            )
-        return opened
+                seeds = [seed_of(self.seed, question.draw, k) for k in range(self._first_turns)]
+                siblings = begin(self.policy, question.sample, *view, seeds, prefill)
+                self._draws[siblings[0].group] = question.draw
+                opened += siblings
+        return opened, [view for view in views if isinstance(view, str)]
 
     def _questions_at_once(self, opened: Sequence[Trajectory]) -> int:
         """How many of these questions are played at the same time. An engine with its own weights has its own memory."""
@@ -185,12 +247,29 @@ class FocusPolicy(SavesTrainableState):
             return f"sample {question.sample.id}: {error}"
         return view, source
 
-    def _accuracy(self, scores: Scores) -> Float[Tensor, "question rollout"] | None:
-        """The term `accuracy`, where only groups that differ in it may teach; else None."""
-        return scores.grouped(self.settings.rollouts_per_question, "accuracy") if self.settings.teach_groups == "accuracy" else None
+    def _advantage(self, scores: Scores) -> Float[Tensor, "question rollout part"]:
+        s = self.settings
+        accuracy = scores.grouped(s.rollouts_per_question, "accuracy") if s.teach_groups == "accuracy" else None
+        return turn_advantage(scores.grouped(s.rollouts_per_question), s.answers_per_crop, s.advantage_epsilon, accuracy)
 
-    def update(self, trajectories: Sequence[Trajectory], advantage: Float[Tensor, " trajectory"]) -> dict[str, float]:
+    def _resampling(self, drawn: Sequence[Trajectory], trained: Sequence[Trajectory], scores: Scores) -> dict[str, float]:
+        """What was really sampled where turns are shared or groups replaced, and how many groups were and still are dead."""
+        if self.settings.answers_per_crop == 1 and self.settings.dead_groups == "keep":
+            return {}
+        played = {id(t): t for t in (*drawn, *trained)}.values()
+        replaced = [a is not b for a, b in zip(drawn, trained, strict=True)]
+        strategy, groups = self.trainer.strategy, max(1, len(drawn))
+        return {
+            "tokens/sampled": float(distributed.all_reduce_sum(strategy, sampled_tokens(played))),
+            "tokens/visual": float(distributed.all_reduce_sum(strategy, sum(t.visual_tokens for t in played))),
+            "group/replaced": sum(replaced) / groups,
+            "group/dead": float(zero_variance(scores.grouped(self.settings.rollouts_per_question)).float().mean()),
+        }
+
+    def update(self, trajectories: Sequence[Trajectory], advantage: Float[Tensor, "trajectory part"]) -> dict[str, float]:
         """One or more optimiser steps on these rollouts; returns the metrics to log.
+
+        `advantage` has two numbers for each: of its first turn, and of the turns after it.
 
         A rollout with zero advantage has zero gradient. It does not pass through the network, but its
         tokens stay in the denominator. Where no rollout of any rank has an advantage, weights and moments
@@ -201,11 +280,11 @@ class FocusPolicy(SavesTrainableState):
         assert not isinstance(optimizer, list)  # there is one
         self.rest_engine()
         sampled_tokens = distributed.all_reduce_sum(strategy, sum(sum(t.sampled_mask) for t in trajectories))
-        with_advantage = [i for i in range(len(trajectories)) if advantage[i] != 0]
+        with_advantage = [i for i in range(len(trajectories)) if (advantage[i] != 0).any()]
         teaches = distributed.all_reduce_sum(strategy, len(with_advantage)) > 0
         learning = _Learning(
             rollouts=trajectories or [blank(self.policy)],
-            advantages=advantage.tolist() or [0.0],
+            advantages=[(first, later) for first, later in advantage.tolist()] or [(0.0, 0.0)],
             rows=with_advantage or [0],
             update_tokens=max(1, sampled_tokens),
             blank=not trajectories,
@@ -270,7 +349,7 @@ class FocusPolicy(SavesTrainableState):
             if not learning.blank:
                 learning.statistics.add_sampled(torch.cat([old[i] - sampler[i] for i in rows]), torch.cat(entropies))
         logprob, old_logprob = torch.cat(logprobs), torch.cat([learning.old_logprobs[i] for i in rows])
-        advantage = torch.cat([learning.advantages[i] * learning.sampler_weights[i] for i in rows])
+        advantage = torch.cat([token_advantage(learning.rollouts[i], learning.advantages[i], learning.sampler_weights[i]) for i in rows])
         if counted and not learning.blank:
             learning.statistics.add_step(logprob.detach(), old_logprob, advantage, s.clip, s.dual_clip)
         return policy_loss(logprob, old_logprob, advantage, learning.update_tokens, s.clip, s.dual_clip)

@@ -51,7 +51,7 @@ def stepped(statuses: dict[int, Status], advantage: list[float] = ADVANTAGE):
 
     def by_hand(rolled, _):
         given = [replace(t, status=statuses.get(i, Status.ANSWERED)) for i, t in enumerate(rolled)]
-        made.update(logged=update(given, torch.tensor(advantage)), tokens=[sum(t.sampled_mask) for t in given])
+        made.update(logged=update(given, torch.tensor(advantage)[:, None].expand(-1, 2)), tokens=[sum(t.sampled_mask) for t in given])
         return made["logged"]
 
     module.update = by_hand

@@ -26,6 +26,8 @@ BLUE = "<answer>blue</answer><|im_end|>"
 
 SETTINGS = UpdateSettings(
     rollouts_per_question=4,
+    answers_per_crop=1,
+    dead_groups="keep",
     questions_per_forward=None,
     sampler_ratio_cap=None,
     tokens_per_forward=600,

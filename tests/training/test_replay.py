@@ -20,9 +20,9 @@ SHAPES = [((4, 4), 9, [[Shape(5)], [Shape(7, (2, 3)), Shape(4)]]), ((3, 5), 4, [
 
 def test_kept_rollouts_have_the_log_probabilities_of_the_run_to_the_last_bit(policy, tmp_path):
     rollouts = [*made(policy, SHAPES), *(playing(policy, call_of(policy, box), BLUE) for box in ((0, 0, 20, 30), (-9, -9, -5, -5)))]
-    save(Batch(7, 100, [0.5] * len(rollouts), rollouts), tmp_path / "kept")
+    save(Batch(7, 100, [(0.5, -1.0)] * len(rollouts), rollouts), tmp_path / "kept")
     again = load(tmp_path / "kept")
-    assert (again.update, again.tokens, again.advantages) == (7, 100, [0.5] * len(rollouts))
+    assert (again.update, again.tokens, again.advantages) == (7, 100, [(0.5, -1.0)] * len(rollouts))
     assert [t.ids for t in again.rollouts] == [t.ids for t in rollouts]
     assert [(t.sample.id, t.group, t.seed, t.status, t.sampler_logprobs) for t in again.rollouts] == [
         (t.sample.id, t.group, t.seed, t.status, t.sampler_logprobs) for t in rollouts
@@ -59,7 +59,7 @@ def test_a_run_that_ends_in_nan_leaves_a_batch_that_a_replay_reproduces(checkpoi
 def test_a_folder_without_a_batch_and_one_without_its_run_are_named(qwen3_vl, tmp_path):
     with pytest.raises(ValueError, match=r"holds no batch.json; give the folder that a run named"):
         replay.run(tmp_path)
-    save(Batch(1, 1, [1.0], [playing(qwen3_vl, BLUE)]), tmp_path / "kept")
+    save(Batch(1, 1, [(1.0, 1.0)], [playing(qwen3_vl, BLUE)]), tmp_path / "kept")
     with pytest.raises(ValueError, match=r"settings.yaml does not exist; a replay needs the output folder of the run around kept"):
         replay.run(tmp_path / "kept")
 
@@ -75,7 +75,7 @@ def test_a_batch_file_that_was_cut_is_an_error_in_one_sentence(tmp_path):
 
 @pytest.mark.parametrize("content", ["[1, ", "", "objective: {}", "5", "[1]"])
 def test_settings_that_are_none_are_an_error_in_one_sentence(qwen3_vl, tmp_path, content):
-    save(Batch(1, 1, [1.0], [playing(qwen3_vl, BLUE)]), tmp_path / "kept")
+    save(Batch(1, 1, [(1.0, 1.0)], [playing(qwen3_vl, BLUE)]), tmp_path / "kept")
     (tmp_path / "settings.yaml").write_text(content)
     with pytest.raises(ValueError, match=r"settings\.yaml can't be read as settings \(.*\); copy it back$"):
         replay.run(tmp_path / "kept")

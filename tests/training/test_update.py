@@ -83,7 +83,7 @@ def test_tokens_of_a_stale_sampler_are_weighed_by_the_truncated_ratio(cap):
     by_hand = random_qwen3_vl(seed=1)
     by_hand.model.train(module.model.training)
     total, apart = torch.zeros(()), []
-    for t, a in zip(rolled["ts"], rolled["a"].tolist(), strict=True):
+    for t, a in zip(rolled["ts"], rolled["a"][:, 0].tolist(), strict=True):
         logprob = plain_logprobs(by_hand, t)
         ratio = (logprob.detach() - torch.tensor(t.sampler_logprobs)).exp()
         total = total - (a * (ratio.clamp(max=2.0) if cap else 1.0) * logprob).sum()
@@ -310,7 +310,9 @@ def test_what_the_update_does_is_logged():
 
     def expected(ts, a):
         with torch.no_grad():
-            return float(torch.cat(logprobs_and_entropy(module.policy, [t for t, each in zip(ts, a, strict=True) if each], 1.0)[1]).mean())
+            return float(
+                torch.cat(logprobs_and_entropy(module.policy, [t for t, each in zip(ts, a, strict=True) if each.any()], 1.0)[1]).mean()
+            )
 
     trainer().fit(module, questions())
     lengths = [sum(t.sampled_mask) for t in rolled["ts"]]
@@ -392,7 +394,7 @@ def test_a_loss_that_is_no_number_names_the_samples_it_came_from(tmp_path):
     named = []
 
     def broken(trajectories, advantage):
-        i = next(i for i in range(len(trajectories)) if advantage[i] and trajectories[i].sample.id != trajectories[0].sample.id)
+        i = next(i for i in range(len(trajectories)) if advantage[i, 0] and trajectories[i].sample.id != trajectories[0].sample.id)
         t = trajectories[i]
         named.append(t.sample.id)
         turn = replace(t.turns[0], sampler_logprobs=(float("nan"),) * len(t.turns[0].ids))
