@@ -296,7 +296,7 @@ def build_policy(cfg: TrainConfig, loaded: PolicyModel, grader: Grader | None = 
         updates_per_rollout=objective.updates_per_rollout,
         teach_groups=objective.teach_groups,
     )
-    gap = Gap(Mode(cfg.gap.mode), cfg.gap.view_tokens, loaded.token_px, selected_levels(cfg.gap))
+    gap = Gap(Mode(cfg.gap.mode), cfg.gap.view_tokens, loaded.token_px, selected_levels(cfg.gap), now=cfg.gap.most_tokens)
     rewards = build_rewards(cfg)
     for reward in rewards:
         if grader and isinstance(reward, Accuracy):

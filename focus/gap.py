@@ -124,6 +124,7 @@ class Mode(StrEnum):
     FIXED = "fixed"  # one budget for all samples
     CALIBRATED = "calibrated"  # per sample, by offline resolution selection (E2)
     READER = "reader"  # per sample, the largest view in which a reader no longer reads the answer (make questions)
+    ADAPTIVE = "adaptive"  # one budget for all samples that follows the policy's success
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ class Gap:
     `view_tokens` is the budget (with `off`: the largest that the model takes), `min_tokens` the
     minimum. With `calibrated`, `selected` maps sample ids to budgets. Calibration dropped the
     samples that are not in it, and they are not trained on. With `reader`, a sample brings its
-    budget (`critical_tokens`), and one without it is not trained on.
+    budget (`critical_tokens`), and one without it is not trained on. With `adaptive`, `now` is the
+    budget of this update, and `view_tokens` the smallest that it may become.
     """
 
     mode: Mode
@@ -141,6 +143,7 @@ class Gap:
     token_px: int
     selected: Mapping[str, int] = field(default_factory=dict)
     min_tokens: int = 1
+    now: int = 0
 
     def keeps(self, sample: Sample) -> bool:
         """Whether this sample is trained on."""
@@ -154,6 +157,8 @@ class Gap:
             tokens = critical_tokens(sample, self.token_px)
             assert tokens is not None
             return tokens
+        if self.mode is Mode.ADAPTIVE:
+            return self.now
         return self.selected[sample.id] if self.mode is Mode.CALIBRATED else self.view_tokens
 
     def view_of(self, sample: Sample, original: Original) -> tuple[View, Original]:
@@ -197,6 +202,16 @@ def ladder(size: Size, token_px: int, floor_tokens: int = FLOOR_TOKENS) -> list[
     while budgets[-1] // 2 >= floor:
         budgets.append(budgets[-1] // 2)
     return budgets
+
+
+def adapted(tokens: int, success: float, sharper_below: float, coarser_from: float, least: int, most: int) -> int:
+    """The next budget of the adaptive gap, in merged tokens: half where the policy succeeds often, twice where it does rarely.
+
+    `success` is the accuracy of its rollouts with the budget `tokens`, in [0, 1]. The budget stays within `least` and `most`.
+    """
+    if success >= coarser_from:
+        return max(least, tokens // 2)
+    return min(most, 2 * tokens) if success < sharper_below else tokens
 
 
 class Search(StrEnum):

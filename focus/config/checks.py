@@ -280,11 +280,34 @@ def _play_problems(cfg: TrainConfig | ProbeConfig | EvaluateConfig) -> list[str]
     ]
 
 
+def adaptive_problems(cfg: TrainConfig) -> list[str]:
+    """An adaptive gap without its settings, without anything to follow, or with levels that leave nothing to adapt."""
+    if cfg.gap.mode != "adaptive":
+        return []
+    a, problems = cfg.gap.adaptive, []
+    if a is None:
+        return ["gap.mode is adaptive but gap.adaptive is null; choose the whole group: gap=adaptive"]
+    if not a.sharper_below < a.coarser_from:
+        problems.append(f"gap.adaptive.sharper_below is {a.sharper_below} and coarser_from {a.coarser_from}; the first must be smaller")
+    if a.start_tokens <= cfg.gap.view_tokens:
+        problems.append(
+            f"gap.adaptive.start_tokens is {a.start_tokens} and gap.view_tokens, the coarsest view, {cfg.gap.view_tokens}; start sharper, "
+            "or use gap=fixed"
+        )
+    if "accuracy" not in cfg.reward.terms:
+        problems.append("gap.mode is adaptive, but reward.terms has no term accuracy to follow; add the term, or use gap=fixed")
+    if cfg.rollout.overlap:
+        problems.append(
+            "gap.mode is adaptive and rollout.overlap is true: the next views would be made before this update decides. Use one"
+        )
+    return problems
+
+
 def train_problems(cfg: TrainConfig) -> list[str]:
     """What keeps a policy from being trained."""
     from focus.data.readers import TESTS
 
-    problems = [*_play_problems(cfg), *overlap_problems(cfg), *forking_problems(cfg)]
+    problems = [*_play_problems(cfg), *overlap_problems(cfg), *forking_problems(cfg), *adaptive_problems(cfg)]
     if not cfg.name.strip(" ./") or cfg.name.startswith("/") or ".." in Path(cfg.name).parts:
         problems.append(f"name is {cfg.name!r}, which names no folder below outputs/; give the run one of its own: name=mine")
     if cfg.rollout.engine == "openai":
@@ -504,7 +527,7 @@ def _unshared_prompts(cfg: TrainConfig) -> list[str]:
     """A prompt beside which one forward of the update has no room for two siblings, so that it is passed again for each."""
     from focus.gap import read_levels
 
-    view, budget, siblings = cfg.gap.view_tokens, cfg.objective.tokens_per_forward, cfg.rollout.rollouts_per_question
+    view, budget, siblings = cfg.gap.most_tokens, cfg.objective.tokens_per_forward, cfg.rollout.rollouts_per_question
     if cfg.gap.mode == "calibrated" and cfg.gap.table and os.path.isfile(cfg.gap.table):
         view = max(read_levels(Path(cfg.gap.table)).values())
     own = min(cfg.rollout.max_crops, 1) * cfg.rollout.crop_tokens + 1  # least of a rollout that crops once

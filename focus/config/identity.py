@@ -31,7 +31,7 @@ PLAYED = (
     *("rollout.tokens_per_turn", "rollout.vllm.dtype"),
 )
 # Settings of LEARNED that came after recorded runs: at their defaults they are not in a hash
-NEW_LEARNED = {"rollout.overlap": False, "rollout.answers_per_crop": 1, "rollout.dead_groups": "keep"}
+NEW_LEARNED = {"rollout.overlap": False, "rollout.answers_per_crop": 1, "rollout.dead_groups": "keep", "gap.adaptive": None}
 # What is learned, from what and how: it moves the trained weights, not a measurement of given weights and questions
 LEARNED = (
     *("policy.checkpoint", "policy.train_vision", "policy.lora_rank", "policy.lora_alpha", "policy.lora_targets"),

@@ -123,10 +123,23 @@ class JudgeConfig(EndpointConfig):
     min_decidable: Share
 
 
+class AdaptiveConfig(Section):
+    start_tokens: Annotated[Whole, Field(ge=1), Hint("a view has at least 1 token")]
+    window: Count
+    sharper_below: Share
+    coarser_from: Share
+
+
 class GapConfig(Section):
-    mode: Literal["off", "fixed", "calibrated", "reader"]
+    mode: Literal["off", "fixed", "calibrated", "reader", "adaptive"]
     view_tokens: Annotated[Whole, Field(ge=1), Hint("a view has at least 1 token. To switch the gap off write gap=off")]
     table: Text | None
+    adaptive: AdaptiveConfig | None
+
+    @property
+    def most_tokens(self) -> int:
+        """The most visual tokens of a view, unless a table or the questions say so."""
+        return self.adaptive.start_tokens if self.mode == "adaptive" and self.adaptive else self.view_tokens
 
 
 _VLLM_DECIDES = Hint("it must be above 0, or null for vLLM's own choice")

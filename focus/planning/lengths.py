@@ -60,7 +60,7 @@ def has_levels(cfg: PlanConfig) -> bool:
 def lengths(cfg: PlanConfig) -> tuple[Lengths, Lengths, bool]:
     """The longest rollout that the settings allow, the mean one, and whether texts were measured with the policy's tokenizer."""
     dialect, rollout, expected = read_dialect(cfg.policy.dialect, cfg.policy.prompts), cfg.rollout, cfg.lengths
-    views = [cfg.gap.view_tokens]
+    views = [cfg.gap.most_tokens]
     if cfg.gap.mode == "calibrated" and has_levels(cfg):
         views = list(read_levels(Path(str(cfg.gap.table))).values())
     tokenizer: Any = None

@@ -70,6 +70,7 @@ from focus.runtime import distributed, files, memory, strategies
 from focus.runtime.progress import Progress
 from focus.runtime.requeue import RequeueWarning
 from focus.training import checkpoints
+from focus.training.adaptive_gap import AdaptGap
 from focus.training.alarms import CollapseAlarms
 from focus.training.history import History, read_history, run_status
 from focus.training.keep import KeepTrajectories
@@ -190,6 +191,7 @@ def _callbacks(cfg: TrainConfig, module: FocusPolicy, output: Path, grader: Grad
         )
     return [
         *module.rewards,
+        *([AdaptGap(**cfg.gap.adaptive.model_dump())] if module.gap.mode is Mode.ADAPTIVE and cfg.gap.adaptive else []),
         *probes,
         CollapseAlarms(**cfg.alarms.model_dump()),
         History(history),
@@ -375,6 +377,7 @@ def _headline(cfg: TrainConfig) -> str:
         Mode.FIXED: f"view {cfg.gap.view_tokens:,}{of_native} tokens",
         Mode.CALIBRATED: "a view chosen for each question",
         Mode.READER: "the critical view of each question",
+        Mode.ADAPTIVE: f"view {cfg.gap.most_tokens:,}{of_native} tokens at first, then as the policy succeeds",
     }[Mode(cfg.gap.mode)]
     return headline(
         cfg.name,
@@ -421,7 +424,7 @@ def _card(
         wanted=wanted,
         seed=cfg.seed,
         rewards={reward.name: reward.weight for reward in rewards},
-        gap=f"{cfg.gap.mode}, at most {cfg.gap.view_tokens} visual tokens of the whole image",
+        gap=f"{cfg.gap.mode}, at most {cfg.gap.most_tokens} visual tokens of the whole image",
         starts=starts(output / STARTS),
         results=results,
     )
@@ -440,10 +443,10 @@ def _examples(cfg: TrainConfig, module: FocusPolicy) -> list[Example]:
 def _view_of_held_out(gap: Gap) -> Gap:
     """The gap of held-out questions.
 
-    They have no calibrated level, and perhaps no critical view, so all have the budget
-    `gap.view_tokens`.
+    They have no calibrated level, and perhaps no critical view, and an adaptive one moves, so all have
+    the budget `gap.view_tokens`.
     """
-    return replace(gap, mode=Mode.FIXED) if gap.mode in (Mode.CALIBRATED, Mode.READER) else gap
+    return replace(gap, mode=Mode.FIXED) if gap.mode in (Mode.CALIBRATED, Mode.READER, Mode.ADAPTIVE) else gap
 
 
 def _measure(
