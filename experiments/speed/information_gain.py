@@ -32,7 +32,7 @@ def tokens_of(policy: FocusPolicy, work: Callable[[], object]) -> int:
 
 def row(policy: FocusPolicy, questions: Sequence, placebos: int) -> dict[str, object]:
     """One number of placebos: tokens of rollout and gain, and seconds of the gain over seconds of the rollout."""
-    term = InformationGain(1.0, placebos=placebos)
+    term = InformationGain(1.0, placebos=placebos, reader="policy")
     term.attach(policy.policy, policy.engine, policy.limits)
     played: list[Trajectory] = []
     with policy.policy.image_cache():

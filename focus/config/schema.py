@@ -228,6 +228,7 @@ class AlarmsConfig(Section):
     zero_variance: Number
     truncated: Number
     area_drift: Number
+    tool_free: Number
     mismatch: Number
     equal_accuracy: Number
 

@@ -82,12 +82,16 @@ def _state(setup: Setup) -> Terms:
     counts, held = setup.counts, setup.held
     replicated = counts.visual if held.kind == "fsdp" and not setup.learns else 0
     divided = (counts.total - replicated) / held.share(("fsdp",))
-    return {
-        "weights": (divided + replicated) * held.stored,
-        "moments": 2 * counts.trainable * setup.learned_bytes / held.share(("fsdp", "zero2")),
-        # autocast keeps a bfloat16 copy of trained weights until the end of the update
-        "autocast copies": 2.0 * counts.trainable if held.mixed else 0.0,
-    } | _copied(setup)
+    return (
+        {
+            "weights": (divided + replicated) * held.stored,
+            "moments": 2 * counts.trainable * setup.learned_bytes / held.share(("fsdp", "zero2")),
+            # autocast keeps a bfloat16 copy of trained weights until the end of the update
+            "autocast copies": 2.0 * counts.trainable if held.mixed else 0.0,
+        }
+        | _copied(setup)
+        | _frozen_readers(setup)
+    )
 
 
 def _copied(setup: Setup) -> Terms:
@@ -169,19 +173,27 @@ def vllm(setup: Setup) -> Terms:
     return {"weights": float(weights), "beside": float(VLLM_BESIDE), "cache": cache, "the longest conversation": one}
 
 
-def _measures_gain(setup: Setup) -> tuple[bool, bool]:
-    """Whether some update computes the information gain with the policy itself, and whether every update does."""
-    terms = [each for each in setup.cfg.reward.terms.values() if each["_target_"].endswith(".InformationGain")]
-    own = [each for each in terms if each.get("reader") is None]
-    paid = any(each["weight"] for each in own)
-    return paid or any(each.get("every", 20) for each in own), paid
+def _gain_readers(setup: Setup) -> tuple[set[str], bool]:
+    """Who reads labels after crops (`policy`, `start`, or a folder), and whether the policy does in every update."""
+    terms = [each for each in setup.cfg.reward.terms.values() if each["_target_"].endswith((".InformationGain", ".CropOnly"))]
+    measured = [each for each in terms if each["weight"] or each.get("every", 20)]
+    readers = [(each.get("reader") or ("start" if each["weight"] else "policy"), bool(each["weight"])) for each in measured]
+    return {reader for reader, _ in readers}, ("policy", True) in readers
+
+
+def _frozen_readers(setup: Setup) -> Terms:
+    """Weights of the readers that do not learn. The one of the start shares what is frozen in the policy."""
+    counts, held = setup.counts, setup.held
+    size = {"start": float(counts.trainable * setup.learned_bytes)}
+    frozen = _gain_readers(setup)[0] - {"policy"}
+    return {"weights of frozen readers": sum(size.get(reader, float(counts.total * held.stored)) for reader in frozen)} if frozen else {}
 
 
 def _gain(setup: Setup, groups: float) -> Terms:
     """Bytes of the information gain of conversations that were played together: each is fed again, with other crops."""
     shape, longest, rows = setup.shape, setup.longest, groups * setup.rollouts
     turns = math.ceil(longest.turns)
-    kept = sum(longest.before(turn) + longest.turn for turn in range(1 if _measures_gain(setup)[1] else turns, turns + 1))
+    kept = sum(longest.before(turn) + longest.turn for turn in range(1 if _gain_readers(setup)[1] else turns, turns + 1))
     pictures = groups * longest.view + 2 * rows * (longest.turns - 1) * longest.crop
     crops = rows * (longest.turns - 1) * longest.crop
     return {
@@ -232,7 +244,7 @@ def phases(setup: Setup) -> dict[str, Terms]:
         "rollout": state | rollout,
         "update": state | updating(setup) | asleep,
     }
-    if _measures_gain(setup)[0]:
+    if _gain_readers(setup)[0]:
         found["information gain"] = state | gain
     if e.samples != 0 and e.probe_every:
         found["probe"] = state | probe

@@ -2,6 +2,7 @@
 
 from focus.rewards.callbacks import (
     Accuracy,
+    Area,
     Example,
     Format,
     Grounding,
@@ -13,10 +14,12 @@ from focus.rewards.callbacks import (
     examples,
     score,
 )
-from focus.rewards.information import InformationGain
+from focus.rewards.information import CropOnly, InformationGain
 
 __all__ = [
     "Accuracy",
+    "Area",
+    "CropOnly",
     "Example",
     "Format",
     "Grounding",

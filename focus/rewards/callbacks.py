@@ -117,11 +117,25 @@ class Tool(RewardCallback):
         return [terms.tool_bonus(len(t.crops)) for t in trajectories]
 
 
-class Grounding(RewardCallback):
-    """How tightly does the last crop enclose the target? E8, added to E3 with its weight (E11).
+class Area(RewardCallback):
+    """The share of the image that all crops take together: a cost, with a negative weight. 0 without a crop.
 
-    The mean over a question's targets; 0 without a crop, NaN without an annotation. The last crop is
-    graded, so a crop that the policy corrected counts as corrected.
+    Gated on a right answer (`gate: accuracy`), of two crops that sufficed the smaller one earns more.
+    """
+
+    name = "area"
+
+    def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
+        return [terms.area_share([crop.box_px for crop in t.crops], t.sample.size) for t in trajectories]
+
+
+class Grounding(RewardCallback):
+    """How tightly do crops enclose their targets? E8, added to E3 with its weight (E11).
+
+    The mean over a question's targets; 0 without a crop, NaN without an annotation. A crop belongs to the
+    target that it is nearest to by L1. A target is graded by the last of its crops, so a crop that the policy
+    corrected counts as corrected and more crops earn no more; by the last crop of all where none is its own.
+    With one target, or one crop, the last crop is graded.
 
     `omega` is the weight of the conditional IoU, 1 - `omega` that of L1. `tau` is the coverage that a crop
     must exceed to earn its IoU (None: no gate). The paper does not gate the term on a right answer (which
@@ -147,8 +161,9 @@ class Grounding(RewardCallback):
             return math.nan
         if not t.crops:
             return 0.0
-        box = t.crops[-1].box_px
-        values = [terms.grounding(box, chain, t.sample.size, self.omega, self.tau) for chain in t.sample.boxes]
+        boxes, size = [crop.box_px for crop in t.crops], t.sample.size
+        graded = terms.match(boxes, t.sample.boxes, size)
+        values = [terms.grounding(box, chain, size, self.omega, self.tau) for box, chain in zip(graded, t.sample.boxes, strict=True)]
         return sum(values) / len(values)
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from focus.data.boxes import Box, Size, coverage, iou
+from focus.data.boxes import Box, Size, area, coverage, iou
 
 
 def accuracy(correct: bool) -> float:
@@ -19,6 +19,11 @@ def format_penalty(malformed_turns: int, answered: bool) -> float:
 def tool_bonus(delivered_crops: int) -> float:
     """r_tool of E3: 1 if at least one crop was DELIVERED, else 0. A call without a crop earns nothing."""
     return float(delivered_crops > 0)
+
+
+def area_share(boxes_px: Sequence[Box], original_size: Size) -> float:
+    """The area of all crops together as a share of the image's, from 0 up: crops that overlap count each."""
+    return sum(map(area, boxes_px)) / (original_size[0] * original_size[1])
 
 
 def conditional_iou(box_px: Box, chain: Sequence[Box], tau: float | None) -> float:
@@ -45,13 +50,25 @@ def grounding(box_px: Box, chain: Sequence[Box], original_size: Size, omega: flo
     return omega * conditional_iou(box_px, chain, tau) + (1 - omega) * l1_reward(box_px, chain, original_size)
 
 
-def information_gain(own: float, placebos: Sequence[float]) -> float:
-    """r_ig of E9': how much better the label is predicted with the rollout's own crop than with placebo crops, not below 0.
+def match(boxes_px: Sequence[Box], targets: Sequence[Sequence[Box]], original_size: Size) -> list[Box]:
+    """The crop that grades each target's chain: the last of those that are nearest to it (E7), the last of all where there is none.
 
-    `own` and `placebos` are mean log-probabilities (nats) of the label's tokens. They are compared as
-    probabilities exp(.), so the gain lies in [0, 1].
+    At least one crop. Of equally near targets the first one gets the crop.
     """
-    return max(0.0, math.exp(own) - sum(map(math.exp, placebos)) / len(placebos))
+    graded = [boxes_px[-1]] * len(targets)
+    for box in boxes_px:
+        near = [l1_reward(box, chain, original_size) for chain in targets]
+        graded[near.index(max(near))] = box
+    return graded
+
+
+def information_gain(own: float, others: Sequence[float]) -> float:
+    """r_ig of E9': how much better the label is predicted with the rollout's own crop than in the best other case, not below 0.
+
+    `own` and `others` (no crop, and placebo crops) are mean log-probabilities (nats) of the label's tokens.
+    They are compared as probabilities exp(.), so the gain lies in [0, 1]. A placebo that misleads raises nothing.
+    """
+    return max(0.0, math.exp(own) - math.exp(max(others)))
 
 
 def contributions(raw: Mapping[str, float], weights: Mapping[str, float], gates: Mapping[str, str | None]) -> dict[str, float]:

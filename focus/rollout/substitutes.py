@@ -4,7 +4,7 @@ A substitute takes the crop, the call and the trajectory before that turn, so it
 crop of a rollout. Its randomness comes from the trajectory's seed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -73,26 +73,26 @@ def annotated(limits: RolloutLimits, token_px: int) -> Alter:
     return evidence
 
 
-def elsewhere(limits: RolloutLimits, token_px: int, draw: int = 0) -> Alter:
+def elsewhere(limits: RolloutLimits, token_px: int, draw: int = 0, avoid_targets: bool = True) -> Alter:
     """A crop of the same size from another region: the random box that overlaps least with the
-    called box and every B1.
+    called box and, with `avoid_targets`, every B1.
 
     A box as large as the image is returned unchanged. Different values of `draw` give different
     boxes.
     """
 
     def other(crop: View, call: Crop, before: Trajectory) -> View:
-        return limits.cut(before, _distant_box(call.box_px, before, draw), token_px)
+        avoided = [call.box_px, *(chain[0] for chain in before.sample.boxes if avoid_targets)]
+        return limits.cut(before, _distant_box(call.box_px, avoided, before, draw), token_px)
 
     return other
 
 
-def _distant_box(box_px: Box, before: Trajectory, draw: int) -> Box:
+def _distant_box(box_px: Box, avoided: Sequence[Box], before: Trajectory, draw: int) -> Box:
     width, height = box_px[2] - box_px[0], box_px[3] - box_px[1]
     generator = _generator(f"elsewhere {draw}", before)
     left = generator.integers(0, int(before.sample.width - width) + 1, CANDIDATES)
     top = generator.integers(0, int(before.sample.height - height) + 1, CANDIDATES)
-    avoided = [box_px, *(chain[0] for chain in before.sample.boxes)]
 
     def overlap(candidate: Box) -> float:
         return sum(area(intersection(candidate, box)) / area(box) for box in avoided)

@@ -106,6 +106,42 @@ def test_every_target_of_a_question_counts_alike():
     assert paid(B1, sample=two) == pytest.approx((1 + grounding(B1, other, SIZE, 0.5, 0.9)) / 2)
 
 
+# Two targets far apart; crops that are exactly theirs, and one between them
+LEFT, RIGHT, BETWEEN = (100.0, 100.0, 200.0, 140.0), (800.0, 800.0, 900.0, 840.0), (400.0, 400.0, 500.0, 440.0)
+PAIR = replace(ANNOTATED, boxes=((LEFT,), (RIGHT,)))
+FAR = 0.5 * (1 - 0.7)  # L1 alone, weighed by 1 - omega: each of the four coordinates is 0.7 of the side away
+
+
+@pytest.mark.parametrize("crops", [(LEFT, RIGHT), (RIGHT, LEFT), (BETWEEN, LEFT, RIGHT), (LEFT, RIGHT, BETWEEN, LEFT)])
+def test_two_perfect_crops_of_two_targets_earn_everything_in_any_order(crops):
+    assert paid(*crops, sample=PAIR) == 1
+
+
+def test_one_crop_is_graded_against_every_target_and_one_target_by_the_last_crop():
+    assert paid(LEFT, sample=PAIR) == pytest.approx((1 + FAR) / 2)
+    assert paid(LEFT, LEFT, LEFT, sample=PAIR) == pytest.approx((1 + FAR) / 2)  # the same crop again is not paid again
+    one = replace(ANNOTATED, boxes=((LEFT,),))
+    assert paid(LEFT, RIGHT, sample=one) == pytest.approx(FAR)
+
+
+def test_of_several_crops_of_one_target_the_last_is_graded_and_the_other_target_keeps_its_own():
+    near = (100.0, 100.0, 180.0, 140.0)  # 0.8 of the left target: below the gate, and 80 of 1000 px off at one side
+    assert paid(near, RIGHT, LEFT, sample=PAIR) == 1  # corrected
+    assert paid(LEFT, RIGHT, near, sample=PAIR) == pytest.approx((0.5 * (1 - 0.02 / 4) + 1) / 2)  # not the best of them
+
+
+def test_more_crops_than_targets_never_earn_more_than_the_last_near_each():
+    """Spam: a grid of crops that holds both targets ends elsewhere near each of them."""
+    spam = [LEFT, RIGHT, (150.0, 150.0, 250.0, 190.0), (700.0, 700.0, 800.0, 740.0)]
+    assert paid(*spam, sample=PAIR) == pytest.approx((0.5 * (1 - 0.05) + 0.5 * (1 - 0.1)) / 2)
+
+
+def test_targets_on_one_sign_share_the_crop_of_the_sign():
+    sign = (350.0, 350.0, 600.0, 500.0)
+    words = replace(ANNOTATED, boxes=((B1, sign), ((420.0, 450.0, 480.0, 480.0), sign)))
+    assert paid(sign, sample=words) == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [({"omega": 1.5}, "omega"), ({"tau": 1.0}, "tau"), ({"tau": -0.1}, "tau")],

@@ -38,14 +38,19 @@ DIGITS = list("0123456789")
 # ------------------------------------------------------------------------------------------------------------ the equation
 
 
-def test_the_gain_is_the_labels_probability_with_the_own_crop_minus_its_mean_with_placebos():
-    assert information_gain(LN[0.8], [LN[0.2], LN[0.4]]) == pytest.approx(0.5)  # 0.8 - (0.2 + 0.4) / 2
+def test_the_gain_is_the_labels_probability_with_the_own_crop_minus_the_best_without_it():
+    assert information_gain(LN[0.8], [LN[0.2], LN[0.4]]) == pytest.approx(0.4)  # 0.8 - 0.4
     assert information_gain(LN[0.8], [LN[0.2]]) == pytest.approx(0.6)
 
 
-def test_a_crop_that_tells_less_than_its_placebos_earns_nothing_and_loses_nothing():
+def test_a_crop_that_tells_less_than_the_best_of_the_others_earns_nothing_and_loses_nothing():
     assert information_gain(LN[0.2], [LN[0.4]]) == 0
-    assert information_gain(LN[0.4], [LN[0.1], LN[0.9]]) == 0  # 0.4 - 0.5
+    assert information_gain(LN[0.8], [LN[0.1], LN[0.9]]) == 0
+
+
+def test_a_placebo_that_misleads_pays_nothing():
+    """The mean over placebos paid loose crops for it: their placebos show another sign, and so does the loss of the answer."""
+    assert information_gain(LN[0.9], [LN[0.8], LN[0.1]]) == pytest.approx(information_gain(LN[0.9], [LN[0.8]]))
 
 
 nats = st.one_of(st.floats(-200, 0), st.just(-math.inf))
@@ -140,10 +145,10 @@ def test_without_earlier_turns_in_memory_a_label_weighs_the_same(policy):
         assert a == pytest.approx(b, abs=2e-5)
 
 
-@pytest.mark.parametrize(("weight", "keeps"), [(0.5, True), (0.0, False)])
-def test_only_a_gain_that_is_paid_keeps_all_turns_in_memory(qwen3_vl, weight, keeps):
+@pytest.mark.parametrize(("weight", "reader", "keeps"), [(0.5, "policy", True), (0.5, None, False), (0.0, None, False)])
+def test_only_a_gain_that_is_paid_and_read_by_the_policy_keeps_all_turns_in_memory(qwen3_vl, weight, reader, keeps):
     engine = KVEngine(qwen3_vl)
-    InformationGain(weight).attach(qwen3_vl, engine, LIMITS)
+    InformationGain(weight, reader=reader).attach(qwen3_vl, engine, LIMITS)
     assert engine.keep_all_turns is keeps
 
 
@@ -187,8 +192,9 @@ def heeding(request) -> PolicyModel:
     return made
 
 
-def term(policy: PolicyModel, engine, weight: float = 1.0, limits: RolloutLimits = LIMITS, **settings) -> InformationGain:
-    made = InformationGain(weight, **settings)
+def term(policy: PolicyModel, engine, weight: float = 1.0, limits: RolloutLimits = LIMITS, reader="policy", **settings) -> InformationGain:
+    """Read by the policy itself, so that an engine that is told what to weigh is asked for everything."""
+    made = InformationGain(weight, reader=reader, **settings)
     made.attach(policy, engine, limits)
     return made
 
@@ -198,17 +204,21 @@ def said(policy: PolicyModel, *script: str, max_crops: int = 1) -> Trajectory:
     return playing(policy, *script, max_crops=max_crops, crop_tokens=LIMITS.crop_tokens)
 
 
-def by_hand(policy: PolicyModel, t: Trajectory, placebos: int, reader: PolicyModel | None = None) -> float:
-    """The gain, the label's probability from a plain forward of its own each time."""
+def by_hand(policy: PolicyModel, t: Trajectory, placebos: int) -> list[float]:
+    """The label's probability with the own crop, before any crop and with every placebo, from a plain forward of its own each time."""
 
     def likely(history: Trajectory) -> float:
-        values = naive(reader or policy, history, t.sample.answers[0])
+        values = naive(policy, history, t.sample.answers[0])
         return math.exp(sum(values) / len(values))
 
     own = likely(after(t, max(n for n, turn in enumerate(t.turns, start=1) if turn.observation)))
-    alters = [elsewhere(LIMITS, policy.token_px, draw) for draw in range(placebos)]
-    others = [likely(reopen(policy, t, alter)) for alter in alters] or [likely(replace(t, prefill="", prefill_ids=(), turns=()))]
-    return max(0.0, own - sum(others) / len(others))
+    alters = [elsewhere(LIMITS, policy.token_px, draw, avoid_targets=False) for draw in range(placebos)]
+    others = [likely(replace(t, prefill="", prefill_ids=(), turns=())), *(likely(reopen(policy, t, alter)) for alter in alters)]
+    return [own, *others]
+
+
+def margin(own: float, *others: float) -> float:
+    return max(0.0, own - max(others))
 
 
 def without_a_crop(t: Trajectory) -> Trajectory:
@@ -218,10 +228,15 @@ def without_a_crop(t: Trajectory) -> Trajectory:
 @pytest.mark.parametrize(("crops", "placebos"), [(1, 2), (2, 1)])
 def test_the_score_equals_the_gain_by_plain_forwards_with_and_without_the_cache(heeding, crops, placebos):
     engine, played = rolled(heeding, crops)
-    trajectories = [played[0], without_a_crop(played[0]), *played[1:]]
-    expected = [by_hand(heeding, t, placebos) if t.crops else 0.0 for t in trajectories]
-    assert max(expected) > 1e-3  # it is not all clipped away
+    likely = [by_hand(heeding, t, placebos) for t in played]
     gain = term(heeding, engine, placebos=placebos)
+    own, others = gain._mean_logprobs([gain._own(t) for t in played]), gain._counterfactuals(played)
+    found = [[math.exp(value) for value in (a, *b)] for a, b in zip(own, others, strict=True)]
+    assert max(abs(values[0] - values[-1]) for values in likely) > 1e-3  # what the crop shows moves what is said
+    for a, b in zip(found, likely, strict=True):
+        assert a == pytest.approx(b, abs=5e-6)
+    trajectories = [played[0], without_a_crop(played[0]), *played[1:]]
+    expected = [margin(*likely[0]), 0.0, *(margin(*values) for values in likely[1:])]
     assert gain.score(trajectories) == pytest.approx(expected, abs=5e-6)
     engine.clear_cache()
     assert gain.score(trajectories) == pytest.approx(expected, abs=5e-6)
@@ -231,7 +246,7 @@ def test_the_score_equals_the_gain_by_plain_forwards_with_and_without_the_cache(
 def test_a_call_that_failed_before_the_crop_stays_part_of_both_conversations(heeding):
     t = said(heeding, call(9000, 9000, 9999, 9999), call(10, 10, 60, 60), BLUE, max_crops=2)
     assert [turn.observation is not None for turn in t.turns] == [True, True, False] and len(t.crops) == 1
-    assert term(heeding, KVEngine(heeding)).score([t]) == pytest.approx([by_hand(heeding, t, 1)], abs=5e-6)
+    assert term(heeding, KVEngine(heeding)).score([t]) == pytest.approx([margin(*by_hand(heeding, t, 1))], abs=5e-6)
 
 
 # ------------------------------------------------------------------------------------------- what is asked, by a told engine
@@ -277,13 +292,14 @@ class Silent:
     """An engine that must not be asked for anything."""
 
     def logprobs(self, requests, tails):
-        assert not requests, "a label was weighed that no one needed"
-        return []
+        assert not any(len(request.images) > 1 for request in requests), "a label was weighed after a crop that is none"
+        return [[0.0] * tail for tail in tails]
 
 
 def test_one_rollout_by_hand(qwen3_vl):
     t = said(qwen3_vl, ZOOM, BLUE)
-    assert term(qwen3_vl, sees(t, LN[0.8], LN[0.2], LN[0.4]), placebos=2).score([t]) == pytest.approx([0.5])
+    assert term(qwen3_vl, sees(t, LN[0.8], LN[0.1], LN[0.2], LN[0.4]), placebos=2).score([t]) == pytest.approx([0.4])
+    assert term(qwen3_vl, sees(t, LN[0.8], LN[0.4], LN[0.2]), placebos=1).score([t]) == pytest.approx([0.4])  # the view alone is best
     assert term(qwen3_vl, sees(t, LN[0.8], LN[0.2])).score([t]) == pytest.approx([0.6])
 
 
@@ -299,20 +315,21 @@ def test_only_the_label_is_weighed_after_the_own_turns_and_the_opening_of_an_ans
     t = said(qwen3_vl, ZOOM, BLUE)
     engine = Told(lambda c: 0.0)
     term(qwen3_vl, engine).score([t])
-    own, placebo = engine.asked
+    own, before, placebo, tool_free = engine.asked
     said_and_seen = [*t.prompt_ids, *t.turns[0].ids, *t.turns[0].observation.ids]
     assert list(own.ids) == [
         *said_and_seen,
         *encode(qwen3_vl.tokenizer, ANSWER_OPEN + t.sample.answers[0]),
     ]  # the policy's own answer is gone
     assert placebo.ids == own.ids
+    assert list(before.ids) == list(tool_free.ids) == [*t.prompt_ids, *encode(qwen3_vl.tokenizer, ANSWER_OPEN + t.sample.answers[0])]
 
 
 def test_with_two_crops_the_own_conversation_keeps_both_and_every_placebo_replaces_both(qwen3_vl):
     t = said(qwen3_vl, call(100, 100, 400, 400), call(500, 600, 800, 900), BLUE, max_crops=2)
     engine = Told(lambda c: 0.0)
     term(qwen3_vl, engine, placebos=2).score([t])
-    own, first, second = engine.asked
+    own, _, first, second, _ = engine.asked
     assert pixels(own.images) == pixels(t.images) and len(own.images) == 3
     for placebo in (first, second):
         assert placebo.images[0] is t.images[0]
@@ -383,7 +400,7 @@ def test_a_reader_is_asked_in_place_of_the_policy_and_does_not_move_with_it(fold
     policy.model.eval()
     engine, played = rolled(policy, 1)
     read = term(policy, engine, reader=str(folder))
-    own = term(policy, engine)
+    own = term(policy, engine, reader="policy")
     reader = loading.load_model(folder, "tiny")
     weighed = [naive(reader, after(t, 1), t.sample.answers[0]) for t in played]
     values, before = (each._mean_logprobs([each._own(t) for t in played]) for each in (read, own))
@@ -397,6 +414,47 @@ def test_a_reader_is_asked_in_place_of_the_policy_and_does_not_move_with_it(fold
     assert read.score(played) == gains
     assert read._mean_logprobs([read._own(t) for t in played]) == values
     assert max(abs(a - b) for a, b in zip(own._mean_logprobs([own._own(t) for t in played]), before, strict=True)) > 0.1
+
+
+@pytest.mark.parametrize(("weight", "moves"), [(1.0, False), (0.0, True)])
+def test_unless_told_otherwise_a_paid_gain_is_read_by_the_policy_of_the_start_and_one_that_is_only_logged_by_that_of_now(weight, moves):
+    """A policy that is paid for what its crop adds could otherwise predict worse without the crop."""
+    policy = random_qwen3_vl(seed=1)
+    policy.model.eval()
+    t = said(policy, ZOOM, BLUE)
+    gain = term(policy, KVEngine(policy), weight=weight, reader=None)
+
+    def likely() -> list[float]:
+        gain._engine.clear_cache()
+        return [*gain._mean_logprobs([gain._own(t)]), *gain._counterfactuals([t])[0]]
+
+    before = likely()
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter *= 1.5
+    assert (max(abs(a - b) for a, b in zip(likely(), before, strict=True)) > 0.1) is moves
+
+
+def test_frozen_weights_are_shared_with_the_reader_and_none_of_the_others():
+    policy = random_qwen3_vl(seed=1)
+    policy.backbone.visual.requires_grad_(False)
+    reader = term(policy, KVEngine(policy), reader="start")._reader
+    shared = {id(p) for p in policy.model.parameters()} & {id(p) for p in reader.model.parameters()}
+    assert shared == {id(p) for p in policy.backbone.visual.parameters()}
+    assert not any(p.requires_grad for p in reader.model.parameters()) and policy.unwrapped.lm_head.weight.requires_grad
+
+
+def test_a_paid_gain_logs_how_likely_the_policy_of_now_gives_the_label_before_any_crop(qwen3_vl, folder):
+    """The product over the label's tokens: how often an answer sampled at temperature 1 begins so. Once a question, cropped or not."""
+    t, other = said(qwen3_vl, ZOOM, BLUE), said(qwen3_vl, BLUE)
+    engine = Told(lambda c: (LN[0.9], LN[0.4]))
+    gain = term(qwen3_vl, engine, reader=str(folder))
+    assert math.isnan(gain.metrics()["gain/tool_free"])
+    gain.score([t, without_a_crop(t), other])
+    assert [list(c.images) for c in engine.asked] == [[t.view.image], [other.view.image]]
+    assert gain.metrics() == {"gain/tool_free": pytest.approx(0.36)}
+    assert math.isnan(at(gain, 1).metrics()["gain/tool_free"])  # the next update begins anew
+    assert term(qwen3_vl, engine, weight=0.0).metrics() == {}
 
 
 def test_a_reader_learns_nothing_while_the_policy_does(folder):
@@ -468,13 +526,27 @@ def test_a_call_that_delivers_no_crop_earns_nothing_and_no_one_is_asked(qwen3_vl
     assert term(qwen3_vl, Silent()).score([t]) == [0.0]
 
 
+def test_a_crop_that_misses_earns_nothing_though_its_placebo_shows_the_answer(qwen3_vl):
+    t = said(qwen3_vl, ZOOM, BLUE)
+    assert term(qwen3_vl, sees(t, LN[0.2], LN[0.2], LN[0.9])).score([t]) == [0.0]
+
+
+def test_placebos_avoid_the_own_crop_alone_so_that_an_annotation_changes_nothing(qwen3_vl):
+    t = said(qwen3_vl, ZOOM, BLUE)
+    bare = replace(t, sample=replace(t.sample, boxes=()))
+    for draw in range(3):
+        alter = elsewhere(LIMITS, qwen3_vl.token_px, draw, avoid_targets=False)
+        shown, unannotated = (reopen(qwen3_vl, each, alter).images[1] for each in (t, bare))
+        assert shown.tobytes() == unannotated.tobytes() != t.images[1].tobytes()
+
+
 @pytest.mark.parametrize("placebos", [1, 2])
 def test_a_crop_of_the_whole_image_is_its_own_placebo_and_earns_nothing(qwen3_vl, placebos):
     t = said(qwen3_vl, call(0, 0, 1000, 1000), BLUE)
     assert t.crops[0].box_px == (0, 0, *t.sample.size)
     engine = sees(t, LN[0.8], LN[0.1])
     assert term(qwen3_vl, engine, placebos=placebos).score([t]) == [0.0]
-    assert len(engine.asked) == 1 + placebos
+    assert len(engine.asked) == 3 + placebos  # own, before any crop, and that again for the log
 
 
 def test_a_crop_of_the_whole_image_earns_nothing_from_a_real_policy(heeding):
@@ -503,7 +575,7 @@ def test_without_placebos_a_crop_is_compared_with_the_answer_before_any_crop(hee
     engine, played = rolled(heeding, crops)
     before = [sum(each) / len(each) for each in (naive(heeding, after(t, 0), t.sample.answers[0]) for t in played)]
     gain = term(heeding, engine, placebos=0)
-    expected = [by_hand(heeding, t, 0) for t in played]
+    expected = [margin(*by_hand(heeding, t, 0)) for t in played]
     for _ in range(2):
         assert [value for [value] in gain._counterfactuals(played)] == pytest.approx(before, abs=5e-5)
         assert gain.score(played) == pytest.approx(expected, abs=5e-6)
@@ -515,7 +587,7 @@ def test_without_placebos_siblings_share_one_counterfactual_that_shows_the_view_
     _, played = rolled(qwen3_vl, 1)
     engine = Told(lambda c: -1.0)
     term(qwen3_vl, engine, placebos=0).score([*played, without_a_crop(played[0])])
-    before = engine.asked[len(played) :]
+    before = engine.asked[len(played) : len(played) + 2]
     words = encode(qwen3_vl.tokenizer, ANSWER_OPEN)
     assert [list(c.ids) for c in before] == [[*t.prompt_ids, *words, *encode(qwen3_vl.tokenizer, t.sample.answers[0])] for t in played[::2]]
     assert [c.images for c in before] == [(t.view.image,) for t in played[::2]]

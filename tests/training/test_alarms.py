@@ -22,12 +22,17 @@ HEALTHY = {
     "ending/out_of_tokens": 0.0,
     "ending/out_of_turns": 0.0,
     "crop/area_p50": 0.1,
+    "gain/tool_free": 0.5,
     "objective/mismatch_mean": 0.0,
 }
 LIMITS = {
-    "window": 2, "crop_rate": 0.1, "zero_variance": 0.9, "equal_accuracy": 0.9, "truncated": 0.5, "area_drift": 2.0, "mismatch": 0.05,
+    "window": 2, "crop_rate": 0.1, "zero_variance": 0.9, "equal_accuracy": 0.9, "truncated": 0.5, "area_drift": 2.0, "tool_free": 0.2,
+    "mismatch": 0.05,
 }  # fmt: skip
-NEVER = {"crop_rate": 0.0, "zero_variance": 1.0, "equal_accuracy": 1.0, "truncated": 1.0, "area_drift": math.inf, "mismatch": math.inf}
+NEVER = {
+    "crop_rate": 0.0, "zero_variance": 1.0, "equal_accuracy": 1.0, "truncated": 1.0, "area_drift": math.inf, "tool_free": 1.0,
+    "mismatch": math.inf,
+}  # fmt: skip
 
 # Lightning's advice to loops that are not ours, as in focus.train
 pytestmark = [
@@ -130,6 +135,19 @@ def test_crops_that_grow_or_shrink_by_more_than_the_factor_are_an_alarm():
     assert standing(areas) == ["", "", "", "", "area_drift", "", "", "area_drift"]
 
 
+def test_tool_free_answers_that_get_much_worse_than_at_the_start_are_an_alarm():
+    # the first window's mean is 0.5; then 0.4, 0.3 (the limit itself), 0.2, 0.6
+    assert standing(each("gain/tool_free", 0.6, 0.4, 0.4, 0.2, 0.2, 1.0)) == ["", "", "", "", "tool_free", ""]
+
+
+def test_tool_free_answers_are_watched_only_in_runs_that_log_them():
+    alarms = CollapseAlarms(**{**LIMITS, "window": 1})
+    seen = SimpleNamespace(logged_metrics={k: torch.tensor(v) for k, v in HEALTHY.items() if k != "gain/tool_free"}, is_global_zero=True)
+    seen.log_dict = lambda values: setattr(seen, "alarms", values)
+    alarms.on_train_batch_end(seen, seen, None, None, 0)
+    assert seen.alarms == {f"alarm/{name}": 0.0 for name in ALARMS if name != "tool_free"}
+
+
 def test_a_sampler_that_draws_from_other_weights_is_an_alarm():
     # means of two: 0.025, 0.05 (the limit itself), 0.06, 0.035
     assert standing(each("objective/mismatch_mean", 0.0, 0.05, 0.05, 0.07, 0.0)) == ["", "", "", "mismatch", ""]
@@ -166,9 +184,10 @@ def test_at_their_ends_the_limits_are_off_whatever_float32_makes_of_thirds():
         "group/all_wrong": 2 / 3,
         "ending/out_of_tokens": 1 / 3,
         "ending/out_of_turns": 2 / 3,
+        "gain/tool_free": 0.0,
     }
     assert float(torch.tensor(1 / 3)) + float(torch.tensor(2 / 3)) > 1.0
-    assert standing([worst, {**worst, "crop/area_p50": 1.0}], window=1, **NEVER) == ["", ""]
+    assert standing([{**worst, "gain/tool_free": 1.0}, {**worst, "crop/area_p50": 1.0}], window=1, **NEVER) == ["", ""]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +206,7 @@ def test_at_their_ends_the_limits_are_off_whatever_float32_makes_of_thirds():
             "ending/out_of_tokens + ending/out_of_turns over 2 updates is 0.75, outside 0 to 0.5",
         ),
         ("area_drift", {"crop/area_p50": 0.29}, "crop/area_p50 over 2 updates is 0.29, outside 0.05 to 0.2"),
+        ("tool_free", {"gain/tool_free": 0.25}, "gain/tool_free over 2 updates is 0.25, outside 0.3 to 1"),
         ("mismatch", {"objective/mismatch_mean": 0.08}, "objective/mismatch_mean over 2 updates is 0.08, outside 0 to 0.05"),
     ],
 )
@@ -218,16 +238,20 @@ def test_an_alarm_does_not_end_the_run(tmp_path):
 
 
 def test_a_resumed_run_raises_what_the_uninterrupted_one_does(tmp_path, capsys):
-    # of two: nothing is learned from 2 on; no crops from 4 on; crops three times as large as in the first window from 5 on
-    crops, areas = (0.5, 0.1, 0.1, 0.0, 0.0), (0.1, 0.1, 0.1, 0.3, 0.3)
-    series = [{"group/zero_variance": 1.0, "crop/rate": c, "crop/area_p50": a} for c, a in zip(crops, areas, strict=True)]
+    # of two: nothing is learned from 2 on; no crops from 4 on; from 5 on crops three times as large as in the first window, and
+    # tool-free answers much worse
+    crops, areas, answers = (0.5, 0.1, 0.1, 0.0, 0.0), (0.1, 0.1, 0.1, 0.3, 0.3), (0.5, 0.5, 0.5, 0.5, 0.0)
+    series = [
+        {"group/zero_variance": 1.0, "crop/rate": c, "crop/area_p50": a, "gain/tool_free": t}
+        for c, a, t in zip(crops, areas, answers, strict=True)
+    ]
     whole = fit(tmp_path, series)
-    assert [sum(row[f"alarm/{name}"] for name in ALARMS) for row in whole] == [0.0, 1.0, 1.0, 2.0, 3.0]
+    assert [sum(row[f"alarm/{name}"] for name in ALARMS) for row in whole] == [0.0, 1.0, 1.0, 2.0, 4.0]
     told = said(capsys)
     for done in (1, 2, 3, 4):
         assert fit(tmp_path, series, str(tmp_path / f"step={done}.ckpt")) == whole
         again = said(capsys)
-        assert told.endswith(again) and again.count("alarm/") == (3, 2, 2, 1)[done - 1]
+        assert told.endswith(again) and again.count("alarm/") == (4, 3, 3, 2)[done - 1]
 
 
 def test_a_shorter_window_after_a_resume_keeps_the_latest_updates():
@@ -242,7 +266,7 @@ def test_a_shorter_window_after_a_resume_keeps_the_latest_updates():
 def test_the_policy_logs_all_that_the_alarms_watch(qwen3_vl):
     run = trainer(callbacks=[CollapseAlarms(**LIMITS)])
     run.fit(module_of(qwen3_vl), questions(updates=1, per_update=1))
-    assert {f"alarm/{name}" for name in ALARMS} <= run.logged_metrics.keys()
+    assert {f"alarm/{name}" for name in ALARMS if name != "tool_free"} <= run.logged_metrics.keys()
 
 
 @pytest.mark.parametrize(
@@ -255,6 +279,7 @@ def test_the_policy_logs_all_that_the_alarms_watch(qwen3_vl):
         ("truncated", math.nan, "truncated of CollapseAlarms is nan; .* write 1"),
         ("area_drift", 1.0, "area_drift of CollapseAlarms is 1.0; it must be a factor above 1"),
         ("area_drift", math.nan, "area_drift of CollapseAlarms is nan"),
+        ("tool_free", 0.0, r"tool_free of CollapseAlarms is 0.0; it must be a fall in \(0, 1\]. To switch it off write 1"),
         ("mismatch", 0.0, "mismatch of CollapseAlarms is 0.0; it must be above 0 nats. To switch it off write .inf"),
     ],
 )
