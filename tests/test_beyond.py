@@ -1,0 +1,56 @@
+"""experiments/beyond: thresholds become verdicts as its page says, and a claim without runs is not run."""
+
+import pytest
+
+from experiments.beyond import record
+from experiments.beyond.record import CLAIMS
+from experiments.claims.runs import NotRun
+
+GOOD = {
+    "C14": {"D_noise": (6, 1, 11), "seeds": 4, "conflict": (12, 5, 19), "tool-free": (-1, -3, 1)},
+    "C14b": {"D_noise": (-4, -9, 1)},
+    "C15": {"gain": (40, 35, 45), "gain, no placebo": (46, 41, 51), "accuracy": (-1, -3, 1)},
+    "L1": {"area over the control's": (0.8, 0.7, 0.9), "seeds": 5, "accuracy": (-1.5, -4, 1)},
+    "L2": {"IoU - 16 annotated": (0.01, 0, 0.02), "IoU - 256 annotated": (-0.02, -0.03, -0.01)},
+    "L3": {"IoU, 16 annotated": (0.01, 0, 0.02), "IoU, 256 annotated": (0.02, 0.01, 0.03)},
+    "A1": {"adaptive - best": (-1, -5, 3)},
+    "A2": {"equal": (10, 5, 15), "equal, 16 tokens": (20, 15, 25), "seeds": 4},
+    "A3": {"last level": [16, 32, 16, 64, 16]},
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_what_meets_every_threshold_holds(claim):
+    assert CLAIMS[claim][1](GOOD[claim]) == "held"
+
+
+@pytest.mark.parametrize(
+    ("claim", "changed", "verdict"),
+    [
+        ("C14", {"seeds": 3}, "undecided"),
+        ("C14", {"D_noise": (6, -1, 13)}, "undecided"),
+        ("C14", {"conflict": (9, 2, 16)}, "undecided"),
+        ("C14", {"D_noise": (1, -4, 6)}, "refuted"),
+        ("C14", {"tool-free": (-6, -9, -3)}, "refuted"),  # hacked
+        ("C14b", {"D_noise": (11, 5, 17)}, "refuted"),
+        ("C15", {"accuracy": (-3, -5, -1)}, "undecided"),
+        ("C15", {"gain": (46, 41, 51)}, "refuted"),
+        ("L1", {"accuracy": (-3, -6, 0)}, "undecided"),
+        ("L1", {"area over the control's": (1.0, 0.9, 1.1)}, "refuted"),
+        ("L2", {"IoU - 16 annotated": (-0.03, -0.04, -0.02)}, "refuted"),
+        ("L3", {"IoU, 256 annotated": (0.0, -0.01, 0.01)}, "refuted"),
+        ("A1", {"adaptive - best": (-5.1, -9, -1)}, "refuted"),
+        ("A2", {"seeds": 3}, "undecided"),
+        ("A3", {"last level": [16, 16, 16, 16, 128]}, "undecided"),  # both at once
+    ],
+)
+def test_a_missed_threshold_is_undecided_or_refuted(claim, changed, verdict):
+    assert CLAIMS[claim][1](GOOD[claim] | changed) == verdict
+
+
+def test_a_claim_whose_runs_are_not_there_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "OUTPUTS", tmp_path)
+    record.outcomes.cache_clear()
+    for measure, _ in CLAIMS.values():
+        with pytest.raises(NotRun):
+            measure()
