@@ -113,7 +113,7 @@ def data_problems(data: DataConfig) -> list[str]:
     return (
         problems
         + file_problems("data.annotations", data.annotations, "give an export of Label Studio, CVAT or COCO")
-        + file_problems("data.records", data.records, "name a .jsonl, .json, .parquet or .tsv file")
+        + file_problems("data.records", data.records, "name a .jsonl, .json, .parquet, .csv or .tsv file")
     )
 
 

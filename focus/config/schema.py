@@ -490,7 +490,7 @@ class QuestionsConfig(Section):
     pages_per_file: Count
     questions_per_page: Count
     least_confidence: Share
-    audit: CountOrNone
+    audit_pages: CountOrNone
     token_px: Count
     floor_tokens: Count
     shares: SharesConfig

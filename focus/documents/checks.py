@@ -70,8 +70,10 @@ def count_followers(anchors: set[str], pages: Iterable[Iterable[Pair]]) -> dict[
 
 
 def surplus(answers: Sequence[str]) -> list[int]:
-    """Which questions go, the last first, so that the most frequent answer is right in no more than half."""
+    """Which questions go, the last first, so that the most frequent answer is right in no more than half. A lone question stays."""
     answer, count = Counter(answers).most_common(1)[0]
+    if count == 1:
+        return []
     those = [index for index, each in enumerate(answers) if each == answer]
     return those[len(answers) - count :]
 

@@ -13,6 +13,7 @@ from focus.runtime.text import replace_surrogates
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 DOCUMENTS = (".pdf",)
 OTHER = "files that are neither pictures nor PDFs"
+NO_FILE = "names that are no file: broken links, pipes"
 SAME_NAME = "files whose name another file has in another Unicode form"
 BEYOND = "pages beyond pages_per_file"
 
@@ -61,6 +62,8 @@ def files(folder: Path, without: Path, dropped: Dropped) -> list[tuple[Path, str
         name = replace_surrogates(unicodedata.normalize("NFC", path.relative_to(folder).as_posix()))
         if path.suffix.lower() not in (*PICTURES, *DOCUMENTS):
             dropped.add(OTHER, name)
+        elif not path.is_file():
+            dropped.add(NO_FILE, name)
         elif name in found:
             dropped.add(SAME_NAME, name)
         else:

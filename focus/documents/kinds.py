@@ -252,8 +252,9 @@ def _guessed(page: Page, pair: _Pair) -> tuple[str, str]:
     return page.keys[pair.anchor[-1]], page.keys[pair.follower]
 
 
-# Kinds with few different answers: a guess would often be right, so answers are balanced
-GUESSABLE = ("count_digits", "yes_no")
+# Kinds with few different answers, or with the same one on every page (a running head): a guess would often be right, so answers are
+# balanced
+GUESSABLE = ("line_end", "place", "below", "colour", "count_digits", "yes_no")
 Kind = Callable[[Page, random.Random], Iterator[Candidate]]
 KINDS: Mapping[str, Kind] = {
     "after": after,

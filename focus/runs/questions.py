@@ -129,11 +129,11 @@ def _read(pieces: list[Piece], pages: _Pages, cfg: QuestionsConfig, output: Path
         cfg.seed, cfg.page_px, cfg.questions_per_page, cfg.token_px, cfg.floor_tokens, cfg.least_confidence, cfg.shares.model_dump()
     )
     readers = {name: version(name) for name in ("pypdfium2", *(["rapidocr", "onnxruntime"] if is_installed() else []))}
-    about = json.dumps([asdict(wishes), cfg.audit, readers])
+    about = json.dumps([asdict(wishes), cfg.audit_pages, readers])
     keys = [_key(piece, about) for piece in pieces]
     todo = [(piece, key) for piece, key in zip(pieces, keys, strict=True) if key not in pages.starts]
     ocr = OCR(cfg.threads) if is_installed() and todo else None
-    audit = Audit(cfg.audit if ocr else 0, ocr)
+    audit = Audit(cfg.audit_pages if ocr else 0, ocr)
     audit.left -= sum(pages.line(key)["audit"] is not None for key in keys if key in pages.starts)
     with Progress(console) as progress:
         advance, done = progress.begin("read", "page", len(pieces) - len(todo)), len(pieces) - len(todo)

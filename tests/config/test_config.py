@@ -58,6 +58,13 @@ def test_every_choice_of_every_group_composes(group):
         composed("experiment=smoke", f"{group}={choice.stem}")
 
 
+@pytest.mark.parametrize("command", sorted(path.stem for path in CONF.glob("*.yaml")))
+def test_no_setting_has_the_name_of_a_group(command):
+    """Hydra would take its value for the name of a file of that group."""
+    written = yaml.safe_load((CONF / f"{command}.yaml").read_text())
+    assert not [key for key, value in written.items() if (CONF / key).is_dir() and not isinstance(value, dict)]
+
+
 def entry(*arguments: str, module: str = "train") -> str:
     done = subprocess.run(
         [sys.executable, "-m", f"focus.{module}", *arguments], capture_output=True, text=True, cwd=CONF.parent, timeout=600

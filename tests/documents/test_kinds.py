@@ -209,6 +209,7 @@ def test_an_answer_of_more_than_half_of_its_kind_is_cut_to_half():
     assert checks.surplus(["4", "4", "5", "4", "6", "4"]) == [3, 5]
     assert checks.surplus(["yes", "no"]) == []
     assert checks.surplus(["4", "4"]) == [0, 1]  # all the same: nothing is left to ask
+    assert checks.surplus(["4"]) == []
 
 
 def test_the_majority_guess_is_the_share_of_the_most_frequent_answer():

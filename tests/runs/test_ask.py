@@ -20,6 +20,7 @@ from focus.data.scenes import DIFFICULTY, Scene
 from focus.model.loading import EMBEDDED, load_model
 from focus.model.prompts import CALL_OPEN
 from focus.runs import ask
+from tests.support.protocol import Server
 from tests.support.runs import composed
 from tests.support.scripted import Scripted, call
 
@@ -69,6 +70,14 @@ def test_a_picture_in_memory_is_asked_about_as_its_file_is(scripted, embedded, p
     in_memory, of_file = agent.ask(Image.open(picture), "What?"), agent.ask(picture, "What?")
     assert in_memory.trajectory.ids == of_file.trajectory.ids
     assert in_memory.view.tobytes() == of_file.view.tobytes()
+
+
+def test_a_served_agent_is_asked_by_its_url_in_its_own_dialect(picture):
+    called = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [112, 112, 336, 224]}}</tool_call>'
+    with Server(lambda chat: (called if len(chat["messages"]) == 2 else "<answer>34</answer>", "stop", 4), models=("agent",)) as server:
+        agent = Agent.load(server.url, "policy.checkpoint=agent", "policy.dialect=deepeyes")
+        answer = agent.ask(picture, "What?", counterfactual="blank")
+    assert (answer.text, answer.boxes_px, answer.changed) == ("34", ((112.0, 112.0, 336.0, 224.0),), False)
 
 
 def test_an_agent_is_loaded_within_another_application_of_hydra(scripted, embedded):

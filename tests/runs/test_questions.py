@@ -11,8 +11,8 @@ from PIL import Image
 from focus.data.boxes import area, intersection
 from focus.data.sample import Sample, read_records, write_records
 from focus.data.scenes import Scenes, scene_spec
+from focus.documents import checks, reading
 from focus.documents import folder as folders
-from focus.documents import reading
 from focus.documents.ink import NO_INK
 from focus.documents.page import Word
 from focus.runs import questions, train
@@ -112,6 +112,14 @@ def disturbed_files(output: Path) -> list[Path]:
     return [path for path in output.iterdir() if path.is_file()]
 
 
+def test_a_head_that_every_page_has_is_not_asked_for(make):
+    body = ("Chapter {} begins", "and ends here")  # two lines of one part of the page: neither is asked for
+    heads = [[Text("Annual report", 220, 800), *lines(*(line.format(n) for line in body), top=400)] for n in ("one", "two", "three")]
+    write_pdf(make.folder / "a.pdf", *heads)
+    with pytest.raises(ValueError, match=f"3 questions: {checks.FREQUENT}"):
+        make("shares={after: 0, line_end: 0, place: 1, below: 0, colour: 0, count_digits: 0, yes_no: 0, choice: 0}")
+
+
 def test_another_seed_asks_other_questions(make):
     write_pdf(make.folder / "a.pdf", lines(*INVOICE, *LETTER, leading=30))
     first = [sample.question for sample in make("questions_per_page=3").samples]
@@ -125,6 +133,7 @@ def test_what_can_not_be_read_is_counted_with_its_first_place_and_costs_no_other
     write_pdf(make.folder / "locked.pdf", good, password=True)
     (make.folder / "broken.pdf").write_bytes(b"%PDF-1.4 and no more")
     (make.folder / "notes.txt").write_text("notes")
+    (make.folder / "moved.jpg").symlink_to("nowhere.jpg")
     (make.folder / "deeper").mkdir()
     Image.new("RGB", (64, 64), "red").save(make.folder / "deeper/photo.png")
     write_pdf(make.folder / "scan.pdf", [])
@@ -138,6 +147,7 @@ def test_what_can_not_be_read_is_counted_with_its_first_place_and_costs_no_other
         "documents: it is encrypted and needs a password": (1, "locked.pdf"),
         "documents: it is no PDF, or is damaged": (1, "broken.pdf"),
         folders.OTHER: (1, "notes.txt"),
+        folders.NO_FILE: (1, "moved.jpg"),
         folders.BEYOND: (3, "long.pdf"),
         reading.NO_OCR: (1, "deeper/photo.png"),
         reading.NO_TEXT: (1, "scan.pdf page 1"),
@@ -206,10 +216,14 @@ class Eyes:
         return [Word(text, tuple(scale * side for side in box), 40 * scale, confidence=0.99) for text, box in self.TRUTH]
 
 
-def test_a_photograph_becomes_records_by_ocr_with_the_view_in_which_ocr_fails(make, monkeypatch):
+@pytest.fixture
+def eyes(monkeypatch):
     monkeypatch.setattr(questions, "is_installed", lambda: True)
     monkeypatch.setattr(questions, "version", lambda name: "1")
     monkeypatch.setattr(questions, "OCR", Eyes)
+
+
+def test_a_photograph_becomes_records_by_ocr_with_the_view_in_which_ocr_fails(make, eyes):
     photo = Image.new("RGB", Eyes.SIZE, "white")
     photo.save(make.folder / "street.png")
     made = make("least_confidence=0.9")
@@ -220,10 +234,24 @@ def test_a_photograph_becomes_records_by_ocr_with_the_view_in_which_ocr_fails(ma
         assert (made.output / sample.image.path.name).read_bytes() == (make.folder / "street.png").read_bytes()
 
 
-def test_words_that_ocr_is_not_sure_of_are_counted(make, monkeypatch):
-    monkeypatch.setattr(questions, "is_installed", lambda: True)
-    monkeypatch.setattr(questions, "version", lambda name: "1")
-    monkeypatch.setattr(questions, "OCR", Eyes)
+def test_a_photograph_without_text_is_counted(make, eyes):
+    Image.new("RGB", (400, 400), "white").save(make.folder / "wall.png")
+    with pytest.raises(ValueError, match=r"1 pages and pictures without a usable word \(first: wall\.png\)"):
+        make()
+
+
+def test_how_well_ocr_reads_pages_with_a_text_layer_is_said(make, eyes):
+    """Eyes sees Exit, north, Gate and seven: on a page of 896 px two of them stand where the layer has them."""
+    scale = 842 / 896  # points a pixel
+    layer = [Text(text, x1 * scale, (896 - y2) * scale, 30) for text, (x1, _, _, y2) in Eyes.TRUTH[:2]]
+    layer.append(Text("fence", 40 * scale, (896 - 340) * scale, 30))
+    write_pdf(make.folder / "a.pdf", [*layer, *lines("One more line to ask for", top=200)], lines(*LETTER), size=(842, 842))
+    made = make("page_px=896", "audit_pages=1", "least_confidence=0.9")
+    assert made.counts["ocr"] == {"pages": 1, "words": 3, "right": 2, "boxes": 0, "beside": 1}
+    assert "OCR against the text layer of 1 pages: of 3 words that it is sure of 66.7 % are right, 0.0 % of these" in made.said
+
+
+def test_words_that_ocr_is_not_sure_of_are_counted(make, eyes):
     Image.new("RGB", Eyes.SIZE, "white").save(make.folder / "street.png")
     with pytest.raises(ValueError, match="questions: the reader was not sure of a word"):
         make("least_confidence=0.995")

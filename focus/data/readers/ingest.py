@@ -31,7 +31,7 @@ from focus.runtime.text import replace_surrogates, replace_surrogates_in
 SUFFIXES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"II*": "tif", b"MM\0*": "tif", b"BM": "bmp", b"GIF8": "gif"}
 # The last bytes of a complete file; a few files have more behind them
 ENDS = {"jpg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}
-COLUMNAR = (".tsv", ".parquet")  # all rows of these have the same columns
+COLUMNAR = (".csv", ".tsv", ".parquet")  # all rows of these have the same columns
 SHOWN = 80  # characters of a value that a message quotes
 REASON = 300  # characters of the reason why an image can't be used
 

@@ -1,4 +1,4 @@
-"""Rows of published files of any size, one at a time: TSV, parquet, JSON lines, JSON lists and JSON
+"""Rows of published files of any size, one at a time: CSV, TSV, parquet, JSON lines, JSON lists and JSON
 mappings.
 """
 
@@ -61,7 +61,7 @@ def rows_of(path: Path, spare: bool = False) -> Iterator[tuple[Location, dict]]:
     UNREAD to the reason, and reading continues. Raises ValueError, with file and row, for a file
     that does not have the format of its suffix.
     """
-    readers = {".tsv": _tsv, ".parquet": _parquet, ".jsonl": _json_lines, ".json": _json_list}
+    readers = {".csv": _csv, ".tsv": _tsv, ".parquet": _parquet, ".jsonl": _json_lines, ".json": _json_list}
     if path.suffix not in readers:
         raise ValueError(f"{path} can't be read as a table; allowed are {', '.join(readers)}: save it as one of these")
     if path.suffix != ".parquet":
@@ -136,14 +136,23 @@ def _tsv(path: Path) -> Iterator[dict]:
     A cell `image` that holds the index of another row is replaced by that row's image.
     """
     images = None
+    for row in _separated(path, "\t"):
+        if "index" in row and INDEX.fullmatch(row.get("image", "")):
+            images = images or _Images(path)
+            row["image"] = images.image_of(row["image"].strip())
+        yield row
+
+
+def _csv(path: Path) -> Iterator[dict]:
+    return _separated(path, ",")
+
+
+def _separated(path: Path, delimiter: str) -> Iterator[dict]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         # strict: an unclosed quote would swallow rows
-        for row in csv.DictReader(file, delimiter="\t", strict=True):
+        for row in csv.DictReader(file, delimiter=delimiter, strict=True):
             if None in row or None in row.values():
                 raise ValueError("it has more or fewer cells than the header has columns")
-            if "index" in row and INDEX.fullmatch(row.get("image", "")):
-                images = images or _Images(path)
-                row["image"] = images.image_of(row["image"].strip())
             yield row
 
 

@@ -105,6 +105,14 @@ def test_files_of_other_trainers_are_read_as_they_are(folder, row, name):
     assert (sample.question, sample.answers, sample.size) == ("Which colour?", ("red",), (64, 48))
 
 
+@pytest.mark.parametrize(("name", "between"), [("mine.csv", ","), ("mine.tsv", "\t")])
+def test_a_table_of_a_spreadsheet_is_read(folder, name, between):
+    rows = (("image", "question", "answers"), ("a.png", '"Which colour, please?"', "red"))
+    (folder / name).write_text("\ufeff" + "".join(between.join(row) + "\r\n" for row in rows), newline="")
+    [sample] = read(folder / name)
+    assert (sample.question, sample.answers, sample.size) == ("Which colour, please?", ("red",), (64, 48))
+
+
 def test_images_may_be_bytes_in_a_parquet_file(folder):
     row = {"question": "Which colour?", "answer": "red", "images": [{"bytes": (folder / "a.png").read_bytes(), "path": None}]}
     [sample] = read(write(folder, row, name="mine.parquet"))
@@ -215,7 +223,7 @@ LINE = json.dumps(GOOD) + "\n"
         ),
         ("mine.json", (2 * LINE).encode(), r"it holds more than one JSON value; a file of one object per line is named \.jsonl"),
         ("mine.json", b'[{"image": "a.p', r"row 1: the file can't be read \(.*premature EOF\); correct it, or download it again$"),
-        ("mine.csv", b"image,question,answers\n", r"allowed are \.tsv, \.parquet, \.jsonl, \.json: save it as one of these"),
+        ("mine.xlsx", b"PK", r"allowed are \.csv, \.tsv, \.parquet, \.jsonl, \.json: save it as one of these"),
     ],
 )
 def test_a_file_of_another_form_is_refused_in_one_line_with_what_to_do(folder, name, content, said):
