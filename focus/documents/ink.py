@@ -12,7 +12,9 @@ from focus.documents.page import Word
 NO_INK = "no ink under its box: the text layer lies there"
 CONTRAST = 40  # grey levels (of 255) between ink and ground
 REACH = 0.25  # of a box: ink begins no farther from each edge
-LYING = 0.2  # share of the words of a page without ink, above which its whole text layer is not believed
+# Share of the words of a page without ink, above which its whole text layer is not believed. A layer that is shifted by one letter
+# has about 0.18; of 8,371 words on 25 pages of 13 true documents none was without ink
+LYING = 0.1
 # Hue in degrees of a clear colour, with its name. Between two ranges a colour has both names
 HUES = (
     (0, 12, "red"),

@@ -112,15 +112,22 @@ def test_a_layer_without_ink_lies(tmp_path):
     assert {word.flaw for word in page.words} == {NO_INK} and lies(page.words)
 
 
-def test_a_layer_that_is_shifted_against_the_ink_lies(tmp_path):
+@pytest.mark.parametrize(("right", "down"), [(7, 9), (10, 0), (0, 26), (10, 26)], ids=["askew", "a letter", "a line", "both"])
+def test_a_layer_that_is_shifted_against_the_ink_lies(tmp_path, right, down):
     """As OCR of another scale leaves it: ink is there, but not where the boxes are."""
-    shown = lines("The quick brown fox jumps", "over the lazy dog again", size=20, leading=26)
-    layer = [Text(item.text, item.x + 7, item.y - 9, 20, mode=3) for item in shown]
+    told = (
+        "The gap between a coarse view and",
+        "the crop is what a policy closes",
+        "when it answers a question about",
+        "a detail of a large picture",
+    )
+    shown = lines(*told, size=20, leading=26)
+    layer = [Text(item.text, item.x + right, item.y - down, 20, mode=3) for item in shown]
     with open_pdf(write_pdf(tmp_path / "a.pdf", layer)) as document:
         _, words, _ = render(document, 0, 842)
     with open_pdf(write_pdf(tmp_path / "b.pdf", shown)) as document:
-        pixels, right, _ = render(document, 0, 842)
-    assert lies(look(words, pixels)) and not lies(look(right, pixels))
+        pixels, truth, _ = render(document, 0, 842)
+    assert lies(look(words, pixels)) and not lies(look(truth, pixels))
 
 
 def test_white_words_on_a_dark_ground_have_ink(tmp_path):
