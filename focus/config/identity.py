@@ -87,7 +87,8 @@ UNKEPT = (
     *("key_env", "max_request_mib", "max_question_chars"),
     *("sweep", "metrics", "resamples", "rows", "learning_rate", "difficulties", "phases", "start", "vocabulary", "deepstack"),
     *("folders", "host", "port", "annotate"),
-    *("folder", "page_px", "pages_per_file", "questions_per_page", "least_confidence", "audit_pages", "token_px", "floor_tokens", "shares"),
+    *("folder", "page_px", "pages_per_file", "questions_per_page", "least_confidence", "audit_pages", "token_px", "floor_tokens"),
+    *("shares", "audit"),
     "project",
 )
 # Settings that are gone, with the value that the code follows now, and those of reward terms by the term's class. They
