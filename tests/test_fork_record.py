@@ -6,7 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from experiments.fork_at_call.record import HERE, PROBES, claims, crossing, judge, load, ratio, record, to_target, tokens_until
+from experiments.fork_at_call.record import HERE, PROBES, claims, crossing, judge, load, probed, ratio, record, to_target, tokens_until
+from focus.evaluation.kept import About, Kept
+from tests.support.scripted import call, playing
+from tests.support.updates import BLUE
 
 
 def test_a_target_is_reached_on_the_line_between_two_probes():
@@ -79,3 +82,17 @@ def test_the_record_follows_from_what_was_kept_and_the_page_says_where_there_is_
     assert written.is_file() == any(kept.values()) == ("*Not run* yet" not in page)
     if any(kept.values()):
         assert json.loads(json.dumps(record(kept))) == json.loads(written.read_text())
+
+
+def test_a_probe_is_read_question_by_question_and_one_without_a_crop_hits_nothing(qwen3_vl, tmp_path):
+    looked = playing(qwen3_vl, call(0, 0, 1000, 1000), BLUE, index=1)
+    direct = playing(qwen3_vl, BLUE, index=0)
+    kept = Kept(tmp_path, About("probe", 10, "", ""), 0)
+    for t, right in ((looked, 1.0), (direct, 0.0)):
+        kept.add(kept.rows_of({"own": t, "noise": direct}), {"own": "blue", "noise": "red"}, {"own": right, "noise": 1.0})
+    kept.write()
+    found = probed(tmp_path / "trajectories/probe_000010.0.parquet")
+    order = sorted([looked, direct], key=lambda t: t.sample.id)
+    assert found["right"] == [float(t is looked) for t in order] == found["hit"]
+    largest = max((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in looked.sample.boxes[0]) / (448 * 448)
+    assert found["iou"] == [pytest.approx(largest) if t is looked else 0.0 for t in order]
