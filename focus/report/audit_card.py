@@ -53,6 +53,7 @@ class Protocol(Part):
     power: float
     questions: str = Field(description="a hash of all questions")
     left_out: list[str] = Field(description="sets and arms that were not played, and why")
+    changed: list[str] = Field(description="settings that differ from those of this version: its cards don't compare with others")
 
 
 class Agent(Part):
@@ -104,6 +105,9 @@ class Card(Part):
     schema_: Literal["focus.audit.card/1"] = Field(default="focus.audit.card/1", alias="schema")
     conduct: Conduct | None = Field(description="null: nothing was measured that says it")
     verdict: str
+    contradicted: str | None = Field(
+        description="whose answer it gives where its crop contradicts the view, at the largest view; null: no such"
+    )
     rule: str
     protocol: Protocol
     agent: Agent
@@ -199,6 +203,7 @@ def shown(card: Card) -> dict[str, Any]:
         "good": card.conduct in (Conduct.LOOKS, Conduct.WHEN_NEEDED),
         "bad": card.conduct in (Conduct.FOR_SHOW, Conduct.NEVER),
         "verdict": card.verdict,
+        "contradicted": card.contradicted,
         "rule": card.rule,
         "tables": [
             {
@@ -259,6 +264,7 @@ def _facts(card: Card) -> list[tuple[str, str]]:
     facts = [
         ("dialect", f"{agent.dialect}, asked with {'its texts' if agent.words == 'dialect' else agent.words}, hash {agent.prompts_hash}"),
         ("engine", f"{agent.engine}, temperature {agent.temperature:g}, at most {agent.max_crops} crops of {agent.crop_tokens:,} tokens"),
+        ("protocol", protocol_text(card.protocol)),
         ("questions", ", ".join(f"{count:,} {name}" for name, count in card.protocol.sets.items())),
         ("sample size", f"finds a loss of {100 * card.protocol.effect:.0f} points with probability {card.protocol.power:g}"),
         ("graded by", f"rules, then {agent.judge}" if agent.judge else "rules alone"),
@@ -278,6 +284,11 @@ def _facts(card: Card) -> list[tuple[str, str]]:
     return facts
 
 
+def protocol_text(protocol: Protocol) -> str:
+    """The version, and what was asked otherwise."""
+    return f"version {protocol.version}" + (f", but for {', '.join(protocol.changed)}" if protocol.changed else "")
+
+
 def draw_card(card: Card, path: Path) -> None:
     """The card as one picture: the verdict, accuracy by arm at each view, and the four steps."""
     figure = Figure(figsize=(9.6, 4.4), layout="constrained")
@@ -289,7 +300,9 @@ def draw_card(card: Card, path: Path) -> None:
     _draw(right, card, "steps", {name: name for name in STEPS}, "from question to evidence, %")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(card.together), frameon=False, fontsize=8)
     questions = card.together[0].questions if card.together else 0
-    made = f"{questions} drawn questions a view, 95 % intervals; protocol {card.protocol.version}"
+    made = (
+        f"{questions} drawn questions a view, 95 % intervals; protocol {card.protocol.version}{', changed' * bool(card.protocol.changed)}"
+    )
     left.set_xlabel(made, fontsize=8, color="#5f6672", loc="left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

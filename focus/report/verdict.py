@@ -81,14 +81,21 @@ def dependence_sentence(loss: Interval, crop_rate: float, view: str, questions: 
 def verdict_of(outcome: Outcome, resamples: int) -> str:
     """The sentence of a measurement: by the arm `conflict` where a crop hit in it, else by D_noise."""
 
-    def percent(metric: str) -> Interval:
-        mean, low, high = outcome.interval(metric, resamples)
-        return 100 * mean, 100 * low, 100 * high
-
     view, questions, crop_rate = f"at {outcome.view_tokens:,} tokens", len(outcome.groups), outcome.mean("called")
-    if hits := sum(value == value for value in outcome.of("conflict_crop")):
-        return conflict_sentence(percent("conflict_crop"), percent("conflict_whole"), hits, crop_rate, view, questions)
-    return dependence_sentence(percent("D_noise"), crop_rate, view, questions)
+    if hits := _contradicting(outcome):
+        crop, whole = (_percent(outcome, metric, resamples) for metric in ("conflict_crop", "conflict_whole"))
+        return conflict_sentence(crop, whole, hits, crop_rate, view, questions)
+    return dependence_sentence(_percent(outcome, "D_noise", resamples), crop_rate, view, questions)
+
+
+def _percent(outcome: Outcome, metric: str, resamples: int) -> Interval:
+    mean, low, high = outcome.interval(metric, resamples)
+    return 100 * mean, 100 * low, 100 * high
+
+
+def _contradicting(outcome: Outcome) -> int:
+    """Crops that hit and contradict the whole image."""
+    return sum(value == value for value in outcome.of("conflict_crop"))
 
 
 class Conduct(StrEnum):
@@ -145,3 +152,15 @@ def conduct_sentence(conduct: Conduct, views: Sequence[Outcome], resamples: int)
     named = {Conduct.LOOKS: "It looks", Conduct.FOR_SHOW: "It crops for show"}.get(conduct, "Undecided")
     more = "; more questions may decide it" if conduct is Conduct.UNDECIDED else ""
     return f"{named}: {noise}; {called_too}{more}."
+
+
+def contradicted_sentence(views: Sequence[Outcome], resamples: int) -> str | None:
+    """Whose answer an agent gives where its crop contradicts the view, at the largest view; None if no crop did."""
+    last = views[-1]
+    if not (hits := _contradicting(last)):
+        return None
+    (crop, a, b), (whole, c, d) = (_percent(last, metric, resamples) for metric in ("conflict_crop", "conflict_whole"))
+    return (
+        f"Where its crop contradicts the view, {crop:.0f} % [{a:.0f}, {b:.0f}] of its answers are the crop's and {whole:.0f} % "
+        f"[{c:.0f}, {d:.0f}] the view's, at {last.view_tokens:,} tokens ({hits:,} crops that hit)."
+    )

@@ -23,6 +23,7 @@ from focus import config
 from focus.build import audited_samples, build_evaluator, build_judge, connect, load_evaluated, rollout_limits
 from focus.config.command_line import composed_settings, quoted, settings_of
 from focus.config.identity import graded_by, measurement
+from focus.config.messages import shown
 from focus.config.schema import AuditConfig, DataConfig
 from focus.data.identity import questions_digest
 from focus.data.sample import Limits, Sample
@@ -37,7 +38,7 @@ from focus.model.dialect import dialect_names, read_dialect
 from focus.report.audit_card import Agent, Card, Protocol, Spent, measured, write_card
 from focus.report.headline import evaluated_text, headline
 from focus.report.provenance import how_made
-from focus.report.verdict import CONDUCT_RULE, conduct_sentence, judge_conduct
+from focus.report.verdict import CONDUCT_RULE, conduct_sentence, contradicted_sentence, judge_conduct
 from focus.rollout.engine import Engine, Model
 from focus.rollout.loop import begin, play, seed_of, with_prefill
 from focus.rollout.served import MIN_UNCLOSED, OpenAIEngine, PrefillIgnored, Served, check_view_tokens
@@ -64,7 +65,7 @@ def run(composed: DictConfig) -> None:
     )
     with config.alone(output):
         card = _audited(cfg, None, output, console)
-    console.print(card.verdict)
+    console.print(*filter(None, (card.verdict, card.contradicted)))
     console.print(f"page: {output / 'card.html'}   picture: {output / 'card.png'}   card: {output / 'card.json'}")
     if card.conduct is None:
         raise ValueError(f"{card.verdict} The reasons are above. Replies are kept: the same command sends only what was refused")
@@ -100,7 +101,10 @@ def audit(
 
 
 def _output(cfg: AuditConfig) -> Path:
-    return Path(cfg.output) if cfg.output else Path("outputs/audit") / Path(cfg.policy.checkpoint).name
+    """`audit` beside a policy folder; outputs/audit/NAME for an agent that is no folder."""
+    agent = Path(cfg.policy.checkpoint)
+    beside = agent.parent / "audit" if agent.is_dir() else Path("outputs/audit") / agent.name
+    return Path(cfg.output) if cfg.output else beside
 
 
 @dataclass
@@ -214,6 +218,7 @@ def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Con
         if conduct
         else f"No verdict: the server refused {100 * refused:.0f} % of the questions of a set, which may be at most "
         f"{100 * cfg.served.refused:.0f} % (served.refused).",
+        contradicted=contradicted_sentence(list(together.values()), e.resamples) if conduct else None,
         rule=CONDUCT_RULE,
         protocol=Protocol(
             version=a.version,
@@ -224,6 +229,7 @@ def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Con
             power=a.power,
             questions=digest,
             left_out=this.left_out,
+            changed=_changed(cfg),
         ),
         agent=_agent(cfg, this, facts.get(ALIKE)),
         together=[measured("together", outcome, e.resamples) for outcome in together.values()],
@@ -235,6 +241,13 @@ def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Con
     )
     write_card(card, output)
     return card
+
+
+def _changed(cfg: AuditConfig) -> list[str]:
+    """The settings that differ from those of the protocol's version. The audit knows one version."""
+    version = OmegaConf.to_container(OmegaConf.load(config.CONF / "audit/v1.yaml"))
+    assert isinstance(version, dict)
+    return [f"audit.{key}={shown(value)}" for key, value in cfg.audit.model_dump().items() if value != version[key]]
 
 
 def _published(cfg: AuditConfig, count: int, left_out: list[str]) -> dict[str, Sequence[Sample]]:

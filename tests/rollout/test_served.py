@@ -4,7 +4,6 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -20,7 +19,7 @@ from focus.gap import Gap, Mode
 from focus.model.dialect import read_dialect
 from focus.model.loading import EMBEDDED, load_model
 from focus.model.policy_model import PolicyModel
-from focus.model.prompts import CROP_CONTENT, Fault, Malformed, call_body, encode
+from focus.model.prompts import Fault, Malformed, call_body
 from focus.rollout.engine import Completion, Request, Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, begin, play
@@ -31,47 +30,10 @@ from focus.runtime.endpoint import SEED_BITS, Endpoint
 from tests.support.agents import image_of
 from tests.support.protocol import Server, half_json, half_sent, reset, slow, status, without_choices
 from tests.support.reference import equal
-from tests.support.scripted import completions
+from tests.support.speaking import Speaking
 
 SCENES = [Scene(DIFFICULTY[1], "eval", i).sample() for i in range(10)]
 LIMITS = RolloutLimits(1, 64, Sampling(1.0, 40))
-
-
-class Speaking:
-    """What a server does with the embedded policy: lays the messages out, puts pixels in their places, samples a turn.
-
-    All of it in one thread that is joined at the end: arithmetic in the server's own threads, which are not, aborts the interpreter.
-    """
-
-    def __init__(self, policy: PolicyModel) -> None:
-        self.policy, self.engine, self.speaker = policy, KVEngine(policy), ThreadPoolExecutor(1)
-
-    def __call__(self, request: dict) -> tuple[str, str, int]:
-        return self.speaker.submit(self._speak, request).result()
-
-    def _speak(self, request: dict) -> tuple[str, str, int]:
-        text, images = "", []
-        for message in request["messages"]:
-            content = message["content"]
-            parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-            images += [image_of(part) for part in parts if part["type"] == "image_url"]
-            words = "".join(part.get("text", CROP_CONTENT) for part in parts)
-            text += f"<|im_start|>{message['role']}\n{words}<|im_end|>\n"
-        if request.get("continue_final_message"):
-            text = text.removesuffix("<|im_end|>\n")
-        else:
-            text += "<|im_start|>assistant\n"
-        tokens = [image.width * image.height // 28**2 for image in images]
-        prompt, assistant, _ = text.partition("<|im_start|>assistant\n")
-        shared = len(encode(self.policy.tokenizer, prompt + assistant, tokens[:1]))  # with one image; the others follow it
-        ids = tuple(encode(self.policy.tokenizer, text, tokens))
-        asked = Request("a", None, "p", shared, ids, tuple(images), request["seed"])
-        self.engine.clear_cache()
-        [said] = completions(self.engine, [asked], Sampling(request["temperature"], request["max_tokens"]))
-        words = self.policy.tokenizer.decode(said.ids)
-        for stop in ("<|im_end|>", *request["stop"]):
-            words = words.removesuffix(stop)
-        return words, "stop" if said.stopped else "length", len(said.ids)
 
 
 class Narrow(KVEngine):

@@ -75,8 +75,8 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, respond: Respond, faults: Iterable[Fault] = (), models: Iterable[str] = ("tiny",)) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, respond: Respond, faults: Iterable[Fault] = (), models: Iterable[str] = ("tiny",), port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
         self.respond, self.faults, self.models = respond, deque(faults), tuple(models)
         self.requests: list[Request] = []
         self.most_open = self._open = 0
