@@ -21,9 +21,13 @@ READ_CARDS := audit-compare
 VARIABLES := ARGS EXPERIMENT CHECKPOINT DATA SWEEP CLAIM TABLE IMAGE QUESTION FROM PROJECT AGENT CARDS
 GOAL := $(or $(firstword $(MAKECMDGOALS)),stage1)
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+# A name in capitals is a mistyped variable, another one a setting
+SETTINGS := $(addsuffix %,a b c d e f g h i j k l m n o p q r s t u v w x y z +)
+READ_BY_GOAL = $(strip $(foreach name,$(VARIABLES),$(if $(filter $(GOAL),$(READ_$(name))),$(name))))
 $(foreach name,$(filter-out $(VARIABLES) PYTHON SHELL MAKE%,$(GIVEN)),\
-	$(error $(name)=$($(name)) is not a variable of make (these are: $(VARIABLES) PYTHON). \
-	A setting goes into ARGS: make $(GOAL) ARGS="$(name)=$($(name))"))
+	$(if $(filter $(SETTINGS),$(name)),\
+		$(error $(name)=$($(name)) is not a variable of make but a setting, which goes into ARGS: make $(GOAL) ARGS="$(name)=$($(name))"),\
+		$(error $(name) is not a variable of make; make $(GOAL) reads $(or $(READ_BY_GOAL),none))))
 $(foreach name,$(filter $(VARIABLES),$(GIVEN)),$(foreach goal,$(filter-out $(READ_$(name)),$(MAKECMDGOALS)),\
 	$(error make $(goal) does not read $(name); these do: $(READ_$(name)). make help explains each)))
 

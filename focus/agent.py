@@ -208,6 +208,8 @@ def _own_hydra() -> Iterator[None]:
 
 def opened(image: str | Path | Image.Image | Original) -> tuple[Original, Path]:
     """The original, and its file; an empty path for an image in memory. Raises ValueError for one that can't be used."""
+    if isinstance(image, str | Path) and not os.path.exists(image):
+        raise ValueError(f"the image {image} does not exist; give the path of a picture")
     try:
         if isinstance(image, Image.Image):
             return Decoded(decode(image.copy())), Path()

@@ -113,6 +113,17 @@ def test_a_setting_outside_of_args_is_refused_with_its_right_place(given):
 
 
 @pytest.mark.parametrize(
+    ("words", "read"),
+    [(("ask", "IMG=a.jpg"), "ARGS CHECKPOINT IMAGE QUESTION"), (("audit-compare", "CARD=x"), "CARDS"), (("test", "X=1"), "none")],
+)
+def test_a_mistyped_variable_is_answered_with_those_of_the_target(words, read):
+    answer = make("-n", *words)
+    name = words[1].split("=")[0]
+    assert answer.returncode == 2 and answer.stdout == ""
+    assert f"{name} is not a variable of make; make {words[0]} reads {read}." in answer.stderr
+
+
+@pytest.mark.parametrize(
     "words", [("stage1", "DATA=vstar"), ("probe", "EXPERIMENT=smoke"), ("test", "ARGS=seed=1"), ("smoke", "EXPERIMENT=x")]
 )
 def test_a_variable_that_the_target_does_not_read_is_refused(words):

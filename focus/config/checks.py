@@ -372,6 +372,11 @@ def audit_problems(cfg: AuditConfig) -> list[str]:
     """What keeps an agent from being audited. An arm that it can't play is left out, and the card says so."""
     from focus.data.readers import SETS
 
+    if not cfg.policy.checkpoint.strip():  # nothing else can be judged
+        return [
+            "policy.checkpoint names no agent; name it, and the form of its calls: make audit AGENT=NAME "
+            'ARGS="policy.dialect=deepeyes rollout.endpoint.url=http://localhost:8000/v1"'
+        ]
     problems = [
         *policy_problems(cfg.policy, served=cfg.rollout.engine == "openai"),
         *data_problems(cfg.data),

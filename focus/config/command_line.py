@@ -25,7 +25,7 @@ from focus.config.output import writable
 from focus.config.schema import SCHEMAS, Section
 from focus.config.validate import quick_problems, validated
 from focus.runtime.paths import CONF
-from focus.runtime.processes import end_on_sigterm, end_with_parent, exit_interrupted, outside_cause
+from focus.runtime.processes import RESUMES, end_on_sigterm, end_with_parent, exit_interrupted, outside_cause
 
 LONGEST_NAME = 255  # bytes of a folder's name
 SWEEP_FLAGS = {"-m", "--multirun"}
@@ -49,6 +49,8 @@ def start(main: Callable[[], None], command: str) -> None:
         prepare(command)
         main()
     except KeyboardInterrupt as error:
+        if SWEEP_FLAGS.intersection(sys.argv):
+            error.add_note(RESUMES)  # a sweep skips the points that are done
         exit_interrupted(error)
 
 

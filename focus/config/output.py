@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from focus.runtime import files
+from focus.runtime.processes import RESUMES
 
 
 @contextmanager
@@ -21,11 +22,15 @@ def writable(folder: str | Path) -> Iterator[None]:
 
 @contextmanager
 def alone(folder: str | Path) -> Iterator[None]:
-    """Make an output folder, and let no other job work in it within the block.
+    """Make an output folder, and let no other job work in it within the block. What is interrupted there can go on.
 
     Raises ValueError where it can't be written, and where another job holds it.
     """
     with ExitStack() as held:
         with writable(folder):
             held.enter_context(files.folder_lock(Path(folder)))
-        yield
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            error.add_note(RESUMES)
+            raise

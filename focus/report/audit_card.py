@@ -2,6 +2,7 @@
 
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -261,9 +262,10 @@ def _cell(interval: Interval | None) -> dict[str, str] | None:
 def _facts(card: Card) -> list[tuple[str, str]]:
     """The facts of the prompt, the server and the cost, as label and value."""
     agent, spent, questions = card.agent, card.spent, sum(card.protocol.sets.values()) * len(card.protocol.views)
+    crops = f"at most {agent.max_crops} crop{'s' * (agent.max_crops != 1)}"
     facts = [
         ("dialect", f"{agent.dialect}, asked with {'its texts' if agent.words == 'dialect' else agent.words}, hash {agent.prompts_hash}"),
-        ("engine", f"{agent.engine}, temperature {agent.temperature:g}, at most {agent.max_crops} crops of {agent.crop_tokens:,} tokens"),
+        ("engine", f"{agent.engine}, temperature {agent.temperature:g}, {crops} of {agent.crop_tokens:,} tokens"),
         ("protocol", protocol_text(card.protocol)),
         ("questions", ", ".join(f"{count:,} {name}" for name, count in card.protocol.sets.items())),
         ("sample size", f"finds a loss of {100 * card.protocol.effect:.0f} points with probability {card.protocol.power:g}"),
@@ -291,19 +293,20 @@ def protocol_text(protocol: Protocol) -> str:
 
 def draw_card(card: Card, path: Path) -> None:
     """The card as one picture: the verdict, accuracy by arm at each view, and the four steps."""
-    figure = Figure(figsize=(9.6, 4.4), layout="constrained")
-    figure.suptitle(
-        f"{card.agent.name}: {card.conduct.value if card.conduct else 'no verdict'}", x=0.01, ha="left", fontsize=15, weight="bold"
-    )
+    figure = Figure(figsize=(9.6, 4.8), layout="constrained")
+    title = f"{card.agent.name}: {card.conduct.value if card.conduct else 'no verdict'}"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=min(15, 800 / len(title)), weight="bold")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     _draw(left, card, "accuracy", ACCURACIES, "right answers, %")
     _draw(right, card, "steps", {name: name for name in STEPS}, "from question to evidence, %")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(card.together), frameon=False, fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper right", ncols=len(card.together), frameon=False, fontsize=8)
     questions = card.together[0].questions if card.together else 0
     made = (
         f"{questions} drawn questions a view, 95 % intervals; protocol {card.protocol.version}{', changed' * bool(card.protocol.changed)}"
     )
     left.set_xlabel(made, fontsize=8, color="#5f6672", loc="left")
+    said = [line for sentence in filter(None, (card.verdict, card.contradicted)) for line in textwrap.wrap(sentence, 150)]
+    figure.supxlabel("\n".join(said), x=0.01, ha="left", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 

@@ -58,7 +58,7 @@ def run(composed: DictConfig) -> None:
     """
     cfg = config.validated(composed, AuditConfig)
     console = Console(markup=False, soft_wrap=True)  # texts are printed as they are; paths are not wrapped
-    output = _output(cfg)
+    output = output_of(cfg)
     p = cfg.policy
     console.print(
         headline("audit", evaluated_text(p.checkpoint, cfg.rollout.engine, cfg.threads), f"protocol {cfg.audit.version}", str(output))
@@ -100,7 +100,7 @@ def audit(
         return _audited(cfg, None if isinstance(agent, str) else Called(agent, name), folder, Console(quiet=True))
 
 
-def _output(cfg: AuditConfig) -> Path:
+def output_of(cfg: AuditConfig) -> Path:
     """`audit` beside a policy folder; outputs/audit/NAME for an agent that is no folder."""
     agent = Path(cfg.policy.checkpoint)
     beside = agent.parent / "audit" if agent.is_dir() else Path("outputs/audit") / agent.name

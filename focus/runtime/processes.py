@@ -18,6 +18,9 @@ PARENT = "FOCUS_PARENT"  # environment variable with the process that started th
 NO_ACCESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
+RESUMES = "run the same command again to resume"
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM: the parent process or a cluster asks this process to end. Code that cleans up after ctrl-C runs for it too."""
 
@@ -91,10 +94,13 @@ def end_with_parent() -> None:
 
 
 def exit_interrupted(error: KeyboardInterrupt) -> NoReturn:
-    """End with exit status 143 after SIGTERM, which is what a process without a handler has, and with 1 after ctrl-C."""
+    """End with exit status 143 after SIGTERM, which is what a process without a handler has, and with 1 after ctrl-C.
+
+    Work that can go on notes `RESUMES` on its way out; a server or a question can't.
+    """
     terminated = isinstance(error, Terminated)
     reason = "ended by SIGTERM" if terminated else "interrupted"
-    print(f"focus: {reason}; run the same command again to resume", file=sys.stderr)
+    print("focus: " + "; ".join([reason, *getattr(error, "__notes__", ())]), file=sys.stderr)
     sys.exit(128 + signal.SIGTERM if terminated else 1)
 
 

@@ -117,6 +117,14 @@ def test_a_run_without_an_experiment_is_told_to_choose_one(monkeypatch):
     assert said.endswith("these keys have no value: name. Choose an experiment, e.g. experiment=stage1")
 
 
+@pytest.mark.parametrize("words", [[], ["policy.checkpoint="], ["policy.checkpoint=", "rollout=kv"]])
+def test_an_audit_without_an_agent_asks_for_one_and_says_nothing_else(monkeypatch, words):
+    said = refused(monkeypatch, *words, command="audit")
+    assert (
+        said.count("\n  - ") == 1 and "policy.checkpoint names no agent; name it, and the form of its calls: make audit AGENT=NAME" in said
+    )
+
+
 def test_a_question_or_an_image_that_is_missing_or_empty_is_asked_for(monkeypatch):
     said = refused(monkeypatch, "question=What?", command="ask")
     assert said.endswith('these keys have no value: image. Give both: image=photo.jpg question="What is it?"')

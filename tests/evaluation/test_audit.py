@@ -11,7 +11,7 @@ from experiments.audit import calibrate
 from focus.evaluation.audit import Cost, chain, expected_cost, forms, pooled, questions_needed
 from focus.model.dialect import dialect_names, read_dialect
 from focus.model.prompts import Answer, Fault, Malformed
-from focus.report.verdict import Conduct, conduct_sentence, judge_conduct
+from focus.report.verdict import Conduct, conduct_sentence, contradicted_sentence, judge_conduct
 from focus.rollout.trajectory import Action, Crop, Status, Turn
 from focus.runtime.paths import CONF
 from tests.support.outcomes import conducted, made
@@ -135,6 +135,17 @@ def test_the_conduct_is_that_of_its_rule(first, last, conduct, sentence):
     views = [conducted(*first), conducted(*last, view_tokens=16384)]
     assert judge_conduct(views, 500) is conduct
     assert re.match(sentence, conduct_sentence(conduct, views, 500))
+
+
+def test_whose_answer_is_given_in_conflict_is_told_of_the_largest_view_with_wilsons_interval():
+    small = made({"conflict_crop": [1, 1, 1, 1], "conflict_whole": [0, 0, 0, 0]}, view_tokens=1024)
+    # two of three crops that hit: (2/3 + 1.9207/3 -+ 1.96 sqrt(2/27 + 3.8415/36)) / (1 + 3.8415/3) = 0.573 -+ 0.365
+    large = made({"conflict_crop": [1, 1, 0, NAN], "conflict_whole": [0, 0, 1, NAN]}, view_tokens=16384)
+    assert contradicted_sentence([small, large], 20) == (
+        "Where its crop contradicts the view, 67 % [21, 94] of its answers are the crop's and 33 % [6, 79] the view's, at 16,384 tokens "
+        "(3 crops that hit)."
+    )
+    assert contradicted_sentence([small, made({"own": [1]})], 20) is None
 
 
 def test_few_questions_decide_nothing_but_a_large_loss():

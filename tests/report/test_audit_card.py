@@ -14,10 +14,11 @@ def card(name: str = "one", questions: str = "abc") -> Card:
     return Card(
         conduct=Conduct.WHEN_NEEDED,
         verdict="It looks when needed: <b>so</b>.",
+        contradicted="Where its crop contradicts the view, <i>so</i>.",
         rule=CONDUCT_RULE,
         protocol={
             **{"version": 1, "views": [1024, 16384], "sets": {"scenes": 100}, "sides_px": [2048], "effect": 0.1, "power": 0.8},
-            **{"questions": questions, "left_out": ["vstar: no files"]},
+            **{"questions": questions, "left_out": ["vstar: no files"], "changed": ["audit.samples=100"]},
         },
         agent={
             **{"name": name, "engine": "openai", "weights": name, "dialect": "deepeyes", "words": "own words", "prompts_hash": "0"},
@@ -42,7 +43,8 @@ def test_a_card_is_written_and_read_back_with_page_and_picture(tmp_path):
     write_card(card(), tmp_path)
     assert read_card(tmp_path / "card.json") == card()
     page = (tmp_path / "card.html").read_text()
-    assert "&lt;b&gt;so&lt;/b&gt;" in page and "8 of 8 got the same reply" in page and "vstar: no files" in page
+    assert "&lt;b&gt;so&lt;/b&gt;" in page and "&lt;i&gt;so&lt;/i&gt;" in page and "version 1, but for audit.samples=100" in page
+    assert "8 of 8 got the same reply" in page and "vstar: no files" in page
     assert "60.0<small>" in page  # D_noise at 1,024 tokens: 80 - 20
     assert (tmp_path / "card.png").stat().st_size > 5000
 

@@ -174,6 +174,8 @@ def test_a_picture_that_can_not_be_used_is_refused_before_a_policy_loads(picture
     monkeypatch.setattr(agents, "load_evaluated", lambda cfg: pytest.fail("a policy was loaded"))
     picture.write_bytes(picture.read_bytes()[:-100])
     cfg = composed(f"image={picture}", "question=What?", f"output={tmp_path / 'out'}", name="ask")
+    with pytest.raises(ValueError, match=r"^the image none\.png does not exist; give the path of a picture$"):
+        agents.opened("none.png")
     with pytest.raises(ValueError, match=r"the image .*photo\.png can't be used: .*truncated.*; give another one"):
         ask.run(cfg)
 

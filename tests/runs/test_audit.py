@@ -10,16 +10,12 @@ import pytest
 from hydra import initialize_config_dir
 
 import focus
+from focus import config
 from focus.config import CONF
+from focus.config.schema import AuditConfig
 from focus.data.scenes import Scenes, scene_spec
-from focus.evaluation.arms import Evaluator
-from focus.evaluation.measure import measure
-from focus.gap import Gap, Mode
 from focus.report.audit_card import Card, read_card
-from focus.rollout.engine import Sampling
-from focus.rollout.kv import KVEngine
-from focus.rollout.loop import RolloutLimits
-from focus.runs import audit
+from focus.runs import audit, probe
 from focus.runtime.endpoint import Outage
 from tests.support.agents import SMALL_AUDIT, Agent, conducts, images, truths
 from tests.support.protocol import Server, hurry
@@ -98,7 +94,72 @@ def test_an_audit_that_is_done_asks_nothing_again(agents, tmp_path):
     assert asked == [] and second.model_copy(update={"made": first.made}) == first
 
 
+def test_the_card_says_whose_answer_is_given_where_the_crop_contradicts_the_view(agents, tmp_path):
+    arms = "evaluation.arms=[own,noise,conflict]"
+    card = audited(agents["believes some crops"], tmp_path / "some", arms)
+    # 5 of 6 answers are the crop's, where the coin is. Wilson: (5/6 + 1.9208/6 -+ 1.96 sqrt(5/216 + 3.8415/144)) / (1 + 3.8415/6)
+    for entry in card.together:
+        assert entry.conflict["conflict_crop"] == pytest.approx((0.83333, 0.4365, 0.96995), abs=2e-5)
+        assert entry.conflict["conflict_whole"] == pytest.approx((0.16667, 0.03005, 0.5635), abs=2e-5)
+        assert entry.conflict["conflict_neither"][0] == 0
+        assert entry.dependence["D_noise"][0] == 0  # it knows every answer: D_noise says nothing of its belief
+    assert card.contradicted == (
+        "Where its crop contradicts the view, 83 % [44, 97] of its answers are the crop's and 17 % [3, 56] the view's, at 64 tokens "
+        "(6 crops that hit)."
+    )
+    for conduct, said in (("looks", "conflict_crop"), ("guesses", "conflict_neither")):
+        conflict = means(audited(agents[conduct], tmp_path / conduct, arms, "audit.views=[16]"), 16, "conflict")
+        assert conflict == dict.fromkeys(("conflict_crop", "conflict_whole", "conflict_neither"), 0) | {said: 1}
+    assert audited(agents["never looks"], tmp_path / "never", arms, "audit.views=[16]").contradicted is None
+
+
 # -------------------------------------------------------------------------------------------------------- misbehaviour
+
+
+def test_an_agent_that_always_calls_runs_out_of_turns_and_has_nothing_to_lose(agents, tmp_path):
+    call = '<grounding>{"bbox_2d": [0.1, 0.1, 0.9, 0.9], "source": "original_image"}</grounding>'
+    card = audited(lambda messages: call, tmp_path, "audit.views=[16]", "evaluation.arms=[own,noise]", "rollout.max_crops=2")
+    assert card.endings == {"out of turns": 6} and means(card, 16, "steps")["calls"] == 1
+    # three calls in each conversation: the third one is one too many
+    assert card.forms == {"call": 0.66667, "call: no crops are left, answer now": 0.33333} and card.spent.requests == 6 * (3 + 1)
+    assert means(card, 16, "accuracy") == {"own": 0, "noise": 0} and means(card, 16, "dependence") == {"D_noise": 0}
+    assert card.conduct == "undecided"  # none of six right may be up to 39 %
+
+
+def test_an_agent_that_forgets_the_first_messages_is_right_in_no_arm_with_a_crop(agents, tmp_path):
+    def forgetful(messages: Sequence[Mapping[str, Any]]) -> str:
+        return agents["crops for show"]([messages[0], *messages[-1:]])
+
+    card = audited(forgetful, tmp_path, "audit.views=[16]", "evaluation.arms=[own,noise,no_tool]")
+    assert means(card, 16, "accuracy") == {"own": 0, "noise": 0, "no_tool": COIN} and means(card, 16, "steps")["calls"] == 1
+
+
+def test_a_server_whose_context_ends_before_the_answer_is_said_to_have_cut_it(agents, tmp_path, monkeypatch):
+    hurry(monkeypatch)
+
+    def short(request: dict[str, Any]) -> tuple[str, str, int]:
+        text, _, _ = speaking(agents["looks"])(request)
+        return (text, "stop", 5) if len(images(request["messages"])) == 1 else ("<think>so it", "length", 3)
+
+    with Server(short) as server:
+        card = served(server, tmp_path, "audit.views=[16]", "audit.repeated=0", "evaluation.arms=[own,noise]")
+    assert card.endings == {"out of tokens": 6} and means(card, 16, "accuracy") == {"own": 0, "noise": 0}
+
+
+def test_a_server_that_refuses_a_second_image_gets_no_verdict(agents, tmp_path, monkeypatch):
+    hurry(monkeypatch)
+
+    class Narrow(Server):
+        """Has room for one image."""
+
+        def answer(self, path: str, body: dict[str, Any] | None) -> tuple[int, Any]:
+            if body is not None and len(images(body["messages"])) > 1:
+                return 400, {"error": {"message": "maximum context length is 2048 tokens"}}
+            return super().answer(path, body)
+
+    with Narrow(speaking(agents["looks"])) as server, pytest.raises(ValueError, match=r"No verdict: the server refused .* of a set"):
+        served(server, tmp_path / "card", "audit.views=[16]", "audit.repeated=0", "evaluation.arms=[own,noise,no_tool]")
+    assert read_card(tmp_path / "card/card.json").endings == {"refused": 6}
 
 
 def test_an_agent_that_calls_in_anothers_form_or_answers_in_prose_is_told_so(agents, tmp_path):
@@ -211,18 +272,33 @@ def test_a_server_that_is_not_there_is_one_message(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- weights
 
 
-def test_the_card_of_weights_that_run_here_has_the_numbers_of_their_probe(tmp_path):
-    from focus.model.loading import EMBEDDED, load_model
-
-    quick = ("rollout=kv", "audit.views=[16]", "evaluation.arms=[own,noise]", "evaluation.temperature=1.0")
-    cfg = settings(tmp_path, Path("embedded"), *SMALL_AUDIT, *quick, "audit.samples=2", "audit.published=[vstar]", name="audit")
+def test_the_card_of_weights_that_run_here_has_the_numbers_of_their_probe(tmp_path, monkeypatch):
+    """The same arms, scenes and views by the command `probe`: every number of the card that a probe has is the same."""
+    monkeypatch.setattr("focus.runs.probe.draw_probe", lambda *_: None)
+    quick = ("rollout=kv", "threads=1", "evaluation.arms=[own,noise,gt,conflict,tool_free]", "evaluation.temperature=1.0")
+    shown = ("evaluation.resamples=50", "evaluation.samples=6", "views=[64]", "data.side_px=224", "pictures=1", "kept_mib=0")
+    probe.run(settings(tmp_path / "probe", Path("embedded"), *quick, *shown, name="probe"))
+    arms = (*SMALL_AUDIT, *quick, "audit.views=[64]", "audit.published=[vstar]")
+    cfg = settings(tmp_path / "audit", Path("embedded"), *arms, name="audit")
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):  # as a command has
         audit.run(cfg)
-    card, model = read_card(tmp_path / "card.json"), load_model(EMBEDDED, "tiny")
-    limits = RolloutLimits(1, 64, Sampling(1.0, 40))
-    evaluator = Evaluator(model, KVEngine(model), Gap(Mode.FIXED, 16, 28), limits, 0, ["own", "noise"], 3)
-    outcome, _ = measure(evaluator, Scenes(scene_spec(1, None, 224), "eval", 2), None)
-    assert means(card, 16, "accuracy") == {"own": round(outcome.mean("own"), 5), "noise": round(outcome.mean("noise"), 5)}
-    assert means(card, 16, "steps")["calls"] == round(outcome.mean("called"), 5)
-    assert card.agent.weights == model.weights_hash() and card.spent.requests == 0
+    card, recorded = read_card(tmp_path / "audit/card.json"), json.loads((tmp_path / "probe/probe.json").read_text())
+    for entry in card.together:
+        of_probe = recorded["views"][str(entry.view_tokens)]["metrics"]
+        numbers = entry.accuracy | entry.dependence | entry.conflict
+        assert {name: list(interval) for name, interval in numbers.items()} == {name: of_probe[name] for name in numbers}
+        assert {"own", "noise", "gt", "tool_free", "D_noise"} <= set(numbers)
+        steps = {"calls": "called", "hits": "hit", "reads": "reads"}
+        assert {step: entry.steps[step][0] for step in steps} == {step: of_probe[name][0] for step, name in steps.items()}
+    assert card.together[0].conflict  # some crop hit
+    assert card.agent.weights == recorded["weights"] and card.spent.requests == 0
     assert card.protocol.left_out == ["vstar: no files in published/vstar"]
+    assert "audit.samples=6" in card.protocol.changed and "audit.sides_px=[224]" in card.protocol.changed
+
+
+def test_the_card_of_a_policy_in_a_folder_lies_beside_it_and_that_of_a_served_one_under_outputs(tmp_path):
+    (tmp_path / "run/policy").mkdir(parents=True)
+    cfg = config.validated(settings(tmp_path, Path("my/agent"), "policy.dialect=deepeyes", "output=null", name="audit"), AuditConfig)
+    assert audit.output_of(cfg) == Path("outputs/audit/agent")
+    local = cfg.model_copy(update={"policy": cfg.policy.model_copy(update={"checkpoint": str(tmp_path / "run/policy")})})
+    assert audit.output_of(local) == tmp_path / "run/audit"

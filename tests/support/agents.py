@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from focus.data.boxes import Box, settle
+from focus.data.drawn import twin_of
 from focus.data.sample import Sample
 from focus.gap import Gap, Mode, cut
 
@@ -28,13 +29,15 @@ TOKEN_PX, CROP_TOKENS = 28, 1024
 
 @dataclass(frozen=True)
 class Truth:
-    """What an agent may know of a question. `sharp`: it is shown at its largest view."""
+    """What an agent may know of a question. `sharp`: it is shown at its largest view. `twin`: its image with another answer."""
 
     answer: str
     box: Box  # in fractions of the image
     crop: bytes  # pixels of that box
     coin: bool  # the same for a question at every view
     sharp: bool
+    twin_answer: str
+    twin_crop: bytes  # pixels of that box
 
 
 def truths(samples: Sequence[Sample], views: Sequence[int]) -> dict[bytes, Truth]:
@@ -47,11 +50,14 @@ def truths(samples: Sequence[Sample], views: Sequence[int]) -> dict[bytes, Truth
         sides = (*sample.size, *sample.size)
         inset = (0.25, 0.25, -0.25, -0.25)  # of a pixel, so that rounding outward gives these pixels again
         box = tuple((value + add) / side for value, add, side in zip(box_px, inset, sides, strict=True))
+        other = twin_of(sample)
+        assert other is not None
+        twin = other.answers[0], pixels(cut(other.open(), box_px, other.size, CROP_TOKENS, TOKEN_PX).image)
         for tokens in views:
             view, source = Gap(Mode.FIXED, tokens, TOKEN_PX).view_of(sample, sample.open())
             crop = cut(source, box_px, sample.size, CROP_TOKENS, TOKEN_PX)
             sharp = tokens == max(views)
-            known[pixels(view.image)] = Truth(sample.answers[0], box, pixels(crop.image), coin, sharp)  # type: ignore[arg-type]
+            known[pixels(view.image)] = Truth(sample.answers[0], box, pixels(crop.image), coin, sharp, *twin)  # type: ignore[arg-type]
     return known
 
 
@@ -77,8 +83,13 @@ def images(messages: Sequence[Mapping[str, Any]]) -> list[bytes]:
     return [pixels(image_of(part)) for part in parts]
 
 
-def agent(known: Mapping[bytes, Truth], calls: Callable[[Truth], bool], answers: Callable[[Truth, bool], bool]) -> Agent:
-    """An agent that calls once where `calls`, and is right where `answers`, which is told whether it sees its crop."""
+def agent(
+    known: Mapping[bytes, Truth], calls: Callable[[Truth], bool], answers: Callable[[Truth, bool], bool], believes: Callable[[Truth], bool]
+) -> Agent:
+    """An agent that calls once where `calls`, and is right where `answers`, which is told whether it sees its crop.
+
+    Where `believes`, it gives the answer of the twin's crop if it is shown that.
+    """
 
     def say(messages: Sequence[Mapping[str, Any]]) -> str:
         view, *crops = images(messages) or [b""]
@@ -87,6 +98,8 @@ def agent(known: Mapping[bytes, Truth], calls: Callable[[Truth], bool], answers:
         truth = known[view]
         if "<grounding>" in messages[0]["content"] and len(messages) == 2 and calls(truth):
             return f'<think>closer</think><grounding>{{"bbox_2d": {list(truth.box)}, "source": "original_image"}}</grounding>'
+        if crops and crops[-1] == truth.twin_crop and believes(truth):
+            return f"<answer>{truth.twin_answer}</answer>"
         right = answers(truth, bool(crops) and crops[-1] == truth.crop)
         return f"<answer>{truth.answer if right else 'no idea'}</answer>"
 
@@ -96,9 +109,10 @@ def agent(known: Mapping[bytes, Truth], calls: Callable[[Truth], bool], answers:
 def conducts(known: Mapping[bytes, Truth]) -> dict[str, Agent]:
     """The agents by their conduct."""
     return {
-        "looks": agent(known, lambda truth: True, lambda truth, sees: sees),
-        "never looks": agent(known, lambda truth: False, lambda truth, sees: truth.coin),
-        "looks when needed": agent(known, lambda truth: not truth.sharp, lambda truth, sees: sees or truth.sharp),
-        "crops for show": agent(known, lambda truth: True, lambda truth, sees: truth.coin),
-        "guesses": agent(known, lambda truth: True, lambda truth, sees: False),
+        "looks": agent(known, lambda truth: True, lambda truth, sees: sees, lambda truth: True),
+        "never looks": agent(known, lambda truth: False, lambda truth, sees: truth.coin, lambda truth: False),
+        "looks when needed": agent(known, lambda truth: not truth.sharp, lambda truth, sees: sees or truth.sharp, lambda truth: True),
+        "crops for show": agent(known, lambda truth: True, lambda truth, sees: truth.coin, lambda truth: False),
+        "guesses": agent(known, lambda truth: True, lambda truth, sees: False, lambda truth: False),
+        "believes some crops": agent(known, lambda truth: True, lambda truth, sees: True, lambda truth: truth.coin),
     }

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -306,15 +307,17 @@ def signals():
         signal.signal(each, handler)
 
 
-def test_sigterm_ends_with_its_status_and_a_sentence_in_any_phase(signals, capsys):
+@pytest.mark.parametrize("keeps", [True, False])
+def test_sigterm_ends_with_its_status_and_a_sentence_in_any_phase(signals, capsys, tmp_path, keeps):
     def run(_):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(60)
+        with config.alone(tmp_path / "run") if keeps else nullcontext():  # a server keeps nothing that could be resumed
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
 
     with pytest.raises(SystemExit) as ended:
         config.guarded(run, OmegaConf.create())
     assert ended.value.code == 143
-    assert capsys.readouterr().err == "focus: ended by SIGTERM; run the same command again to resume\n"
+    assert capsys.readouterr().err == f"focus: ended by SIGTERM{'; run the same command again to resume' * keeps}\n"
 
 
 def test_a_job_of_submitit_keeps_the_handlers_that_requeue_it(signals, monkeypatch):
