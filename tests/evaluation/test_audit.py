@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from experiments.audit import calibrate
+from experiments.audit import calibrate, policies
 from focus.evaluation.audit import Cost, chain, expected_cost, forms, pooled, questions_needed
 from focus.model.dialect import dialect_names, read_dialect
 from focus.model.prompts import Answer, Fault, Malformed
@@ -165,6 +165,16 @@ def test_the_table_of_the_calibration_is_its_record():
     for row in record["rows"]:
         shares = " | ".join(f"{100 * row[name]:.1f} %" for name in ("right", "undecided", "wrong"))
         assert f"| {row['agent']} | {row['truth']} | {shares} |" in page
+
+
+def test_the_table_of_our_own_policies_is_its_record_and_no_answer_differs_from_the_recorded_ones():
+    record = json.loads(policies.RECORD.read_text())
+    page = (policies.RECORD.parent / "README.md").read_text()
+    assert [row["policy"] for row in record] == ["base", "gap", "no gap"]
+    for label in policies.ROWS:
+        assert f"| {label} | " + " | ".join(policies.cell(row["numbers"][label]) for row in record) + " |" in page
+    assert "| verdict | " + " | ".join(row["conduct"] for row in record) + " |" in page
+    assert [set(row["differ from the record"].values()) for row in record] == [{0}] * 3
 
 
 def test_an_agent_of_the_calibration_gets_its_verdict_again():
