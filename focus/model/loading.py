@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HTTPError, StrictDataclassError
 from peft import LoraConfig
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
@@ -44,6 +45,7 @@ def load_model(folder: str | Path, dialect: str, dtype: str = "float32", prompts
     if Path(name).is_absolute() or name.startswith(".") or Path(name).exists():
         _check_files(Path(name))
     try:
+        _ask_hub(name)
         config = AutoConfig.from_pretrained(name)
         _check_family(name, config.model_type)
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -51,7 +53,7 @@ def load_model(folder: str | Path, dialect: str, dtype: str = "float32", prompts
         video = cached_file(
             name, VIDEO_PROCESSOR, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
         )
-    except OSError as error:
+    except (OSError, HTTPError) as error:
         raise ValueError(
             f"policy.checkpoint is {name}, which is not a folder here, and can't be downloaded from the hub. Without a network, download "
             f"it elsewhere and set its folder: policy.checkpoint=/path/to/folder. The hub client's error: {error}"
@@ -80,6 +82,12 @@ def load_model(folder: str | Path, dialect: str, dtype: str = "float32", prompts
             "Copy the folder again, or use the config.json that belongs to these weights"
         )
     return PolicyModel(model, tokenizer, image_processor, chosen, json.loads(Path(video).read_text()) if video else None)
+
+
+def _ask_hub(name: str) -> None:
+    """Ask the hub once for a model that is neither a folder nor kept here: without an answer its client would try for half a minute."""
+    if not Path(name).exists() and not isinstance(try_to_load_from_cache(name, "config.json"), str):
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=10)
 
 
 def _check_dialect(name: str, model_type: str, tokenizer: Any, chosen: Dialect) -> None:

@@ -262,6 +262,20 @@ def test_a_hub_name_without_a_network_says_how_to_give_a_folder():
         loading.load_model("Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_5_vl")
 
 
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    asked = []
+
+    def silent(url: str, timeout: float) -> None:
+        asked.append(url)
+        raise loading.HTTPError("no route")
+
+    monkeypatch.setattr(loading, "get_hf_file_metadata", silent)
+    monkeypatch.setattr(loading.AutoConfig, "from_pretrained", lambda name: pytest.fail("its client tries six times"))
+    with pytest.raises(ValueError, match=r"can't be downloaded from the hub.*no route"):
+        loading.load_model("nobody/nothing", "qwen2_5_vl")
+    assert len(asked) == 1 and asked[0].endswith("/nobody/nothing/resolve/main/config.json")
+
+
 def test_a_folder_that_does_not_exist_is_said_to_be_none():
     with pytest.raises(ValueError, match=r"/nowhere/policy, which is not a folder"):
         loading.load_model("/nowhere/policy", "qwen2_5_vl")
