@@ -67,6 +67,11 @@ def expected_cost(
     return Cost(questions * len(prompts), questions * sum(prompts), questions * len(prompts) * TURN_TOKENS)
 
 
+def shown_tokens(view_tokens: int, sides_px: Sequence[int], token_px: int) -> int:
+    """Mean visual tokens of a view of square images of these sides, in turn: a view is never larger than its image."""
+    return round(sum(min(view_tokens, round(side / token_px) ** 2) for side in sides_px) / len(sides_px))
+
+
 def chain(outcome: Outcome, resamples: int) -> dict[str, Interval]:
     """Calls, hits, reads and use on hit, each with its interval: the four steps from a question to a crop that mattered.
 

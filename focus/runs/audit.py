@@ -29,7 +29,7 @@ from focus.data.identity import questions_digest
 from focus.data.sample import Limits, Sample
 from focus.data.source import open_source
 from focus.evaluation.arms import can_play
-from focus.evaluation.audit import Cost, endings, expected_cost, forms, pooled, questions_needed
+from focus.evaluation.audit import Cost, endings, expected_cost, forms, pooled, questions_needed, shown_tokens
 from focus.evaluation.measure import measure
 from focus.evaluation.outcome import Outcome, load_outcomes, refuse_other_probe, save_outcomes
 from focus.gap import Gap, Mode
@@ -196,7 +196,7 @@ def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Con
     try:
         common = this.common_arms(first)
         arms = {name: this.arms_of(name, samples, common) for name, samples in sets.items()}
-        _print_cost(cfg, {name: len(samples) for name, samples in sets.items()}, arms, console)
+        _print_cost(cfg, {name: len(samples) for name, samples in sets.items()}, arms, this.model.token_px, console)
         digest = hashlib.blake2b(" ".join(questions_digest(samples) for samples in sets.values()).encode(), digest_size=8).hexdigest()
         outcomes, facts = _played(this, sets, arms, digest, output)
     except Outage as outage:
@@ -266,13 +266,17 @@ def _published(cfg: AuditConfig, count: int, left_out: list[str]) -> dict[str, S
     return found
 
 
-def _print_cost(cfg: AuditConfig, counts: Mapping[str, int], arms: Mapping[str, Sequence[str]], console: Console) -> None:
-    """What the audit will ask for, before it asks."""
+def _print_cost(cfg: AuditConfig, counts: Mapping[str, int], arms: Mapping[str, Sequence[str]], token_px: int, console: Console) -> None:
+    """What the audit will ask for, before it asks. Views of published images count as full."""
+    r, a = cfg.rollout, cfg.audit
 
     def cost(crops: int) -> Cost:
-        r = cfg.rollout
         parts = [
-            expected_cost(n, ["own", *arms[name]], view, r.crop_tokens, crops) for name, n in counts.items() for view in cfg.audit.views
+            expected_cost(
+                n, ["own", *arms[name]], shown_tokens(view, a.sides_px, token_px) if name in a.made else view, r.crop_tokens, crops
+            )
+            for name, n in counts.items()
+            for view in a.views
         ]
         return sum(parts, Cost(0, 0, 0))
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from experiments.audit import calibrate, policies
-from focus.evaluation.audit import Cost, chain, expected_cost, forms, pooled, questions_needed
+from focus.evaluation.audit import Cost, chain, expected_cost, forms, pooled, questions_needed, shown_tokens
 from focus.model.dialect import dialect_names, read_dialect
 from focus.model.prompts import Answer, Fault, Malformed
 from focus.report.verdict import Conduct, conduct_sentence, contradicted_sentence, judge_conduct
@@ -50,11 +50,14 @@ def test_the_cost_counts_a_request_for_every_turn_and_the_images_that_it_shows()
     assert one + three == Cost(45, one.prompt_tokens + three.prompt_tokens, 9000)
 
 
-@pytest.mark.parametrize(("questions", "requests", "millions"), [(48, 1296, 11.0), (156, 4212, 35.6), (500, 13500, 114.1)])
+@pytest.mark.parametrize(("questions", "requests", "millions"), [(48, 1296, 9.4), (156, 4212, 30.4), (500, 13500, 97.5)])
 def test_the_cost_that_the_page_names_is_that_of_the_protocol(questions, requests, millions):
     arms = yaml.safe_load((CONF / "audit.yaml").read_text())["evaluation"]["arms"]
     protocol = yaml.safe_load((CONF / "audit/v1.yaml").read_text())
-    cost = sum((expected_cost(questions, arms, view, 1024, 1) for view in protocol["views"]), Cost(0, 0, 0))
+    # of 2,048 px a view has at most 73 x 73 = 5,329 tokens
+    shown = [shown_tokens(view, protocol["sides_px"], 28) for view in protocol["views"]]
+    assert shown == [1024, 4096, round((5329 + 2 * 16384) / 3)]
+    cost = sum((expected_cost(questions, arms, view, 1024, 1) for view in shown), Cost(0, 0, 0))
     assert (cost.requests, round(cost.prompt_tokens / 1e6, 1)) == (requests, millions)
     page = (CONF.parent / "docs/audit.md").read_text()
     assert f"| {questions} | {requests:,} | {millions} M |" in page
