@@ -388,6 +388,8 @@ def audit_problems(cfg: AuditConfig) -> list[str]:
         problems.append(f"data.source is {cfg.data.source}; the audit chooses its sets by audit.made and audit.published")
     if "noise" not in cfg.evaluation.arms:
         problems.append("evaluation.arms lacks noise, on which the verdict rests; add it")
+    if cfg.audit.views != sorted(set(cfg.audit.views)):
+        problems.append(f"audit.views is {cfg.audit.views}; write them from the smallest to the largest: {sorted(set(cfg.audit.views))}")
     if not cfg.audit.made:
         problems.append("audit.made is [], but the verdict rests on the drawn sets; name scenes, pages or both")
     if unknown := [name for name in cfg.audit.published if name not in SETS]:

@@ -103,7 +103,8 @@ def audit(
 def output_of(cfg: AuditConfig) -> Path:
     """`audit` beside a policy folder; outputs/audit/NAME for an agent that is no folder."""
     agent = Path(cfg.policy.checkpoint)
-    beside = agent.parent / "audit" if agent.is_dir() else Path("outputs/audit") / agent.name
+    weights_here = cfg.rollout.engine != "openai" and agent.is_dir()
+    beside = agent.parent / "audit" if weights_here else Path("outputs/audit") / agent.name
     return Path(cfg.output) if cfg.output else beside
 
 

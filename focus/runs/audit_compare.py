@@ -15,5 +15,5 @@ def run(composed: DictConfig) -> None:
     cards = [read_card(Path(path)) for path in cfg.cards]
     write_comparison(cards, Path(cfg.output))
     for card in cards:
-        print(f"{card.agent.name}: {card.verdict}")
+        print(f"{card.agent.name}:", *filter(None, (card.verdict, card.contradicted)))
     print(f"page: {cfg.output}")

@@ -262,6 +262,11 @@ def test_a_server_that_restarts_a_prefilled_turn_is_not_measured_in_that_arm(age
     assert card.protocol.left_out == ["the arm tool_free: the server starts a turn again instead of continuing it"]
 
 
+def test_views_that_do_not_grow_are_refused_because_the_verdict_rests_on_the_first(tmp_path):
+    with pytest.raises(ValueError, match=r"audit\.views is \[64, 16, 16\]; write them from the smallest to the largest: \[16, 64\]"):
+        focus.audit(lambda messages: "", "audit.views=[64,16,16]", dialect="mini_o3", output=tmp_path)
+
+
 def test_a_server_that_is_not_there_is_one_message(tmp_path):
     with pytest.raises(ValueError, match="cannot be reached"):
         focus.audit("http://127.0.0.1:9/v1", *SMALL_AUDIT, dialect="mini_o3", name="x", output=tmp_path)
@@ -296,9 +301,12 @@ def test_the_card_of_weights_that_run_here_has_the_numbers_of_their_probe(tmp_pa
     assert "audit.samples=6" in card.protocol.changed and "audit.sides_px=[224]" in card.protocol.changed
 
 
-def test_the_card_of_a_policy_in_a_folder_lies_beside_it_and_that_of_a_served_one_under_outputs(tmp_path):
+def test_the_card_of_weights_that_run_here_lies_beside_them_and_that_of_a_served_agent_under_outputs(tmp_path):
     (tmp_path / "run/policy").mkdir(parents=True)
-    cfg = config.validated(settings(tmp_path, Path("my/agent"), "policy.dialect=deepeyes", "output=null", name="audit"), AuditConfig)
-    assert audit.output_of(cfg) == Path("outputs/audit/agent")
-    local = cfg.model_copy(update={"policy": cfg.policy.model_copy(update={"checkpoint": str(tmp_path / "run/policy")})})
-    assert audit.output_of(local) == tmp_path / "run/audit"
+
+    def output(*engine: str) -> Path:
+        cfg = settings(tmp_path, tmp_path / "run/policy", *engine, "output=null", name="audit")
+        return audit.output_of(config.validated(cfg, AuditConfig, here=False))
+
+    assert output("rollout=kv") == tmp_path / "run/audit"
+    assert output("policy.dialect=deepeyes") == Path("outputs/audit/policy")
