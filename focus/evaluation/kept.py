@@ -156,7 +156,11 @@ class Kept:
                 self._rows.append(row | _reward(examples[i]))
 
     def write(self) -> None:
-        """Write the table; an earlier one of this name is replaced. A table without rows is not written."""
+        """Write the table; an earlier one of this name is replaced, of whatever number of ranks. One without rows is not written."""
+        if self.rank == 0:
+            for path in table_files(self.folder.parent).get(self.about.name, []):
+                if int(path.name.split(".")[1]) >= distributed.ranks():
+                    path.unlink()
         if not self._rows:
             return
         about = {"version": VERSION, **asdict(self.about), "arms": list(dict.fromkeys(row["arm"] for row in self._rows))}

@@ -26,10 +26,14 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def ranks() -> int:
+    """The number of ranks."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def shard(items: Sequence[Item]) -> list[Item]:
     """The items of this rank: every n-th one. Ranks get equally many, give or take one."""
-    ranks = dist.get_world_size() if dist.is_initialized() else 1
-    return [items[i] for i in range(rank(), len(items), ranks)]
+    return [items[i] for i in range(rank(), len(items), ranks())]
 
 
 def all_gather(part: Item) -> list[Item]:

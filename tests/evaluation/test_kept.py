@@ -13,6 +13,7 @@ from PIL import Image
 
 from focus.evaluation.kept import KEY, VERSION, About, BadTable, Kept, read_contents, read_listed, read_row, table_files
 from focus.rewards import examples, score
+from focus.runtime import distributed
 from tests.support.examples import answered, opened, right, zoomed
 from tests.support.trajectories import stage1
 
@@ -99,6 +100,31 @@ def test_beyond_the_bound_a_question_keeps_its_texts_and_boxes(tmp_path):
     assert first["pictures"] and first["view"]["hash"]
     assert not second["pictures"] and second["view"] == {"hash": None, "width": 112, "height": 112, "tokens": 16}
     assert second["turns"][0]["box_px"] == [112.0, 112.0, 224.0, 224.0] and second["original_hash"] is None
+
+
+def keep_in_ranks(folder: Path, *parts: list[int], patch: pytest.MonkeyPatch) -> list[str]:
+    """Each rank keeps its part of an update, one question a number; returns the ids of all rows."""
+    for rank, part in enumerate(parts):
+        patch.setattr(distributed, "rank", lambda rank=rank: rank)
+        patch.setattr(distributed, "ranks", lambda: len(parts))
+        kept = Kept(folder, ABOUT, mib=8)
+        kept.add_update([right(index) for index in part], [0.0] * len(part))
+        kept.write()
+    return sorted(row["id"] for paths in table_files(folder).values() for path in paths for row in read_listed(path).to_pylist())
+
+
+def test_ranks_keep_every_row_once_and_a_picture_of_both_once(tmp_path, monkeypatch):
+    ids = sorted(opened(index).sample.id for index in (3, 4, 4, 5))
+    assert keep_in_ranks(tmp_path, [3, 4], [4, 5], patch=monkeypatch) == ids
+    assert (
+        len(list((tmp_path / "trajectories/images").iterdir())) == 3 * 3
+    )  # view, crop and original of three questions, nothing half written
+
+
+def test_an_update_that_fewer_ranks_make_again_is_not_kept_twice(tmp_path, monkeypatch):
+    keep_in_ranks(tmp_path, [3], [4], patch=monkeypatch)
+    again = keep_in_ranks(tmp_path, [3, 4], patch=monkeypatch)
+    assert again == sorted(opened(index).sample.id for index in (3, 4))
 
 
 def test_an_original_that_is_a_file_is_named_and_not_copied(tmp_path):
