@@ -116,15 +116,22 @@ def swept_keys(points: Sequence[Point]) -> list[str]:
     return [key for key in points[0].values if key != "seed"] or ["seed"]
 
 
-def draw(points: Sequence[Point], metrics: Sequence[str]) -> Figure:
-    """A panel per swept key, metric and view: dots for points, a line of means, intervals."""
-    shown = [
+Panel = tuple[str, str, str]  # swept key, metric, view
+
+
+def panels_of(points: Sequence[Point], metrics: Sequence[str]) -> list[Panel]:
+    """Every panel of which something was measured."""
+    return [
         (key, metric, view)
         for key in swept_keys(points)
         for metric in metrics
         for view in ("own", "common")
         if any(p.mean(metric, view) == p.mean(metric, view) for p in points)
     ]
+
+
+def draw(points: Sequence[Point], shown: Sequence[Panel]) -> Figure:
+    """The panels: dots for points, a line of means, intervals."""
     columns, rows = min(PANELS_A_ROW, max(1, len(shown))), math.ceil(max(1, len(shown)) / PANELS_A_ROW)
     figure = Figure(figsize=(3.1 * columns, 2.8 * rows), layout="constrained")
     if not shown:
@@ -169,29 +176,50 @@ def _float_or_nan(value: str) -> float:
         return math.nan
 
 
-def write_sweep_page(path: Path, title: str, points: Sequence[Point], metrics: Sequence[str], figure: Figure, counted: str) -> None:
-    """Write the page of a sweep: the figure, and a row per point with a link to its page."""
-    picture = io.StringIO()
-    figure.savefig(picture, format="svg", metadata={"Date": None})
-    rows = [
-        {
-            "swept": list(point.values.values()),
-            "status": point.status,
-            "metrics": [number_text(point.mean(metric, "own")) for metric in metrics],
-            "page": f"{quote(point.folder.name)}/report.html" if (point.folder / "report.html").is_file() else None,
-        }
-        for point in points
-    ]
+def write_sweep_page(path: Path, title: str, points: Sequence[Point], metrics: Sequence[str], counted: str) -> None:
+    """Write the page of a sweep: its panels, and a row per point with a link to its page.
+
+    Seeds of one setting stand together, under their mean.
+    """
+    shown = panels_of(points, metrics)
+    groups: dict[tuple[str, ...], list[Point]] = defaultdict(list)
+    for point in points:
+        groups[tuple(value for key, value in point.values.items() if key != "seed")].append(point)
+    rows = []
+    for of_setting in groups.values():
+        if len(of_setting) > 1 and len(groups) > 1:
+            rows.append(
+                _row(of_setting[0].values | {"seed": f"mean of {len(of_setting)}"}, "", [_mean(of_setting, name) for name in metrics])
+            )
+        for point in of_setting:
+            page = f"{quote(point.folder.name)}/report.html" if (point.folder / "report.html").is_file() else None
+            rows.append(_row(point.values, point.status, [point.mean(name, "own") for name in metrics], page))
     write_html(
         path,
         "sweep.html",
         title=title,
         counted=counted,
-        figure="data:image/svg+xml;base64," + base64.b64encode(picture.getvalue().encode()).decode(),
-        about_figure=f"{', '.join(FACTORS[metric][0] for metric in metrics)} over {', '.join(swept_keys(points))}",
+        panels=[(_svg(draw(points, [panel])), f"{FACTORS[panel[1]][0]}, {panel[2]} view, over {panel[0]}") for panel in shown],
         columns=[*points[0].values, "status", *(FACTORS[metric][0] for metric in metrics)],
         points=rows,
     )
+
+
+def _row(values: Mapping[str, str], status: str, numbers: Sequence[float], page: str | None = None) -> dict[str, object]:
+    return {"swept": list(values.values()), "status": status, "metrics": [*map(number_text, numbers)], "page": page}
+
+
+def _mean(points: Sequence[Point], metric: str) -> float:
+    """The mean of the points that are measured, at their own views."""
+    means = [mean for point in points if (mean := point.mean(metric, "own")) == mean]
+    return sum(means) / len(means) if means else math.nan
+
+
+def _svg(figure: Figure) -> str:
+    """A figure as a data URL."""
+    picture = io.StringIO()
+    figure.savefig(picture, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(picture.getvalue().encode()).decode()
 
 
 def status_kind(status: str) -> str:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from focus import config
 from focus.config.schema import SweepConfig
-from focus.report.sweep import FACTORS, draw, number_text, points_of, status_kind, write_sweep_page, write_table
+from focus.report.sweep import FACTORS, draw, number_text, panels_of, points_of, status_kind, write_sweep_page, write_table
 
 
 def run(composed: DictConfig) -> None:
@@ -30,9 +30,9 @@ def run(composed: DictConfig) -> None:
     for point in points:
         table.add_row(*point.values.values(), point.status, *(number_text(point.mean(metric, "own")) for metric in metrics))
     Console(markup=False).print(table)
-    figure = draw(points, metrics)
+    figure = draw(points, panels_of(points, metrics))
     with config.writable(cfg.sweep):
         write_table(points, metrics, cfg.resamples, folder / "sweep.csv")
         figure.savefig(folder / "sweep.png", dpi=110)
-        write_sweep_page(folder / "sweep.html", folder.name, points, metrics, figure, counted)
+        write_sweep_page(folder / "sweep.html", folder.name, points, metrics, counted)
     print(f"table: {folder / 'sweep.csv'}\nfigure: {folder / 'sweep.png'}\npage: {folder / 'sweep.html'}")

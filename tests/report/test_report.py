@@ -24,7 +24,7 @@ from focus.report.glossary import meanings
 from focus.report.page import write_page
 from focus.report.picture import CROP_COLOURS, draw_trajectory, draw_view
 from focus.report.provenance import facts_text
-from focus.report.sweep import Point, draw, write_sweep_page
+from focus.report.sweep import Point, draw, panels_of, write_sweep_page
 from focus.report.table import Cell, Results, Row, cell_parts, markdown_table, print_table
 from focus.report.verdict import conflict_sentence, dependence_sentence, judge_conflict, judge_dependence, verdict_of
 from focus.rewards import Example, Scores, examples
@@ -433,20 +433,27 @@ def test_a_chart_draws_each_value_where_the_axes_say(tmp_path):
     assert '<text class="row" x="41" y="120.8">0</text>' in html and '<text class="column" x="141.0" y="138">2</text>' in html
 
 
-def test_the_page_of_a_sweep_shows_four_panels_a_row_and_links_finished_points(tmp_path):
+def test_the_page_of_a_sweep_shows_its_panels_groups_seeds_and_links_finished_points(tmp_path):
     points = []
-    for view, seed in ((16, 0), (256, 0)):
+    for seed, view in ((0, 16), (0, 256), (1, 16)):
         folder = tmp_path / f"gap.view_tokens={view},seed={seed}"
         folder.mkdir()
         outcome = Outcome(view, groups=["a"])
-        outcome.values = {metric: [0.5] for metric in METRICS}
+        outcome.values = {metric: [0.5 + 0.25 * seed] for metric in METRICS}
         points.append(Point({"gap.view_tokens": str(view), "seed": str(seed)}, folder, "finished", {"own": outcome, "common": outcome}))
     (points[0].folder / "report.html").write_text("its page")
     metrics = ["own", "D_noise", "called"]
-    figure = draw(points, metrics)
+    figure = draw(points, panels_of(points, metrics))
     assert len([axis for axis in figure.axes if axis.get_visible()]) == 6  # three metrics at two views
     assert {axis.get_subplotspec().get_geometry()[1] for axis in figure.axes} == {4}
-    write_sweep_page(tmp_path / "sweep.html", "<sweep>", points, metrics, figure, "2 points")
+    write_sweep_page(tmp_path / "sweep.html", "<sweep>", points, metrics, "3 points")
     html = (tmp_path / "sweep.html").read_text()
     assert html.count(">open</a>") == 1 and 'href="gap.view_tokens%3D16%2Cseed%3D0/report.html"' in html
-    assert "&lt;sweep&gt;" in html and "data:image/svg+xml;base64," in html and "accuracy, own crop, %" in html
+    assert "&lt;sweep&gt;" in html and html.count('<img src="data:image/svg+xml;base64,') == 6
+    assert 'alt="accuracy, own crop, %, own view, over gap.view_tokens"' in html
+    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in re.findall(r"<tr.*?</tr>", html, re.DOTALL)]
+    assert [row[:3] for row in rows[1:]] == [
+        *(["16", "mean", "of"], ["16", "0", "finished"], ["16", "1", "finished"]),
+        ["256", "0", "finished"],
+    ]
+    assert rows[1][4] == "62.5"  # of 50 and 75
