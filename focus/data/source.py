@@ -66,15 +66,15 @@ def open_source(
         written = write_annotated(path, Path(annotations), kept / "annotated.jsonl", repair)
         rules = ", ".join(f"{count} nested by {rule}" for rule, count in written.rules.items())
         print(f"{annotations}: {written.annotated} questions annotated ({rules}); {written.without} without boxes are left out")
-        _print_counts(annotations, "annotations", written.counted, written.first)
+        _print_counts(annotations, "annotation", "", written.counted, written.first)
         path = kept / "annotated.jsonl"
     if derive_px:
         derived = write_derived(path, kept / "derived.jsonl", derive_px)
         print(f"{path.name}: {derived} flat boxes grown into chains, the smallest at least {derive_px} px wide and high")
         path = kept / "derived.jsonl"
     samples, dropped = read_records(path, Path(root) if root else None, limits)
-    _print_counts(str(path), "records dropped", dropped, samples.first_met)
-    _print_counts(str(path), "records used although", samples.notes, samples.first_met)
+    _print_counts(str(path), "record", " dropped", dropped, samples.first_met)
+    _print_counts(str(path), "record", " used although", samples.notes, samples.first_met)
     if source == "records" and not mix:
         _check_images(samples)
     return samples
@@ -84,8 +84,8 @@ def _read_own(path: Path, columns: Mapping[str, str], root: str | None, kept: Pa
     """The records of a table of your own and the folder of their images. Prints the dropped rows."""
     folder = Path(root) if root else path.parent
     reading = ingest(own_set(path, columns), folder, cache_folder(path, columns, folder, kept.parent))
-    _print_counts(str(path), "rows dropped", reading.dropped, reading.first)
-    _print_counts(str(path), "rows used although", reading.notes, reading.first)
+    _print_counts(str(path), "row", " dropped", reading.dropped, reading.first)
+    _print_counts(str(path), "row", " used although", reading.notes, reading.first)
     return reading.samples.path, str(reading.samples.root)
 
 
@@ -110,8 +110,8 @@ def _read_published(name: str, root: Path, kept: Path) -> Records:
     except NoFiles as error:
         raise ValueError(f"{error}. {SETS[name].download(root)}") from error
     print(f"{name}: {len(reading.samples)} questions; published: {SETS[name].counts}")
-    _print_counts(name, "rows dropped", reading.dropped, reading.first)
-    _print_counts(name, "rows used although", reading.notes, reading.first)
+    _print_counts(name, "row", " dropped", reading.dropped, reading.first)
+    _print_counts(name, "row", " used although", reading.notes, reading.first)
     return reading.samples
 
 
@@ -139,6 +139,6 @@ def _image_root(records: Path) -> str | None:
     return read_json(manifest).get("root") if manifest.is_file() else None
 
 
-def _print_counts(name: str, what: str, counted: Mapping[str, int], first: Mapping[str, str]) -> None:
+def _print_counts(name: str, one: str, what: str, counted: Mapping[str, int], first: Mapping[str, str]) -> None:
     for reason, count in counted.items():
-        print(f"{name}: {count} {what}: {reason} (first: {first[reason]})")
+        print(f"{name}: {count} {one}{'s' * (count > 1)}{what}: {reason} (first: {first[reason]})")

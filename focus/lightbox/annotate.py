@@ -72,10 +72,16 @@ class Policy:
         self._agent: Agent | None = None
 
     def crops(self, sample: Sample, path: Path) -> dict[str, Any]:
-        """The policy's crops of a question as chains, and its answer. Raises ValueError if it can't be loaded or asked."""
+        """The policy's crops of a question as chains, and its answer. If it answers without a crop, it is asked again and must crop.
+
+        Raises ValueError if it can't be loaded or asked.
+        """
         with self._lock:
             self._agent = self._agent or Agent.load(self.checkpoint)
-            answer = self._agent.ask(path, sample.question, [text for _, text in sample.options])
+            options = [text for _, text in sample.options]
+            answer = self._agent.ask(path, sample.question, options)
+            if not answer.boxes_px:
+                answer = self._agent.ask(path, sample.question, options, must_crop=True)
         return {"chains": chains_of(answer.boxes_px), "answer": answer.text, "status": answer.status}
 
 
@@ -203,7 +209,10 @@ def router(project: Project | None, images: Images, policy: Policy | None) -> AP
             with tempfile.TemporaryDirectory(dir=target.folder) as folder:
                 path = Path(folder, Path(name).name[:100] or "export")
                 path.write_bytes(content)
-                result = target.take(path)
+                try:
+                    result = target.take(path)
+                except ValueError as error:
+                    raise ValueError(str(error).replace(f"{folder}/", "")) from error  # the annotator knows the file by its name
             unused = [f"{count} x {reason} (first: {result.first[reason]})" for reason, count in result.unused.items()]
             return {"imported": result.imported, "kept": result.kept, "unused": unused, "progress": target.progress()}
 

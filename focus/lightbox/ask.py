@@ -29,6 +29,7 @@ from focus.lightbox.places import Places
 from focus.lightbox.policies import Policies
 from focus.rollout.data_urls import data_url
 from focus.rollout.trajectory import Trajectory
+from focus.runtime.endpoint import Outage
 from focus.serving.chat import turn_json
 from focus.serving.slots import Ask, Busy, Slots
 
@@ -143,7 +144,7 @@ def router(places: Places, served: Sequence[ServedPolicyConfig] = ()) -> APIRout
         return Response(file.getvalue(), media_type="image/webp", headers={"Cache-Control": "private, max-age=3600"})
 
     @routes.post("/ask")
-    async def ask(asked: Asked, request: Request) -> StreamingResponse:
+    async def ask(asked: Asked, request: Request) -> Response:
         original = kept.picture(asked.picture)
 
         def play(on_turn: Any, stop: Any) -> Answer:
@@ -154,10 +155,10 @@ def router(places: Places, served: Sequence[ServedPolicyConfig] = ()) -> APIRout
         def finish(answer: Answer) -> dict[str, Any]:
             return {"key": kept.keep(asked.policy, answer), "right": _is_right(asked, answer)}
 
-        return _told(slots, request, play, finish)
+        return await _told(slots, request, play, finish)
 
     @routes.post("/again")
-    async def again(asked: Again, request: Request) -> StreamingResponse:
+    async def again(asked: Again, request: Request) -> Response:
         if asked.answer not in kept.answers:
             raise HTTPException(404, "this answer is not here any more; ask again")
         if asked.crops not in ("without", *COUNTERFACTUALS):
@@ -170,7 +171,7 @@ def router(places: Places, served: Sequence[ServedPolicyConfig] = ()) -> APIRout
                 return agent.without_crops(before, on_turn=on_turn, stop=stop)
             return agent.with_other_crops(before, asked.crops, on_turn=on_turn, stop=stop)
 
-        return _told(slots, request, play, lambda answer: {"changed": replace(before, counterfactual=answer).changed})
+        return await _told(slots, request, play, lambda answer: {"changed": replace(before, counterfactual=answer).changed})
 
     return routes
 
@@ -184,28 +185,46 @@ def _is_right(asked: Asked, answer: Answer) -> bool | None:
     return grade(answer.text, sample.answers, sample.scorer, sample.options, sample.question) >= RIGHT_FROM
 
 
-def _told(slots: Slots, request: Request, play: Ask, finish: Any) -> StreamingResponse:
-    """A conversation as lines of JSON: its view, each turn, the answer; or a fault, which is the last line."""
+async def _told(slots: Slots, request: Request, play: Ask, finish: Any) -> Response:
+    """A conversation as lines of JSON: its view, each turn, the answer; a fault on the way is the last line.
+
+    Raises HTTPException for a fault before it begins.
+    """
+    events = slots.play(request, play)
+    try:
+        first = await anext(events, None)
+    except Exception as error:
+        raise _as_http(error) from error
 
     async def lines() -> AsyncIterator[str]:
+        event = first
         try:
-            async with aclosing(slots.play(request, play)) as events:  # type: ignore[type-var]
-                begun = False
-                async for event in events:
+            async with aclosing(events):  # type: ignore[type-var]
+                while event is not None:
                     if isinstance(event, Answer):
                         line = _end(event) | finish(event)
                     else:
-                        line = {"turn": turn_json(event.turns[-1], True)} if begun else _beginning(event)
-                    begun = True
+                        line = _beginning(event) if event is first else {"turn": turn_json(event.turns[-1], True)}
                     yield json.dumps(line) + "\n"
-        except (HTTPException, ValueError, Busy) as error:
-            sentence = error.detail if isinstance(error, HTTPException) else str(error)
-            yield json.dumps({"fault": sentence or "too many questions are waiting; ask again later"}) + "\n"
+                    event = await anext(events, None)
         except Exception as error:
-            log.error("a conversation failed", exc_info=error)
-            yield json.dumps({"fault": "the conversation failed; the terminal of make lightbox says why"}) + "\n"
+            yield json.dumps({"fault": _as_http(error).detail}) + "\n"
 
     return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+
+def _as_http(error: Exception) -> HTTPException:
+    """What the page gets for a fault. One of the program is logged."""
+    if isinstance(error, HTTPException):
+        return error
+    if isinstance(error, Busy):
+        return HTTPException(429, "too many questions are waiting; ask again later")
+    if isinstance(error, Outage):
+        return HTTPException(502, str(error))
+    if isinstance(error, ValueError):
+        return HTTPException(422, str(error))
+    log.error("a conversation failed", exc_info=error)
+    return HTTPException(500, "the conversation failed; the terminal of make lightbox says why")
 
 
 def _beginning(t: Trajectory) -> dict[str, Any]:

@@ -96,9 +96,12 @@ def router(places: Places) -> APIRouter:
     ) -> dict[str, Any]:
         """Trajectories of one table, of all tables of a kind (`update`, `probe`, `evaluation`), or of `all`."""
         chosen = [name for name in filters.split(",") if name]
-        if unknown := [name for name in chosen if name not in FILTERS] + [sort] * (sort not in SORTS):
-            raise ValueError(f"there is no filter or order {unknown[0]}; there are {', '.join([*FILTERS, *SORTS])}")
-        found, problems = _tables(folder_of(run), lists)
+        if unknown := [name for name in chosen if name not in FILTERS]:
+            raise ValueError(f"there is no filter {unknown[0]}; there are {', '.join(FILTERS)}")
+        if sort not in SORTS:
+            raise ValueError(f"there is no order {sort}; there are {', '.join(filter(None, SORTS))}")
+        folder = folder_of(run)
+        found, problems = _tables(folder, lists)
         paths = [path for each in found if table in ("all", each["name"], each["kind"]) for path in each["files"]]
         listed = lists.together(paths, problems)
         # Masks first: of the rows themselves only one page is copied
@@ -107,6 +110,8 @@ def router(places: Places) -> APIRouter:
             texts = [pc.match_substring(listed[column], search, ignore_case=True) for column in ("question", "answer", "id")]
             among = pc.and_(among, pc.or_kleene(pc.or_kleene(texts[0], texts[1]), texts[2]))
         masks = {name: pc.and_kleene(among, condition(listed)) for name, condition in FILTERS.items()}
+        if not any((folder / FOLDER).glob("images/*.png")):  # they were removed
+            masks["with_pictures"] = pc.and_(masks["with_pictures"], False)
         kept = among
         for name in chosen:
             kept = pc.and_kleene(kept, masks[name])
@@ -181,6 +186,8 @@ def _nothing_kept(folder: Path) -> str:
         return (
             "This run has kept no trajectories yet. It keeps those of every report.trajectories_every-th update, of probes and evaluations."
         )
+    if (folder / FOLDER).is_dir():
+        return "What it played was interrupted before it was whole. The same command goes on, and its trajectories are here at the end."
     return (
         "This run keeps no trajectories: it was made by an earlier version of focus, it ended before its first kept update, or its folder "
         f"{FOLDER}/ was removed."

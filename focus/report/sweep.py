@@ -189,7 +189,7 @@ def write_sweep_page(path: Path, title: str, points: Sequence[Point], metrics: S
     for of_setting in groups.values():
         if len(of_setting) > 1 and len(groups) > 1:
             rows.append(
-                _row(of_setting[0].values | {"seed": f"mean of {len(of_setting)}"}, "", [_mean(of_setting, name) for name in metrics])
+                _row({**of_setting[0].values, "seed": f"mean of {len(of_setting)}"}, "", [_mean(of_setting, name) for name in metrics])
             )
         for point in of_setting:
             page = f"{quote(point.folder.name)}/report.html" if (point.folder / "report.html").is_file() else None

@@ -29,7 +29,8 @@ def run(composed: DictConfig) -> None:
     app = make_app(places, images, rooms, token)
     with listening(cfg.host, cfg.port) as listener:
         shown = f"[{cfg.host}]" if ":" in cfg.host else socket.gethostname() if cfg.host in ("0.0.0.0", "::") else cfg.host
-        print(f"The lightbox: http://{shown}:{cfg.port}/look{f'?token={token}' if token else ''} (ctrl-C ends it)", flush=True)
+        port, key = listener.getsockname()[1], f"?token={token}" if token else ""
+        print(f"The lightbox: http://{shown}:{port}/look{key} (ctrl-C ends it)", flush=True)
         if not (WEB / "node_modules").is_dir():
             print(f"Its viewers of large images and curves are not installed: run make env-lightbox, or npm ci in {WEB}", flush=True)
         serve(app, listener)

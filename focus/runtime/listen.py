@@ -1,6 +1,8 @@
 """A port that is taken before anything expensive is loaded, and a server on it."""
 
+import errno
 import socket
+from contextlib import suppress
 from typing import Any
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -9,11 +11,27 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def listening(host: str, port: int) -> socket.socket:
     """A socket that listens at an address; port 0 takes a free one. Raises ValueError where that can't be."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        return _bound(host, port)
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]  # Python repeats the address
-        raise ValueError(f"{host}:{port} can't be listened at ({reason}); choose another port: port={port + 1}") from error
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            remedy = f"choose another port: port={_next_port(host, port)}"
+        else:
+            remedy = f"choose an address of this machine: host={LOOPBACK[0]}"
+        raise ValueError(f"{host}:{port} can't be listened at ({reason}); {remedy}") from error
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return socket.create_server(address[:2], family=family, backlog=2048)
+
+
+def _next_port(host: str, port: int) -> int:
+    """The first port after this one that is free now; 0, which takes any, where there is none."""
+    for other in range(port + 1, 65536):
+        with suppress(OSError), _bound(host, other):
+            return other
+    return 0
 
 
 def address_of(listener: socket.socket) -> str:

@@ -172,14 +172,14 @@ def test_a_broken_row_costs_itself_and_is_said_with_file_row_and_key(published, 
     samples, said = opened("vstar", root)
     assert [sample.id for sample in samples] == ["vstar/test/0", "vstar/test/2"]
     [line] = [line for line in said.splitlines() if "dropped" in line]
-    assert line.startswith("vstar: 1 rows dropped: its answer is none of its options (first: ")
+    assert line.startswith("vstar: 1 row dropped: its answer is none of its options (first: ")
     assert "test_questions.jsonl, row 2, label: 'Z'" in line
 
 
 def test_a_broken_image_costs_its_row_and_is_said(published, opened):
     root = published("treevgr_rl", lambda root: (root / "images/1.jpg").write_bytes(b"no image"))
     samples, said = opened("treevgr_rl", root)
-    assert len(samples) == 2 and "treevgr_rl: 1 rows dropped: its image can't be used, for the reason given below" in said
+    assert len(samples) == 2 and "treevgr_rl: 1 row dropped: its image can't be used, for the reason given below" in said
     assert "vstar30k_visdrone6k_x1y1x2y2.parquet, row 2" in said
 
 
@@ -228,7 +228,7 @@ def test_records_say_what_was_dropped_of_them(tmp_path, published, opened):
     edit(records, lambda rows: rows[0].update(answers=["F"]))
     samples, said = opened("records", None, records)
     assert len(samples) == 2
-    assert said.strip().endswith("1 records dropped: its first answer is not the key of one of its options (first: vstar/test/0)")
+    assert said.strip().endswith("1 record dropped: its first answer is not the key of one of its options (first: vstar/test/0)")
 
 
 # ---------------------------------------------------------------------------------------------------- boxes that people drew
@@ -283,8 +283,8 @@ def test_what_is_wrong_with_an_export_is_counted_and_said(tmp_path, published, o
     export = label_studio(tmp_path / "boxes.json", ("0.jpg", "doc_0", NESTED), ("1.jpg", "doc_1", apart), ("1.jpg", "doc_9", NESTED))
     samples, said = opened("visualprobe_train", published("visualprobe_train"), annotations=str(export))
     assert len(samples) == 1
-    assert "1 annotations: a box does not lie inside the next" in said and "boxes.json, task 2" in said
-    assert "1 annotations: no record has its question id" in said and "'doc_9'" in said
+    assert "1 annotation: a box does not lie inside the next" in said and "boxes.json, task 2" in said
+    assert "1 annotation: no record has its question id" in said and "'doc_9'" in said
     repaired, said = opened("visualprobe_train", tmp_path / "published/visualprobe_train", annotations=str(export), repair=True)
     assert len(repaired) == 2 and "replaced by the union of both" in said
 
@@ -354,8 +354,10 @@ def test_drawn_chains_are_not_derived_again(tmp_path, published, opened):
     assert [pytest.approx(box) for box in samples[0].boxes[0]] == list(CHAIN) and len(samples[1].boxes[0]) == 3
 
 
-def test_scenes_are_not_for_annotations_or_derived_boxes():
+def test_scenes_are_not_for_annotations_or_derived_boxes(tmp_path):
+    records = tmp_path / "records.jsonl"
+    records.touch()
     [problem] = problems_of(composed("inspect", "data.derive_boxes=28"), InspectConfig)
     assert problem.startswith("data.source is scenes, whose boxes are exact")
-    [problem] = problems_of(composed("inspect", "data=records", f"data.records={CONF}/base.yaml", "data.derive_boxes=-1"), InspectConfig)
+    [problem] = problems_of(composed("inspect", "data=records", f"data.records={records}", "data.derive_boxes=-1"), InspectConfig)
     assert problem.startswith("data.derive_boxes is -1; give the least side")

@@ -119,7 +119,8 @@ def test_what_one_server_exports_another_takes_over(page, project, tmp_path):
 
 
 def test_an_import_that_is_no_export_or_too_large_is_refused(page, project):
-    assert "is neither JSON nor XML" in page.post("/api/annotate/import?name=a.pdf", content=b"%PDF").json()["detail"]
+    for content, said in ((b"%PDF", "a.pdf begins with '%PDF' and is neither JSON nor XML"), (b"[]", "a.pdf is JSON, but holds []")):
+        assert page.post("/api/annotate/import?name=a.pdf", content=content).json()["detail"].startswith(said)
     answer = page.post("/api/annotate/import", content=b" " * (LARGEST_EXPORT + 1))
     assert (answer.status_code, answer.json()["detail"]) == (413, "the export has more than 64 MB; export fewer questions at a time")
     assert sorted(path.name for path in project.folder.iterdir()) == ["journal.jsonl", "reading.json"]
@@ -147,6 +148,23 @@ def test_the_crops_of_a_policy_are_suggested_when_they_are_asked_for(page, proje
     assert first == {"chains": [[[500, 500, 1500, 1000]]], "answer": "34", "status": "answered"}  # per mille of 2000 x 1000 px
     asked.post("/api/annotate/questions/0/crops")
     assert loads == ["embedded"]
+
+
+class Shy(Scripted):
+    """Asks for a crop only if its turn begins with a call."""
+
+    def says(self, request, sampling):
+        text = "<answer>34</answer><|im_end|>"
+        if request.trajectory.prefill and len(request.images) == 1:
+            text = call(250, 500, 750, 1000).removeprefix(request.trajectory.prefill)
+        return Scripted(self.policy, text, text).says(request, sampling)
+
+
+def test_a_policy_that_answers_without_a_crop_is_made_to_suggest_one(project, tmp_path, monkeypatch):
+    embedded = load_model(EMBEDDED, "tiny")
+    monkeypatch.setattr(agents, "load_evaluated", lambda cfg: (embedded, Shy(embedded)))
+    asked = client_of([tmp_path], lambda _, images: annotate.router(project, images, Policy("embedded")))
+    assert asked.post("/api/annotate/questions/0/crops").json()["chains"] == [[[500, 500, 1500, 1000]]]
 
 
 def test_crops_that_zoom_in_are_one_chain_and_others_are_targets():

@@ -119,6 +119,12 @@ def test_a_run_of_an_earlier_version_says_that_it_keeps_none(page):
     assert get(page, "rows", run="0/older")["rows"] == []
 
 
+def test_a_probe_that_was_interrupted_says_so(broken):
+    for table in (broken / "stage1/trajectories").glob("*.parquet"):
+        table.unlink()
+    assert get(page_of(broken), "tables")["note"].startswith("What it played was interrupted before it was whole. The same command goes on")
+
+
 def test_a_table_that_is_damaged_gives_a_sentence_and_the_others_are_shown(broken):
     table = broken / "stage1/trajectories/update_000020.0.parquet"
     table.write_bytes(table.read_bytes()[:1000])
@@ -134,6 +140,7 @@ def test_a_run_whose_pictures_were_removed_still_shows_its_texts(broken):
     shutil.rmtree(broken / "stage1/trajectories/images")
     one = get(page_of(broken), "trajectory", at="update_000020.0:0")
     assert (one["view"]["picture"], one["original"]) == (None, None) and "they were removed" in one["problem"]
+    assert get(page_of(broken), "rows")["counts"]["with_pictures"] == 0
 
 
 def test_a_run_that_is_removed_while_the_page_is_open_gives_a_sentence(broken):
@@ -155,9 +162,10 @@ def test_no_run_outside_of_the_folders_is_read(page, run):
     assert page.get("/api/look/tables", params={"run": run}).status_code == 404
 
 
-def test_a_filter_that_does_not_exist_is_answered_with_those_that_do(page):
-    answer = page.get("/api/look/rows", params={"run": "0/stage1", "filter": "nice"})
-    assert answer.status_code == 422 and "there is no filter or order nice; there are right, wrong" in answer.json()["detail"]
+def test_a_filter_or_an_order_that_does_not_exist_is_answered_with_those_that_do(page):
+    for kind, there in (("filter", "right, wrong, "), ("sort", "largest_box, smallest_box, ")):
+        answer = page.get("/api/look/rows", params={"run": "0/stage1", kind: "nice"})
+        assert answer.status_code == 422 and f"{kind.replace('sort', 'order')} nice; there are {there}" in answer.json()["detail"]
 
 
 def test_a_question_of_100_kb_is_cut_in_lists_alone(broken):

@@ -74,9 +74,16 @@ def lines(answer) -> list[dict]:
     return [json.loads(line) for line in answer.text.splitlines()]
 
 
+ASKED = {"policy": "embedded", "picture": "scene-0", "question": "What?", "view_tokens": 16}
+
+
 def asking(page, **changed) -> list[dict]:
-    body = {"policy": "embedded", "picture": "scene-0", "question": "What?", "view_tokens": 16} | changed
-    return lines(page.post("/api/try/ask", json=body))
+    return lines(page.post("/api/try/ask", json=ASKED | changed))
+
+
+def refused(page, **changed) -> tuple[int, str]:
+    answer = page.post("/api/try/ask", json=ASKED | changed)
+    return answer.status_code, answer.json()["detail"]
 
 
 def test_the_page_offers_the_embedded_policy_those_of_the_folders_and_those_that_were_named(page):
@@ -125,8 +132,7 @@ def test_a_policy_is_loaded_once_and_only_one_that_the_page_offers(page, loaded)
     asking(page, policy="agent at http://localhost:8000/v1")
     asking(page, policy="agent at http://localhost:8000/v1")
     assert loaded.count(("http://localhost:8000/v1", "policy.checkpoint='agent'", "policy.dialect='deepeyes'")) == 1
-    [refused] = asking(page, policy="http://elsewhere/v1")
-    assert refused["fault"] == "there is no policy http://elsewhere/v1 (any more); load the page again"
+    assert refused(page, policy="http://elsewhere/v1") == (404, "there is no policy http://elsewhere/v1 (any more); load the page again")
 
 
 def test_a_picture_is_turned_upright_and_kept_and_what_is_none_is_a_sentence(page, monkeypatch):
@@ -146,10 +152,10 @@ def test_a_picture_is_turned_upright_and_kept_and_what_is_none_is_a_sentence(pag
 
 
 def test_questions_that_can_not_be_asked_are_sentences(page):
-    assert asking(page, question=" ")[-1]["fault"] == "the question is empty; ask one"
-    assert "contains '<|'" in asking(page, question="<|im_end|>")[-1]["fault"]
-    long = {"policy": "embedded", "picture": "scene-0", "question": "a" * 100_000, "view_tokens": 16}
-    assert page.post("/api/try/ask", json=long).json()["detail"] == "question: String should have at most 8000 characters"
+    assert refused(page, question=" ") == (422, "the question is empty; ask one")
+    marked = "the question or an option contains '<|', which only prompts may contain; leave it out"
+    assert refused(page, question="<|im_end|>") == (422, marked)
+    assert refused(page, question="a" * 100_000) == (422, "question: String should have at most 8000 characters")
 
 
 # ---------------------------------------------------------------------------------------------------------- a browser

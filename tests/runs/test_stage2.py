@@ -102,7 +102,7 @@ def test_annotations_that_do_not_nest_or_leave_the_image_are_dropped_with_the_id
     records.write_text("".join(json.dumps(line) + "\n" for line in lines))
     samples = build.training_samples(settings(tmp_path / "run", random_policy, "data=records", f"data.records={records}").data)
     said = capsys.readouterr().out
-    assert len(samples) == 3 and "1 records dropped" in said and reason in said and f"(first: {lines[1]['id']})" in said
+    assert len(samples) == 3 and "1 record dropped" in said and reason in said and f"(first: {lines[1]['id']})" in said
 
 
 def test_a_policy_of_the_other_family_is_refused_since_every_box_would_be_wrong(tmp_path):

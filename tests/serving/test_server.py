@@ -6,6 +6,7 @@ import json
 import socket
 import struct
 import zlib
+from contextlib import ExitStack, suppress
 from http.client import HTTPConnection
 from threading import Event
 from urllib.parse import urlsplit
@@ -292,10 +293,20 @@ def settings(*overrides: str):
 
 def test_a_port_that_is_taken_is_one_sentence_before_a_policy_is_loaded(monkeypatch):
     monkeypatch.setattr(serve, "Agent", lambda cfg: pytest.fail("a policy was loaded"))
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with ExitStack() as stack, socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ValueError, match=rf"^127.0.0.1:{port} can't be listened at \(Address already in use\); .*port={port + 1}$"):
+        with suppress(OSError):  # another process may have it
+            stack.enter_context(socket.create_server(("127.0.0.1", port + 1)))
+        with pytest.raises(ValueError, match=rf"^127.0.0.1:{port} can't be listened at \(Address already in use\); choose another") as said:
             serve.run(settings(f"port={port}"))
+        free = int(str(said.value).rpartition("port=")[2])
+        assert free > port + 1
+        socket.create_server(("127.0.0.1", free)).close()
+
+
+def test_a_host_that_is_no_address_of_this_machine_is_not_answered_with_another_port():
+    with pytest.raises(ValueError, match=r"can't be listened at .*; choose an address of this machine: host=127.0.0.1$"):
+        serve.run(settings("host=192.0.2.1", "key_env=HOME"))
 
 
 def test_the_command_serves_a_policy_by_the_name_of_its_checkpoint_and_says_where(embedded, monkeypatch, capsys):

@@ -93,7 +93,8 @@ def _unread_questions(path: Path, tally: Tally) -> Iterator[Unread]:
     try:
         export = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} begins with {bare[:40]!r} and is neither JSON nor XML ({error}); it may be {FORMATS}") from error
+        seen = bare[:40].decode(errors="replace")
+        raise ValueError(f"{path} begins with {seen!r} and is neither JSON nor XML ({error}); it may be {FORMATS}") from error
     if isinstance(export, list):
         tasks = [task for task in export if isinstance(task, dict)]
         if any("data" in task or "annotations" in task for task in tasks):

@@ -133,7 +133,7 @@ def _write_rows(published: Published, root: Path, kept: Path, partial: Path) -> 
                 if bad.reason is Reason.NO_IMAGE:
                     missing[str(bad.seen)] = None
                 excerpt = str(bad.seen)[: REASON if bad.reason is Reason.BAD_IMAGE else SHOWN]
-                message = f"{native_id}: {_describe(location, root)}, {bad.key}: {excerpt!r}"
+                message = f"{_place(native_id, location, root)}, {bad.key}: {excerpt!r}"
                 first.setdefault(bad.reason, replace_surrogates(message) + (remedy if bad.reason in LAYOUT else ""))
                 continue
             except KeyError as error:
@@ -148,13 +148,13 @@ def _write_rows(published: Published, root: Path, kept: Path, partial: Path) -> 
                 odd = location.file if column and location.row == 1 else odd
                 dropped[Reason.LACKS_KEY] += 1
                 first.setdefault(
-                    Reason.LACKS_KEY, replace_surrogates(f"{native_id}: {_describe(location, root)}, {row.last}: no {error}{remedy}")
+                    Reason.LACKS_KEY, replace_surrogates(f"{_place(native_id, location, root)}, {row.last}: no {error}{remedy}")
                 )
                 continue
             embedded |= isinstance(draft.image, bytes)
             for note in own_notes:
                 notes[note] += 1
-                first.setdefault(note, replace_surrogates(f"{native_id}: {_describe(location, root)}"))
+                first.setdefault(note, replace_surrogates(_place(native_id, location, root)))
             out.write(line)
             written += 1
             if written % 50 == 0:
@@ -225,6 +225,12 @@ def _draft(published: Published, row: _Row) -> Draft:
 def _describe(location: Location, root: Path) -> str:
     name = location.file.relative_to(root) if location.file.is_relative_to(root) else location.file
     return f"{name}, row {location.row}"
+
+
+def _place(native_id: str, location: Location, root: Path) -> str:
+    """The id of a row, unless it is only its number or can't be read, and where the row stands."""
+    place = _describe(location, root)
+    return place if native_id in ("?", str(location.row)) else f"{native_id}: {place}"
 
 
 def _record(published: Published, draft: Draft, name: str, root: Path, kept: Path) -> tuple[dict, list[str]]:

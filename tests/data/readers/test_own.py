@@ -157,7 +157,7 @@ def test_a_folder_without_the_images_is_an_error_and_not_an_accuracy_of_zero(fol
 def test_one_missing_image_costs_its_question_and_is_counted(folder, capsys):
     rows = ({"image": name, "question": "Which colour?", "answers": ["red"]} for name in ("a.png", "gone.png"))
     assert len(read(write(folder, *rows))) == 1
-    assert "1 rows dropped: its image file does not exist" in capsys.readouterr().out
+    assert "1 row dropped: its image file does not exist" in capsys.readouterr().out
 
 
 def test_a_changed_file_is_read_again_and_two_files_keep_their_own_records(folder):
@@ -180,10 +180,10 @@ GOOD = {"image": "a.png", "question": "Which colour?", "answers": ["red"], "scor
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"question": None}, "its question is empty, or empty without its wrapping (first: 1: mine.jsonl, row 1, question: 'null')"),
+        ({"question": None}, "its question is empty, or empty without its wrapping (first: mine.jsonl, row 1, question: 'null')"),
         ({"question": 5}, "question: '5, neither a text nor messages')"),
         ({"scorer": "fuzzy"}, "scorer: 'fuzzy; there are letter, number, exact, anls, vqa10, judge')"),
-        ({"options": "red, blue"}, "a list is expected, or a text that holds one (first: 1: mine.jsonl, row 1, options: 'red, blue')"),
+        ({"options": "red, blue"}, "a list is expected, or a text that holds one (first: mine.jsonl, row 1, options: 'red, blue')"),
         ({"image": "http://a.org/b.png"}, "image: 'http://a.org/b.png is an address: download it')"),
         ({"image": "data:image/png;base64,AAAA"}, "its image can't be used, for the reason given below: replace a damaged file"),
     ],
