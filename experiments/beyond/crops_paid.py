@@ -30,7 +30,7 @@ from focus.rollout.loop import RolloutLimits, begin, reopen, replay, request_for
 from focus.rollout.substitutes import elsewhere
 from focus.rollout.trajectory import Alter, Trajectory
 
-QUESTIONS, VIEWS = 40, (16, 256)
+QUESTIONS, VIEWS = 12, (16, 256)
 LIMITS = RolloutLimits(1, 64, Sampling(1.0, 40))
 
 
