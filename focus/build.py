@@ -62,12 +62,12 @@ SCENES = 500  # held-out scenes or pages, if the settings ask for all
 PlayConfig = TrainConfig | ProbeConfig | EvaluateConfig | AuditConfig  # of a command that plays held-out questions
 
 
-def load_policy(cfg: PolicyConfig) -> PolicyModel:
-    """The policy of a config section, ready to train: adapters added, frozen parts frozen.
+def load_policy(cfg: PolicyConfig, device: torch.device | None = None) -> PolicyModel:
+    """The policy of a config section, ready to train: adapters added, frozen parts frozen. `device` is that of `load_model`.
 
     Raises ValueError where a LoRA target is no layer that learns.
     """
-    loaded = loading.load_model(loading.checkpoint_path(cfg.checkpoint), cfg.dialect, cfg.dtype, cfg.prompts)
+    loaded = loading.load_model(loading.checkpoint_path(cfg.checkpoint), cfg.dialect, cfg.dtype, cfg.prompts, device)
     if not cfg.train_vision:
         loaded.backbone.visual.requires_grad_(False)
     if cfg.activation_checkpointing:
@@ -354,23 +354,25 @@ def build_trainer(cfg: Target, callbacks: Sequence[Callback], **rest: Any) -> Tr
         raise ValueError(f"trainer can't be constructed: {error.__cause__ or error}") from error
 
 
-def start_ranks(cfg: Target) -> None:
-    """Start the other ranks of this node, where no launcher has: Lightning itself would start them in `fit`, after this one has loaded.
+def own_device(cfg: Target, start_ranks: bool) -> torch.device:
+    """The device that these settings of the trainer list for this rank. A GPU becomes the current one of this process.
 
-    They run this command too, and all load the policy at the same time, each onto the GPU that Lightning gives to it.
+    `start_ranks`: start the other ranks of this node, where no launcher has. Lightning itself would start them in `fit`, after this
+    one has loaded. They run this command too, and all load the policy at the same time.
     """
     strategy = build_trainer({key: value for key, value in cfg.items() if key != "callbacks"}, [], logger=False).strategy
-    if strategy.launcher is not None:
+    if start_ranks and strategy.launcher is not None:
         with started_by_this_process():
             strategy.launcher.launch(lambda: None)
     if strategy.root_device.type == "cuda":
         torch.cuda.set_device(strategy.root_device)
+    return strategy.root_device
 
 
 def autocast_like_trainer(trainer: Target) -> AbstractContextManager:
     """Autocast like the trainer's, for measurements outside of it."""
-    enabled = arithmetic_of(trainer) == "bfloat16"
-    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16, enabled=enabled)
+    on_gpu = trainer.get("accelerator") != "cpu" and torch.cuda.is_available()
+    return torch.autocast("cuda" if on_gpu else "cpu", torch.bfloat16, enabled=arithmetic_of(trainer) == "bfloat16")
 
 
 def run_facts(cfg: TrainConfig) -> RunFacts:

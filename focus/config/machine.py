@@ -21,7 +21,10 @@ def machine_problems(cfg: Section, command: str) -> list[str]:
     accelerator = cfg.trainer.get("accelerator")
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         return [f"trainer.accelerator is {accelerator}, but PyTorch finds no GPU here (torch.cuda.is_available()); use trainer=cpu"]
-    devices, nodes = _devices_per_node(cfg.trainer), int(cfg.trainer.get("num_nodes", 1))
+    vllm = cfg.rollout.vllm
+    if accelerator == "cpu" and vllm and vllm.mode == "colocated" and torch.cuda.is_available():
+        return ["rollout=vllm samples on a GPU of this machine, but trainer.accelerator is cpu; use trainer=gpu, or rollout=kv"]
+    devices, nodes = devices_per_node(cfg.trainer), int(cfg.trainer.get("num_nodes", 1))
     if launcher == "mpirun" and find_spec("mpi4py") is None:
         return [f"mpirun started {started} processes, which find each other by the package mpi4py alone; install it, or use torchrun"]
     old = _old_gpu(cfg)
@@ -77,7 +80,7 @@ def crowded(cfg: TrainConfig) -> list[str]:
     """One sentence if more processes are to share this machine's CPU cores than it has."""
     import torch
 
-    devices, cores = _devices_per_node(cfg.trainer), len(os.sched_getaffinity(0))
+    devices, cores = devices_per_node(cfg.trainer), len(os.sched_getaffinity(0))
     if devices <= cores or (cfg.trainer.get("accelerator") != "cpu" and torch.cuda.is_available()):
         return []
     return [
@@ -86,8 +89,8 @@ def crowded(cfg: TrainConfig) -> list[str]:
     ]
 
 
-def _devices_per_node(trainer: Mapping[str, Any]) -> int:
-    """Devices of one node that Lightning will use."""
+def devices_per_node(trainer: Mapping[str, Any]) -> int:
+    """Devices of one node that Lightning will use: a number, or those that a list or `1,3` names."""
     devices = trainer.get("devices", "auto")
     if isinstance(devices, list):
         return len(devices)

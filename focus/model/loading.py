@@ -35,8 +35,11 @@ def checkpoint_path(name: str) -> str | Path:
     return {"embedded": EMBEDDED, "embedded_pages": EMBEDDED_PAGES}.get(name, name)
 
 
-def load_model(folder: str | Path, dialect: str, dtype: str = "float32", prompts: str | None = None) -> PolicyModel:
-    """A policy from a folder or a hub name. `dialect` and `prompts` are those of `read_dialect`.
+def load_model(
+    folder: str | Path, dialect: str, dtype: str = "float32", prompts: str | None = None, device: torch.device | None = None
+) -> PolicyModel:
+    """A policy from a folder or a hub name, on `device` (None: `own_gpu`, where there is one). `dialect` and `prompts` are those of
+    `read_dialect`.
 
     `dtype` is explicit because transformers otherwise keeps the dtype of the file. Raises ValueError
     for a model that can't be trained, if possible before weights are read.
@@ -64,13 +67,13 @@ def load_model(folder: str | Path, dialect: str, dtype: str = "float32", prompts
     chosen = read_dialect(dialect, prompts)
     _check_dialect(name, config.model_type, tokenizer, chosen)
     _check_parts(name, config, tokenizer, image_processor)
-    gpu = own_gpu()
+    device = device or own_gpu()
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             name,
             dtype=DTYPES[dtype],
             attn_implementation="sdpa",
-            device_map={"": gpu} if gpu else None,  # tensor by tensor, without a copy of the model in the host's memory
+            device_map={"": device} if device else None,  # tensor by tensor, without a copy of the model in the host's memory
             output_loading_info=True,
         )
     except (RuntimeError, SafetensorError) as error:  # other shapes, or a truncated file

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from focus.config.machine import devices_per_node
 from focus.model.loading import checkpoint_path
 
 
@@ -31,14 +32,12 @@ def evaluated_text(checkpoint: str, engine: str, threads: int) -> str:
 def device_text(trainer: Mapping[str, Any], threads: int) -> str:
     """`CPU 2 threads` or `8 x NVIDIA H100`, from the settings of a trainer; without any, the device of this process."""
     accelerator = trainer.get("accelerator", "gpu" if torch.cuda.is_available() else "cpu")
-    devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
+    devices, nodes = devices_per_node({"devices": 1, **trainer}), trainer.get("num_nodes", 1)
     if accelerator in ("cpu", None):
-        count = devices * nodes if isinstance(devices, int) else 1
+        count = devices * nodes
         return f"CPU {threads} thread{'s' * (threads != 1)}" + (f" in each of {count} processes" if count > 1 else "")
-    here = torch.cuda.is_available()
-    name = torch.cuda.get_device_name() if here else str(accelerator).upper()
-    number = devices if isinstance(devices, int) else torch.cuda.device_count() if here else devices
-    return f"{number} x {name}" + (f" on each of {nodes} nodes" if nodes > 1 else "")
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else str(accelerator).upper()
+    return f"{devices} x {name}" + (f" on each of {nodes} nodes" if nodes > 1 else "")
 
 
 def native_tokens(checkpoint: str, side_px: int) -> int | None:

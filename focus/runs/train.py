@@ -36,10 +36,10 @@ from focus.build import (
     held_out_samples,
     leak_report,
     load_policy,
+    own_device,
     rollout_limits,
     run_facts,
     selected_levels,
-    start_ranks,
     training_samples,
 )
 from focus.config.identity import export_dtype, graded_by, measurement, played_dtype, refuse_other_run
@@ -280,10 +280,9 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
         check_decidable(decidable, len(samples), cfg.judge.min_decidable)
     console.print(decidable_sentence(decidable, len(samples), cfg.judge.model))
     grader = Grader(build_judge(cfg.judge, reach=not is_trained), cfg.judge.max_ungraded)
-    if not is_trained:
-        start_ranks(cfg.trainer)
+    device = own_device(cfg.trainer, start_ranks=not is_trained)
     check_sampler_has_room(cfg)
-    loaded = load_policy(cfg.policy)
+    loaded = load_policy(cfg.policy, device)
     # The first rank compares it; a row of a results file is looked up by it, on all ranks before they can exchange anything
     base = loaded.weights_hash() if files.is_first_rank() or cfg.results else ""
     digest, start = _note_start(cfg, output, loaded, samples, base)
@@ -307,7 +306,7 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
         measured: dict[str, Outcome] = {}
         played: list[Example] = []
         for label in policies or ["trained"]:
-            outcomes, played = _measure(cfg, label, trained, base, grader, output, progress)
+            outcomes, played = _measure(cfg, label, trained, base, device, grader, output, progress)
             measured |= outcomes
             memory.free()  # of this policy, before the next one is loaded
     if not files.is_first_rank():
@@ -450,15 +449,16 @@ def _view_of_held_out(gap: Gap) -> Gap:
 
 
 def _measure(
-    cfg: TrainConfig, label: str, trained: Path, base: str, grader: Grader, output: Path, progress: Progress
+    cfg: TrainConfig, label: str, trained: Path, base: str, device: torch.device, grader: Grader, output: Path, progress: Progress
 ) -> tuple[dict[str, Outcome], list[Example]]:
-    """Loads the policy `label` (base or trained) and measures it. Of the trained one the first rank also returns examples for the page.
+    """Loads the policy `label` (base or trained) onto `device` and measures it.
 
+    Of the trained one the first rank also returns examples for the page.
     `base` is the hash of the base's weights. Nothing holds the policy when this returns.
     """
     p, settings = cfg.policy, cfg.model_dump()
     checkpoint = trained if label == "trained" else loading.checkpoint_path(p.checkpoint)
-    loaded = loading.load_model(checkpoint, p.dialect, played_dtype(settings), p.prompts)
+    loaded = loading.load_model(checkpoint, p.dialect, played_dtype(settings), p.prompts, device)
     module = build_policy(cfg, loaded, grader)
     module.engine.sync_weights()
     outcomes: dict[str, Outcome] = {}

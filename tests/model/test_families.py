@@ -331,3 +331,14 @@ def test_a_trainer_for_gpus_is_refused_where_there_is_none(trainer, folders, mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"trainer\.accelerator is gpu, but PyTorch finds no GPU here .*; use trainer=cpu"):
         validated(configured(folders, "qwen3_vl", Path("x"), f"trainer={trainer}"), TrainConfig)
+
+
+def test_a_trainer_of_the_cpu_beside_a_vllm_on_a_gpu_is_refused(folders, monkeypatch):
+    """Weights are handed over in the memory of one device."""
+    monkeypatch.setattr("focus.config.checks.find_spec", lambda name: name)
+    validated(configured(folders, "qwen3_vl", Path("x"), "rollout=vllm", "trainer=cpu"), TrainConfig)  # vLLM is on the CPU too
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    served = "rollout.vllm.mode=served", "rollout.endpoint.url=http://gpu1:8000/v1"
+    validated(configured(folders, "qwen3_vl", Path("x"), "rollout=vllm", "trainer=cpu", *served), TrainConfig)
+    with pytest.raises(ConfigError, match=r"trainer\.accelerator is cpu; use trainer=gpu, or rollout=kv"):
+        validated(configured(folders, "qwen3_vl", Path("x"), "rollout=vllm", "trainer=cpu"), TrainConfig)

@@ -62,6 +62,7 @@ def test_the_first_line_says_what_runs_on_what_and_where_it_writes():
 def test_devices_are_counted_over_processes_and_nodes():
     assert device_text({"accelerator": "cpu", "devices": 2, "num_nodes": 2}, 1) == "CPU 1 thread in each of 4 processes"
     assert device_text({"accelerator": "tpu", "devices": 8, "num_nodes": 2}, 1).startswith("8 x ")
+    assert device_text({"accelerator": "gpu", "devices": [2, 3]}, 1).startswith("2 x ")
 
 
 def test_weights_are_counted_from_the_headers_of_all_files(tmp_path):

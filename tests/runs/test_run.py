@@ -28,7 +28,7 @@ from focus.runs import calibrate, export, train
 from focus.runtime import files
 from focus.training.policy import FocusPolicy
 from tests.support.policies import FAMILIES
-from tests.support.ranks import forked
+from tests.support.ranks import forked, invent_gpus
 from tests.support.runs import SMALL, composed, settings, settings_of_export
 
 
@@ -102,7 +102,7 @@ def test_the_ranks_of_a_node_are_started_before_the_first_one_loads(tmp_path, ra
     monkeypatch.setattr(_SubprocessScriptLauncher, "_call_children_scripts", lambda self: done.append(f"start {self.num_processes - 1}"))
     monkeypatch.setattr(subprocess_script, "_launch_process_observer", lambda _: None)
 
-    def load(_):
+    def load(*_):
         done.append("load")
         raise InterruptedError
 
@@ -238,11 +238,26 @@ def test_another_run_in_the_same_folder_is_refused_and_the_difference_named(tmp_
         train.run(settings(tmp_path / "run", random_policy, "evaluation.samples=0", "seed=1"))
 
 
+class Loaded(Exception):
+    """The policy would be loaded now."""
+
+
 def test_a_finished_run_is_measured_again_if_it_is_to_be_measured_otherwise(tmp_path, random_policy, monkeypatch):
+    """By the first rank alone, on the first of the GPUs that the trainer's settings list."""
+
+    def load(_, device):
+        raise Loaded(device)
+
     train.run(settings(tmp_path / "run", random_policy, "evaluation.arms=[own]"))
     monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("a finished run was trained again"))
     train.run(settings(tmp_path / "run", random_policy, "evaluation.arms=[own]", "evaluation.samples=5"))
     assert len(json.loads((tmp_path / "run/evaluation_base_t1.json").read_text())["outcomes"]["own view"]["groups"]) == 5
+    elsewhere = settings(tmp_path / "run", random_policy, "evaluation.arms=[own]", "trainer.accelerator=gpu", "trainer.devices=[2,3]")
+    invent_gpus(monkeypatch, 4)
+    monkeypatch.setattr(train, "load_policy", load)
+    with pytest.raises(Loaded, match="cuda:2"):
+        train.run(elsewhere)
+    assert loading.own_gpu() == torch.device("cuda", 2)
 
 
 def test_wandb_that_cannot_start_says_how_to_do_without_it(tmp_path, random_policy, monkeypatch):

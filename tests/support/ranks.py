@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
 
+import torch
 from pytorch_lightning.utilities import rank_zero_only
 
 _context = multiprocessing.get_context("forkserver")
@@ -92,3 +95,15 @@ def _run(number: int, command: tuple[str, ...], environment: Mapping[str, str], 
     else:
         sys.argv = list(command)
         runpy.run_path(command[0], run_name="__main__")
+
+
+def invent_gpus(monkeypatch: Any, count: int) -> None:
+    """From now on PyTorch says that this machine has so many GPUs. Nothing can be computed on them."""
+    chosen = [torch.device("cuda", 0)]
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # Lightning writes the last rank into it
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: chosen[-1].index)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "invented")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80 * 10**9))

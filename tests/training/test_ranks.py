@@ -11,11 +11,10 @@ from unittest.mock import patch
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_only
 from torch.distributed.fsdp import FSDPModule
 
 from focus import config
-from focus.build import run_facts, start_ranks
+from focus.build import autocast_like_trainer, own_device, run_facts
 from focus.config.schema import TrainConfig
 from focus.data import questions as questions_
 from focus.data.questions import Broken, Questions
@@ -30,7 +29,7 @@ from focus.runtime.strategies import FullyShardedStrategy
 from focus.training.policy import FocusPolicy
 from focus.training.probe_callback import ProbeCallback
 from tests.support.policies import FAMILIES
-from tests.support.ranks import forked, in_ranks
+from tests.support.ranks import forked, in_ranks, invent_gpus
 from tests.support.runs import SMALL, settings
 from tests.support.updates import Rows, assert_close, module_of, questions, trainer
 
@@ -127,8 +126,8 @@ WHOLE = (
 @pytest.mark.processes
 @pytest.mark.parametrize(
     "job",
-    [{}, {"family": "qwen2_5_vl", "tied": True, "logits": 20_000}, {"frozen": True, "torch": "2.11"}],
-    ids=["deepstack", "tied, in chunks", "frozen, without torch's own end of forwards"],
+    [{}, {"family": "qwen2_5_vl", "tied": True, "logits": 20_000}, {"family": "qwen3_5", "frozen": True, "torch": "2.11"}],
+    ids=["deepstack", "tied, in chunks", "recurrent layers, frozen tower, without torch's own end of forwards"],
 )
 def test_two_processes_that_divide_the_weights_make_the_steps_of_one(job, tmp_path):
     """Unequal numbers of micro-batches (one row per forward), rollouts with and without a crop, the probe between updates."""
@@ -360,16 +359,19 @@ def test_an_unknown_arithmetic_is_refused():
 
 @pytest.mark.parametrize("devices", [[1, 3], "1,3"])
 def test_every_rank_loads_its_policy_onto_the_gpu_that_trainer_devices_lists_for_it(devices, monkeypatch):
-    """The GPUs are invented: four, and two ranks that a launcher has started."""
-    chosen: list[torch.device] = []
-    monkeypatch.setattr(rank_zero_only, "rank", 0)  # Lightning writes the last rank into it
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: chosen[-1].index)
-    loaded_onto = []
-    for rank in (0, 1):
+    """The GPUs are invented, and a launcher has started two ranks."""
+    invent_gpus(monkeypatch, 4)
+    listed = {"_target_": "pytorch_lightning.Trainer", "accelerator": "gpu", "devices": devices, "strategy": "ddp"}
+    for rank, gpu in enumerate((1, 3)):
         monkeypatch.setenv("LOCAL_RANK", str(rank))
-        start_ranks({"_target_": "pytorch_lightning.Trainer", "accelerator": "gpu", "devices": devices, "strategy": "ddp"})
-        loaded_onto.append(loading.own_gpu())
-    assert loaded_onto == [torch.device("cuda", 1), torch.device("cuda", 3)]
+        assert own_device(listed, start_ranks=True) == loading.own_gpu() == torch.device("cuda", gpu)
+
+
+def test_a_trainer_of_the_cpu_leaves_the_gpus_of_its_machine_alone(monkeypatch):
+    """The policy is loaded, trained and measured on the CPU; what a reader of log-probabilities does is not asked here."""
+    invent_gpus(monkeypatch, 2)
+    cpu = {"_target_": "pytorch_lightning.Trainer", "accelerator": "cpu", "precision": "bf16-mixed"}
+    device = own_device(cpu, start_ranks=True)
+    assert device == loading.load_model(loading.EMBEDDED, "tiny", device=device).model.device == torch.device("cpu")
+    with autocast_like_trainer(cpu):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.bfloat16
