@@ -26,6 +26,7 @@ def sentences(cfg: PlanConfig, plan: Plan, changes: Sequence[Faster], limit: flo
         engines(cfg, plan),
         *(f"Faster: {each.why}. With {each.override} the run takes {duration(each.run)}." for each in changes),
         *cautions(cfg),
+        *over_nodes(plan),
         between_checkpoints(plan, limit),
     ]
 
@@ -103,6 +104,17 @@ def engines(cfg: PlanConfig, plan: Plan) -> str:
         return f"Engine: {told}. {f'Only {fitting[0][1]} fits' if fitting else 'Neither fits'}."
     (least, fastest), (most, _) = fitting
     return f"Engine: {told}. {'They are about as fast' if most < 1.1 * least else f'Faster: rollout={fastest}'}."
+
+
+def over_nodes(plan: Plan) -> list[str]:
+    """What more nodes change of a run that does not fit."""
+    held = plan.sharding
+    if held.kind != "fsdp" or held.nodes == 1 or plan.fits:
+        return []
+    return [
+        f"Each of the {held.nodes} nodes holds all weights, gradients and moments, divided among its {held.per_node} devices: more nodes "
+        "make an update faster, more devices in each make it fit."
+    ]
 
 
 def between_checkpoints(plan: Plan, limit: float) -> str:

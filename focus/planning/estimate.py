@@ -1,7 +1,7 @@
 """The plan of a training run before a model is loaded: memory, tokens, arithmetic, network, time.
 
 It reads settings and an architecture only. Parameters are counted exactly on PyTorch's meta device, without weights. Memory is
-planned for the longest rollouts that the settings allow, work and time for mean rollouts (`lengths`).
+planned for the rollouts that take most of all that the settings allow, work and time for mean rollouts (`lengths`).
 """
 
 from dataclasses import dataclass

@@ -86,8 +86,11 @@ def lengths(cfg: PlanConfig) -> tuple[Lengths, Lengths, bool]:
 
 
 def micro_batch(lengths: Lengths, rollouts: int, budget: int) -> tuple[float, float]:
-    """Prompts and suffixes in one forward of the update: whole groups, or the part of one that the budget holds."""
+    """Prompts and suffixes that fill one forward of the update: groups, or the part of one that the budget holds.
+
+    A part of a suffix stands for shorter ones, since rollouts differ.
+    """
     whole = lengths.prompt + rollouts * lengths.suffix
     if whole <= budget:
-        return budget // whole, budget // whole * rollouts
-    return 1, max(1, (budget - lengths.prompt) // lengths.suffix)
+        return budget / whole, budget / whole * rollouts
+    return 1, max(1, (budget - lengths.prompt) / lengths.suffix)

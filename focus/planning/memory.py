@@ -1,10 +1,11 @@
 """Bytes of a device in every phase of a run, of its host, and on disk.
 
-Each phase is planned for the longest rollouts that the settings allow.
+Each phase is planned for the longest rollouts that the settings allow, the update also for as many shorter ones as fill a forward.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from focus.config import DRAWN
 from focus.config.identity import sampler_dtype
@@ -122,8 +123,20 @@ def together(setup: Setup, each: Lengths, longer: float = LONGER) -> int:
     return min(setup.questions, questions_that_fit(free, setup.shape.config, setup.held.arithmetic, *lengths, setup.rollouts))
 
 
+def widest_update(setup: Setup) -> Terms:
+    """The widest moment of an update, whatever the lengths of its rollouts.
+
+    A forward takes as many rollouts as `objective.tokens_per_forward` holds, and pictures take more memory than words. So rollouts
+    of mean and of longest turns are tried, with every number of crops.
+    """
+    longest, mean = setup.longest, setup.mean
+    between = {mean.turns, *range(math.ceil(mean.turns), math.floor(longest.turns) + 1), longest.turns}
+    tried = [mean, *(replace(longest, turns=turns, turn=turn) for turns in between for turn in (mean.turn, longest.turn))]
+    return max((updating(replace(setup, longest=each)) for each in tried), key=lambda terms: sum(terms.values()))
+
+
 def updating(setup: Setup) -> Terms:
-    """The widest moment of an update: at the head, or in the backward of a text layer."""
+    """The widest moment of an update on the longest rollouts: at the head, or in the backward of a text layer."""
     cfg, counts, held, shape, longest = setup.cfg, setup.counts, setup.held, setup.shape, setup.longest
     groups, rows = micro_batch(longest, setup.rollouts, cfg.objective.tokens_per_forward)
     groups, rows = min(groups, setup.questions), min(rows, setup.questions * setup.rollouts)
@@ -242,7 +255,7 @@ def phases(setup: Setup) -> dict[str, Terms]:
     found: dict[str, Terms] = {
         "loading": {"weights, whole": float(counts.total * held.stored)},
         "rollout": state | rollout,
-        "update": state | updating(setup) | asleep,
+        "update": state | widest_update(setup) | asleep,
     }
     if _gain_readers(setup)[0]:
         found["information gain"] = state | gain

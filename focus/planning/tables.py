@@ -23,7 +23,7 @@ def _lengths(plan: Plan) -> Table:
 
 
 def _memory(plan: Plan) -> Table:
-    shown = Table("", "GiB", title="memory of a device in each phase, longest rollouts", title_justify="left")
+    shown = Table("", "GiB", title="memory of a device in each phase, at its widest", title_justify="left")
     for phase, terms in plan.phases.items():
         shown.add_section()
         shown.add_row(f"[bold]{phase}", f"[bold]{plan.peaks[phase] / GIB:,.2f}")

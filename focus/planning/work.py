@@ -10,7 +10,7 @@ from focus.planning.setup import Setup
 def parts_of_groups(setup: Setup) -> int:
     """How often a prompt passes through one update of a rank: once for a group that `tokens_per_forward` holds, else once for each part."""
     _, rows = micro_batch(setup.mean, setup.rollouts, setup.cfg.objective.tokens_per_forward)
-    return max(1, math.ceil(setup.rollouts / max(1, rows))) * setup.questions
+    return max(1, math.ceil(setup.rollouts / math.floor(rows))) * setup.questions
 
 
 def micro_batches(setup: Setup) -> int:
