@@ -34,6 +34,7 @@ from focus.data.pages import Pages, page_spec
 from focus.data.sample import Limits, Records, Sample
 from focus.data.scenes import Scenes, scene_spec
 from focus.data.source import open_source
+from focus.data.streets import Streets, street_spec
 from focus.evaluation.arms import Evaluator
 from focus.gap import Gap, Mode, read_levels
 from focus.grading.grader import Grader
@@ -161,6 +162,8 @@ def held_out_samples(cfg: PlayConfig) -> Sequence[Sample]:
 def _drawn(source: str, difficulty: int, letter_px: Sequence[int] | None, side_px: int, split: str, count: int, first: int = 0) -> Drawn:
     if source == "pages":
         return Pages(page_spec(difficulty, letter_px, side_px), split, count, first)
+    if source == "streets":
+        return Streets(street_spec(difficulty, letter_px, side_px), split, count, first)
     return Scenes(scene_spec(difficulty, letter_px, side_px), split, count, first)
 
 

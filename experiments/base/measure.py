@@ -1,7 +1,7 @@
-"""What a base policy can do before any RL, on held-out scenes and pages. `python -m experiments.base.measure [FOLDER]`.
+"""What a base policy can do before any RL, on held-out questions. `python -m experiments.base.measure [FOLDER [WORLD ...]]`.
 
-Without a folder it measures the embedded policy on scenes and writes results.json; with a folder it measures scenes and pages
-and writes measured.json beside it.
+Without a folder it measures the embedded policy on scenes and writes results.json. With a folder it measures scenes and pages, or the
+worlds that are named (scenes, streets, pages), and writes measured.json beside it.
 
 Reading: the policy is handed a crop of the asked text (tight: the text and a little air; or a larger box of its chain) and
 answers. Pointing and formats: sampled at temperature 1. Tool-free accuracy: forced to answer from the view, per level of the
@@ -22,6 +22,7 @@ from focus.data.boxes import Box, area, coverage, intersection, settle, to_view
 from focus.data.pages import Page, page_spec
 from focus.data.sample import Sample
 from focus.data.scenes import DIFFICULTY, Scene
+from focus.data.streets import Street, street_spec
 from focus.evaluation.arms import Evaluator
 from focus.evaluation.bootstrap import bootstrap
 from focus.evaluation.measure import measure as measure_arms
@@ -92,6 +93,8 @@ class World(NamedTuple):
     asked: Sequence[Asked]
     part: str  # what `asked` lists
     levels: Sequence[tuple[str, int]]  # crops to be read, with their level in the chain of boxes
+    views: Sequence[int] = ladder((448, 448), 28)  # in visual tokens
+    sampled: Sequence[int] = (16, 256)  # of them those in which it chooses itself whether and where to crop
 
 
 def scenes(difficulty: int) -> World:
@@ -104,6 +107,15 @@ def pages(difficulty: int) -> World:
     drawn = [Page(page_spec(difficulty, None, 448), "eval", i) for i in range(QUESTIONS)]
     asked = [Asked([panel.box_px for panel in page.panels], page.asked[0]) for page in drawn]
     return World([page.sample() for page in drawn], asked, "panel", [("line", 1), ("block", 2), ("panel", 3)])
+
+
+def streets(difficulty: int) -> World:
+    drawn = [Street(street_spec(difficulty, None, 896), "eval", i) for i in range(QUESTIONS)]
+    asked = [Asked([sign.sign_px for sign in street.signs], street.question[1]) for street in drawn]
+    return World([street.sample() for street in drawn], asked, "sign", [("label", 1), ("sign", 2)], (16, 64, 1024), (16, 64))
+
+
+WORLDS = {"scenes": scenes, "streets": streets, "pages": pages}
 
 
 def measure(folder: Path, world: World) -> dict[str, object]:
@@ -119,12 +131,12 @@ def measure(folder: Path, world: World) -> dict[str, object]:
     keep("reads a tight crop", reading(policy, samples, tight))
     for name, level in world.levels:
         keep(f"reads a crop of the {name}", reading(policy, samples, lambda sample, level=level: sample.boxes[0][level]))
-    for tokens in ladder((448, 448), policy.token_px):
+    for tokens in world.views:
         gap = Gap(Mode.FIXED, tokens, policy.token_px)
         evaluator = Evaluator(policy, KVEngine(policy), gap, RolloutLimits(1, 64, Sampling(0.0, 40)), 0, ("tool_free",), 50)
         outcome, _ = measure_arms(evaluator, samples, None)
         keep(f"tool-free accuracy at {tokens} tokens", outcome.values["tool_free"])
-        if tokens in (16, 256):
+        if tokens in world.sampled:
             evaluator = Evaluator(policy, KVEngine(policy), gap, RolloutLimits(1, 64, Sampling(1.0, 40)), 0, ("own", "forced"), 50)
             sampled, played = measure_arms(evaluator, samples, None)
             keep(f"format-valid at {tokens} tokens", sampled.values["answered"])
@@ -147,9 +159,8 @@ def main() -> None:
     began = time.time()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     record: dict[str, object] = {"commit": commit, "weights": loading.load_model(folder, "tiny").weights_hash()}
-    record |= {"scenes": QUESTIONS, "difficulty": {"1": measure(folder, scenes(1))}}
-    if folder != loading.EMBEDDED:
-        record |= {"pages": QUESTIONS, "difficulty of pages": {"1": measure(folder, pages(1))}}
+    for name in sys.argv[2:] or (["scenes"] if folder == loading.EMBEDDED else ["scenes", "pages"]):
+        record |= {name: QUESTIONS, "difficulty" if name == "scenes" else f"difficulty of {name}": {"1": measure(folder, WORLDS[name](1))}}
     record["seconds"] = round(time.time() - began)
     written = HERE / "results.json" if folder == loading.EMBEDDED else folder.parent / "measured.json"
     written.write_text(json.dumps(record, indent=2) + "\n")

@@ -5,14 +5,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from focus.model.policy_model import PolicyModel
-from focus.pretraining.transcripts import NAMES, Batch
+from focus.pretraining.pictures import CLASSES
+from focus.pretraining.transcripts import DIGITS, Batch
 
 GUIDED_LAYER, GUIDED_HEADS = 2, 2
 
 
 def _naming_loss(scores: Tensor, named: Tensor) -> Tensor:
-    """Cross-entropy of the name and of both digits, for each visual token that has them."""
-    parts = scores.split([NAMES - 20, 10, 10], dim=-1)
+    """Cross-entropy of the name and of each digit, for each visual token that has them."""
+    parts = scores.split([CLASSES] + [10] * DIGITS, dim=-1)
     each = [
         functional.cross_entropy(part, named[:, i], ignore_index=-100, reduction="sum") / (named[:, i] >= 0).sum().clamp_min(1)
         for i, part in enumerate(parts)
@@ -25,9 +26,9 @@ def losses(policy: PolicyModel, head: torch.nn.Module, batch: Batch, guided: boo
     model = policy.model
     if batch.kind.endswith("glance"):
         scores = head(model.model.visual(batch.pixels.values, grid_thw=batch.pixels.grids, return_dict=True).pooler_output.float())
-        legible = batch.named[:, 1] >= 0
-        digits = scores[legible][:, -20:].view(-1, 2, 10).argmax(-1)
-        return {"name": _naming_loss(scores, batch.named), "hit": (digits == batch.named[legible, 1:]).float().mean()}
+        legible = batch.named[:, 1:] >= 0
+        digits = scores[:, CLASSES:].view(-1, DIGITS, 10).argmax(-1)
+        return {"name": _naming_loss(scores, batch.named), "hit": (digits == batch.named[:, 1:])[legible].float().mean()}
     tower = model.model.visual(batch.pixels.values, grid_thw=batch.pixels.grids, return_dict=True)
     counts = (batch.pixels.grids.prod(1) // policy.merge**2).tolist()
 

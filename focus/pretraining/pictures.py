@@ -1,4 +1,4 @@
-"""What the transcripts of pre-training need of a scene or a page: questions, boxes, and what its parts are called."""
+"""What the transcripts of pre-training need of a scene, a street or a page: questions, boxes, and what its parts are called."""
 
 from typing import NamedTuple
 
@@ -9,9 +9,10 @@ from focus.data.images.original import Original
 from focus.data.pages import KINDS, Page
 from focus.data.scenes import COLOURS, Scene
 from focus.data.scenes.layout import descriptions
+from focus.data.streets import Street
 
 CLASSES = 1 + len(COLOURS) + len(KINDS)  # nothing, a sign of a colour, a panel of a kind
-AIR_PX = (24.0, 14.0)  # what the smallest call about a number on a page shows beyond it, to the sides and above
+AIR_PX = (24.0, 14.0)  # what the smallest call shows beyond a number on a page or a label in a street, to the sides and above
 
 
 class Target(NamedTuple):
@@ -48,6 +49,22 @@ def scene_picture(scene: Scene) -> Picture:
     return Picture(
         scene.open(),
         [Target(f"What is on the {d}?", signs[i].text, signs[i].text_px, signs[i].sign_px, signs[i].sign_px) for d, i in asked],
+        [(sign.sign_px, 1 + list(COLOURS).index(sign.colour)) for sign in signs],
+        [(sign.text_px, sign.text) for sign in signs],
+    )
+
+
+def street_picture(street: Street) -> Picture:
+    """A street: its signs, with every question that fits one of them."""
+    signs = street.signs
+    targets = []
+    for description, i in [each for kind in street.spec.asks for each in descriptions(kind, signs)]:
+        x1, y1, x2, y2 = signs[i].label_px
+        near = (x1 - AIR_PX[0], y1 - AIR_PX[1], x2 + AIR_PX[0], y2 + AIR_PX[1])
+        targets.append(Target(f"What is on the {description}?", signs[i].text, signs[i].text_px, near, signs[i].sign_px))
+    return Picture(
+        street.open(),
+        targets,
         [(sign.sign_px, 1 + list(COLOURS).index(sign.colour)) for sign in signs],
         [(sign.text_px, sign.text) for sign in signs],
     )

@@ -1,7 +1,7 @@
-"""Supervised transcripts of calls and answers on drawn scenes and pages, by phases of a curriculum."""
+"""Supervised transcripts of calls and answers on drawn scenes, streets and pages, by phases of a curriculum."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,17 +14,26 @@ from focus.data.boxes import Box, Size, area, intersection, settle, to_view
 from focus.data.pages import DIFFICULTY as PAGE_DIFFICULTY
 from focus.data.pages import Page
 from focus.data.scenes import DIFFICULTY, Scene, SceneSpec
+from focus.data.streets import DIFFICULTY as STREET_DIFFICULTY
+from focus.data.streets import Street
 from focus.gap import View, cut, resize_to_budget
 from focus.model.policy_model import Patches, PolicyModel
 from focus.model.positions import mrope_positions
 from focus.model.prompts import CROP_CONTENT, answer_text, call_text, encode, observation_text, question_text
-from focus.pretraining.pictures import CLASSES, Picture, Target, page_picture, scene_picture
+from focus.pretraining.pictures import CLASSES, Picture, Target, page_picture, scene_picture, street_picture
 
 ANSWER_WEIGHT = 5.0  # loss weight of an answer's digits: an answer has two, a call twelve, so reading would hardly be learned
 
 CENTRE_NOISE = 0.30  # standard deviation of the box centre, as a share of the sign's side
 SIZE_NOISE = 0.35  # standard deviation of the box's log-size, per axis
+DIGITS = 4  # of a number, that the head names
 LEVELS = (16, 32, 64, 128, 256)
+
+
+PREFIX = {"scene": "", "street": "street ", "page": "page "}
+TARGETS = {"scene": 2, "street": 3, "page": 4}  # most questions about one picture
+CLOSE_SCENE = SceneSpec(side_px=112, signs=1, sign_side=(0.6, 0.72))
+CLOSE_STREET = replace(STREET_DIFFICULTY[1], side_px=224, signs=(1, 1), sign_side=(0.36, 0.8), clutter=(0, 3))
 
 
 class Transcript(NamedTuple):
@@ -48,7 +57,7 @@ class Batch:
     pixels: Patches  # of each image once, however many rows show it
     shown: list[int]  # images in the order of their placeholders in `ids`
     evidence: Tensor  # [row, token (query), token (key)] bool: where guided heads should look; all False = no pull
-    named: Tensor  # [visual token, 3]: class of what is under it; first and second digit of the text, -100 = none legible
+    named: Tensor  # [visual token, 1 + DIGITS]: class of what is under it; the digits of the text, -100 = none legible
     kind: str
 
 
@@ -85,7 +94,7 @@ def _tokens_under(box: Box, size: tuple[int, int], region_px: Box, token_px: int
 
 
 def _names(picture: Picture, size: tuple[int, int], region_px: Box, token_px: int) -> np.ndarray:
-    named = np.full(((size[0] // token_px) * (size[1] // token_px), 3), -100, dtype=np.int64)
+    named = np.full(((size[0] // token_px) * (size[1] // token_px), 1 + DIGITS), -100, dtype=np.int64)
     named[:, 0] = 0
     legible = size[0] / (region_px[2] - region_px[0]) > 0.65
     for box_px, name in picture.named:
@@ -96,12 +105,12 @@ def _names(picture: Picture, size: tuple[int, int], region_px: Box, token_px: in
         texts += under
         inside = area(intersection(text_px, region_px)) > 0.95 * area(text_px)
         if legible and inside and text.isdigit():
-            named[under, 1:] = [int(text[0]), int(text[1])]
+            named[under, 1 : 1 + len(text)] = [int(digit) for digit in text[:DIGITS]]
     named[texts > 1, 1:] = -100  # two numbers under one token
     return named
 
 
-NAMES = CLASSES + 10 + 10
+NAMES = CLASSES + 10 * DIGITS
 
 
 @dataclass
@@ -114,7 +123,8 @@ class Phase:
     tight: tuple[float, float] = (0.0, 0.0)
     glance: float = 0.0  # share of batches without text, for the naming loss alone
     air: float = 24.0  # largest margin around the text in such a batch, in pixels
-    pages: float = 0.0  # share of batches with pages, the others have scenes
+    pages: float = 0.0  # share of batches with pages
+    streets: float = 0.0  # share of batches with streets; all others have scenes
 
 
 class Transcripts(IterableDataset):
@@ -142,9 +152,9 @@ class Transcripts(IterableDataset):
     def batch(self, index: int) -> Batch:
         random = np.random.default_rng([7, index])
         phase, progress = self.phase(index)
-        pages = bool(phase.pages) and random.random() < phase.pages
+        world = self._world(phase, random)
         if phase.glance == 1 or (phase.glance and random.random() < phase.glance):
-            return self._glances(index, random, phase.air, pages)
+            return self._glances(index, random, phase.air, world)
         difficulty = self.levels[int(random.integers(len(self.levels)))]
         direct = random.random() < phase.direct
         level = LEVELS[int(random.choice(len(LEVELS), p=phase.levels))]
@@ -155,28 +165,34 @@ class Transcripts(IterableDataset):
         shown: list[int] = []
         picture_index = index * self.rows
         while len(rows) < self.rows:
-            picture = _picture(difficulty, picture_index, pages)
+            picture = _picture(world, difficulty, picture_index)
             picture_index += 1
             view = resize_to_budget(picture.original, level, self.policy.token_px)
             whole = (0.0, 0.0, float(picture.original.size[0]), float(picture.original.size[1]))
             named.append(_names(picture, view.size, whole, self.policy.token_px))
             images.append(view.image)
             seen = len(images) - 1
-            for pick in random.permutation(len(picture.targets))[: 4 if pages else 2]:
+            for pick in random.permutation(len(picture.targets))[: TARGETS[world]]:
                 if len(rows) < self.rows:
                     shown.append(seen)
                     rows.append(self._row(picture, view, picture.targets[pick], direct, tight, random, images, named))
                     shown += [] if direct else [len(images) - 1]
-        kind = f"{'page ' if pages else ''}{'direct' if direct else 'crop'}@{level}"
+        kind = f"{PREFIX[world]}{'direct' if direct else 'crop'}@{level}"
         return _collate(rows, self.policy.pack(images), shown, np.concatenate(named), self.policy, kind)
 
-    def _glances(self, index: int, random: np.random.Generator, air: float, pages: bool) -> Batch:
+    def _world(self, phase: Phase, random: np.random.Generator) -> str:
+        """What a batch shows. A phase of scenes alone draws no number, so that its batches stay what they were."""
+        if not phase.pages and not phase.streets:
+            return "scene"
+        drawn = random.random()
+        return "page" if drawn < phase.pages else "street" if drawn < phase.pages + phase.streets else "scene"
+
+    def _glances(self, index: int, random: np.random.Generator, air: float, world: str) -> Batch:
         images: list[Image.Image] = []
         named: list[np.ndarray] = []
-        spec = SceneSpec(side_px=112, signs=1, sign_side=(0.6, 0.72))
         k = 20_000_000 + index * 4 * self.rows
         while len(images) < 4 * self.rows:
-            picture = _picture(self.levels[0], k, True) if pages else scene_picture(Scene(spec, "train", k))
+            picture = _close(world, self.levels[0], k)
             k += 1
             for text_px, _ in picture.texts[: 4 * self.rows - len(images)]:
                 box_px = _about(text_px, random.uniform(0, air, 4), picture.original.size, self.policy.token_px)
@@ -184,7 +200,7 @@ class Transcripts(IterableDataset):
                 images.append(crop.image)
                 named.append(_names(picture, crop.size, box_px, self.policy.token_px))
         none = torch.zeros(0)
-        kind = "page glance" if pages else "glance"
+        kind = f"{PREFIX[world]}glance"
         return Batch(none, none, none, none, none, self.policy.pack(images), [], none, torch.from_numpy(np.concatenate(named)), kind)
 
     def _row(
@@ -242,13 +258,22 @@ class Transcripts(IterableDataset):
         return Transcript(ids, learned, grids, looks)
 
 
-def _picture(difficulty: int, index: int, pages: bool) -> Picture:
+def _picture(world: str, difficulty: int, index: int) -> Picture:
     """A training picture by its number."""
-    return (
-        page_picture(Page(PAGE_DIFFICULTY[difficulty], "train", index))
-        if pages
-        else scene_picture(Scene(DIFFICULTY[difficulty], "train", index))
-    )
+    if world == "page":
+        return page_picture(Page(PAGE_DIFFICULTY[difficulty], "train", index))
+    if world == "street":
+        return street_picture(Street(STREET_DIFFICULTY[difficulty], "train", index))
+    return scene_picture(Scene(DIFFICULTY[difficulty], "train", index))
+
+
+def _close(world: str, difficulty: int, index: int) -> Picture:
+    """A training picture for glances: a page, or a small image with one sign of the usual size in pixels."""
+    if world == "page":
+        return _picture(world, difficulty, index)
+    if world == "street":
+        return street_picture(Street(CLOSE_STREET, "train", index))
+    return scene_picture(Scene(CLOSE_SCENE, "train", index))
 
 
 def _collate(rows: Sequence[Transcript], pixels: Patches, shown: list[int], named: np.ndarray, c: PolicyModel, kind: str) -> Batch:

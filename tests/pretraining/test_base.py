@@ -55,3 +55,17 @@ def test_a_policy_that_continues_has_the_weights_of_its_start_and_those_of_the_v
     shared = {name for name, _ in policy.model.named_parameters()} - {"model.language_model.embed_tokens.weight", "lm_head.weight"}
     own, start = dict(policy.model.named_parameters()), dict(base.model.named_parameters())
     assert shared and all(torch.equal(own[name], start[name]) for name in shared)
+
+
+def test_a_number_of_a_street_is_named_digit_by_digit_on_the_tokens_that_show_it():
+    whole = (0.0, 0.0, 224.0, 224.0)
+    lengths = set()
+    for index in range(12):
+        picture = transcripts._close("street", 1, index)
+        ((text_px, text),) = picture.texts
+        named = transcripts._names(picture, (224, 224), whole, 28)
+        under = transcripts._tokens_under(text_px, (224, 224), whole, 28)
+        assert under.any() and (named[under, 1:] == [*map(int, text), *[-100] * (4 - len(text))]).all()
+        assert (named[~under, 1:] == -100).all()
+        lengths.add(len(text))
+    assert len(lengths) > 1

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
@@ -24,14 +25,14 @@ def scatter_boards(random: np.random.Generator, spec: SceneSpec) -> list[Box]:
         board = (float(round(x)), float(round(y)), float(round(x + width)), float(round(y + height)))
         gap = spec.side_px * 0.02
         grown = (board[0] - gap, board[1] - gap, board[2] + gap, board[3] + gap)
-        if all(_are_apart(grown, other) for other in boards):
+        if all(are_apart(grown, other) for other in boards):
             boards.append(board)
         if len(boards) == spec.signs:
             break
     return boards
 
 
-def _are_apart(a: Box, b: Box) -> bool:
+def are_apart(a: Box, b: Box) -> bool:
     x1, y1, x2, y2 = intersection(a, b)
     return x2 <= x1 or y2 <= y1
 
@@ -42,12 +43,12 @@ def _texts(random: np.random.Generator, spec: SceneSpec, split: Split) -> Iterat
         if spec.words and random.random() < 0.5:
             yield str(random.choice(split.words))
         else:
-            yield _number(random, int(random.integers(spec.digits[0], spec.digits[1] + 1)))
+            yield number(random, int(random.integers(spec.digits[0], spec.digits[1] + 1)))
     for digits in range(spec.digits[0] - 1, 0, -1):
-        yield _number(random, digits)
+        yield number(random, digits)
 
 
-def _number(random: np.random.Generator, digits: int) -> str:
+def number(random: np.random.Generator, digits: int) -> str:
     return str(int(random.integers(10 ** (digits - 1), 10**digits)))
 
 
@@ -95,7 +96,7 @@ def another_text(random: np.random.Generator, split: Split, sign: Sign, taken: C
         words = [word for word in split.words if word not in taken and text_extent(word, sign.font, sign.letter_px)[2] <= widest]
         if words:
             return str(random.choice(words))
-    while (text := _number(random, len(sign.text) if sign.text.isdigit() else 2)) in taken:
+    while (text := number(random, len(sign.text) if sign.text.isdigit() else 2)) in taken:
         pass
     return text
 
@@ -109,7 +110,34 @@ def rewritten(sign: Sign, text: str) -> Sign:
     return replace(sign, text=text, text_origin=(x, y), text_px=(x + ink[0], y + ink[1], x + ink[2], y + ink[3]))
 
 
-def descriptions(kind: str, signs: Sequence[Sign]) -> list[tuple[str, int]]:
+class Described(Protocol):
+    """A sign that a question can name."""
+
+    @property
+    def colour(self) -> str: ...
+
+    @property
+    def sign_px(self) -> Box: ...
+
+
+def choose(random: np.random.Generator, asks: Sequence[str], signs: Sequence[Described]) -> tuple[str, int]:
+    """A question and the index of the sign that it names; no other sign fits the description.
+
+    Raises ValueError if no description of the kinds in `asks` fits one sign alone.
+    """
+    by_kind = {kind: descriptions(kind, signs) for kind in asks}
+    kinds = [kind for kind, candidates in by_kind.items() if candidates]
+    if not kinds:
+        raise ValueError(
+            f"no description by {' or '.join(asks)} fits just one of the {len(signs)} signs; add 'colour' or 'place' to the spec's asks, "
+            "or lower its signs"
+        )
+    candidates = by_kind[kinds[int(random.integers(len(kinds)))]]
+    description, target = candidates[int(random.integers(len(candidates)))]
+    return f"What is on the {description}?", target
+
+
+def descriptions(kind: str, signs: Sequence[Described]) -> list[tuple[str, int]]:
     """Every description of this kind that fits exactly one sign, with the index of that sign."""
     if kind in ("colour", "shape"):
         named = [getattr(sign, kind) for sign in signs]

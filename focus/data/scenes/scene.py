@@ -10,7 +10,7 @@ from focus.data.drawn import Drawn, fingerprint
 from focus.data.images.original import Decoded, Original
 from focus.data.sample import Sample
 from focus.data.scenes.drawing import draw_ground, draw_sign, is_photograph
-from focus.data.scenes.layout import another_text, descriptions, make_sign, rewritten, scatter_boards
+from focus.data.scenes.layout import another_text, choose, make_sign, rewritten, scatter_boards
 from focus.data.scenes.spec import COLOURS, SPLITS, SceneSpec, Sign
 
 
@@ -52,17 +52,7 @@ class Scene:
 
         Raises ValueError if no description of the kinds in `spec.asks` fits one sign alone.
         """
-        random = self._random(1)
-        by_kind = {kind: descriptions(kind, self.signs) for kind in self.spec.asks}
-        kinds = [kind for kind, candidates in by_kind.items() if candidates]
-        if not kinds:
-            raise ValueError(
-                f"no description by {' or '.join(self.spec.asks)} fits just one of the {len(self.signs)} signs of scene "
-                f"{self.index}; add 'colour' or 'place' to SceneSpec.asks, or lower SceneSpec.signs"
-            )
-        candidates = by_kind[kinds[int(random.integers(len(kinds)))]]
-        description, target = candidates[int(random.integers(len(candidates)))]
-        return f"What is on the {description}?", target
+        return choose(self._random(1), self.spec.asks, self.signs)
 
     @cached_property
     def asked(self) -> Sign:
