@@ -33,6 +33,7 @@ def scatter_boards(random: np.random.Generator, spec: SceneSpec) -> list[Box]:
 
 
 def are_apart(a: Box, b: Box) -> bool:
+    """Whether two boxes share no pixel."""
     x1, y1, x2, y2 = intersection(a, b)
     return x2 <= x1 or y2 <= y1
 
@@ -49,6 +50,7 @@ def _texts(random: np.random.Generator, spec: SceneSpec, split: Split) -> Iterat
 
 
 def number(random: np.random.Generator, digits: int) -> str:
+    """A number with so many digits, which does not begin with 0."""
     return str(int(random.integers(10 ** (digits - 1), 10**digits)))
 
 
