@@ -49,6 +49,6 @@ class Speaking:
         self.engine.clear_cache()
         [said] = completions(self.engine, [asked], Sampling(request["temperature"], request["max_tokens"]))
         words = self.policy.tokenizer.decode(said.ids)
-        for stop in ("<|im_end|>", *request["stop"]):
+        for stop in ("<|im_end|>", *request.get("stop", ())):
             words = words.removesuffix(stop)
         return words, "stop" if said.stopped else "length", len(said.ids)
