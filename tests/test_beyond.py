@@ -1,9 +1,11 @@
-"""experiments/beyond: thresholds become verdicts as its page says, and a claim without runs is not run."""
+"""experiments/beyond: thresholds become verdicts as its page says; a claim without runs is not run; the table has its record."""
+
+import json
 
 import pytest
 
 from experiments.beyond import record
-from experiments.beyond.record import CLAIMS
+from experiments.beyond.record import CLAIMS, HERE
 from experiments.claims.runs import NotRun
 
 GOOD = {
@@ -54,3 +56,11 @@ def test_a_claim_whose_runs_are_not_there_is_not_run(tmp_path, monkeypatch):
     for measure, _ in CLAIMS.values():
         with pytest.raises(NotRun):
             measure()
+
+
+def test_the_table_of_paid_crops_follows_from_its_record():
+    written = json.loads((HERE / "crops_paid.json").read_text())
+    page = (HERE / "README.md").read_text()
+    for row in written["rows"]:
+        cells = [f"{row[key][0]:.3f} [{row[key][1]:.3f}, {row[key][2]:.3f}]" for key in ("before", "after", "crop alone")]
+        assert f"| {row['view_tokens']} | {row['crop']} | {' | '.join(cells)} |" in page
