@@ -2,11 +2,14 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments.conflict.record import HERE, METRICS, POLICIES, claims, judge, load, policies, rounded, share
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_share_of_one_policy_has_wilsons_interval_over_the_scenes_to_which_it_applies():
@@ -59,6 +62,10 @@ def test_the_record_follows_from_the_kept_answers_and_the_page_says_where_there_
             part: record[part] for part in ("policies", "claims")
         }
         assert all(f"| {name} | **{claim['verdict']}**" in page for name, claim in record["claims"].items())
+        for arm in ("gap", "no gap"):
+            mean, low, high = record["arms"][arm]["sign conflict_crop"]
+            believes = f"{mean:.1f} % [{low:.1f}, {high:.1f}]"
+            assert believes.replace(" %", "") in page and believes in (ROOT / "README.md").read_text()
 
 
 def test_a_record_without_a_number_has_null_and_every_policy_has_its_folder():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.claims import decomposition
+from experiments.pages import verdict as pages
 from focus.data.readers import SETS
 from focus.model import loading
 
@@ -33,13 +34,16 @@ def test_the_record_of_the_base_that_reads_pages_is_that_of_the_shipped_one():
         assert f"{read[name]['mean']:.1f} [{read[name]['low']:.1f}, {read[name]['high']:.1f}]" in shown, name
 
 
-def test_the_runs_on_pages_stand_in_their_record():
+def test_the_runs_on_pages_stand_in_their_record_which_follows_from_the_kept_answers():
     found = json.loads((ROOT / "experiments/pages/results.json").read_text())
     shown = (ROOT / "experiments/pages/README.md").read_text()
     for arm in ("base at 16", "gap", "base at 256", "no gap"):
         for name in ("accuracy", "accuracy, annotated crop", "accuracy, tool-free", "D_noise", "crop rate", "coverage of B1"):
             mean, low, high = found[f"{arm}: {name}"]
             assert f"| {mean:.1f} [{low:.1f}, {high:.1f}] |" in shown, (arm, name)
+    again = pages.results(pages.load())
+    assert json.loads(json.dumps(pages.rounded(again) | {"met": pages.met(again), "verdict": pages.judge(again)})) == found
+    assert f"**{found['verdict'].capitalize()}**" in shown
 
 
 def test_the_numbers_of_the_readmes_stand_in_the_record(stage1):

@@ -184,11 +184,12 @@ def test_a_fixed_crop_shows_the_pixels_of_its_box_enlarged():
 
 
 def test_the_settings_of_a_run_reach_the_rules_and_the_update(tmp_path):
-    cfg = settings(tmp_path, tmp_path, "rollout.fixed_crops=true", "rollout.force_first_crop=true", "objective.clip=0.3")
+    changed = ("rollout.fixed_crops=true", "rollout.force_first_crop=true", "objective.clip=0.3")
+    cfg = TrainConfig.model_validate(plain(settings(tmp_path, tmp_path, *changed)))
     assert build.rollout_limits(cfg, 1.0).fixed_crops and build.rollout_limits(cfg, 1.0).force_first_crop
     assert build.build_policy(cfg, random_qwen3_vl(seed=1)).settings.clip == 0.3
-    plain = settings(tmp_path, tmp_path)
-    assert not build.rollout_limits(plain, 1.0).fixed_crops and not build.rollout_limits(plain, 1.0).force_first_crop
+    untouched = settings(tmp_path, tmp_path)
+    assert not build.rollout_limits(untouched, 1.0).fixed_crops and not build.rollout_limits(untouched, 1.0).force_first_crop
 
 
 # -------------------------------------------------------------------------------------------- questions without annotation
