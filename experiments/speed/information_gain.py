@@ -1,4 +1,4 @@
-"""What the information gain (E9') costs per number of placebos J, beside the rollout that it grades. `make speed TABLE=information_gain`.
+"""What the information gain (E9) costs per number of placebos J, beside the rollout that it grades. `make speed TABLE=information_gain`.
 
 Writes information_gain.json: one default step (8 questions x 8 rollouts of the embedded policy, first crops forced). Tokens that pass
 the text layers are counted, with the rollout's caches and after the engine forgot them (what a frozen reader pays); seconds are a ratio to

@@ -189,7 +189,7 @@ def forking_problems(cfg: TrainConfig) -> list[str]:
     if answers > 1 and (siblings % answers or siblings < 2 * answers):
         problems.append(
             f"rollout.answers_per_crop is {answers} and rollout.rollouts_per_question {siblings}; a group needs at least 2 crops with "
-            "equally many answers each, e.g. 2 and 8"
+            "equally many answers each, e.g. rollout.answers_per_crop=2 rollout.rollouts_per_question=8"
         )
     if rollout.overlap and (answers > 1 or rollout.dead_groups != "keep"):
         problems.append(
@@ -317,6 +317,13 @@ def train_problems(cfg: TrainConfig) -> list[str]:
         problems.append(f"gap.mode is calibrated but gap.table ({cfg.gap.table or 'null'}) does not exist; `make calibrate` writes it")
     if cfg.objective.teach_groups == "accuracy" and "accuracy" not in cfg.reward.terms:
         problems.append("objective.teach_groups is accuracy, but reward.terms has no term of that name; choose all, or add the term")
+    for name, term in cfg.reward.terms.items():
+        reader = term.get("reader")
+        if isinstance(reader, str) and not os.path.isdir(reader) and (reader.startswith("outputs/") or not HUB_NAME.fullmatch(reader)):
+            problems.append(
+                f"reward.terms.{name}.reader is {reader}, which is not a folder; give one in the Hugging Face layout, a hub name, "
+                "embedded, policy (the trained one), or null"
+            )
     sources = {cfg.data.source: f"data.source is {cfg.data.source}"}
     sources |= {name: f"data.mix names {name}" for name in cfg.data.mix}
     for name, seen in sources.items():

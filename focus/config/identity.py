@@ -232,8 +232,12 @@ def refuse_other_run(settings: Settings, kept: Path, finished: bool) -> None:
         ) from error
     before, now = learned_settings(written), learned_settings(settings)  # type: ignore[arg-type]
     free = () if finished else (*LENGTH, *MEMORY)
+
+    def shown(settings: Mapping[str, Any], key: str) -> Any:
+        return settings.get(key, NEW_LEARNED.get(key, "no such setting"))
+
     changed = [
-        f"{key}: {before.get(key, 'no such setting')} then, {now.get(key, 'no such setting')} now"
+        f"{key}: {shown(before, key)} then, {shown(now, key)} now"
         for key in sorted(before | now)
         if before.get(key) != now.get(key) and not under(key, free)
     ]

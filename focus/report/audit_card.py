@@ -259,6 +259,13 @@ def _cell(interval: Interval | None) -> dict[str, str] | None:
     return {"mean": f"{mean:.1f}", "interval": f"{low:.1f} to {high:.1f}"}
 
 
+def _sample_size(protocol: Protocol) -> str:
+    """What it finds, where it was chosen for that."""
+    if any(change.startswith("audit.samples=") for change in protocol.changed):
+        return f"set by audit.samples: not the one that finds a loss of {100 * protocol.effect:.0f} points"
+    return f"finds a loss of {100 * protocol.effect:.0f} points with probability {protocol.power:g}"
+
+
 def _facts(card: Card) -> list[tuple[str, str]]:
     """The facts of the prompt, the server and the cost, as label and value."""
     agent, spent, questions = card.agent, card.spent, sum(card.protocol.sets.values()) * len(card.protocol.views)
@@ -268,7 +275,7 @@ def _facts(card: Card) -> list[tuple[str, str]]:
         ("engine", f"{agent.engine}, temperature {agent.temperature:g}, {crops} of {agent.crop_tokens:,} tokens"),
         ("protocol", protocol_text(card.protocol)),
         ("questions", ", ".join(f"{count:,} {name}" for name, count in card.protocol.sets.items())),
-        ("sample size", f"finds a loss of {100 * card.protocol.effect:.0f} points with probability {card.protocol.power:g}"),
+        ("sample size", _sample_size(card.protocol)),
         ("graded by", f"rules, then {agent.judge}" if agent.judge else "rules alone"),
     ]
     if seen := [entry for entry in card.measured if entry.view_seen]:

@@ -107,7 +107,7 @@ class CropOnly(LabelReader):
 
 
 class InformationGain(LabelReader):
-    """E9': the label's probability after the rollout's own crop minus the best of that before any crop and with placebos, not below 0.
+    """E9: the label's probability after the rollout's own crop minus the best of that before any crop and with placebos, not below 0.
 
     0 without a crop. Only the label's tokens count, not the closing tag of the answer.
 
@@ -199,7 +199,10 @@ def _frozen(policy: PolicyModel) -> PolicyModel:
 def _loaded(name: str, policy: PolicyModel) -> PolicyModel:
     """The policy in a folder. Raises ValueError if it can't read the conversations of this policy."""
     dtype, dialect = str(policy.model.dtype).removeprefix("torch."), policy.dialect
-    reader = loading.load_model(loading.checkpoint_path(name), dialect.name, dtype, prompts=dialect.prompts)
+    try:
+        reader = loading.load_model(loading.checkpoint_path(name), dialect.name, dtype, prompts=dialect.prompts)
+    except ValueError as error:
+        raise ValueError(f"the setting reader={name} of a reward term names no policy that can be loaded: {error}") from error
     if reader.tokenizer.get_vocab() != policy.tokenizer.get_vocab() or reader.token_px != policy.token_px:
         raise ValueError(f"the reader {name} has other tokens or another patch size than the policy; choose one of its family")
     return reader

@@ -63,7 +63,7 @@ def match(boxes_px: Sequence[Box], targets: Sequence[Sequence[Box]], original_si
 
 
 def information_gain(own: float, others: Sequence[float]) -> float:
-    """r_ig of E9': how much better the label is predicted with the rollout's own crop than in the best other case, not below 0.
+    """r_ig of E9: how much better the label is predicted with the rollout's own crop than in the best other case, not below 0.
 
     `own` and `others` (no crop, and placebo crops) are mean log-probabilities (nats) of the label's tokens.
     They are compared as probabilities exp(.), so the gain lies in [0, 1]. A placebo that misleads raises nothing.

@@ -571,7 +571,7 @@ def test_a_coco_box_that_cannot_be_used_is_dropped_alone(read, broken, fault):
     [
         (b"", "neither JSON nor XML"),
         (b"\xff\xd8\xff\xe0 a photograph", "neither JSON nor XML"),
-        ("x1,y1,x2,y2\n1,2,3,4\n", "begins with b'x1,y1,x2,y2"),
+        ("x1,y1,x2,y2\n1,2,3,4\n", "begins with 'x1,y1,x2,y2"),
         ("[" * 100_000, "neither JSON nor XML"),
         ('[{"id": 1, "data": ', "neither JSON nor XML"),
         ([], "holds \\[\\]"),
