@@ -61,7 +61,7 @@ def page() -> str:
         if prefix:
             others = sorted(each for each in path.parent.glob("*.yaml") if each != path)
             parts.append(f"### {path.parent.name}\n\n{_table(path, prefix, meanings)}")
-            parts += [_choices(path.parent.name, [path, *others])] if others else []
+            parts += [_choices(path.parent.name, [path, *others]), *_more(path, prefix, others)] if others else []
     parts.append(f"## Recipes of `base`\n\n{_choices('recipe', sorted((CONF / 'recipe').glob('*.yaml')))}")
     parts.append(f"## Experiments\n\n{_choices('experiment', sorted((CONF / 'experiment').glob('*.yaml')))}")
     launchers = CONF / "hydra/launcher"
@@ -89,6 +89,18 @@ def _table(path: Path, prefix: str, meanings: dict[str, str]) -> str:
 def _choices(group: str, paths: list[Path]) -> str:
     """The files of a group: their names and what their first comment says."""
     return f"| `{group}=` | |\n|---|---|\n" + "".join(f"| `{path.stem}` | {_cell(read(path)[0])} |\n" for path in paths)
+
+
+def _more(whole: Path, prefix: str, others: list[Path]) -> list[str]:
+    """The keys that only other files of a group have, each of the first file that explains it."""
+    known = {key.name for key in read(whole)[1]}
+    rows: dict[str, str] = {}
+    for path in others:
+        for key in read(path)[1]:
+            if key.name not in known and key.meaning and key.name not in rows and not key.name.endswith("_target_"):
+                value = "" if key.section else _code(key.value)
+                rows[key.name] = f"| `{prefix}{key.name}` | `{path.parent.name}={path.stem}` | {value} | {_cell(key.meaning)} |\n"
+    return ["| more keys | of | default | meaning |\n|---|---|---|---|\n" + "".join(rows.values())] if rows else []
 
 
 def read(path: Path) -> tuple[str, list[Key], list[str]]:

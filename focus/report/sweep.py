@@ -47,7 +47,8 @@ class Point:
 
 
 def launched(folder: Path) -> list[tuple[dict[str, str], str]]:
-    """The swept values and folder name of every point of a sweep, from Hydra's multirun.yaml.
+    """The swept values and folder name of every point of a sweep: of Hydra's multirun.yaml, which knows the last command alone, and
+    of earlier ones, by the names of their folders.
 
     Raises ValueError for a folder without that file, where nothing was launched, and for a sweep of
     one point.
@@ -60,14 +61,19 @@ def launched(folder: Path) -> list[tuple[dict[str, str], str]]:
     hydra_cfg = read_settings(record, "hydra.job.config.override_dirname.exclude_keys", "hydra.sweeper", "hydra.overrides.task").hydra
     unnamed = hydra_cfg.job.config.override_dirname.exclude_keys
     given = swept_values(hydra_cfg.sweeper.params or {}, hydra_cfg.overrides.task)
-    shown = [key for key, values in given.items() if len(values) > 1]
+    last = [dict(zip(given, values, strict=True)) for values in itertools.product(*given.values())]
+    launched_last = {point_name(point, unnamed): point for point in last}
+    named = {part.partition("=")[0] for part in next(iter(launched_last)).split(",")}
+    points = {}
+    for name in sorted(path.parent.name for path in folder.glob("*=*/settings.yaml")):
+        values = dict(part.partition("=")[::2] for part in name.split(","))
+        if values.keys() == named:
+            points[name] = {**last[0], **values}
+    points = {name: point for name, point in points.items() if name not in launched_last} | launched_last
+    shown = [key for key in given if len({point[key] for point in points.values()}) > 1]
     if not shown:
         raise ValueError(f"{folder} holds one point and no sweep; its page is {folder / 'report.html'}")
-    points = []
-    for values in itertools.product(*given.values()):
-        point = dict(zip(given, values, strict=True))
-        points.append(({key: point[key] for key in shown}, point_name(point, unnamed)))
-    return points
+    return [({key: point[key] for key in shown}, name) for name, point in points.items()]
 
 
 def points_of(folder: Path) -> list[Point]:

@@ -386,6 +386,17 @@ def test_what_is_given_on_the_command_line_takes_the_place_of_what_the_experimen
     assert sweep.launched(tmp_path) == [({"seed": str(n)}, f"gap.view_tokens=16,seed={n}") for n in (7, 8)]
 
 
+def test_points_that_an_earlier_command_left_in_the_folder_belong_to_the_sweep(tmp_path):
+    """One command for each seed: Hydra's record knows the last one alone."""
+    record(tmp_path, "seed: 'range(0,5)', gap: 'fixed,off'", "['seed=1']")
+    for name in ("gap=fixed,seed=0", "gap=off,seed=1", "gap=off", "lr=1,seed=0"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "settings.yaml").touch()
+    assert sweep.launched(tmp_path) == [
+        ({"seed": seed, "gap": gap}, f"gap={gap},seed={seed}") for seed, gap in (("0", "fixed"), ("1", "fixed"), ("1", "off"))
+    ]
+
+
 def test_a_swept_list_or_path_is_found_where_hydra_puts_it(tmp_path):
     record(tmp_path, "", "['data.letter_px=[6,12],[12,24]', +policy.checkpoint=a/b]")
     assert [name for _, name in sweep.launched(tmp_path)] == [f"+policy.checkpoint=a/b,data.letter_px={px}" for px in ("[6,12]", "[12,24]")]
