@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from experiments.claims import verdict
-from experiments.conflict.record import rounded
+from experiments.conflict.record import load, rounded
 from experiments.controls.record import (
     HARD_SAMPLED,
     HERE,
+    ITEMS,
     POLICIES,
     SETTINGS,
     Tables,
@@ -18,7 +19,6 @@ from experiments.controls.record import (
     judge_s1,
     judge_s2,
     judge_s3,
-    load,
     own,
     paper,
 )
@@ -104,7 +104,7 @@ def test_verdicts_of_made_up_answers_are_as_worked_by_hand(monkeypatch):
 
 
 def test_the_record_follows_from_the_kept_answers_and_the_page_says_where_there_is_none():
-    written, page, kept = HERE / "record.json", (HERE / "README.md").read_text(), load()
+    written, page, kept = HERE / "record.json", (HERE / "README.md").read_text(), load(ITEMS, POLICIES)
     assert written.is_file() == bool(kept) == ("*Not run* yet" not in page)
     if kept:
         record = json.loads(written.read_text())

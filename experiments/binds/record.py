@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.claims.verdict import Found, change, decide, mean, up
-from experiments.conflict.record import rounded
+from experiments.conflict.record import load, rounded
 from focus.model import loading
 
 HERE = Path(__file__).parent
@@ -95,18 +95,8 @@ def record(items: Items) -> dict[str, object]:
     return {"policies": sorted(items), "arms": arms, "claims": claims(items)}
 
 
-def load() -> Items:
-    """What was measured, by policy, in the order of POLICIES."""
-    found = {}
-    for name in POLICIES:
-        if (ITEMS / f"{name}.npz").is_file():
-            with np.load(ITEMS / f"{name}.npz") as arrays:
-                found[name] = {key: arrays[key].astype(np.float64) for key in arrays.files if key != "weights"}
-    return found
-
-
 def main() -> None:
-    found = record(load())
+    found = record(load(ITEMS, POLICIES))
     (HERE / "record.json").write_text(json.dumps(rounded(found), indent=1) + "\n")
     print(json.dumps(rounded(found["claims"]), indent=1))
 

@@ -8,7 +8,7 @@ thresholds of README.md.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,12 +83,12 @@ def claims(items: Items) -> dict[str, dict[str, object]]:
     return found
 
 
-def load() -> Items:
-    """What was measured, by policy, in the order of POLICIES."""
+def load(folder: Path = ITEMS, policies: Iterable[str] = POLICIES) -> Items:
+    """What was measured and kept in a folder, by policy, in their order."""
     found = {}
-    for name in POLICIES:
-        if (ITEMS / f"{name}.npz").is_file():
-            with np.load(ITEMS / f"{name}.npz") as arrays:
+    for name in policies:
+        if (folder / f"{name}.npz").is_file():
+            with np.load(folder / f"{name}.npz") as arrays:
                 found[name] = {key: arrays[key].astype(np.float64) for key in arrays.files if key != "weights"}
     return found
 

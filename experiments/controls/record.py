@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.claims import verdict
 from experiments.claims.verdict import MANY, Found, Interval, change, decide, down, interval, mean, ratio, seeds_above, up
-from experiments.conflict.record import rounded
+from experiments.conflict.record import load, rounded
 from focus.model import loading
 
 HERE = Path(__file__).parent
@@ -186,18 +186,8 @@ def record(items: Items) -> dict[str, object]:
     return {"seeds": t.seeds, "arms": arms, "paper, greedy": paper(t), "own": own(t)}
 
 
-def load() -> Items:
-    """What was measured, by policy, in the order of POLICIES."""
-    found = {}
-    for name in POLICIES:
-        if (ITEMS / f"{name}.npz").is_file():
-            with np.load(ITEMS / f"{name}.npz") as arrays:
-                found[name] = {key: arrays[key].astype(np.float64) for key in arrays.files if key != "weights"}
-    return found
-
-
 def main() -> None:
-    items = load()
+    items = load(ITEMS, POLICIES)
     if Tables(items).seeds != list(SEEDS) or "base" not in items:
         raise SystemExit(f"seeds {Tables(items).seeds} are measured in every arm, all five and the base are needed; see README.md")
     found = rounded(record(items))
