@@ -130,7 +130,7 @@ def print_contents(contents: Contents, source: str, shared: Mapping[str, list[st
     table.add_row("groups", Text(f"{len(contents.groups)} (intervals are resampled over them)"))
     for name, counter in (*contents.fields.items(), *kinds(contents)):
         table.add_row(Text(name), Text(_top(counter)))
-    table.add_row("options", Text(_numbers(contents.options) or "none: answers are open"))
+    table.add_row("options", Text(_numbers(contents.options, "question", "option") or "none: answers are open"))
     if contents.letters:
         table.add_row("answers", _letters(contents))
     table.add_row("images", Text(_images(contents.images)))
@@ -155,8 +155,11 @@ def _top(counter: Counter[str]) -> str:
     return ", ".join(listed) + more
 
 
-def _numbers(counter: Counter[int]) -> str:
-    return ", ".join(f"{number}: {count}" for number, count in sorted(counter.items()))
+def _numbers(counter: Counter[int], thing: str, part: str) -> str:
+    """How many things have how many parts: `1 question with 2 options, 2 questions with 4 options`."""
+    return ", ".join(
+        f"{count} {thing}{'s' * (count > 1)} with {number} {part}{'s' * (number > 1)}" for number, count in sorted(counter.items())
+    )
 
 
 def _letters(contents: Contents) -> Text:
@@ -189,7 +192,7 @@ def _boxes(contents: Contents) -> str:
         return "none; add some with data.annotations"
     least, median, most = (f"{share:.2%}" for share in shares)
     return (
-        f"{contents.boxed} of {contents.questions} questions have boxes; questions by targets "
-        f"{_numbers(contents.targets)}; targets by levels "
-        f"{_numbers(contents.levels)}; B1 covers {median} of the image (median; {least} to {most})"
+        f"{contents.boxed} of {contents.questions} questions have boxes: "
+        f"{_numbers(contents.targets, 'question', 'target')}; {_numbers(contents.levels, 'target', 'level')}; "
+        f"B1 covers {median} of the image (median; {least} to {most})"
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from omegaconf import DictConfig
@@ -256,14 +257,15 @@ def _print(summary: Mapping[str, Any], output: Path, seconds: float, pages: int,
     for reason, count in summary["dropped"].items():
         console.print(f"left out: {count:,} {reason} (first: {summary['first'][reason]})")
     kinds = ", ".join(f"{count} {kind}" for kind, count in summary["kinds"].items())
-    views = ", ".join(f"{tokens}: {count}" for tokens, count in summary["critical_views"].items())
+    views = list(Counter(summary["critical_views"]).elements())
     guess = summary["majority_guess"]
     shares = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in guess["kinds"].items())
     console.print(
         f"{summary['questions']:,} questions from {summary['pages_with_questions']:,} of {pages:,} pages and pictures "
         f"in {summary['documents']:,} files ({kinds})\n"
         f"{60 * summary['questions'] / seconds:,.0f} questions a minute, {summary['questions'] / pages:.1f} a page\n"
-        f"critical views in tokens: {views}\n"
+        f"critical view, the largest that no longer shows the answer: a median of {median(views):,.0f} visual tokens "
+        f"({min(views):,} to {max(views):,}); gap=reader trains there\n"
         f"the most frequent answer of each kind, without a look: right in {100 * guess['all']:.1f} % ({shares})"
     )
     if ocr := summary["ocr"]:

@@ -77,6 +77,15 @@ def test_the_box_of_an_answer_is_the_ink_of_that_word(make):
     assert min(rows[:2]) < 128 and min(rows[-2:]) < 128  # ink reaches the upper and the lower edge
 
 
+def test_the_critical_views_are_said_as_their_median_and_range(make):
+    """The page has 43 x 30 tokens of 28 px. Its ladder halves them: 1290, 645, 322, 161, 80, 40, 20."""
+    # a line of 24 points is about 38 px of 1200: 6.2 px in 40 tokens, 4.4 in 20. One of 12 points is half of that: 6.6 px in 161, 4.4 in 80
+    write_pdf(make.folder / "a.pdf", [Text("Total 281.50", 100, 500, 24)], [Text("Invoice 4711 for May", 72, 500, 12)])
+    made = make()
+    assert made.counts["critical_views"] == {"20": 1, "80": 3}
+    assert "no longer shows the answer: a median of 80 visual tokens (20 to 80); gap=reader trains there" in made.said
+
+
 def test_a_second_start_gives_the_same_records_and_reads_nothing_again(make, monkeypatch):
     write_pdf(make.folder / "a.pdf", lines(*INVOICE, leading=40))
     first = make()
