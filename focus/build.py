@@ -31,6 +31,7 @@ from focus.config.schema import (
 from focus.data import leaks
 from focus.data.drawn import Drawn, InTurn
 from focus.data.pages import Pages, page_spec
+from focus.data.relations import Relations, relation_spec
 from focus.data.sample import Limits, Records, Sample
 from focus.data.scenes import Scenes, scene_spec
 from focus.data.source import open_source
@@ -164,6 +165,8 @@ def _drawn(source: str, difficulty: int, letter_px: Sequence[int] | None, side_p
         return Pages(page_spec(difficulty, letter_px, side_px), split, count, first)
     if source == "streets":
         return Streets(street_spec(difficulty, letter_px, side_px), split, count, first)
+    if source == "relations":
+        return Relations(relation_spec(difficulty, letter_px, side_px), split, count, first)
     return Scenes(scene_spec(difficulty, letter_px, side_px), split, count, first)
 
 

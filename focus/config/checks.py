@@ -42,7 +42,7 @@ from focus.runtime.listen import LOOPBACK
 BUDGET_STEP = 4096  # tokens, between two budgets of a forward that are advised
 MAX_VLLM_RANK = 512  # of a LoRA adapter
 EMBEDDED_VIEW = 16  # visual tokens of the view that an evaluation of the embedded policy shows: what its stage 1 trains at
-DRAWN = ("scenes", "streets", "pages")  # sources that are drawn on the fly, with training and held-out images of their own
+DRAWN = ("scenes", "streets", "relations", "pages")  # sources that are drawn on the fly, with training and held-out images of their own
 SECRET = re.compile(r"(api|access|secret)?[_-]?key|authorization|password|(access|api|bearer)[_-]?token", re.IGNORECASE)
 
 
@@ -86,8 +86,8 @@ def data_problems(data: DataConfig) -> list[str]:
     known = (*DRAWN, "records", *SETS)
     if not data.mix and data.source not in known:
         problems.append(
-            f"data.source is {data.source!r}. {did_you_mean(data.source, list(SETS))}There are scenes, streets and pages (embedded), "
-            f"records (a records.jsonl), and the published sets {', '.join(SETS)}"
+            f"data.source is {data.source!r}. {did_you_mean(data.source, list(SETS))}There are scenes, streets, relations and pages "
+            f"(embedded), records (a records.jsonl), and the published sets {', '.join(SETS)}"
         )
     if data.source == "records" and not data.records:
         problems.append("data.source is records but data.records names no file; `make scenes` writes one, or give your own (docs/data.md)")

@@ -122,7 +122,7 @@ def test_a_folder_without_the_files_is_told_with_the_folder_and_the_files(tmp_pa
 @pytest.mark.parametrize("wrong, right", [("hrbench4", "hrbench4k"), ("treevgr", "treevgr_rl"), ("vstr", "vstar"), ("zoom", "zoombench")])
 def test_a_name_that_nearly_exists_gets_a_suggestion(wrong, right):
     [problem] = problems_of(composed("inspect", f"data.source={wrong}"), InspectConfig)
-    assert problem.startswith(f"data.source is '{wrong}'. Did you mean {right}? There are scenes, streets and pages (embedded), records")
+    assert problem.startswith(f"data.source is '{wrong}'. Did you mean {right}? There are scenes, streets, relations and pages (embedded)")
     assert all(name in problem for name in SETS)
 
 

@@ -1,5 +1,6 @@
 """Draws signs and grounds, and measures texts."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
 
@@ -7,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from focus.data.boxes import Box
-from focus.data.scenes.spec import Sign, Split
+from focus.data.scenes.spec import SceneSpec, Sign, Split
 
 
 @lru_cache(maxsize=512)
@@ -85,3 +86,16 @@ def draw_ground(random: np.random.Generator, split: Split, side_px: int) -> Imag
         ground = Image.fromarray(noise).resize((side_px, side_px), Image.Resampling.BICUBIC)
     grey = Image.new("RGB", ground.size, (128, 128, 128))
     return Image.blend(ground, grey, float(random.uniform(0.1, 0.45)))
+
+
+def draw_scene(random: np.random.Generator, spec: SceneSpec, split: Split, signs: Sequence[Sign]) -> Image.Image:
+    """A ground, things without texts, and these signs."""
+    image = draw_ground(random, split, spec.side_px)
+    draw = ImageDraw.Draw(image)
+    for _ in range(spec.clutter):
+        side = spec.side_px * random.uniform(0.02, 0.06)
+        x, y = random.uniform(0, spec.side_px - side, 2)
+        draw.rectangle((x, y, x + side, y + side), fill=tuple(int(v) for v in random.integers(40, 215, 3)))
+    for sign in signs:
+        draw_sign(draw, sign)
+    return image

@@ -91,6 +91,16 @@ def make_sign(random: np.random.Generator, spec: SceneSpec, split: Split, board:
     )
 
 
+def place_signs(random: np.random.Generator, spec: SceneSpec, split: Split) -> tuple[Sign, ...]:
+    """The signs of a scene. Raises ValueError if `spec` asks for more signs than fit, or for signs that no text fits."""
+    for _ in range(200):
+        boards = scatter_boards(random, spec)
+        if len(boards) == spec.signs:
+            colours = random.permutation(list(COLOURS))
+            return tuple(make_sign(random, spec, split, board, str(colours[i % len(colours)])) for i, board in enumerate(boards))
+    raise ValueError(f"{spec.signs} signs of {spec.sign_side} of a side do not fit into a scene; lower data.difficulty")
+
+
 def another_text(random: np.random.Generator, split: Split, sign: Sign, taken: Collection[str]) -> str:
     """A text for this sign that is not in `taken`: as many digits for a number; for a word another word that fits, else two digits."""
     if not sign.text.isdigit():

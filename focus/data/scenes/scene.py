@@ -4,14 +4,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from PIL import ImageDraw
 
 from focus.data.drawn import Drawn, fingerprint
 from focus.data.images.original import Decoded, Original
 from focus.data.sample import Sample
-from focus.data.scenes.drawing import draw_ground, draw_sign, is_photograph
-from focus.data.scenes.layout import another_text, choose, make_sign, rewritten, scatter_boards
-from focus.data.scenes.spec import COLOURS, SPLITS, SceneSpec, Sign
+from focus.data.scenes.drawing import draw_scene, is_photograph
+from focus.data.scenes.layout import another_text, choose, place_signs, rewritten
+from focus.data.scenes.spec import SPLITS, SceneSpec, Sign
 
 
 @dataclass(frozen=True)
@@ -35,16 +34,7 @@ class Scene:
 
         Raises ValueError if `spec` asks for more signs than fit, or for signs that no text fits.
         """
-        random = self._random(0)
-        for _ in range(200):
-            boards = scatter_boards(random, self.spec)
-            if len(boards) == self.spec.signs:
-                colours = random.permutation(list(COLOURS))
-                return tuple(
-                    make_sign(random, self.spec, SPLITS[self.split], board, str(colours[i % len(colours)]))
-                    for i, board in enumerate(boards)
-                )
-        raise ValueError(f"{self.spec.signs} signs of {self.spec.sign_side} of a side do not fit into a scene; lower data.difficulty")
+        return place_signs(self._random(0), self.spec, SPLITS[self.split])
 
     @cached_property
     def question(self) -> tuple[str, int]:
@@ -89,16 +79,10 @@ class Scene:
 
     def open(self) -> Original:
         """The drawn scene."""
-        random = self._random(2)
-        image = draw_ground(random, SPLITS[self.split], self.spec.side_px)
-        draw = ImageDraw.Draw(image)
-        for _ in range(self.spec.clutter):
-            side = self.spec.side_px * random.uniform(0.02, 0.06)
-            x, y = random.uniform(0, self.spec.side_px - side, 2)
-            draw.rectangle((x, y, x + side, y + side), fill=tuple(int(v) for v in random.integers(40, 215, 3)))
-        for i, sign in enumerate(self.signs):
-            draw_sign(draw, sign if self.written is None or i != self.question[1] else self.asked)
-        return Decoded(image)
+        signs = list(self.signs)
+        if self.written is not None:
+            signs[self.question[1]] = self.asked
+        return Decoded(draw_scene(self._random(2), self.spec, SPLITS[self.split], signs))
 
 
 class Scenes(Drawn):
