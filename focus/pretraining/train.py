@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -26,6 +26,7 @@ from focus.pretraining.losses import losses, optimisers, rate
 from focus.pretraining.tokenizer import build_tokenizer
 from focus.pretraining.transcripts import NAMES, Phase, Transcripts
 from focus.runtime.files import atomic_write
+from focus.runtime.progress import Progress
 
 
 def train(cfg: BaseConfig, output: Path) -> PolicyModel:
@@ -53,16 +54,9 @@ def train(cfg: BaseConfig, output: Path) -> PolicyModel:
     batches = iter(DataLoader(data, batch_size=None, num_workers=cfg.workers, prefetch_factor=8 if cfg.workers else None))
     seen: dict[str, list[dict[str, Tensor]]] = {}
     began = time.perf_counter()
-    columns = (
-        TextColumn("base"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[shown]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as progress:
-        task = progress.add_task("base", total=steps, completed=start, shown="")
+    shown = ""
+    with Progress(Console()) as progress:
+        progress.begin("base", "step", start)
         for step in range(start, steps):
             for optimizer, factor in zip(optimizers, (10, 1), strict=True):
                 for group in optimizer.param_groups:
@@ -87,9 +81,9 @@ def train(cfg: BaseConfig, output: Path) -> PolicyModel:
                 }
                 with atomic_write(kept) as partial:
                     torch.save(state, partial)
-                progress.update(task, shown=" ".join(f"{kind} {_average(rows, 'hit'):.2f}" for kind, rows in sorted(seen.items())))
+                shown = "hits: " + ", ".join(f"{kind} {_average(rows, 'hit'):.2f}" for kind, rows in sorted(seen.items()))
                 seen = {}
-            progress.advance(task)
+            progress.advance(step + 1, steps, *([shown] if shown else []))
     return policy
 
 
