@@ -518,7 +518,22 @@ def class_problems(cfg: Section) -> list[str]:
     if isinstance(cfg, PlanConfig):  # for another machine: only what the plan reads
         return target_problems("trainer", cfg.trainer)
     if isinstance(cfg, TrainConfig):
-        return [*term_problems(cfg.reward.terms), *trainer_problems(cfg.trainer), *target_problems("logger", cfg.logger)]
+        return [
+            *term_problems(cfg.reward.terms),
+            *trainer_problems(cfg.trainer),
+            *target_problems("logger", cfg.logger),
+            *_alarm_problems(cfg),
+        ]
+    return []
+
+
+def _alarm_problems(cfg: TrainConfig) -> list[str]:
+    from focus.training.alarms import CollapseAlarms
+
+    try:
+        CollapseAlarms(**cfg.alarms.model_dump())
+    except ValueError as error:
+        return [str(error)]
     return []
 
 

@@ -6,7 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hydra.utils import get_class
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
+
+from focus.config.messages import shown
 
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # `get_class` logs what it raises; `target_problems` gives the reason
 
@@ -65,11 +68,26 @@ def term_problems(terms: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Reward terms that can't be constructed, and gates that are no terms."""
     problems = [] if terms else ["reward.terms is empty; without a reward nothing is learned"]
     for name, term in terms.items():
-        problems += target_problems(f"reward.terms.{name}", term)
+        problems += target_problems(f"reward.terms.{name}", term) or _refusals(f"reward.terms.{name}", term)
         gate = term.get("gate")
         if gate is not None and gate not in terms:
             problems.append(f"reward.terms.{name}.gate is {gate!r}, which is no term; the terms are {', '.join(terms)}")
     return problems
+
+
+def _refusals(key: str, term: Mapping[str, Any]) -> list[str]:
+    """What a term says of its own settings when it is constructed, a weight that is no number, and a class that is no term."""
+    from focus.rewards import RewardCallback
+
+    try:
+        made = instantiate(term)
+    except InstantiationException as error:
+        return [f"{key} can't be constructed: {error.__cause__ or error}"]
+    if not isinstance(made, RewardCallback):
+        return [f"{key}._target_ is {term['_target_']}, which is no reward term; name a subclass of focus.rewards.RewardCallback"]
+    if isinstance(made.weight, int | float) and not isinstance(made.weight, bool):  # what is not finite is found in all settings
+        return []
+    return [f"{key}.weight is {shown(made.weight)}; write a number, 0 to look at the term without paying it"]
 
 
 def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:

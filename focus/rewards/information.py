@@ -43,6 +43,8 @@ class LabelReader(RewardCallback):
 
     def __init__(self, weight: float, reader: str | None, gate: str | None) -> None:
         super().__init__(weight, gate)
+        if not isinstance(reader, str | None):
+            raise ValueError(f"the reader is {reader!r}; name a folder, a hub name, embedded, start or policy, or write null")
         self.reader = reader or ("start" if weight else "policy")
 
     def attach(self, policy: PolicyModel, engine: Engine, limits: RolloutLimits) -> None:
@@ -123,8 +125,8 @@ class InformationGain(LabelReader):
 
     def __init__(self, weight: float, placebos: int = 1, every: int = 20, reader: str | None = None, gate: str | None = None) -> None:
         super().__init__(weight, reader, gate)
-        if placebos < 0 or every < 0:
-            raise ValueError(f"the information gain has placebos={placebos} and every={every}; both are counts, 0 or more")
+        if not all(isinstance(count, int) and count >= 0 for count in (placebos, every)):
+            raise ValueError(f"the information gain has placebos={placebos} and every={every}; both are whole numbers, 0 or more")
         self.placebos, self.every = placebos, every
         self._due = weight != 0 or every > 0
         self._tool_free: list[float] = []  # of the questions of this update

@@ -269,7 +269,6 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
     with config.writable(cfg.output):
         files.write_on_first_rank(output / "settings.yaml", as_yaml(cfg))
     torch.set_num_threads(cfg.threads)
-    CollapseAlarms(**cfg.alarms.model_dump())  # refuses its limits
     samples = training_samples(cfg.data)
     for sentence in [*config.cautions(cfg), *leak_report(cfg, samples)]:
         console.print(sentence)

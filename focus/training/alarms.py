@@ -58,11 +58,11 @@ class CollapseAlarms(pl.Callback):
     - `equal_accuracy`: the largest share of groups that are all right or all wrong, in [0, 1]; 1: off.
     - `truncated`: the largest share of rollouts that ran out of tokens or turns, in [0, 1]; 1: off.
     - `area_drift`: the largest factor, up or down, between the median crop area (share of the image) and
-      its mean over the first full window with a crop, above 1; infinity: off.
+      its mean over the first full window with a crop, above 1; 1e9: off.
     - `tool_free`: how far the probability of the label before any crop may fall below its mean over the first
       full window, in (0, 1]; 1: off. Watched only in runs that log it, those that are paid for information gain.
     - `mismatch`: the largest mean difference between the log-probabilities of sampler and trainer, in
-      nats, above 0; infinity: off.
+      nats, above 0; 1e9: off.
 
     NaN is left out of a mean. No alarm is raised before the window is full, or while it holds nothing but
     NaN.
@@ -90,11 +90,11 @@ class CollapseAlarms(pl.Callback):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} of CollapseAlarms is {share}; it must be a share in [0, 1]. To switch it off write {never}")
         if not area_drift > 1:
-            raise ValueError(f"area_drift of CollapseAlarms is {area_drift}; it must be a factor above 1. To switch it off write .inf")
+            raise ValueError(f"area_drift of CollapseAlarms is {area_drift}; it must be a factor above 1. To switch it off write 1e9")
         if not 0 < tool_free <= 1:
             raise ValueError(f"tool_free of CollapseAlarms is {tool_free}; it must be a fall in (0, 1]. To switch it off write 1")
         if not mismatch > 0:
-            raise ValueError(f"mismatch of CollapseAlarms is {mismatch}; it must be above 0 nats. To switch it off write .inf")
+            raise ValueError(f"mismatch of CollapseAlarms is {mismatch}; it must be above 0 nats. To switch it off write 1e9")
         self.window, self.area_drift, self.tool_free = window, area_drift, tool_free
         self._limits = {"crop_rate": (crop_rate, 1.0), **{name: (0.0, limit) for name, limit in (largest | {"mismatch": mismatch}).items()}}
         self._windows = {name: deque[float](maxlen=window) for name in ALARMS}

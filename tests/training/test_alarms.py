@@ -280,7 +280,7 @@ def test_the_policy_logs_all_that_the_alarms_watch(qwen3_vl):
         ("area_drift", 1.0, "area_drift of CollapseAlarms is 1.0; it must be a factor above 1"),
         ("area_drift", math.nan, "area_drift of CollapseAlarms is nan"),
         ("tool_free", 0.0, r"tool_free of CollapseAlarms is 0.0; it must be a fall in \(0, 1\]. To switch it off write 1"),
-        ("mismatch", 0.0, "mismatch of CollapseAlarms is 0.0; it must be above 0 nats. To switch it off write .inf"),
+        ("mismatch", 0.0, "mismatch of CollapseAlarms is 0.0; it must be above 0 nats. To switch it off write 1e9"),
     ],
 )
 def test_an_argument_out_of_range_is_refused_by_name(name, value, message):
