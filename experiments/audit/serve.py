@@ -33,6 +33,11 @@ class Shrinking(Speaking):
         super().__init__(policy)
         self.kept: dict[int, tuple[Image.Image, int]] = {}
 
+    def __call__(self, request: dict[str, Any]) -> tuple[str, str, int]:
+        """Its turn. Only the check of the view asks without a picture, to have its text counted: it gets no text."""
+        has_picture = any("image_url" in part for message in request["messages"] for part in message["content"])
+        return super().__call__(request) if has_picture else ("", "length", 1)
+
     def picture(self, part: dict[str, Any]) -> Image.Image:
         return self.sent(part)[0]
 

@@ -120,10 +120,11 @@ class OpenAIEngine:
         self.endpoint, self.dialect = endpoint, dialect
         self._any_reply = self._prefill_continued = False
         self._logged: set[str] = set()
-        self.clear_cache()
+        self._urls = DataURLs()
 
     def clear_cache(self) -> None:
-        self._urls = DataURLs()
+        """Keeps the images of the last requests as they are sent: the arms of a question are played after each other."""
+        self._urls.forget()
 
     def sleep(self) -> None:
         """Does nothing: the server's devices are its own."""

@@ -11,9 +11,12 @@ from PIL import Image
 
 from focus.data.boxes import area, intersection
 from focus.data.pages import DIFFICULTY, KINDS, Page, Pages, page_spec
+from focus.data.pages import page as page_module
+from focus.data.pages.layout import set_text
 from focus.data.pages.spec import WORDS
 from focus.data.sample import problems_of
 from focus.data.scenes import SPLITS
+from focus.data.scenes.drawing import load_font
 
 BORDERS = list(itertools.product(sorted(DIFFICULTY), SPLITS))
 
@@ -81,6 +84,23 @@ def test_the_word_s_box_is_exactly_its_ink(level, split):
         assert outside.max() == 0
         contrast = np.abs(part(pixels(page), box_px) - part(pixels(blank), box_px)).sum(axis=2).max()
         assert contrast > 255  # of 765
+
+
+@pytest.mark.parametrize(("level", "split"), BORDERS)
+def test_words_have_the_pixels_that_pillow_gives_them(level, split, monkeypatch):
+    """A word is drawn once and then copied to all its places."""
+    page = pages_of(level, split, 1)[0]
+    copied = pixels(page)
+
+    def drawn(draw, panel, style, numbers=()):
+        frames(draw, replace(panel, words=(), texts=()), style)
+        texts = [word for text in panel.texts for word in set_text(text, style.font)]
+        for word in (*panel.words, *texts, *numbers):
+            draw.text(word.origin, word.text, font=load_font(word.font, word.letter_px), fill=word.ink)
+
+    frames = page_module._draw
+    monkeypatch.setattr(page_module, "_draw", drawn)
+    assert np.array_equal(pixels(page), copied)
 
 
 def without_the_asked(page: Page):

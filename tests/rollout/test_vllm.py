@@ -245,6 +245,18 @@ def test_images_that_were_not_asked_for_longest_leave_first():
     assert saved == [0, 1, 2, 1]
 
 
+def test_images_that_the_last_requests_had_are_not_encoded_again_and_older_ones_are_dropped():
+    images = [Image.new("RGB", (28, 28), colour) for colour in ("red", "blue")]
+    urls, saved = DataURLs(), []
+    save = Image.Image.save
+    with patch.object(Image.Image, "save", lambda image, *args, **more: (saved.append(images.index(image)), save(image, *args, **more))):
+        for batch in ((0, 1), (0,), (0, 1)):
+            urls.forget()
+            for i in batch:
+                urls.of(images[i])
+    assert saved == [0, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("words", "dtype"),
     [

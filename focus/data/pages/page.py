@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -13,7 +13,7 @@ from focus.data.images.original import Decoded, Original
 from focus.data.pages import layout
 from focus.data.pages.spec import CELL_PX, KINDS, WORDS, Field, PageSpec, Panel, Word
 from focus.data.sample import Sample
-from focus.data.scenes.drawing import load_font
+from focus.data.scenes.drawing import load_font, text_extent
 from focus.data.scenes.spec import SPLITS
 
 MARGIN = 10.0
@@ -164,7 +164,20 @@ def _draw(draw: ImageDraw.ImageDraw, panel: Panel, style: layout.Style, numbers:
             draw.rectangle((x1, y1, x2 - 1, y2 - 1), fill=shape.fill, outline=shape.frame)  # Pillow includes the right and bottom pixel
     texts = [word for text in panel.texts for word in layout.set_text(text, style.font)]
     for word in (*panel.words, *texts, *numbers):
-        draw.text(word.origin, word.text, font=load_font(word.font, word.letter_px), fill=word.ink)
+        mask, (left, top) = _inked(word.text, word.font, word.letter_px)
+        draw.bitmap((int(word.origin[0]) + left, int(word.origin[1]) + top), mask, fill=word.ink)
+
+
+@lru_cache(maxsize=8192)
+def _inked(text: str, font: str, letter_px: int) -> tuple[Image.Image, tuple[int, int]]:
+    """A word as a mask of its ink, and the left upper corner of the mask from the drawing origin, in pixels.
+
+    Kept, because a page of 8,192 px has 50,000 words of which 200 are different.
+    """
+    left, top, width, height = text_extent(text, font, letter_px)
+    mask = Image.new("L", (width, height))
+    ImageDraw.Draw(mask).text((-left, -top), text, font=load_font(font, letter_px), fill=255)
+    return mask, (left, top)
 
 
 class Pages(Drawn):
