@@ -61,6 +61,7 @@ def policy_problems(policy: PolicyConfig, served: bool) -> list[str]:
             "outputs/stage1/policy": "make stage1",
             "outputs/stage2/policy": "make stage2",
             "outputs/base_pages/policy": 'make base ARGS="recipe=pages"',
+            "outputs/base_relations/policy": 'make base ARGS="recipe=relations"',
         }.get(policy.checkpoint, "its run, when it is done,")
         below = f"{policy.checkpoint.rstrip('/')}/policy"
         problems.append(

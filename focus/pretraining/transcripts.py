@@ -1,4 +1,4 @@
-"""Supervised transcripts of calls and answers on drawn scenes, streets and pages, by phases of a curriculum."""
+"""Supervised transcripts of calls and answers on drawn images, by phases of a curriculum."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +13,9 @@ from torch.utils.data import IterableDataset
 from focus.data.boxes import Box, Size, area, intersection, settle, to_view
 from focus.data.pages import DIFFICULTY as PAGE_DIFFICULTY
 from focus.data.pages import Page
+from focus.data.relations import CROP_TOKENS as RELATION_CROP_TOKENS
+from focus.data.relations import DIFFICULTY as RELATION_DIFFICULTY
+from focus.data.relations import Relation
 from focus.data.scenes import DIFFICULTY, Scene, SceneSpec
 from focus.data.streets import DIFFICULTY as STREET_DIFFICULTY
 from focus.data.streets import Street
@@ -20,7 +23,7 @@ from focus.gap import View, cut, resize_to_budget
 from focus.model.policy_model import Patches, PolicyModel
 from focus.model.positions import mrope_positions
 from focus.model.prompts import CROP_CONTENT, answer_text, call_text, encode, observation_text, question_text
-from focus.pretraining.pictures import CLASSES, Picture, Target, page_picture, scene_picture, street_picture
+from focus.pretraining.pictures import CLASSES, Picture, Target, page_picture, relation_picture, scene_picture, street_picture
 
 ANSWER_WEIGHT = 5.0  # loss weight of an answer's digits: an answer has two, a call twelve, so reading would hardly be learned
 
@@ -30,8 +33,9 @@ DIGITS = 4  # of a number, that the head names
 LEVELS = (16, 32, 64, 128, 256)
 
 
-PREFIX = {"scene": "", "street": "street ", "page": "page "}
-TARGETS = {"scene": 2, "street": 3, "page": 4}  # most questions about one picture
+PREFIX = {"scene": "", "street": "street ", "page": "page ", "relation": "relation "}
+TARGETS = {"scene": 2, "street": 3, "page": 4, "relation": 2}  # most questions about one picture
+CROP_TOKENS = {"scene": 64, "street": 64, "page": 64, "relation": RELATION_CROP_TOKENS}  # budget of a crop
 CLOSE_SCENE = SceneSpec(side_px=112, signs=1, sign_side=(0.6, 0.72))
 CLOSE_STREET = replace(STREET_DIFFICULTY[1], side_px=224, signs=(1, 1), sign_side=(0.36, 0.8), clutter=(0, 3))
 
@@ -124,7 +128,8 @@ class Phase:
     glance: float = 0.0  # share of batches without text, for the naming loss alone
     air: float = 24.0  # largest margin around the text in such a batch, in pixels
     pages: float = 0.0  # share of batches with pages
-    streets: float = 0.0  # share of batches with streets; all others have scenes
+    streets: float = 0.0  # share of batches with streets
+    relations: float = 0.0  # share of batches with relations; all others have scenes
 
 
 class Transcripts(IterableDataset):
@@ -174,18 +179,23 @@ class Transcripts(IterableDataset):
             seen = len(images) - 1
             for pick in random.permutation(len(picture.targets))[: TARGETS[world]]:
                 if len(rows) < self.rows:
-                    shown.append(seen)
-                    rows.append(self._row(picture, view, picture.targets[pick], direct, tight, random, images, named))
-                    shown += [] if direct else [len(images) - 1]
+                    before = len(images)
+                    budget = 0 if direct else CROP_TOKENS[world]
+                    rows.append(self._row(picture, view, picture.targets[pick], budget, tight, random, images, named))
+                    shown += [seen, *range(before, len(images))]
         kind = f"{PREFIX[world]}{'direct' if direct else 'crop'}@{level}"
         return _collate(rows, self.policy.pack(images), shown, np.concatenate(named), self.policy, kind)
 
     def _world(self, phase: Phase, random: np.random.Generator) -> str:
         """What a batch shows. A phase of scenes alone draws no number, so that its batches stay what they were."""
-        if not phase.pages and not phase.streets:
+        if not phase.pages and not phase.streets and not phase.relations:
             return "scene"
         drawn = random.random()
-        return "page" if drawn < phase.pages else "street" if drawn < phase.pages + phase.streets else "scene"
+        for world, share in (("page", phase.pages), ("street", phase.streets), ("relation", phase.relations)):
+            if drawn < share:
+                return world
+            drawn -= share
+        return "scene"
 
     def _glances(self, index: int, random: np.random.Generator, air: float, world: str) -> Batch:
         images: list[Image.Image] = []
@@ -196,7 +206,7 @@ class Transcripts(IterableDataset):
             k += 1
             for text_px, _ in picture.texts[: 4 * self.rows - len(images)]:
                 box_px = _about(text_px, random.uniform(0, air, 4), picture.original.size, self.policy.token_px)
-                crop = cut(picture.original, box_px, picture.original.size, 64, self.policy.token_px)
+                crop = cut(picture.original, box_px, picture.original.size, CROP_TOKENS[world], self.policy.token_px)
                 images.append(crop.image)
                 named.append(_names(picture, crop.size, box_px, self.policy.token_px))
         none = torch.zeros(0)
@@ -208,12 +218,13 @@ class Transcripts(IterableDataset):
         picture: Picture,
         view: View,
         target: Target,
-        direct: bool,
+        budget: int,
         tight: float,
         random: np.random.Generator,
         images: list[Image.Image],
         named: list[np.ndarray],
     ) -> Transcript:
+        """One call for each place of the target with crops of `budget` tokens, or none with 0; then the answer."""
         c, dialect, original = self.policy, self.policy.dialect, picture.original
         whole = (0.0, 0.0, float(original.size[0]), float(original.size[1]))
         grids = [(1, view.size[1] // c.token_px * c.merge, view.size[0] // c.token_px * c.merge)]
@@ -222,39 +233,42 @@ class Transcripts(IterableDataset):
         looks: list[tuple[int, int, np.ndarray]] = []
         pad = c.image_pad_id
         first = ids.index(pad)
-        if not direct:
+        read: list[tuple[View, Box, int]] = []  # of each place: the image that it is read in, what that shows, and its first token
+        for number, place in enumerate(target.places if budget else ()):
             box_px: Box | None = None
             while box_px is None:
-                box_px = settle(_noisy(target.between(random), random), original.size, 28)
+                box_px = settle(_noisy(place.between(random), random), original.size, 28)
             spoken = to_view(box_px, dialect.frame, view.size, original.size)
             call = c.tokenizer.encode(call_text(spoken), add_special_tokens=False)
-            under = _tokens_under(target.inner_px, view.size, whole, c.token_px)
+            under = _tokens_under(place.inner_px, view.size, whole, c.token_px)
             looks += [(len(ids) - 1 + k, first, under) for k in range(len(call))]
             ids += call
             learned += [1.0] * len(call)
             if random.random() < tight:
-                box_px = _about(target.text_px, random.uniform(0, 12, 4), original.size, 28)
-            crop = cut(original, box_px, original.size, 64, c.token_px)
+                box_px = _about(place.text_px, random.uniform(0, 12, 4), original.size, 28)
+            crop = cut(original, box_px, original.size, budget, c.token_px)
             images.append(crop.image)
             named.append(_names(picture, crop.size, box_px, c.token_px))
             grids.append((1, crop.size[1] // c.token_px * c.merge, crop.size[0] // c.token_px * c.merge))
-            seen = encode(c.tokenizer, observation_text(dialect, CROP_CONTENT, 0, closed=False), [crop.tokens])
-            first = len(ids) + seen.index(pad)
+            seen = encode(c.tokenizer, observation_text(dialect, CROP_CONTENT, number, closed=False), [crop.tokens])
+            read.append((crop, box_px, len(ids) + seen.index(pad)))
             ids += seen
             learned += [0.0] * len(seen)
-            shown, region = crop, box_px
-        else:
-            shown, region = view, whole
         answer = c.tokenizer.encode(answer_text(target.text), add_special_tokens=False)
-        x1, y1, x2, y2 = target.text_px
-        lead, digits = len(c.tokenizer.encode("<answer>", add_special_tokens=False)), len(target.text)
-        for k in range(digits):
-            box = (x1 + (x2 - x1) * k / digits, y1, x1 + (x2 - x1) * (k + 1) / digits, y2)
-            looks.append((len(ids) - 1 + lead + k, first, _tokens_under(box, shown.size, region, c.token_px)))
-        if direct:
-            looks.append((len(ids) - 1, first, _tokens_under(target.text_px, shown.size, region, c.token_px)))
+        said = [1.0] * len(answer)
+        at = len(c.tokenizer.encode("<answer>", add_special_tokens=False))
+        for place, (shown, region, start) in zip(target.places, read or [(view, whole, first)] * len(target.places), strict=True):
+            x1, y1, x2, y2 = place.text_px
+            digits = len(place.text)
+            for k in range(digits):
+                box = (x1 + (x2 - x1) * k / digits, y1, x1 + (x2 - x1) * (k + 1) / digits, y2)
+                looks.append((len(ids) - 1 + at + k, start, _tokens_under(box, shown.size, region, c.token_px)))
+                said[at + k] = ANSWER_WEIGHT
+            if not budget:
+                looks.append((len(ids) - 1, first, _tokens_under(place.text_px, shown.size, region, c.token_px)))
+            at += digits + 1  # and the space
         ids += answer
-        learned += [ANSWER_WEIGHT if lead <= k < lead + digits else 1.0 for k in range(len(answer))]
+        learned += said
         return Transcript(ids, learned, grids, looks)
 
 
@@ -264,6 +278,8 @@ def _picture(world: str, difficulty: int, index: int) -> Picture:
         return page_picture(Page(PAGE_DIFFICULTY[difficulty], "train", index))
     if world == "street":
         return street_picture(Street(STREET_DIFFICULTY[difficulty], "train", index))
+    if world == "relation":
+        return relation_picture(Relation(RELATION_DIFFICULTY[difficulty], "train", index))
     return scene_picture(Scene(DIFFICULTY[difficulty], "train", index))
 
 

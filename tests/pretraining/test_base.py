@@ -3,9 +3,14 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 
 from focus.data.pages import DIFFICULTY, Page
+from focus.data.relations import DIFFICULTY as RELATION_DIFFICULTY
+from focus.data.relations import Relation
+from focus.model.loading import EMBEDDED, load_model
+from focus.model.policy_model import PolicyModel
 from focus.pretraining import architecture, pictures, transcripts
 from focus.pretraining.tokenizer import build_tokenizer
 
@@ -69,3 +74,57 @@ def test_a_number_of_a_street_is_named_digit_by_digit_on_the_tokens_that_show_it
         assert (named[~under, 1:] == -100).all()
         lengths.add(len(text))
     assert len(lengths) > 1
+
+
+@pytest.fixture(scope="module")
+def embedded() -> PolicyModel:
+    return load_model(EMBEDDED, "tiny")
+
+
+def relations(policy: PolicyModel, direct: float) -> transcripts.Batch:
+    phases = (transcripts.Phase(10**6, direct=direct, levels=(1, 0, 0, 0, 0), tight=(1, 1), relations=1.0),)
+    return transcripts.Transcripts(policy, [1], phases, rows=4).batch(3)
+
+
+def test_a_transcript_of_a_relation_calls_for_each_sign_in_turn_and_then_says_both_texts(embedded):
+    policy, batch = embedded, relations(embedded, direct=0.0)
+    assert batch.kind == "relation crop@16" and batch.shown == [0, 1, 2, 0, 3, 4, 5, 6, 7, 5, 8, 9]  # a view, a crop, a crop
+    for row, (ids, labels) in enumerate(zip(batch.ids, batch.labels, strict=True)):
+        said = policy.tokenizer.decode(ids[labels >= 0])
+        assert [said.count(tag) for tag in ("<tool_call>", "</tool_call>", "<answer>")] == [2, 2, 1]
+        assert policy.tokenizer.decode(ids).count("<tool_response>") == 2
+        picture = pictures.relation_picture(Relation(RELATION_DIFFICULTY[1], "train", 12 + row // 2))
+        assert len(picture.targets) == 2
+        assert said.split("</tool_call>")[2] in {f"<answer>{target.text}</answer><|im_end|>" for target in picture.targets}
+
+
+def test_both_texts_of_a_relation_are_weighted_and_each_is_looked_for_in_its_own_crop(embedded):
+    policy, batch = embedded, relations(embedded, direct=0.0)
+    for ids, weights, evidence in zip(batch.ids, batch.weights, batch.evidence, strict=True):
+        digits = (weights == transcripts.ANSWER_WEIGHT).nonzero()[:, 0].tolist()
+        assert len(digits) == 4 and digits[2] == digits[1] + 2  # a space stands between
+        images = (ids == policy.image_pad_id).nonzero()[:, 0]
+        starts = [int(i) for i in images if int(ids[i - 1]) != policy.image_pad_id]
+        assert len(starts) == 3
+        for k, digit in enumerate(digits):
+            looked = evidence[digit - 1].nonzero()[:, 0]  # it is predicted at the token before
+            crop = starts[1 + k // 2]
+            assert len(looked) and looked.min() >= crop and (k // 2 == 1 or looked.max() < starts[2])
+
+
+def test_a_direct_transcript_of_a_relation_looks_for_both_texts_in_the_view(embedded):
+    batch = relations(embedded, direct=1.0)
+    assert batch.kind == "relation direct@16" and batch.shown == [0, 0, 1, 1]
+    for weights, evidence in zip(batch.weights, batch.evidence, strict=True):
+        first, *_, last = (weights == transcripts.ANSWER_WEIGHT).nonzero()[:, 0].tolist()
+        places = [set(evidence[digit - 1].nonzero()[:, 0].tolist()) for digit in (first, last)]
+        start = evidence[int((weights > 0).nonzero()[0]) - 1].nonzero()[:, 0].tolist()  # where the choice between formats falls
+        assert all(places) and places[0].isdisjoint(places[1]) and places[0] | places[1] <= set(start)
+
+
+def test_a_phase_draws_each_kind_of_image_with_its_share():
+    made = transcripts.Transcripts.__new__(transcripts.Transcripts)
+    phase, random = transcripts.Phase(1, pages=0.2, streets=0.3, relations=0.4), np.random.default_rng(0)
+    drawn = [made._world(phase, random) for _ in range(4000)]
+    shares = {world: drawn.count(world) / 4000 for world in ("page", "street", "relation", "scene")}
+    assert all(abs(shares[world] - share) < 0.03 for world, share in {"page": 0.2, "street": 0.3, "relation": 0.4, "scene": 0.1}.items())
