@@ -21,7 +21,7 @@ from focus.evaluation.outcome import DIFFERENCES, METRICS
 from focus.grading.grader import Grader
 from focus.grading.judge import COUNTS
 from focus.report import evaluation
-from focus.report.run import NO_TOOL, ROWS
+from focus.report.run import NO_TOOL, ROWS, TWO_CROPS
 from focus.rewards import Scores
 from focus.training.alarms import ALARMS
 from focus.training.metrics import TokenStatistics, update_metrics
@@ -73,9 +73,9 @@ def test_every_logged_and_reported_number_is_explained():
     logged = {name for name in update_metrics([], Scores({}, []), torch.zeros(0, 2)) if not name.startswith("reward/")}
     logged |= {*TokenStatistics().metrics(None), *_of_a_grader(), *(f"judge/{name}" for name in COUNTS)}
     logged |= {f"alarm/{name}" for name in ALARMS} | {f"probe/{name}" for name in ProbeCallback.METRICS}
-    reported = {*METRICS, *DIFFERENCES, *(metric for _, _, metric, _ in (*ROWS, *NO_TOOL)), *evaluation.METRICS}
+    reported = {*METRICS, *DIFFERENCES, *(metric for _, _, metric, _ in (*ROWS, *NO_TOOL, *TWO_CROPS)), *evaluation.METRICS}
     assert not [name for name in logged | reported if f"`{name}`" not in page]
-    labels = [label for label, *_ in (*ROWS, *NO_TOOL)] + [label for label, *_ in evaluation.METRICS.values()]
+    labels = [label for label, *_ in (*ROWS, *NO_TOOL, *TWO_CROPS)] + [label for label, *_ in evaluation.METRICS.values()]
     assert not [label for label in labels if f"| {label} |" not in page]
 
 

@@ -162,6 +162,11 @@ def rollout_problems(rollout: RolloutConfig, policy: PolicyConfig, arms: Sequenc
         problems.append(
             "rollout.force_first_crop is true but rollout.max_crops is 0: every rollout would run out of turns. Raise max_crops"
         )
+    if rollout.max_crops < 2 and (of_two := [arm for arm in arms if arm in ("noise_first", "noise_second")]):
+        problems.append(
+            f"evaluation.arms names {', '.join(of_two)}, for which a conversation needs two crops, but rollout.max_crops is "
+            f"{rollout.max_crops}; set it to 2 or more, or leave the arm out"
+        )
     if "no_tool" in arms and not _has_prompt_without_tool(policy):
         problems.append(f"evaluation.arms names no_tool, but policy.dialect={policy.dialect} has no prompt without the tool; leave it out")
     return problems

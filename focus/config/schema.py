@@ -54,7 +54,20 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 Dtype = Literal["float32", "bfloat16"]
 # Arms of the probe, as `focus.evaluation.outcome.PLAYABLE`
 Arm = Literal[
-    "own", "gt", "noise", "blank", "mean_colour", "elsewhere", "additive", "format_only", "tool_free", "forced", "conflict", "no_tool"
+    "own",
+    "gt",
+    "noise",
+    "blank",
+    "mean_colour",
+    "elsewhere",
+    "additive",
+    "format_only",
+    "tool_free",
+    "forced",
+    "conflict",
+    "no_tool",
+    "noise_first",
+    "noise_second",
 ]
 Difficulty = Annotated[Whole, Field(ge=1, le=5)]
 LetterSizes = Annotated[

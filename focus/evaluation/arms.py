@@ -11,7 +11,7 @@ from itertools import islice
 
 from focus.data.drawn import DrawnImage
 from focus.data.sample import Sample
-from focus.evaluation.outcome import OPENINGS, PLAYABLE
+from focus.evaluation.outcome import ONE_OF_TWO, OPENINGS, PLAYABLE
 from focus.gap import Gap
 from focus.grading.grader import Grader
 from focus.rollout.engine import Engine, Model
@@ -26,8 +26,13 @@ def check_arms(arms: Sequence[str]) -> None:
         raise ValueError(f"evaluation.arms names {', '.join(unknown)}; there are {', '.join(PLAYABLE)}")
 
 
-def can_play(arm: str, sample: Sample) -> bool:
-    """Whether an arm applies to a question: `gt` needs boxes, `conflict` an image that is drawn here, which has a twin."""
+def can_play(arm: str, sample: Sample, crops: int = 2) -> bool:
+    """Whether an arm applies to a question: `gt` needs boxes, `conflict` an image that is drawn here, which has a twin.
+
+    `crops` are those of its own conversation: where there is one, `noise_second` would be `own`.
+    """
+    if arm in ONE_OF_TWO:
+        return crops >= 2
     return bool(sample.boxes) if arm == "gt" else arm != "conflict" or isinstance(sample.image, DrawnImage)
 
 
@@ -43,7 +48,10 @@ def left_out(arms: Sequence[str], samples: Sequence[Sample]) -> list[str]:
 
 @dataclass(frozen=True)
 class EvaluatedBatch:
-    """The trajectories of some questions. A question is in `trajectories` or in `unreadable`."""
+    """The trajectories of some questions. A question is in `trajectories` or in `unreadable`.
+
+    One with fewer than two crops has none in the arms of `ONE_OF_TWO`.
+    """
 
     trajectories: dict[str, dict[str, Trajectory]]  # by sample id, then by arm
     unreadable: dict[str, str]  # by sample id, why its image can't be read
@@ -96,7 +104,10 @@ class Evaluator:
             by_arm = {"own": own} | {arm: list(islice(played, len(own))) for arm in others}
         for t in own:
             t.source.release()
-        trajectories = {sample.id: {arm: rows[i] for arm, rows in by_arm.items()} for i, sample in enumerate(readable)}
+        trajectories = {
+            sample.id: {arm: rows[i] for arm, rows in by_arm.items() if arm not in ONE_OF_TWO or len(own[i].crops) >= 2}
+            for i, sample in enumerate(readable)
+        }
         return EvaluatedBatch(trajectories, unreadable, own_seconds)
 
     def _other_arms(self, openings: Sequence[Trajectory], own: Sequence[Trajectory]) -> dict[str, list[Trajectory]]:
@@ -105,7 +116,7 @@ class Evaluator:
         for arm in self.arms:
             if arm in SUBSTITUTES:  # a trajectory without a crop stays as it is: there is nothing to replace
                 alter = SUBSTITUTES[arm](self.limits, self.model.token_px, self.sigma)
-                applies = [bool(t.crops) and can_play(arm, t.sample) for t in own]
+                applies = [bool(t.crops) and can_play(arm, t.sample, len(t.crops)) for t in own]
                 others[arm] = [reopen(self.model, t, alter) if a else t for t, a in zip(own, applies, strict=True)]
             elif arm in OPENINGS:
                 prefill = self.model.dialect.answer[0] if arm == "tool_free" else self.model.dialect.call[0]

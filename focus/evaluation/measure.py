@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from focus.data.boxes import area, coverage, iou
 from focus.data.drawn import twin_of
 from focus.data.sample import Sample
-from focus.evaluation.arms import Evaluator
+from focus.evaluation.arms import Evaluator, can_play
 from focus.evaluation.hits import hits
 from focus.evaluation.kept import Kept
-from focus.evaluation.outcome import METRICS, SAYS, Outcome
+from focus.evaluation.outcome import METRICS, ONE_OF_TWO, SAYS, Outcome
 from focus.grading.answers import RIGHT_FROM, normalise
 from focus.grading.extraction import read_answer
 from focus.grading.grader import Grader, case_of
@@ -42,6 +42,9 @@ def measure(
         outcome.unannotated += [sample.id for sample in chunk if not sample.boxes]
         readable = [sample for sample in chunk if sample.id in batch.trajectories]
         metrics = _metrics_by_id(evaluator.grader, readable, batch.trajectories, kept)
+        if {*ONE_OF_TWO} & {*evaluator.arms}:
+            for id, arms in batch.trajectories.items():
+                metrics[id]["called_twice"] = float(len(arms["own"].crops) >= 2)
         for sample in chunk:
             outcome.groups.append(sample.group or sample.id)
             values = metrics.get(sample.id) or _metrics_of_unreadable(sample, evaluator.arms)
@@ -84,7 +87,8 @@ def measure_on_all_ranks(evaluator: Evaluator, samples: Sequence[Sample], advanc
 def _metrics_of_unreadable(sample: Sample, arms: Sequence[str]) -> dict[str, float]:
     """The metrics of a question whose image can't be read: wrong in every arm that applies to it."""
     wrong = ["own", *arms, "called", "answered", *(("agrees", "gain", "harm") if "tool_free" in arms else ())]
-    return {metric: 0.0 for metric in wrong if metric in METRICS and (metric != "gt" or sample.boxes)}
+    wrong += ["called_twice"] if {*ONE_OF_TWO} & {*arms} else []
+    return {metric: 0.0 for metric in wrong if metric in METRICS and can_play(metric, sample, crops=0)}
 
 
 def _metrics_by_id(

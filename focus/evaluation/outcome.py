@@ -9,16 +9,19 @@ from focus.grading.answers import RIGHT_FROM
 from focus.rollout.substitutes import SUBSTITUTES
 from focus.runtime import files
 
+ONE_OF_TWO = ("noise_first", "noise_second")  # one crop is replaced and the other stays: of conversations with two crops or more
 OPENINGS = ("tool_free", "forced")  # the first turn is prefilled: with the opening of an answer, or of a call
 # Arms with an accuracy. In the arm `conflict` two answers are right, that of the crop and that of the whole image
-ARMS = ("own", *(name for name in SUBSTITUTES if name != "conflict"), *OPENINGS)
+ARMS = ("own", *(name for name in SUBSTITUTES if name not in ("conflict", *ONE_OF_TWO)), *OPENINGS)
 # Arms that only some policies or questions have: `no_tool` needs a prompt that offers no tool, `conflict` drawn images
-PLAYABLE = (*ARMS, "conflict", "no_tool")
+PLAYABLE = (*ARMS, "conflict", "no_tool", *ONE_OF_TWO)
 # Accuracy of the first arm minus that of the second. D_noise, U_GT and S are E10's; `tool_effect` is gain minus harm
 DIFFERENCES = {
     "D_noise": ("own", "noise"),
     "U_GT": ("gt", "own"),
     "S": ("gt", "noise"),
+    "D_first": ("own", "noise_first"),
+    "D_second": ("own", "noise_second"),
     "D_blank": ("own", "blank"),
     "D_mean_colour": ("own", "mean_colour"),
     "D_elsewhere": ("own", "elsewhere"),
@@ -38,13 +41,13 @@ DECOMPOSITION = ("called", "hit", "chance", *GIVEN, *SAYS)
 # Metrics beside the accuracy of each arm. `agrees`: the answer forced before any crop equals the final
 # one (claim C11). `gain` and `harm` (MED, arXiv 2602.01334): right with the tool and wrong without it,
 # and the reverse. Boxes are those of the last crop, but `hit` is about all crops: the share of targets that one of them
-# covers, and `chance` what crops of their size cover at random places. `refused`: the share of arms in which a server
-# refused the question.
+# covers, and `chance` what crops of their size cover at random places. `called_twice`: at least two crops, where an arm of
+# `ONE_OF_TWO` is played. `refused`: the share of arms in which a server refused the question.
 OTHERS = (
     *("called", "answered", "agrees", "gain", "harm", "coverage", "iou", "l1", "area", "visual_tokens", "sampled_tokens", "refused"),
-    *("hit", "chance", *SAYS),
+    *("called_twice", "hit", "chance", *SAYS),
 )
-METRICS = (*ARMS, "no_tool", *OTHERS)
+METRICS = (*ARMS, "no_tool", *ONE_OF_TWO, *OTHERS)
 COUNTS = ("visual_tokens", "sampled_tokens")  # all other metrics lie between 0 and 1
 
 

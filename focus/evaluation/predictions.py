@@ -105,6 +105,7 @@ def play_lines(evaluator: Evaluator, chunk: Sequence[Sample], repeat: int, kept:
     lines = []
     for sample in chunk:
         arms = batch.trajectories.get(sample.id, {})
+        crops = len(arms["own"].crops) if arms else 0
         twin = twin_of(sample) if "conflict" in evaluator.arms else None
         lines.append(
             {
@@ -127,7 +128,7 @@ def play_lines(evaluator: Evaluator, chunk: Sequence[Sample], repeat: int, kept:
                 "arms": {
                     arm: conversation_json(arms[arm]) if arms else None
                     for arm in dict.fromkeys(("own", *evaluator.arms))
-                    if can_play(arm, sample)
+                    if can_play(arm, sample, crops)
                 },
                 "kept": kept.rows_of({arm: t for arm, t in arms.items() if can_play(arm, sample)}, repeat) if arms else {},
             }

@@ -13,7 +13,7 @@ from typing import Any
 from focus.data.sample import Sample
 from focus.evaluation.arms import Evaluator
 from focus.evaluation.bootstrap import bootstrap
-from focus.evaluation.outcome import ARMS, DECOMPOSITION, DIFFERENCES, Outcome
+from focus.evaluation.outcome import DECOMPOSITION, DIFFERENCES, Outcome
 from focus.evaluation.outcome import METRICS as MEASURED
 from focus.evaluation.predictions import replay_conversation
 from focus.grading.answers import RIGHT_FROM
@@ -44,7 +44,15 @@ FIELDS = ("split", "category", "l2-category", "Task", "Subtask", "Category", "qu
 MAIN = ("right", "unparsed", "called", "visual_tokens", "iou_recall")  # on the terminal, with strict-circular for HR-Bench
 COUNTS = ("crops", "visual_tokens", "sampled_tokens", "seconds")  # all other metrics lie between 0 and 1
 SHARE, DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)
-NAMES = {"own": "own crops", "tool_free": "tool-free", "format_only": "format only", "gt": "annotated crop", "no_tool": "no tool offered"}
+NAMES = {
+    "own": "own crops",
+    "tool_free": "tool-free",
+    "format_only": "format only",
+    "gt": "annotated crop",
+    "no_tool": "no tool offered",
+    "noise_first": "first crop noise",
+    "noise_second": "second crop noise",
+}
 
 
 def summary(rows: Rows, arms: Sequence[str], resamples: int) -> dict[str, Any]:
@@ -74,7 +82,9 @@ def summary(rows: Rows, arms: Sequence[str], resamples: int) -> dict[str, Any]:
     }
     for name, (first, second) in DIFFERENCES.items():
         if first in played and second in played:
-            before, after = _by_question(played[second], "right"), _by_question(played[first], "right")
+            there = {(row["id"], row["repeat"]) for row in played[second]}  # with one crop there is no second to replace
+            both = [row for row in played[first] if (row["id"], row["repeat"]) in there]
+            before, after = _by_question(played[second], "right"), _by_question(both, "right")
             paired = {key: v - before[key] for key, v in after.items() if key in before}
             numbers["differences"][name] = _interval(paired, own, resamples, DIFFERENCE)
     outcome = outcome_of([row for arm in ("own", *arms) for row in by_arm[arm]])
@@ -100,7 +110,7 @@ def outcome_of(rows: Rows) -> Outcome:
     outcome = Outcome(view_tokens=0)
     for of_arm in by_question.values():
         own, conflict = of_arm["own"], of_arm.get("conflict")
-        values = {arm: row["right"] for arm, row in of_arm.items() if arm in ARMS}
+        values = {arm: row["right"] for arm, row in of_arm.items() if arm in MEASURED}
         values |= {"called": float(own["crops"] > 0), "hit": own["hit"], "chance": own["chance"]}
         if conflict and own["hit"] == 1:
             values |= conflict["says"] or {}

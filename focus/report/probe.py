@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from focus.data.sample import Sample
-from focus.evaluation.outcome import ARMS, DECOMPOSITION, Outcome, decompose_tool_effect
+from focus.evaluation.outcome import ARMS, DECOMPOSITION, ONE_OF_TWO, Outcome, decompose_tool_effect
 from focus.evaluation.predictions import conversation_json
 from focus.grading.answers import RIGHT_FROM
 from focus.report.run import NO_TOOL, TABLE, cell, played
@@ -16,7 +16,7 @@ from focus.report.table import Cell, Results, Row
 from focus.report.verdict import verdict_of
 from focus.rollout.trajectory import Trajectory
 
-MAIN = ("own", "noise", "D_noise", *DECOMPOSITION)  # on the terminal
+MAIN = ("own", "noise", "D_noise", "D_first", "D_second", "called_twice", *DECOMPOSITION)  # on the terminal
 COLOURS = ("#1f6f8b", "#c06c3e", "#6b4f9a", "#3f7d4a", "#8a8a8a")
 
 
@@ -80,10 +80,10 @@ def draw_probe(outcomes: Mapping[str, Outcome], path: Path, resamples: int) -> N
     """Accuracy of every arm at every view, and paired differences and shares, with intervals."""
     shown = [row for row in TABLE if played(row[2], *outcomes.values())]
     panels = (
-        ("accuracy, %", [row for row in shown if row[2] in ARMS]),
+        ("accuracy, %", [row for row in shown if row[2] in (*ARMS, *ONE_OF_TWO)]),
         (
             "paired differences and shares, points",
-            [row for row in shown if row[2] in ("D_noise", "U_GT", "S", "gain", "harm", "agrees", *DECOMPOSITION)],
+            [row for row in shown if row[2] in ("D_noise", "D_first", "D_second", "U_GT", "S", "gain", "harm", "agrees", *DECOMPOSITION)],
         ),
     )
     height = 0.9 + 0.36 * max(len(rows) for _, rows in panels)

@@ -48,6 +48,13 @@ NO_TOOL = (  # measured for agents that think; results files of sweeps have no s
     ("accuracy, no tool offered", "%", "no_tool", 100.0),
     ("own - no tool offered", "pt", "no_tool_effect", 100.0),
 )
+TWO_CROPS = (  # where one of two crops is replaced; results files of sweeps have no such columns
+    ("accuracy, first crop noise", "%", "noise_first", 100.0),
+    ("accuracy, second crop noise", "%", "noise_second", 100.0),
+    ("D_first, own - first crop noise", "pt", "D_first", 100.0),
+    ("D_second, own - second crop noise", "pt", "D_second", 100.0),
+    ("crop rate, two or more", "%", "called_twice", 100.0),
+)
 PARTS = (  # the decomposition, below the crop rate; results files of sweeps have no such columns
     ("hits, crops that show the text", "%", "hit", 100.0),
     ("hits by chance, crops of that size", "%", "chance", 100.0),
@@ -57,7 +64,7 @@ PARTS = (  # the decomposition, below the crop rate; results files of sweeps hav
     ("conflict, says the whole's answer", "%", "conflict_whole", 100.0),
     ("conflict, says neither", "%", "conflict_neither", 100.0),
 )
-TABLE = tuple(shown for row in ROWS for shown in ((row, *PARTS) if row[2] == "called" else (row,)))
+TABLE = tuple(shown for row in ROWS for shown in ((row, *TWO_CROPS, *PARTS) if row[2] == "called" else (row,)))
 AT_COMMON = ("own", "gt", "noise", "tool_free", "D_noise", "U_GT", *DECOMPOSITION)
 MAIN = ("own", "called", "D_noise", "coverage")  # on the terminal, with `own` at the common view
 

@@ -34,6 +34,15 @@ def noise(crop: View, call: Crop, before: Trajectory) -> View:
     return _with_pixels(crop, _generator("noise", before).integers(0, 256, (crop.size[1], crop.size[0], 3)))
 
 
+def only(number: int, alter: Alter) -> Alter:
+    """`alter` for one crop of a conversation, counted from 0; all others stay as they are."""
+
+    def one(crop: View, call: Crop, before: Trajectory) -> View | None:
+        return alter(crop, call, before) if len(before.crops) == number else crop
+
+    return one
+
+
 def blank(crop: View, call: Crop, before: Trajectory) -> View:
     """Mid-grey, of the crop's size."""
     return _with_pixels(crop, np.full((crop.size[1], crop.size[0], 3), GREY))
@@ -127,6 +136,8 @@ def nothing(crop: View, call: Crop, before: Trajectory) -> None:
 SUBSTITUTES: dict[str, Callable[[RolloutLimits, int, float], Alter]] = {
     "gt": lambda limits, token_px, sigma: annotated(limits, token_px),
     "noise": lambda limits, token_px, sigma: noise,
+    "noise_first": lambda limits, token_px, sigma: only(0, noise),
+    "noise_second": lambda limits, token_px, sigma: only(1, noise),
     "blank": lambda limits, token_px, sigma: blank,
     "mean_colour": lambda limits, token_px, sigma: mean_colour,
     "elsewhere": lambda limits, token_px, sigma: elsewhere(limits, token_px),

@@ -49,9 +49,9 @@ def test_the_differences_are_those_of_the_questions_worked_by_hand(seven):
     assert equal(seven.of("D_noise"), [1, 0, 0, 0, 0, 1, 0])
     assert equal(seven.of("U_GT"), [0, 1, 0, 1, 0, NAN, 1])
     assert equal(seven.of("S"), [1, 1, 0, 1, 0, NAN, 1])
-    played = [name for name, arms in DIFFERENCES.items() if "no_tool" not in arms]
+    played = [name for name, arms in DIFFERENCES.items() if set(arms) <= set(ARMS)]
     means = {name: seven.interval(name, 10)[0] for name in ("own", "gt", *played, "gain", "harm", "agrees")}
-    share = dict.fromkeys((name for name in DIFFERENCES if name.startswith("D_")), 2 / 7)
+    share = dict.fromkeys((name for name in played if name.startswith("D_")), 2 / 7)
     share |= {"own": 4 / 7, "gt": 1.0, "U_GT": 3 / 6, "S": 4 / 6, "tool_effect": 1 / 7, "gain": 2 / 7, "harm": 1 / 7, "agrees": 3 / 7}
     assert means == pytest.approx(share)
 
@@ -91,13 +91,13 @@ def test_a_policy_whose_answer_depends_on_nothing_has_equal_accuracy_in_every_ar
     samples = Scenes(DIFFICULTY[1], "eval", 4)
     right = samples[0].answers[0]
     engine = Scripted(policy, call(0, 0, 60, 60), f"<answer>{right}</answer><|im_end|>")
-    replaced = SUBSTITUTES.keys() - {"conflict"}  # in which two answers are right: test_conflict.py
+    replaced = SUBSTITUTES.keys() & set(ARMS)  # of conflict and of one crop of two: test_conflict.py, test_two_crops.py
     outcome, shown = measured(policy, engine, samples, arms=tuple(replaced))
     assert all(t.crops for t in shown)
     expected = [float(sample.answers[0] == right) for sample in samples]
     assert expected[0] == 1 and 0 in expected
     assert all(outcome.of(arm) == expected for arm in ("own", *replaced))
-    assert all(outcome.of(name) == [0.0] * 4 for name, arms in DIFFERENCES.items() if not {"tool_free", "no_tool"} & set(arms))
+    assert all(outcome.of(name) == [0.0] * 4 for name, arms in DIFFERENCES.items() if set(arms) <= {"own", *replaced})
 
 
 def test_additive_noise_of_sigma_0_is_the_policys_own_crop_and_that_of_sigma_64_is_not(qwen3_vl: PolicyModel):
@@ -307,7 +307,8 @@ def test_the_table_has_no_row_for_an_arm_that_was_not_played():
 def test_the_table_shows_every_arm_that_was_played_in_a_column_for_every_view(seven):
     rows = labels({"16": seven, "64": of_rows(TEN, 64)})
     shown = {metric for metric in (*METRICS, *DIFFERENCES, *GIVEN) if metric in {row[2] for row in report.TABLE}}
-    assert set(ARMS) <= shown and len(rows) == len(shown - {"answered", *SAYS}) + 8
+    of_two = {"noise_first", "noise_second", "D_first", "D_second", "called_twice"}  # nobody made two crops
+    assert set(ARMS) <= shown and len(rows) == len(shown - {"answered", *SAYS, *of_two}) + 8
     assert rows["accuracy, forced crop"] == pytest.approx([300 / 7, NAN], nan_ok=True)
     assert rows["accuracy, tool-free"] == pytest.approx([300 / 7, 40.0])
     assert rows["MED gain: policy"] == pytest.approx([100.0, 400 / 6])

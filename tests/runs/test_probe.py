@@ -105,7 +105,10 @@ def test_a_probe_leaves_every_metric_with_its_interval_and_the_parts_of_gain_and
     for view in record["views"].values():
         assert view["metrics"]["called"][::2] == [1.0, 1.0] and view["metrics"]["own"][:2] == [0.0, 0.0]
         assert view["metrics"]["area"][0] == 0.25  # the left upper quarter
-        assert set(ARMS) | set(DIFFERENCES) - {"no_tool_effect"} <= set(view["metrics"]) and set(view["med"]) == {"gain", "harm"}
+        assert set(ARMS) | set(DIFFERENCES) - {"no_tool_effect", "D_first", "D_second"} <= set(view["metrics"]) and set(view["med"]) == {
+            "gain",
+            "harm",
+        }
         assert view["broken"] == view["unannotated"] == []
     assert [record["views"][view]["metrics"]["visual_tokens"][0] for view in ("16", "64")] == [32.0, 80.0]
     table = (tmp_path / "probe/probe.md").read_text()

@@ -13,7 +13,8 @@ const SORTS = {
 };
 const ARMS = {
   own: ['as it plays', 'The crop that it asked for'], gt: ['annotated crop', 'The annotated evidence in place of its crop'],
-  noise: ['noise', 'Noise in place of its crop'], blank: ['blank', 'A grey image in place of its crop'],
+  noise: ['noise', 'Noise in place of its crop'], noise_first: ['first noise', 'Noise in place of its first crop'], noise_second: ['second noise', 'Noise in place of its second crop'],
+  blank: ['blank', 'A grey image in place of its crop'],
   mean_colour: ['mean colour', 'The mean colour of its crop'], elsewhere: ['elsewhere', 'A crop of another place'],
   conflict: ['contradiction', 'A crop that shows another answer than the view'],
   additive: ['plus noise', 'Its crop with noise added'], format_only: ['call only', 'The call, without an image'],
