@@ -25,7 +25,7 @@ ARMS = {"gap": "fixed", "no gap": "off"}
 POLICIES = {"base": loading.EMBEDDED} | {
     f"{arm} {seed}": Path(f"outputs/conflict/gap={gap},seed={seed}/policy") for seed in SEEDS for arm, gap in ARMS.items()
 }
-SIGNED = ("D_noise", "reliance")
+SIGNED = ("D_noise", "D_first", "D_second", "reliance")
 METRICS = ("own", "tool_free", "D_noise", "area", *DECOMPOSITION, "sign reads", *(f"sign {each}" for each in SAYS))
 TRUST, SMALL = 15.0, 5.0  # points (README.md)
 
