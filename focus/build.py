@@ -326,9 +326,18 @@ def rollout_limits(cfg: PlayConfig | AgentConfig, temperature: float) -> Rollout
 
 
 def build_evaluator(
-    cfg: PlayConfig, model: Model, engine: Engine, gap: Gap, grader: Grader | None = None, arms: Sequence[str] | None = None
+    cfg: PlayConfig,
+    model: Model,
+    engine: Engine,
+    gap: Gap,
+    grader: Grader | None = None,
+    arms: Sequence[str] | None = None,
+    opening: str = "",
 ) -> Evaluator:
-    """Plays held-out questions at the views of `gap` with the settings of `cfg.evaluation`. `arms`: other arms than its own."""
+    """Plays held-out questions at the views of `gap` with the settings of `cfg.evaluation`.
+
+    `arms`: other arms than its own. `opening`: what the first turn of the arm `own` starts with.
+    """
     e = cfg.evaluation
     return Evaluator(
         model=model,
@@ -340,6 +349,7 @@ def build_evaluator(
         questions_per_forward=e.questions_per_forward,
         sigma=e.sigma,
         grader=grader or Grader(),
+        opening=opening,
     )
 
 

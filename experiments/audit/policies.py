@@ -2,8 +2,9 @@
 
 .venv/bin/python -m experiments.audit.policies        (after the audits in README.md)
 
-Reads each card and its answers by question. `items/` of experiments/conflict has the answers to the same scenes, measured at 256 tokens
-without the audit. The base's were measured with a call put into its mouth, so of them only `tool_free` compares.
+Reads each card that is there and its answers by question; of a card that is not, what is recorded stays. `items/` of
+experiments/conflict has the answers to the same scenes, measured at 256 tokens without the audit. The base's were measured with a call
+put into its mouth, so of an audit without that only `tool_free` compares.
 """
 
 import json
@@ -20,11 +21,13 @@ from focus.report.audit_card import Card, read_card
 RECORD = Path(__file__).parent / "policies.json"
 CARDS = {
     "base": Path("outputs/audit/embedded"),
+    "base, forced": Path("outputs/audit/embedded_forced"),
     "gap": Path("outputs/conflict/gap=fixed,seed=0/audit"),
     "no gap": Path("outputs/conflict/gap=off,seed=0/audit"),
     "stage 1": Path("outputs/stage1/audit"),
 }
-RECORDED = {"base": ("tool_free",), **dict.fromkeys(("gap", "no gap"), ("own", "noise", "gt", "tool_free", "called", "hit", *SAYS))}
+ALL = ("own", "noise", "gt", "tool_free", "called", "hit", *SAYS)
+RECORDED = {"base": ("tool_free",), "base, forced": ALL, "gap": ALL, "no gap": ALL}
 COMMON = 256  # tokens, of the recorded measurements
 ROWS = {  # of the table in README.md: part of a measurement and its key, by view
     "D_noise at 16 tokens": (16, "dependence", "D_noise"),
@@ -46,7 +49,7 @@ def of(card: Card, view: int, part: str, key: str) -> tuple[float, float, float]
 
 def differing(name: str, outcome: Outcome) -> dict[str, int]:
     """By metric, the questions whose value in the audit is not the recorded one."""
-    with np.load(ITEMS / f"{name} 0.npz" if name != "base" else ITEMS / "base.npz") as recorded:
+    with np.load(ITEMS / ("base.npz" if name.startswith("base") else f"{name} 0.npz")) as recorded:
         return {
             metric: int((~np.isclose(outcome.of(metric), recorded[metric][: len(outcome.groups)], equal_nan=True)).sum())
             for metric in RECORDED[name]
@@ -54,9 +57,12 @@ def differing(name: str, outcome: Outcome) -> dict[str, int]:
 
 
 def rows() -> Iterator[Mapping[str, Any]]:
-    """One entry for each card that is there."""
+    """One entry for each card that is there or was."""
+    before = {row["policy"]: row for row in json.loads(RECORD.read_text())}
     for name, folder in CARDS.items():
         if not (folder / "card.json").is_file():
+            if name in before:
+                yield before[name]
             continue
         card = read_card(folder / "card.json")
         same = differing(name, load_outcomes(folder / "outcomes.json")[f"scenes {COMMON}"]) if name in RECORDED else None

@@ -370,6 +370,7 @@ class AuditConfig(MeasurementConfig):
     judge: EndpointConfig
     served: ServedConfig
     audit: ProtocolConfig
+    kept_mib: KeptMib
 
 
 class AuditCompareConfig(Section):

@@ -71,6 +71,7 @@ class Agent(Part):
     max_crops: int
     crop_tokens: int
     tokens_per_turn: int
+    first_call_forced: bool = Field(default=False, description="its first turn began with a call that was put into its mouth")
     judge: str | None
     answered_alike: tuple[int, int] | None = Field(description="of so many requests that were sent twice, so many got the same reply")
 
@@ -200,7 +201,7 @@ def shown(card: Card) -> dict[str, Any]:
     """What the template shows of a card."""
     return {
         "name": card.agent.name,
-        "conduct": card.conduct.value if card.conduct else "no verdict",
+        "conduct": conduct_text(card),
         "good": card.conduct in (Conduct.LOOKS, Conduct.WHEN_NEEDED),
         "bad": card.conduct in (Conduct.FOR_SHOW, Conduct.NEVER),
         "verdict": card.verdict,
@@ -219,6 +220,11 @@ def shown(card: Card) -> dict[str, Any]:
         "notes": [*card.agent.notes, *card.protocol.left_out],
         "made": card.made,
     }
+
+
+def conduct_text(card: Card) -> str:
+    """The conduct in a few words, and whether the agent called by itself."""
+    return (card.conduct.value if card.conduct else "no verdict") + ", its first call forced" * card.agent.first_call_forced
 
 
 def _by_set(card: Card) -> dict[str, list[Measured]]:
@@ -269,7 +275,7 @@ def _sample_size(protocol: Protocol) -> str:
 def _facts(card: Card) -> list[tuple[str, str]]:
     """The facts of the prompt, the server and the cost, as label and value."""
     agent, spent, questions = card.agent, card.spent, sum(card.protocol.sets.values()) * len(card.protocol.views)
-    crops = f"at most {agent.max_crops} crop{'s' * (agent.max_crops != 1)}"
+    crops = f"at most {agent.max_crops} crop{'s' * (agent.max_crops != 1)}{', the first one forced' * agent.first_call_forced}"
     facts = [
         ("dialect", f"{agent.dialect}, asked with {'its texts' if agent.words == 'dialect' else agent.words}, hash {agent.prompts_hash}"),
         ("engine", f"{agent.engine}, temperature {agent.temperature:g}, {crops} of {agent.crop_tokens:,} tokens"),
@@ -301,7 +307,7 @@ def protocol_text(protocol: Protocol) -> str:
 def draw_card(card: Card, path: Path) -> None:
     """The card as one picture: the verdict, accuracy by arm at each view, and the four steps."""
     figure = Figure(figsize=(9.6, 4.8), layout="constrained")
-    title = f"{card.agent.name}: {card.conduct.value if card.conduct else 'no verdict'}"
+    title = f"{card.agent.name}: {conduct_text(card)}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=min(15, 800 / len(title)), weight="bold")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     _draw(left, card, "accuracy", ACCURACIES, "right answers, %")

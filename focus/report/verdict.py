@@ -52,7 +52,7 @@ def conflict_sentence(crop: Interval, whole: Interval, hits: int, crop_rate: flo
     """The verdict of the arm `conflict` with the numbers it rests on. `hits`: crops that hit, of all questions."""
     return (
         f"{judge_conflict(crop, whole)}: where its crop contradicts the whole image, {crop[0]:.0f} % of answers [{crop[1]:.0f}, "
-        f"{crop[2]:.0f}] are the crop's and {whole[0]:.0f} % [{whole[1]:.0f}, {whole[2]:.0f}] the whole's {view} ({hits:,} crops that hit "
+        f"{crop[2]:.0f}] are the crop's and {whole[0]:.0f} % [{whole[1]:.0f}, {whole[2]:.0f}] the whole's {view} ({_hits_text(hits)} "
         f"in {questions:,} questions; {100 * crop_rate:.0f} % of answers used a crop)."
     )
 
@@ -162,5 +162,9 @@ def contradicted_sentence(views: Sequence[Outcome], resamples: int) -> str | Non
     (crop, a, b), (whole, c, d) = (_percent(last, metric, resamples) for metric in ("conflict_crop", "conflict_whole"))
     return (
         f"Where its crop contradicts the view, {crop:.0f} % [{a:.0f}, {b:.0f}] of its answers are the crop's and {whole:.0f} % "
-        f"[{c:.0f}, {d:.0f}] the view's, at {last.view_tokens:,} tokens ({hits:,} crops that hit)."
+        f"[{c:.0f}, {d:.0f}] the view's, at {last.view_tokens:,} tokens ({_hits_text(hits)})."
     )
+
+
+def _hits_text(hits: int) -> str:
+    return f"{hits:,} crop{'s' * (hits != 1)} that hit"

@@ -30,6 +30,7 @@ from focus.data.sample import Limits, Sample
 from focus.data.source import open_source
 from focus.evaluation.arms import can_play
 from focus.evaluation.audit import Cost, endings, expected_cost, forms, pooled, questions_needed, shown_tokens
+from focus.evaluation.kept import About, Kept
 from focus.evaluation.measure import measure
 from focus.evaluation.outcome import Outcome, load_outcomes, refuse_other_probe, save_outcomes
 from focus.gap import Gap, Mode
@@ -95,7 +96,7 @@ def audit(
     with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF)):
         composed = settings_of(composed_settings("audit", [*chosen, *overrides], AuditConfig))
     cfg = config.validated(composed, AuditConfig, here=False)
-    folder = Path(output) if output else Path("outputs/audit") / Path(name).name
+    folder = Path(output) if output else output_of(cfg)
     with config.alone(folder):
         return _audited(cfg, None if isinstance(agent, str) else Called(agent, name), folder, Console(quiet=True))
 
@@ -105,19 +106,25 @@ def output_of(cfg: AuditConfig) -> Path:
     agent = Path(cfg.policy.checkpoint)
     weights_here = cfg.rollout.engine != "openai" and agent.is_dir()
     beside = agent.parent / "audit" if weights_here else Path("outputs/audit") / agent.name
-    return Path(cfg.output) if cfg.output else beside
+    return Path(cfg.output) if cfg.output else beside.with_name(beside.name + "_forced" * cfg.rollout.force_first_crop)
 
 
 @dataclass
 class _Audit:
-    """One audit while it is played. `kept`: the replies of a served agent; None for weights that run here."""
+    """One audit while it is played. `kept`: the replies of a served agent; None for weights that run here. `output`: the card's folder."""
 
     cfg: AuditConfig
     model: Model
     engine: Engine
     kept: KeptReplies | None
+    output: Path
     console: Console
     left_out: list[str]
+
+    @property
+    def opening(self) -> str:
+        """What the first turn of the arm `own` starts with."""
+        return self.model.dialect.call[0] if self.cfg.rollout.force_first_crop else ""
 
     def arms_of(self, name: str, samples: Sequence[Sample], arms: Sequence[str]) -> list[str]:
         """The arms that some question of a set can have."""
@@ -126,26 +133,31 @@ class _Audit:
         return [arm for arm in arms if arm not in lacking]
 
     def common_arms(self, samples: Sequence[Sample]) -> list[str]:
-        """The arms that this agent can play."""
+        """The arms that this agent can play. Raises ValueError if its first call is to be forced and can't be."""
+        if self.opening and self.kept and (why := self._ignores(self.opening, self.kept, samples)):
+            raise ValueError(
+                f"rollout.force_first_crop is true, which begins the agent's first turn with a call, but {why}; serve the model with vLLM "
+                "or SGLang, which continue a turn, or leave rollout.force_first_crop=false"
+            )
         arms: list[str] = [arm for arm in dict.fromkeys(self.cfg.evaluation.arms) if arm != "own"]
         if "no_tool" in arms and self.model.dialect.system_without_tool is None:
             self.left_out.append(f"the arm no_tool: the dialect {self.model.dialect.name} has no prompt without the tool")
             arms.remove("no_tool")
         for arm in {"tool_free", "forced"} & {*arms}:
-            if self.kept and (why := self._ignores_prefill(self.kept, samples)):
+            if self.kept and (why := self._ignores(self.model.dialect.answer[0], self.kept, samples)):
                 self.left_out.append(f"the arm {arm}: {why}")
                 arms.remove(arm)
         return arms
 
-    def _ignores_prefill(self, kept: KeptReplies, samples: Sequence[Sample]) -> str | None:
-        """Why a served agent can't be made to begin its turn with an answer; None if it can."""
+    def _ignores(self, prefill: str, kept: KeptReplies, samples: Sequence[Sample]) -> str | None:
+        """Why a served agent can't be made to begin its turn so; None if it can."""
         if isinstance(kept.chat, Called):
             return "a Python function begins its own turns"
         gap, opened = Gap(Mode.FIXED, self.cfg.audit.views[0], self.model.token_px), []
         for sample in [samples[i] for i in range(min(MIN_UNCLOSED, len(samples)))]:
             view, source = gap.view_of(sample, sample.open())
             [opening] = begin(self.model, sample, view, source, [seed_of(self.cfg.seed, sample.id)])
-            opened.append(with_prefill(self.model, opening, self.model.dialect.answer[0]))
+            opened.append(with_prefill(self.model, opening, prefill))
             source.release()
         try:
             play(self.model, self.engine, opened, rollout_limits(self.cfg, self.cfg.evaluation.temperature))
@@ -165,14 +177,16 @@ class _Audit:
 
         Originals, views and crops of a few questions are in memory at one time.
         """
-        evaluator = build_evaluator(self.cfg, self.model, self.engine, Gap(Mode.FIXED, view, self.model.token_px), grader, arms)
+        gap = Gap(Mode.FIXED, view, self.model.token_px)
+        evaluator = build_evaluator(self.cfg, self.model, self.engine, gap, grader, arms, self.opening)
+        table = Kept(self.output, About("evaluation", None, "", f"{name} {view} tokens"), self.cfg.kept_mib)
         others = [read_dialect(each) for each in dialect_names()]
         parts: list[Outcome] = []
         shapes: Counter[str] = Counter()
         ends: Counter[str] = Counter()
         with progress.measurement(f"{name} at {view:,} tokens") as advance:
             for chunk in chunks(samples, evaluator.questions_per_forward, advance):
-                outcome, own = measure(evaluator, chunk, None)
+                outcome, own = measure(evaluator, chunk, None, table)
                 parts.append(outcome)
                 shapes += forms(own, self.model.dialect, others)
                 ends.update(endings(own))
@@ -187,9 +201,9 @@ def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Con
         assert cfg.rollout.endpoint is not None  # checked with rollout.engine
         kept = KeptReplies(called or connect(cfg.rollout.endpoint), output / "requests.jsonl", a.repeated)
         dialect = read_dialect(cfg.policy.dialect, cfg.policy.prompts)
-        this = _Audit(cfg, Served(kept, dialect), OpenAIEngine(kept, dialect), kept, console, [])
+        this = _Audit(cfg, Served(kept, dialect), OpenAIEngine(kept, dialect), kept, output, console, [])
     else:
-        this = _Audit(cfg, *load_evaluated(cfg), None, console, [])
+        this = _Audit(cfg, *load_evaluated(cfg), None, output, console, [])
     count = a.samples or questions_needed(a.effect, a.discordant, a.power, a.alpha)
     sets: dict[str, Sequence[Sample]] = {source: audited_samples(cfg, source, -(-count // len(a.made))) for source in a.made}
     sets |= _published(cfg, count, this.left_out)
@@ -215,7 +229,8 @@ def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Con
     requests, prompt_tokens, sampled_tokens, seconds = (sum(values) for values in zip(*(part["spent"] for part in parts), strict=True))
     card = Card(
         conduct=conduct,
-        verdict=conduct_sentence(conduct, list(together.values()), e.resamples)
+        verdict="Its first call was forced. " * cfg.rollout.force_first_crop
+        + conduct_sentence(conduct, list(together.values()), e.resamples)
         if conduct
         else f"No verdict: the server refused {100 * refused:.0f} % of the questions of a set, which may be at most "
         f"{100 * cfg.served.refused:.0f} % (served.refused).",
@@ -282,11 +297,16 @@ def _print_cost(cfg: AuditConfig, counts: Mapping[str, int], arms: Mapping[str, 
         return sum(parts, Cost(0, 0, 0))
 
     one, most = cost(1), cost(cfg.rollout.max_crops)
-    asked = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    asked = ", ".join(f"{count:,} {name.removesuffix('s') if count == 1 and name in a.made else name}" for name, count in counts.items())
     console.print(
-        f"{asked} at {len(cfg.audit.views)} views. With one crop a question: about {one.requests:,} requests and "
-        f"{one.prompt_tokens / 1e6:,.1f} M prompt tokens. At most {most.requests:,} and {most.prompt_tokens / 1e6:,.1f} M"
+        f"{asked} at {len(a.views)} view{'s' * (len(a.views) != 1)}. With one crop a question: about {one.requests:,} requests and "
+        f"{_amount(one.prompt_tokens)} prompt tokens. At most {most.requests:,} and {_amount(most.prompt_tokens)}"
     )
+
+
+def _amount(tokens: int) -> str:
+    """About so many: in millions, below one million in thousands."""
+    return f"{tokens / 1e6:,.1f} M" if tokens >= 1e6 else f"{max(1, round(tokens / 1e3)):,} k"
 
 
 def _played(
@@ -295,7 +315,8 @@ def _played(
     """The outcome and the facts of every set at every view, by `SET VIEW`. What an earlier start measured is kept."""
     cfg, settings = this.cfg, this.cfg.model_dump()
     path, facts_path = output / "outcomes.json", output / "facts.json"
-    asked = hashlib.blake2b(f"{digest} {[sorted(each) for each in arms.values()]}".encode(), digest_size=8).hexdigest()
+    played = f"{digest} {[sorted(each) for each in arms.values()]}{' forced' * cfg.rollout.force_first_crop}"
+    asked = hashlib.blake2b(played.encode(), digest_size=8).hexdigest()
     identity = measurement(settings, this.model.weights_hash(), asked) + graded_by(settings)
     with config.writable(str(output)):
         refuse_other_probe(path, identity)
@@ -346,6 +367,7 @@ def _agent(cfg: AuditConfig, this: _Audit, alike: tuple[int, int] | None) -> Age
         max_crops=min(r.max_crops, model.dialect.max_crops or r.max_crops),
         crop_tokens=r.crop_tokens,
         tokens_per_turn=r.tokens_per_turn,
+        first_call_forced=r.force_first_crop,
         judge=cfg.judge.model if cfg.judge.url else None,
         answered_alike=alike,
     )

@@ -173,11 +173,12 @@ def test_the_table_of_the_calibration_is_its_record():
 def test_the_table_of_our_own_policies_is_its_record_and_no_answer_differs_from_the_recorded_ones():
     record = json.loads(policies.RECORD.read_text())
     page = (policies.RECORD.parent / "README.md").read_text()
-    assert [row["policy"] for row in record] == ["base", "gap", "no gap"]
+    recorded = [row["policy"] for row in record]
+    assert recorded == [name for name in policies.CARDS if name in recorded] and {"base", "gap", "no gap"} <= set(recorded)
     for label in policies.ROWS:
         assert f"| {label} | " + " | ".join(policies.cell(row["numbers"][label]) for row in record) + " |" in page
     assert "| verdict | " + " | ".join(row["conduct"] for row in record) + " |" in page
-    assert [set(row["differ from the record"].values()) for row in record] == [{0}] * 3
+    assert all(set(row["differ from the record"].values()) == {0} for row in record if row["differ from the record"])
 
 
 def test_an_agent_of_the_calibration_gets_its_verdict_again():

@@ -14,7 +14,9 @@ from focus import config
 from focus.config import CONF
 from focus.config.schema import AuditConfig
 from focus.data.scenes import Scenes, scene_spec
+from focus.evaluation.kept import read_contents, table_files
 from focus.report.audit_card import Card, read_card
+from focus.rollout import data_urls
 from focus.runs import audit, probe
 from focus.runtime.endpoint import Outage
 from tests.support.agents import SMALL_AUDIT, Agent, conducts, images, truths
@@ -80,6 +82,20 @@ def test_the_card_says_what_was_asked_how_and_what_it_took(agents, tmp_path, mon
     page = (tmp_path / "card.html").read_text()
     assert "It looks: noise in place of its crops costs 100 points" in page and "http" not in page.replace("https://www.w3.org", "")
     assert (tmp_path / "card.png").read_bytes().startswith(b"\x89PNG")
+    # for make lightbox: six questions in the arms own, noise and gt
+    tables = {name: [read_contents(path) for path in paths] for name, paths in table_files(tmp_path).items()}
+    assert {name: [(table.about.view, table.rows) for table in found] for name, found in tables.items()} == {
+        "evaluation_scenes_16_tokens": [("scenes 16 tokens", 18)],
+        "evaluation_scenes_64_tokens": [("scenes 64 tokens", 18)],
+    }
+
+
+def test_a_picture_is_encoded_once_for_all_arms_of_its_question(agents, tmp_path, monkeypatch):
+    encode, encoded = data_urls.data_url, list[Any]()
+    monkeypatch.setattr(data_urls, "data_url", lambda image: (encoded.append(image), encode(image))[1])
+    audited(agents["looks"], tmp_path)
+    # at each of two views: one for the check of the view; of each of six questions the view, and the crops of own, noise and gt
+    assert len(encoded) == len({id(image) for image in encoded}) == 2 * (1 + 6 * 4)
 
 
 def test_an_audit_that_is_done_asks_nothing_again(agents, tmp_path):
@@ -262,6 +278,41 @@ def test_a_server_that_restarts_a_prefilled_turn_is_not_measured_in_that_arm(age
     assert card.protocol.left_out == ["the arm tool_free: the server starts a turn again instead of continuing it"]
 
 
+def continuing(agent: Agent, first_call: Agent):
+    """The agent on a server that continues a turn which was begun with a call, as `first_call` would."""
+
+    def respond(request: dict[str, Any]) -> tuple[str, str, int]:
+        *before, last = request["messages"]
+        begun = request.get("continue_final_message") and last["content"] == "<grounding>"
+        said = first_call(before).partition("<grounding>")[2] if begun else agent(request["messages"])
+        return speaking(lambda messages: said)(request)
+
+    return respond
+
+
+def test_an_agent_that_never_calls_is_audited_with_its_first_call_put_into_its_mouth(agents, tmp_path, monkeypatch):
+    hurry(monkeypatch)
+    arms = ("audit.views=[16]", "audit.repeated=0", "evaluation.arms=[own,noise,no_tool]")
+    with Server(continuing(agents["reads what it is shown"], agents["looks"])) as server:
+        alone = served(server, tmp_path / "alone", *arms)
+        forced = served(server, tmp_path / "forced", *arms, "rollout.force_first_crop=true")
+    assert means(alone, 16, "steps") == {"calls": 0} and means(forced, 16, "steps") == {"calls": 1, "hits": 1, "reads": 1, "uses": 1}
+    assert means(forced, 16, "accuracy") == {"own": 1, "noise": 0, "no_tool": 0} and forced.conduct == "looks"
+    assert forced.verdict.startswith("Its first call was forced. It looks: ")
+    assert forced.agent.first_call_forced and not alone.agent.first_call_forced
+    assert "Looks, its first call forced" in (tmp_path / "forced/card.html").read_text()
+
+
+def test_a_call_is_forced_on_no_agent_that_begins_its_own_turns(agents, tmp_path, monkeypatch):
+    hurry(monkeypatch)
+    forced = ("rollout.force_first_crop=true", "audit.views=[16]")
+    with pytest.raises(ValueError, match=r"begins the agent's first turn with a call, but a Python function begins its own turns; serve"):
+        audited(agents["looks"], tmp_path / "function", *forced)
+    restarting = speaking(lambda messages: agents["looks"](messages[:-1] if messages[-1]["role"] == "assistant" else messages))
+    with Server(restarting) as server, pytest.raises(ValueError, match="the server starts a turn again instead of continuing it; serve"):
+        served(server, tmp_path / "server", *forced)
+
+
 def test_views_that_do_not_grow_are_refused_because_the_verdict_rests_on_the_first(tmp_path):
     with pytest.raises(ValueError, match=r"audit\.views is \[64, 16, 16\]; write them from the smallest to the largest: \[16, 64\]"):
         focus.audit(lambda messages: "", "audit.views=[64,16,16]", dialect="mini_o3", output=tmp_path)
@@ -309,4 +360,5 @@ def test_the_card_of_weights_that_run_here_lies_beside_them_and_that_of_a_served
         return audit.output_of(config.validated(cfg, AuditConfig, here=False))
 
     assert output("rollout=kv") == tmp_path / "run/audit"
+    assert output("rollout=kv", "rollout.force_first_crop=true") == tmp_path / "run/audit_forced"
     assert output("policy.dialect=deepeyes") == Path("outputs/audit/policy")

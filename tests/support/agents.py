@@ -113,6 +113,7 @@ def conducts(known: Mapping[bytes, Truth]) -> dict[str, Agent]:
         "never looks": agent(known, lambda truth: False, lambda truth, sees: truth.coin, lambda truth: False),
         "looks when needed": agent(known, lambda truth: not truth.sharp, lambda truth, sees: sees or truth.sharp, lambda truth: True),
         "crops for show": agent(known, lambda truth: True, lambda truth, sees: truth.coin, lambda truth: False),
+        "reads what it is shown": agent(known, lambda truth: False, lambda truth, sees: sees, lambda truth: True),
         "guesses": agent(known, lambda truth: True, lambda truth, sees: False, lambda truth: False),
         "believes some crops": agent(known, lambda truth: True, lambda truth, sees: True, lambda truth: truth.coin),
     }
