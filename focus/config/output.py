@@ -1,7 +1,7 @@
 """The output folder of a command: made, written to, and held by one job at a time."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from focus.runtime import files
@@ -24,9 +24,12 @@ def writable(folder: str | Path) -> Iterator[None]:
 def alone(folder: str | Path) -> Iterator[None]:
     """Make an output folder, and let no other job work in it within the block. What is interrupted there can go on.
 
+    A block that leaves nothing in it, such as one that refuses its input, leaves no folder.
+
     Raises ValueError where it can't be written, and where another job holds it.
     """
     with ExitStack() as held:
+        held.callback(_remove_empty, Path(folder))
         with writable(folder):
             held.enter_context(files.folder_lock(Path(folder)))
         try:
@@ -34,3 +37,8 @@ def alone(folder: str | Path) -> Iterator[None]:
         except KeyboardInterrupt as error:
             error.add_note(RESUMES)
             raise
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()

@@ -95,10 +95,15 @@ def run(composed: DictConfig) -> None:
 
     Writes the table, its cost, the curve and the histogram.
     """
-    console = Console(markup=False)  # texts from data sets are printed as they are
     cfg = config.validated(composed, CalibrateConfig)
+    with config.alone(cfg.output):
+        _run(cfg, Path(cfg.output))
+
+
+def _run(cfg: CalibrateConfig, output: Path) -> None:
+    console = Console(markup=False)  # texts from data sets are printed as they are
     torch.set_num_threads(cfg.threads)
-    output, search = Path(cfg.output), Search(cfg.calibration.search)
+    search = Search(cfg.calibration.search)
     samples = training_samples(cfg.data)
     console.print(decidable_sentence(count_decidable(samples), len(samples), cfg.judge.model))
     policy = load_policy(cfg.policy)
@@ -108,41 +113,40 @@ def run(composed: DictConfig) -> None:
         partial.unlink(missing_ok=True)  # left behind by a kill right after the table was written
         console.print(f"{table} exists already for this policy, data and ladder")
         return
-    with config.alone(output):
-        done = read_choices(partial)
-        names = [s.id for s in samples] if search is Search.BISECTION else []
-        audited = set(random.Random(cfg.seed).sample(names, min(cfg.calibration.audit, len(names))))
-        engine = KVEngine(policy)
-        judge = build_judge(cfg.judge)
-        reader = JudgeReader(Grader(judge)) if judge else read_by_rule
-        with Progress(console) as progress, partial.open("a") as out:
-            advance = progress.begin("calibrate", "question", len(done))
-            todo = [i for i in range(len(samples)) if not done or samples[i].id not in done]
-            for start in range(0, len(todo), cfg.questions_per_forward):
-                chunk = [samples[i] for i in todo[start : start + cfg.questions_per_forward]]
-                shared = (cfg.calibration, cfg.tokens_per_turn, cfg.seed, reader)
-                choices = choose(policy, engine, chunk, search, *shared)
-                to_audit = [s for s in chunk if s.id in audited]
-                exact = {c.sample: c for c in choose(policy, engine, to_audit, Search.LADDER, *shared)} if to_audit else {}
-                chosen = {c.sample: (c, exact.get(c.sample)) for c in choices}
-                out.writelines(map(to_json_line, chosen.values()))
-                out.flush()
-                done |= chosen
-                advance(len(done), len(samples))
-        counts = Counter(choice.label for choice, _ in done.values())
-        levels = {name: choice.view_tokens for name, (choice, _) in done.items() if choice.view_tokens}
-        if not levels:
-            unreadable = next((f". {choice.broken}" for choice, _ in done.values() if choice.broken), "")
-            raise ValueError(
-                f"no question got a level ({dict(counts)}). A question that is wrong at native resolution gets none: "
-                "train the base further, or set calibration.require_correct_at_native=false. For questions that never diverge "
-                f"set calibration.never_diverges=floor, or a smaller calibration.floor_tokens{unreadable}"
-            )
-        record = summary(list(done.values()), search) | {"reader": agreement(levels, samples, policy.token_px)}
-        (output / "levels.json").write_text(json_text({"identity": key, **record}, indent=1) + "\n")
-        draw([choice for choice, _ in done.values()], output / "levels.png")
-        write_levels(table, levels, key)
-        partial.unlink(missing_ok=True)
+    done = read_choices(partial)
+    names = [s.id for s in samples] if search is Search.BISECTION else []
+    audited = set(random.Random(cfg.seed).sample(names, min(cfg.calibration.audit, len(names))))
+    engine = KVEngine(policy)
+    judge = build_judge(cfg.judge)
+    reader = JudgeReader(Grader(judge)) if judge else read_by_rule
+    with Progress(console) as progress, partial.open("a") as out:
+        advance = progress.begin("calibrate", "question", len(done))
+        todo = [i for i in range(len(samples)) if not done or samples[i].id not in done]
+        for start in range(0, len(todo), cfg.questions_per_forward):
+            chunk = [samples[i] for i in todo[start : start + cfg.questions_per_forward]]
+            shared = (cfg.calibration, cfg.tokens_per_turn, cfg.seed, reader)
+            choices = choose(policy, engine, chunk, search, *shared)
+            to_audit = [s for s in chunk if s.id in audited]
+            exact = {c.sample: c for c in choose(policy, engine, to_audit, Search.LADDER, *shared)} if to_audit else {}
+            chosen = {c.sample: (c, exact.get(c.sample)) for c in choices}
+            out.writelines(map(to_json_line, chosen.values()))
+            out.flush()
+            done |= chosen
+            advance(len(done), len(samples))
+    counts = Counter(choice.label for choice, _ in done.values())
+    levels = {name: choice.view_tokens for name, (choice, _) in done.items() if choice.view_tokens}
+    if not levels:
+        unreadable = next((f". {choice.broken}" for choice, _ in done.values() if choice.broken), "")
+        raise ValueError(
+            f"no question got a level ({dict(counts)}). A question that is wrong at native resolution gets none: "
+            "train the base further, or set calibration.require_correct_at_native=false. For questions that never diverge "
+            f"set calibration.never_diverges=floor, or a smaller calibration.floor_tokens{unreadable}"
+        )
+    record = summary(list(done.values()), search) | {"reader": agreement(levels, samples, policy.token_px)}
+    (output / "levels.json").write_text(json_text({"identity": key, **record}, indent=1) + "\n")
+    draw([choice for choice, _ in done.values()], output / "levels.png")
+    write_levels(table, levels, key)
+    partial.unlink(missing_ok=True)
     for level in sorted(set(levels.values()), reverse=True):
         console.print(f"{level:>6} tokens  {counts[str(level)]:>6} questions")
     for reason in sorted({DROPPED_NATIVE, DROPPED_NEVER, UNREADABLE} & set(counts)):

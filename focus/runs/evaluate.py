@@ -82,10 +82,10 @@ def run(composed: DictConfig) -> None:
     counted = {}
     if isinstance(model, Served) and isinstance(engine, OpenAIEngine):
         counted = {"view_seen": check_view_tokens(model, engine, gap, samples, cfg.served.view_deviation)}
+    judge = build_judge(cfg.judge, output / "judge_disagreements.jsonl")  # before hours of play: it may not be there
     with config.alone(output), Progress(console) as progress:
         identity = f"{measurement(cfg.model_dump(), model.weights_hash(), questions_digest(published))} {cfg.options}"
         played = Predictions(output / "played.jsonl", identity)
-        judge = build_judge(cfg.judge, output / "judge_disagreements.jsonl")  # before hours of play: it may not be there
         kept = Kept(output, About("evaluation", None, "", f"{most} tokens"), cfg.kept_mib)
         kept.count(row for line in played.lines() for row in line.get("kept", {}).values())
         lines = _play(cfg, evaluator, samples, played, kept, progress)

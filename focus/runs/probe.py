@@ -87,16 +87,16 @@ def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
     settings = cfg.model_dump()
     identity = measurement(settings, model.weights_hash(), questions_digest(samples)) + graded_by(settings)
     grader = Grader(build_judge(cfg.judge))
-    with config.writable(str(output)):
-        refuse_other_probe(path, identity)
-        measured = load_outcomes(path, identity)
-        save_outcomes(measured, path, identity)
-    conversations = PageConversations(output / "shown.json", identity)
+    refuse_other_probe(path, identity)
     evaluators = {str(tokens): build_evaluator(cfg, model, engine, Gap(Mode.FIXED, tokens, model.token_px), grader) for tokens in cfg.views}
     counted = {}
     if isinstance(model, Served) and isinstance(engine, OpenAIEngine):
         gaps = {view: evaluator.gap for view, evaluator in evaluators.items()}
         counted = {view: check_view_tokens(model, engine, gap, samples, cfg.served.view_deviation) for view, gap in gaps.items()}
+    with config.writable(str(output)):
+        measured = load_outcomes(path, identity)
+        save_outcomes(measured, path, identity)
+    conversations = PageConversations(output / "shown.json", identity)
     with Progress(console, measurements=len(evaluators)) as progress:
         for view, evaluator in evaluators.items():
             if view in measured:

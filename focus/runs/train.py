@@ -78,7 +78,8 @@ from focus.training.policy import FocusPolicy
 from focus.training.probe_callback import ProbeCallback
 from focus.training.progress import TrainingProgress
 
-STARTS = "trained_by.jsonl"  # in the output folder: command, commit and versions, one line per different start
+# In the output folder: command, commit and versions, one line per different start; the hash of the base; the digest of the questions
+STARTS, STARTED_FROM, TRAINED_ON = "trained_by.jsonl", "started_from.txt", "trained_on.txt"
 
 
 # Lightning's general advice does not fit a loop of rollouts and updates
@@ -124,20 +125,6 @@ def fit(
     progress: Progress,
 ) -> None:
     """Train until `objective.updates`, from the last checkpoint if there is one."""
-    if module.gap.mode in (Mode.CALIBRATED, Mode.READER):
-        kept = [sample for sample in samples if module.gap.keeps(sample)]
-        if not kept and module.gap.mode is Mode.READER:
-            raise ValueError(
-                f"gap.mode is reader, but none of the {len(samples)} training questions has a critical view; make questions writes "
-                "them (docs/data.md). For other data use gap=fixed or gap=calibrated"
-            )
-        if not kept:
-            raise ValueError(
-                f"gap.table {cfg.gap.table} has a level for none of these questions; calibrate on this data set: make calibrate"
-            )
-        if module.gap.mode is Mode.READER and len(kept) < len(samples) and files.is_first_rank():
-            print(f"{len(samples) - len(kept)} of {len(samples)} training questions have no critical view and are left out")
-        samples = kept
     checkpoint_folder, warning = output / "checkpoints", RequeueWarning()
     save = checkpoints.SaveCheckpoints(
         checkpoint_folder, cfg.report.checkpoint_every, cfg.report.checkpoint_minutes, cfg.objective.updates, warning
@@ -173,6 +160,23 @@ def fit(
         raise  # a job that is requeued
     if module.updates_done != cfg.objective.updates:
         raise Unfinished(_unfinished(cfg, module.updates_done))
+
+
+def _with_a_view(cfg: TrainConfig, gap: Gap, samples: Sequence[Sample]) -> Sequence[Sample]:
+    """The questions that the gap has a view for. Raises ValueError where that is none."""
+    if gap.mode not in (Mode.CALIBRATED, Mode.READER):
+        return samples
+    kept = [sample for sample in samples if gap.keeps(sample)]
+    if not kept and gap.mode is Mode.READER:
+        raise ValueError(
+            f"gap.mode is reader, but none of the {len(samples)} training questions has a critical view; make questions writes "
+            "them (docs/data.md). For other data use gap=fixed or gap=calibrated"
+        )
+    if not kept:
+        raise ValueError(f"gap.table {cfg.gap.table} has a level for none of these questions; calibrate on this data set: make calibrate")
+    if gap.mode is Mode.READER and len(kept) < len(samples) and files.is_first_rank():
+        print(f"{len(samples) - len(kept)} of {len(samples)} training questions have no critical view and are left out")
+    return kept
 
 
 def _callbacks(cfg: TrainConfig, module: FocusPolicy, output: Path, grader: Grader, progress: Progress) -> list[Callback]:
@@ -233,14 +237,14 @@ class Unfinished(ValueError):
 def run(composed: DictConfig) -> None:
     """One run from settings to page.
 
-    In a sweep a crashed run writes a row too. A refused run leaves no folder.
+    A refused run leaves no folder. In a sweep it leaves its row and its settings, as a crashed run does, by which the page names it.
     """
     try:
         cfg = config.validated(composed, TrainConfig)
         _run_alone(cfg, run_facts(cfg))
     finally:
         with suppress(OSError, OmegaConfBaseException):
-            Path(composed.output).rmdir()  # only an empty folder
+            Path(composed.output).rmdir()  # an empty folder: Hydra makes one for each point of a sweep
 
 
 def _run_alone(cfg: TrainConfig, facts: RunFacts) -> None:
@@ -256,6 +260,7 @@ def _run_alone(cfg: TrainConfig, facts: RunFacts) -> None:
             if cfg.results:
                 status = str(error) if isinstance(error, Unfinished) else f"crashed: {type(error).__name__}: {error}"
                 write_row(Path(cfg.results), facts, "", {}, status=status)
+                _write_settings(cfg)
             raise
 
 
@@ -266,8 +271,6 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
     started = time.monotonic()
     console = Console(quiet=not files.is_first_rank(), markup=False, soft_wrap=True)  # texts are printed as they are; paths are not wrapped
     console.print(_headline(cfg))
-    with config.writable(cfg.output):
-        files.write_on_first_rank(output / "settings.yaml", as_yaml(cfg))
     torch.set_num_threads(cfg.threads)
     samples = training_samples(cfg.data)
     for sentence in [*config.cautions(cfg), *leak_report(cfg, samples)]:
@@ -284,23 +287,30 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
     loaded = load_policy(cfg.policy, device)
     # The first rank compares it; a row of a results file is looked up by it, on all ranks before they can exchange anything
     base = loaded.weights_hash() if files.is_first_rank() or cfg.results else ""
-    digest, start = _note_start(cfg, output, loaded, samples, base)
+    digest = _digest(cfg, output, loaded, samples, base)
+    start = _start(cfg, loaded, samples, base, digest)
     if cfg.results and has_row(Path(cfg.results), facts.point, start):
         console.print(f"{cfg.name}: this point is in {cfg.results} already")
         return
-    # Before anything slow: a logger may have no account or no network
+    # What may be refused comes before the first file: a reader, a server, questions without a view, a logger without an account
+    module = None if is_trained else build_policy(cfg, loaded, grader)
+    seen = _with_a_view(cfg, module.gap, samples) if module else samples
     logger = None if is_trained else start_logger(cfg.logger, cfg.model_dump())
+    with config.writable(cfg.output):
+        _write_settings(cfg)
+        files.write_on_first_rank(output / STARTED_FROM, base)
+        files.write_on_first_rank(output / TRAINED_ON, digest)
     policies = (["base"] if cfg.evaluation.base else []) + ["trained"] if cfg.evaluation.samples else []
     live = cfg.trainer.get("enable_progress_bar", True)
     with Progress(console, measurements=len(policies) * _views_measured(cfg), live=live) as progress:
-        if logger is not None:
+        if module and logger:
             remember_start(output / STARTS)
             if cfg.policy.lora_rank:
                 console.print(loaded.adapted)
             with closing(logger):
-                fit(cfg, build_policy(cfg, loaded, grader), samples, output, logger, grader, progress)
+                fit(cfg, module, seen, output, logger, grader, progress)
             loaded.save(trained, export_dtype(cfg.model_dump()))
-        del loaded
+        del loaded, module
         memory.free()  # of the trained weights and their moments, for the policies that are measured
         measured: dict[str, Outcome] = {}
         played: list[Example] = []
@@ -331,38 +341,47 @@ def _run(cfg: TrainConfig, facts: RunFacts, output: Path, trained: Path) -> None
     console.print(f"page: {page}\npolicy: {trained}")
 
 
-def _note_start(cfg: TrainConfig, output: Path, policy: PolicyModel, samples: Sequence[Sample], base: str) -> tuple[str, str]:
-    """Note what the run starts from: the policy, by the hash `base` of its weights, and the questions.
+def _write_settings(cfg: TrainConfig) -> None:
+    files.write_on_first_rank(Path(cfg.output) / "settings.yaml", as_yaml(cfg))
 
-    Returns the digest of the questions, and both as a results file names them. Raises ValueError
-    where the folder holds a run that started from others.
+
+def _digest(cfg: TrainConfig, output: Path, policy: PolicyModel, samples: Sequence[Sample], base: str) -> str:
+    """The digest of the questions that the run starts from.
+
+    `base` is the hash of the policy's weights. Raises ValueError where the folder holds a run that
+    started from another policy or other questions.
     """
-    origin, trained_on = output / "started_from.txt", output / "trained_on.txt"
+    origin, trained_on = output / STARTED_FROM, output / TRAINED_ON
     if base and origin.is_file() and origin.read_text() != base:
         raise ValueError(
             f"{output} holds a run that started from another policy than {cfg.policy.checkpoint} is now; give this one another name "
             "(name=...), or remove that folder"
         )
     digest = questions_digest(samples)
-    calibrated = cfg.gap.mode == Mode.CALIBRATED
-    if calibrated:  # the table decides which questions are trained on, and at which view
+    if cfg.gap.mode == Mode.CALIBRATED:  # the table decides which questions are trained on, and at which view
         digest += f" {seed_of(sorted(selected_levels(cfg.gap).items())):x}"
-    texts_in_file = policy.dialect.identity != policy.dialect.name
-    if texts_in_file:  # a file may be edited under the same name
+    if _has_texts_of_its_own(policy):  # a file may be edited under the same name
         digest += f" {policy.dialect.identity}"
     if trained_on.is_file() and trained_on.read_text() != digest:
         raise ValueError(
             f"{output} holds a run on other training questions: a record, a box, an image file, gap.table or a file of prompts has changed "
             "since. Put the old files back, give this run another name (name=...), or remove that folder"
         )
-    files.write_on_first_rank(origin, base)
-    files.write_on_first_rank(trained_on, digest)
+    return digest
+
+
+def _start(cfg: TrainConfig, policy: PolicyModel, samples: Sequence[Sample], base: str, digest: str) -> str:
+    """The policy and the questions that a run starts from, as a results file names them."""
     # The settings determine scenes, but not the content of files
-    named = isinstance(samples, Drawn) and not calibrated and not texts_in_file
+    named = isinstance(samples, Drawn) and cfg.gap.mode != Mode.CALIBRATED and not _has_texts_of_its_own(policy)
     start = base if named else f"{base} {digest}"
     if cfg.results and cfg.evaluation.records:
         start += f" {questions_digest(held_out_samples(cfg))}"
-    return digest, start
+    return start
+
+
+def _has_texts_of_its_own(policy: PolicyModel) -> bool:
+    return policy.dialect.identity != policy.dialect.name
 
 
 def _headline(cfg: TrainConfig) -> str:

@@ -273,3 +273,4 @@ def test_a_training_with_gap_reader_on_questions_without_critical_views_is_refus
     cfg = settings(tmp_path / "run", tmp_path / "policy", "data=records", f"data.records={records}", "gap=reader", "evaluation.samples=0")
     with pytest.raises(ValueError, match=r"gap\.mode is reader, but none of the 2 training questions has a critical view"):
         train.run(cfg)
+    assert not (tmp_path / "run").exists()

@@ -24,7 +24,7 @@ from focus.data.sample import read_records
 from focus.gap import levels_identity, read_levels, write_levels
 from focus.model import loading
 from focus.model.dialect import Texts, read_dialect
-from focus.runs import calibrate, export, train
+from focus.runs import calibrate, evaluate, export, train
 from focus.runtime import files
 from focus.training.policy import FocusPolicy
 from tests.support.policies import FAMILIES
@@ -67,6 +67,25 @@ def test_a_run_trains_measures_draws_and_a_second_start_only_shows_it_again(tmp_
     monkeypatch.setattr(train, "load_policy", lambda *_: pytest.fail("another rank than the first one has loaded the policy"))
     monkeypatch.setattr(files, "is_first_rank", lambda: False)
     train.run(cfg)
+
+
+NO_READER = ("reward=label_free", "reward.terms.crop_only.reader=no/where")
+NO_JUDGE = ("judge.url=http://127.0.0.1:9", "judge.model=none", "judge.retries=0")
+
+
+@pytest.mark.parametrize(("name", "given"), [("train", NO_READER), ("evaluate", NO_JUDGE), ("calibrate", NO_JUDGE)])
+def test_a_command_that_is_refused_leaves_no_folder(name, given, tmp_path, random_policy):
+    cfg = settings(tmp_path / "run", random_policy, "policy.dialect=tiny", *given, name=name)
+    with pytest.raises(ValueError, match=r"no/where, which is not a folder here|cannot be reached"):
+        {"train": train, "evaluate": evaluate, "calibrate": calibrate}[name].run(cfg)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_point_that_is_refused_leaves_its_row_and_its_settings_by_which_the_page_of_the_sweep_names_it(tmp_path, random_policy):
+    with pytest.raises(ValueError, match="no/where"):
+        train.run(settings(tmp_path / "run", random_policy, f"results={tmp_path}/results.csv", *NO_READER))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["settings.yaml"]
+    assert "crashed: ValueError: the setting reader=no/where of a reward term" in (tmp_path / "results.csv").read_text()
 
 
 def test_one_policy_is_in_memory_at_a_time_and_after_training_no_moment_is(tmp_path, random_policy, monkeypatch):
