@@ -205,7 +205,7 @@ def ladder(size: Size, token_px: int, floor_tokens: int = FLOOR_TOKENS) -> list[
 
 
 def adapted(tokens: int, success: float, sharper_below: float, coarser_from: float, least: int, most: int) -> int:
-    """The next budget of the adaptive gap, in merged tokens: half where the policy succeeds often, twice where it does rarely.
+    """E17: the next budget of the adaptive gap, in merged tokens: half where the policy succeeds often, twice where it does rarely.
 
     `success` is the accuracy of its rollouts with the budget `tokens`, in [0, 1]. The budget stays within `least` and `most`.
     """

@@ -137,7 +137,7 @@ def test_the_commit_hook_has_the_version_of_ruff_that_development_has_and_ci_run
 def test_every_function_and_test_that_the_page_of_the_method_names_exists():
     page = (ROOT / "docs/method.md").read_text()
     functions = re.findall(r"`([\w/]+\.py): (\w+)`", page)
-    assert len(functions) == 14
+    assert len(functions) == 18
     for path, name in functions:
         defined = {
             node.name for node in ast.parse((ROOT / "focus" / path).read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)
@@ -145,6 +145,15 @@ def test_every_function_and_test_that_the_page_of_the_method_names_exists():
         assert name in defined, (path, name)
     tests = re.findall(r"`([\w/]*test_\w+\.py)`", page)
     assert len(tests) >= 13 and not [name for name in tests if not (ROOT / "tests" / name).is_file()]
+
+
+def test_the_page_of_the_method_has_every_reward_term_and_every_gap_of_the_settings():
+    page = (ROOT / "docs/method.md").read_text()
+    terms = {name for path in (ROOT / "conf/reward").glob("*.yaml") for name in yaml.safe_load(path.read_text())["terms"]}
+    gaps = {path.stem for path in (ROOT / "conf/gap").glob("*.yaml")}
+    for heading, names in (("## Symbols and terms", terms), ("## Which view", gaps)):
+        section = page.partition(f"{heading}\n")[2].partition("\n## ")[0]
+        assert set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)) == names
 
 
 def test_the_rooms_of_the_page_of_the_architecture_are_those_whose_imports_are_tested_in_that_order():

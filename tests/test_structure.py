@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import focus.documents.views
 import focus.gap
 import focus.rewards.information
 import focus.rewards.terms
@@ -118,6 +119,10 @@ LEDGER = {
     "E12": focus.training.objective.policy_loss,
     "E13": focus.training.objective.sampler_weight,
     "E14": focus.training.objective.turn_credit,
+    "E15": focus.rewards.CropOnly,
+    "E16": focus.rewards.terms.area_share,
+    "E17": focus.gap.adapted,
+    "E18": focus.documents.views.critical_by_height,
 }
 
 

@@ -37,7 +37,7 @@ def views_of(size: Size, token_px: int, floor_tokens: int) -> Views:
 
 
 def critical_by_height(height_px: float, size: Size, views: Views) -> int | str:
-    """The critical view of a text of this height in the original, in tokens, or why it has none."""
+    """E18: the critical view of a text of this height in the original, in tokens, or why it has none."""
     if height_px < SHARP * READ_PX:
         return TOO_SMALL
     return next((tokens for tokens, view in views[1:] if height_px * view[1] / size[1] < READ_PX), ALWAYS_READ)

@@ -118,7 +118,7 @@ class Tool(RewardCallback):
 
 
 class Area(RewardCallback):
-    """The share of the image that all crops take together: a cost, with a negative weight. 0 without a crop.
+    """The share of the image that all crops take together (E16): a cost, with a negative weight. 0 without a crop.
 
     Gated on a right answer (`gate: accuracy`), of two crops that sufficed the smaller one earns more.
     """

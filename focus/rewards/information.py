@@ -73,7 +73,7 @@ class LabelReader(RewardCallback):
 
 
 class CropOnly(LabelReader):
-    """The label's probability from the crops alone: the view is grey, and of the policy's turns only bare calls are left.
+    """E15: the label's probability from the crops alone: the view is grey, and of the policy's turns only bare calls are left.
 
     0 without a crop. It needs no boxes. Text in which the policy says what it saw in the view pays nothing.
     """

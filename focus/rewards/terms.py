@@ -22,7 +22,7 @@ def tool_bonus(delivered_crops: int) -> float:
 
 
 def area_share(boxes_px: Sequence[Box], original_size: Size) -> float:
-    """The area of all crops together as a share of the image's, from 0 up: crops that overlap count each."""
+    """E16: the area of all crops together as a share of the image's, from 0 up: crops that overlap count each."""
     return sum(map(area, boxes_px)) / (original_size[0] * original_size[1])
 
 
