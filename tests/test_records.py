@@ -111,9 +111,11 @@ def test_the_tables_of_the_claims_stand_in_their_record():
 def test_the_decomposition_of_the_claims_is_that_of_the_kept_questions_and_stands_in_its_tables(monkeypatch):
     kept = json.loads((ROOT / "experiments/claims/decomposition.json").read_text())
     monkeypatch.setattr(decomposition, "mean", lambda table: 100 * np.nanmean(table))  # the intervals take 20 s
-    assert {row: {part: round(float(mean), 1) for part, mean in of.items()} for row, of in decomposition.record().items()} == {
+    assert {row: {part: round(float(mean), 3) for part, mean in of.items()} for row, of in decomposition.record().items()} == {
         row: {part: interval[0] for part, interval in of.items()} for row, of in kept.items()
     }
+    verdicts = json.loads((ROOT / "experiments/claims/verdicts.json").read_text())["arms"]
+    assert all(kept[f"{arm}, own view"]["own"] == verdicts[arm]["own own"] for arm in decomposition.TWO_BY_TWO)  # one rounding
     shown, front = (ROOT / "experiments/claims/README.md").read_text(), (ROOT / "README.md").read_text()
     for of in kept.values():
         assert " | ".join(cells(of, part) for part in decomposition.PARTS) in shown

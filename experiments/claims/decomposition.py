@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from experiments.claims.runs import BASE_VIEWS, HERE, ITEMS, SEEDS, _read, run
-from experiments.claims.verdict import TWO_BY_TWO, Interval, mean
+from experiments.claims.verdict import TWO_BY_TWO, Interval, mean, rounded
 from focus.evaluation.hits import COVERED
 from focus.evaluation.outcome import Outcome
 
@@ -46,9 +46,9 @@ def record() -> dict[str, dict[str, Interval]]:
 
 
 def main() -> None:
-    rounded = {row: {part: [round(x, 1) for x in value] for part, value in of.items()} for row, of in record().items()}
-    (HERE / "decomposition.json").write_text(json.dumps(rounded, indent=1) + "\n")
-    for row, of in rounded.items():
+    kept = {row: {part: rounded(value) for part, value in of.items()} for row, of in record().items()}
+    (HERE / "decomposition.json").write_text(json.dumps(kept, indent=1) + "\n")
+    for row, of in kept.items():
         print(f"| {row} | " + " | ".join(f"{m:.1f} [{low:.1f}, {high:.1f}]" for m, low, high in of.values()) + " |")
 
 
