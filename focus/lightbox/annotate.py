@@ -29,7 +29,7 @@ from focus.lightbox.images import Images
 LARGEST_EXPORT = 1 << 26  # bytes of an export that is taken over
 AWAY_S = 300.0  # after this time without a request a tab no longer works on its question
 NO_QUESTIONS = (
-    "no questions were given, so there is nothing to annotate; end the server and start it with a file of them: "
+    "No questions were given, so there is nothing to annotate. End the server and start it with a file of them: "
     'make lightbox ARGS="data.records=questions.jsonl"'
 )
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -99,7 +99,7 @@ def router(project: Project | None, images: Images, policy: Policy | None) -> AP
 
     def opened() -> Project:
         if project is None:
-            raise ValueError(NO_QUESTIONS)
+            raise HTTPException(404, NO_QUESTIONS)
         return project
 
     def sample_at(index: int) -> Sample:

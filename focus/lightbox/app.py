@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from focus.lightbox.images import Images
 from focus.lightbox.places import Places
@@ -37,7 +38,10 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".png": "image/png", ".map": "application/json"}
+KINDS = {
+    ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png",
+    ".map": "application/json",
+}  # fmt: skip
 
 
 def make_app(
@@ -53,6 +57,7 @@ def make_app(
     app.add_middleware(_Guard, token=token, names=frozenset(names))
     app.add_exception_handler(ValueError, _sentence)
     app.add_exception_handler(RequestValidationError, _wrong_request)
+    app.add_exception_handler(404, _missing)
 
     @app.get("/")
     def start() -> RedirectResponse:
@@ -97,6 +102,13 @@ def _file(path: Path) -> FileResponse:
     if not path.is_file() or path.suffix not in KINDS:
         raise HTTPException(404, f"there is no file {path.name}")
     return FileResponse(path, media_type=KINDS[path.suffix], headers={"Cache-Control": "no-cache"})
+
+
+def _missing(request: Request, error: Exception) -> Response:
+    """What is not there: a page for whoever opens the address in a browser, a sentence for a script."""
+    if "text/html" in request.headers.get("accept", ""):
+        return FileResponse(WEB / "missing.html", 404, media_type=KINDS[".html"])
+    return JSONResponse({"detail": error.detail if isinstance(error, StarletteHTTPException) else str(error)}, 404)
 
 
 def _sentence(_: Request, error: Exception) -> JSONResponse:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from fastapi import HTTPException
 
@@ -39,13 +40,12 @@ class Policies:
         found = [Choice(name, name, (), setting_of_policy(name, "gap.view_tokens")) for name in EMBEDDED_POLICIES.values()]
         for folder in self.places.folders:
             for config in sorted(path for pattern in IN_FOLDERS for path in folder.glob(pattern)):
-                name = self.places.name(config.parent)
                 try:
                     view = setting_of_policy(str(config.parent), "gap.view_tokens")
                 except ValueError:  # of a run that is half deleted
                     continue
-                if name and any(config.parent.glob("*.safetensors")):
-                    found.append(Choice(name, str(config.parent), (), view))
+                if self.places.name(config.parent) and any(config.parent.glob("*.safetensors")):
+                    found.append(Choice(_shown(config.parent), str(config.parent), (), view))
         for each in self.served:
             words = (f"policy.checkpoint={quoted(each.model)}", f"policy.dialect={quoted(each.dialect)}")
             found.append(Choice(f"{each.model} at {each.url}", each.url, words, PUBLISHED["gap.view_tokens"]))
@@ -57,3 +57,8 @@ class Policies:
         if choice is None:
             raise HTTPException(404, f"there is no policy {name[:200]} (any more); load the page again")
         return self._load(choice)
+
+
+def _shown(folder: Path) -> str:
+    """A folder as one would write it on the command line: from where the server was started, if it lies there."""
+    return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)

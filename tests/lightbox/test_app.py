@@ -61,6 +61,16 @@ def test_an_image_is_cut_into_tiles_that_overlap_by_one_pixel(page, tmp_path):
         assert page.get(f"{source['Url']}{outside}.jpg").status_code == 404
 
 
+def test_an_address_without_a_page_is_a_page_in_a_browser_and_a_sentence_for_a_script(page):
+    for address in ("/nowhere", "/a/b", "/api/nowhere"):
+        seen = page.get(address, headers={"Accept": "text/html,*/*"})
+        assert (seen.status_code, seen.headers["content-type"]) == (404, "text/html; charset=utf-8")
+        assert "There is no page at this address." in seen.text
+        assert page.get(address).json()["detail"]
+    assert page.get("/nowhere").json() == {"detail": f"there is no page nowhere; there are {', '.join(PAGES)}"}
+    assert page.get("/web/icon.svg").headers["content-type"] == "image/svg+xml"
+
+
 @pytest.mark.parametrize(
     "name",
     ["0/../outside.png", "0/%2e%2e/outside.png", "0//etc/passwd", "1/picture.png", "-1/picture.png", "0/link.png", "0/no.png", "0/a%00b"],

@@ -86,12 +86,12 @@ def refused(page, **changed) -> tuple[int, str]:
     return answer.status_code, answer.json()["detail"]
 
 
-def test_the_page_offers_the_embedded_policy_those_of_the_folders_and_those_that_were_named(page):
+def test_the_page_offers_the_embedded_policy_those_of_the_folders_and_those_that_were_named(page, folder):
     choices = page.get("/api/try/choices").json()
     assert [(each["name"], each["view_tokens"]) for each in choices["policies"]] == [
         ("embedded", 16),
         ("embedded_pages", 16),
-        ("0/mine/policy", 64),
+        (str(folder / "mine/policy"), 64),
         ("agent at http://localhost:8000/v1", 1024),
     ]
     assert {(each["kind"], each["policy"]) for each in choices["pictures"]} == {("scene", "embedded"), ("page", "embedded_pages")}

@@ -508,4 +508,8 @@ async function start() {
   await open(first);
 }
 
-start().catch(error => fault(byId('room'), error));
+// Without questions the room says how to give some; that is no fault
+start().catch(error => {
+  if (error.status === 404) byId('room').replaceChildren(make('p', {class: 'card'}, error.message));
+  else fault(byId('room'), error);
+});
