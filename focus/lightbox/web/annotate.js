@@ -510,6 +510,6 @@ async function start() {
 
 // Without questions the room says how to give some; that is no fault
 start().catch(error => {
-  if (error.status === 404) byId('room').replaceChildren(make('p', {class: 'card'}, error.message));
+  if (error.status === 404) byId('room').replaceChildren(make('p', {class: 'note'}, error.message));
   else fault(byId('room'), error);
 });
