@@ -106,7 +106,7 @@ class PrefillIgnored(Outage):
 class OpenAIEngine:
     """Implements `Engine`.
 
-    A refused request is logged, and its question counts as answered wrongly. An outage ends the
+    A refused request is logged, once for each reason, and its question counts as answered wrongly. An outage ends the
     run, which can be resumed. If the server refuses all requests of a batch, that is an outage.
 
     In an arm with a prefill, a reply that starts its turn again instead of continuing the prefill
@@ -166,7 +166,7 @@ class OpenAIEngine:
             request, t = sent[i], sent[i].trajectory
             assert t is not None
             if isinstance(reply, Refused):
-                log.warning("%s: %s", t.sample.id, reply)
+                self._warn_once(f"%s: {str(reply).replace('%', '%%')}", t.sample.id)
                 refused = reply
                 yield request, Completion((), (), True, "", refused=True)
                 continue
@@ -304,7 +304,7 @@ def check_view_tokens(
         tokens = engine.view_tokens(begin(model, sample, view, source, [0])[0])
         source.release()
         if tokens.counted is None:
-            log.warning("%s does not count the tokens of images: it is unknown whether it resizes views", engine.endpoint.url)
+            engine._warn_once("%s does not count the tokens of images: it is unknown whether it resizes views", engine.endpoint.url)
         elif tokens.deviation:
             does = "shrinks" if tokens.deviation < 0 else "enlarges"
             message = f"{engine.endpoint.url} {does} the view: {tokens.expected} visual tokens were sent, and it counts {tokens.counted}"

@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from experiments.audit import calibrate, policies
+from experiments.audit import calibrate, cost, policies
 from focus.evaluation.audit import Cost, chain, expected_cost, forms, pooled, questions_needed, shown_tokens
 from focus.model.dialect import dialect_names, read_dialect
 from focus.model.prompts import Answer, Fault, Malformed
@@ -179,6 +179,15 @@ def test_the_table_of_our_own_policies_is_its_record_and_no_answer_differs_from_
         assert f"| {label} | " + " | ".join(policies.cell(row["numbers"][label]) for row in record) + " |" in page
     assert "| verdict | " + " | ".join(row["conduct"] for row in record) + " |" in page
     assert all(set(row["differ from the record"].values()) == {0} for row in record if row["differ from the record"])
+
+
+def test_the_table_of_what_an_audit_takes_is_its_record_and_adds_up():
+    record = json.loads(cost.RECORD.read_text())
+    page = (cost.RECORD.parent / "README.md").read_text()
+    assert all(cost.cell(row) in page for row in record["rows"]) and [row["view"] for row in record["rows"]] == [1024, 4096, 16384]
+    for key, name in (("requests", "requests"), ("prompt tokens", "prompt_tokens")):
+        assert sum(row[key] for row in record["rows"]) == record["spent"][name]
+    assert all(row["counted"] == row["view"] for row in record["rows"])
 
 
 def test_an_agent_of_the_calibration_gets_its_verdict_again():

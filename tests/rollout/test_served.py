@@ -83,13 +83,13 @@ def test_faults_of_the_network_and_the_server_change_nothing(embedded, direct, m
         assert not server.faults
 
 
-def test_a_refused_request_costs_its_question_and_is_named(embedded, direct, caplog):
-    with Server(Speaking(embedded), [status(400, "the prompt is too long")]) as server, caplog.at_level(logging.WARNING):
+def test_a_refused_request_costs_its_question_and_the_first_of_its_kind_is_named(embedded, direct, caplog):
+    with Server(Speaking(embedded), [status(400, "the prompt is 100 % too long")] * 2) as server, caplog.at_level(logging.WARNING):
         found = examined(*served(server, concurrency=1), arms=("own",))
-    assert found.values["answered"][0] == found.values["own"][0] == 0.0
-    assert equal(found.values["answered"][1:], direct.values["answered"][1:])
-    assert "answers 400" in caplog.text
-    assert SCENES[0].id in caplog.text and "too long" in caplog.text
+    assert found.values["answered"][:2] == found.values["own"][:2] == [0.0, 0.0]
+    assert equal(found.values["answered"][2:], direct.values["answered"][2:])
+    assert caplog.text.count("answers 400") == caplog.text.count("100 % too long") == 1
+    assert SCENES[0].id in caplog.text and SCENES[1].id not in caplog.text
 
 
 # ------------------------------------------------------------------------------------------------------------- tool forms
