@@ -12,7 +12,7 @@ from typing import Any
 from focus.report.audit_card import read_card
 
 RECORD = Path(__file__).parent / "cost.json"
-FOLDER = Path("outputs/audit/embedded")
+FOLDER = Path("outputs/audit/served")
 
 
 def rows(facts: dict[str, Any]) -> list[dict[str, Any]]:

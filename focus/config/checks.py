@@ -287,6 +287,16 @@ def _play_problems(cfg: TrainConfig | ProbeConfig | EvaluateConfig) -> list[str]
     ]
 
 
+def _forced_problems(rollout: RolloutConfig) -> list[str]:
+    """A setting that a probe and an evaluation would not follow."""
+    if not rollout.force_first_crop:
+        return []
+    return [
+        "rollout.force_first_crop is true, which training and make audit follow; a probe and an evaluation have the arm forced: add it to "
+        "evaluation.arms, and leave rollout.force_first_crop=false"
+    ]
+
+
 def adaptive_problems(cfg: TrainConfig) -> list[str]:
     """An adaptive gap without its settings, without anything to follow, or with levels that leave nothing to adapt."""
     if cfg.gap.mode != "adaptive":
@@ -355,7 +365,7 @@ def plan_problems(cfg: PlanConfig) -> list[str]:
 
 def probe_problems(cfg: ProbeConfig) -> list[str]:
     """What keeps a policy from being probed."""
-    problems = _play_problems(cfg)
+    problems = [*_play_problems(cfg), *_forced_problems(cfg.rollout)]
     if not cfg.views or min(cfg.views) < 1:
         problems.append(f"views is {cfg.views}; name at least one budget, each of at least 1 token, e.g. views=[16,256]")
     if cfg.evaluation.samples == 0:
@@ -365,7 +375,7 @@ def probe_problems(cfg: ProbeConfig) -> list[str]:
 
 def evaluate_problems(cfg: EvaluateConfig) -> list[str]:
     """What keeps a policy from being evaluated."""
-    problems = _play_problems(cfg)
+    problems = [*_play_problems(cfg), *_forced_problems(cfg.rollout)]
     if cfg.view.max_tokens is None and cfg.policy.dialect != "tiny":
         problems.append(
             "view.max_tokens is null; name the most visual tokens of the view, which a number means little without: 1024, 16384"

@@ -20,7 +20,7 @@ from focus.build import load_policy
 from focus.config import CONF, ConfigError, cautions, problems_of, start, validated
 from focus.config.command_line import readable
 from focus.config.identity import learned_settings, refuse_other_run
-from focus.config.schema import CalibrateConfig, ProbeConfig, TrainConfig
+from focus.config.schema import AuditConfig, CalibrateConfig, EvaluateConfig, ProbeConfig, TrainConfig
 from focus.config.validate import plain
 from focus.model.dialect import Texts, read_dialect
 from focus.report.sweep import launched as points_of_sweep
@@ -112,6 +112,15 @@ def test_added_typos_and_all_other_problems_are_reported_together():
         "policy.dialect is 'klingon'",
     ):
         assert part in str(error.value), part
+
+
+def test_a_forced_first_call_is_no_setting_of_a_probe_or_an_evaluation_but_of_training_and_an_audit():
+    forced = "rollout.force_first_crop=true"
+    for name, schema in (("probe", ProbeConfig), ("evaluate", EvaluateConfig)):
+        [problem] = problems_of(composed(forced, name=name), schema)
+        assert "training and make audit follow; a probe and an evaluation have the arm forced" in problem
+    assert problems_of(composed("experiment=smoke", forced), TrainConfig) == []
+    assert problems_of(composed("policy.checkpoint=embedded", "rollout=kv", forced, name="audit"), AuditConfig) == []
 
 
 def test_a_file_of_prompts_is_checked_before_anything_is_loaded(tmp_path):
