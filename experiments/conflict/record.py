@@ -2,8 +2,8 @@
 
 .venv/bin/python -m experiments.conflict.record        (after measure.py)
 
-A share of one policy has Wilson's interval over scenes, a mean over seeds the claims' interval over seeds and scenes. Judged by the
-thresholds of README.md.
+A share of one policy has Wilson's interval over scenes, a mean of other values a bootstrap's, a mean over seeds the claims' interval over
+seeds and scenes. Judged by the thresholds of README.md.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.claims.verdict import MANY, Interval, interval, mean
+from experiments.claims.verdict import MANY, Interval, change, interval, mean, seeds_above
 from focus.evaluation.bootstrap import bootstrap, wilson
 from focus.evaluation.outcome import DECOMPOSITION, SAYS
 from focus.model import loading
@@ -33,14 +33,15 @@ Items = Mapping[str, Mapping[str, np.ndarray]]  # by policy and metric: a value 
 
 
 def share(metric: str, values: Sequence[float]) -> Interval | None:
-    """Of one policy, in per cent: the mean and Wilson's interval over scenes, a bootstrap's of signed values.
+    """Of one policy, in per cent: the mean and Wilson's interval over scenes, a bootstrap's of what is no count: signed values, areas.
 
     None if no scene applies.
     """
     known = [float(value) for value in values if value == value]
     if not known:
         return None
-    middle, low, high = (bootstrap if metric in SIGNED else wilson)(known, range(len(known)))
+    counted = metric not in SIGNED and set(known) <= {0.0, 1.0}
+    middle, low, high = (wilson if counted else bootstrap)(known, range(len(known)))
     return 100 * middle, 100 * low, 100 * high
 
 
@@ -69,7 +70,10 @@ def judge(difference: Interval, seeds_above: int, seeds: int) -> str:
 
 
 def claims(items: Items) -> dict[str, dict[str, object]]:
-    """K1 to K3: by how many points the first arm believes the crop more often than the second, and the verdict."""
+    """K1 to K3: by how many points the first arm believes the crop more often than the second, and the verdict.
+
+    Beside it the same on the scenes to which both apply, which the verdict does not use: own crops hit in other scenes in every arm.
+    """
     found = {}
     for name, first, second, metric in (
         ("K1", "gap", "no gap", "sign conflict_crop"),
@@ -80,6 +84,8 @@ def claims(items: Items) -> dict[str, dict[str, object]]:
         difference = interval(lambda x, y: 100 * (x - y), a, b)
         above = int((np.nanmean(a, 1) > np.nanmean(b, 1)).sum())
         found[name] = {f"{first} - {second}": difference, "seeds above": above, "verdict": judge(difference, above, len(a))}
+        both = (~np.isnan(a - b)).sum(1).tolist()
+        found[name] |= {"on scenes of both": change(a, b), "seeds above on them": seeds_above(a, b), "scenes of both": both}
     return found
 
 
