@@ -13,7 +13,8 @@ ONE_OF_TWO = ("noise_first", "noise_second")  # one crop is replaced and the oth
 OPENINGS = ("tool_free", "forced")  # the first turn is prefilled: with the opening of an answer, or of a call
 # Arms with an accuracy. In the arm `conflict` two answers are right, that of the crop and that of the whole image
 ARMS = ("own", *(name for name in SUBSTITUTES if name not in ("conflict", *ONE_OF_TWO)), *OPENINGS)
-# Arms that only some policies or questions have: `no_tool` needs a prompt that offers no tool, `conflict` drawn images
+# Arms that only some policies or questions have: `no_tool` needs a prompt that offers no tool, `conflict` drawn images, the last two a
+# second crop
 PLAYABLE = (*ARMS, "conflict", "no_tool", *ONE_OF_TWO)
 # Accuracy of the first arm minus that of the second. D_noise, U_GT and S are E10's; `tool_effect` is gain minus harm
 DIFFERENCES = {
