@@ -1,9 +1,11 @@
 """The verdicts of experiments/binds follow from the kept values."""
 
+import json
+
 import numpy as np
 import pytest
 
-from experiments.binds.record import ARMS, METRICS, SETTINGS, claims, record
+from experiments.binds.record import ARMS, HERE, METRICS, SETTINGS, claims, record
 from experiments.claims import verdict
 
 
@@ -57,3 +59,13 @@ def test_two_of_three_seeds_give_numbers_and_no_verdict():
     assert found["claims"]["B1"]["difference"][0] == pytest.approx(-58)
     assert found["arms"]["base, 16 greedy"]["own"][0] == pytest.approx(74)
     assert claims({"base": {}})["B2"] == {"verdict": "not run"}
+
+
+def test_the_page_says_what_was_measured_of_the_base_for_streets():
+    measured = json.loads((HERE / "base_streets.json").read_text())
+    streets, scenes = measured["difficulty of streets"]["1"], measured["difficulty"]["1"]
+    page = (HERE / "README.md").read_text()
+    shown = [streets[name] for name in ("reads a tight crop", "reads a crop of the label", "tool-free accuracy at 16 tokens")]
+    for found in (*shown, streets["crop is nearest to the asked sign at 16 tokens"], scenes["reads a tight crop"]):
+        assert f"| {found['mean']} [{found['low']}, {found['high']}] |" in page
+    assert measured["commit"] in page
