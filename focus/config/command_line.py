@@ -133,7 +133,7 @@ def _refuse_several_values(overrides: Sequence[str], points: Sequence[Sequence[s
 def settings_of(composed: DictConfig) -> DictConfig:
     """The settings of a command, without Hydra's own."""
     cfg = OmegaConf.masked_copy(composed, [key for key in map(str, composed) if key != "hydra"])
-    if "output" in cfg:
+    if "output" in cfg and OmegaConf.is_interpolation(cfg, "output"):
         cfg.output = "outputs"  # that of a point, or of a run, is known when it begins
     return cfg
 

@@ -84,10 +84,13 @@ def audit(
     `agent` is a function from chat messages (OpenAI's format, images as data URLs) to the text of the next
     turn, or the URL of an OpenAI-compatible server. `dialect` says how it writes its calls: a name of
     conf/dialect, or the path of a YAML file. `name` is the model's name on the server, or that on the card.
+    Replies are kept under the name: an agent that changed needs another name or another `output`.
     `overrides` are settings of conf/audit.yaml, as on the command line: `"audit.views=[1024]"`. Raises
     ValueError for settings that can't work and for a server that can't be reached.
     """
     served = isinstance(agent, str)
+    if not served and not callable(agent):
+        raise ValueError(f"agent is {agent!r}; give a function from chat messages to text, or the URL of a server")
     name = name or (None if served else getattr(agent, "__name__", type(agent).__name__))
     if name is None:
         raise ValueError("name is missing: give the name under which the server knows the model")

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +324,17 @@ def test_a_server_that_is_not_there_is_one_message(tmp_path):
         focus.audit("http://127.0.0.1:9/v1", *SMALL_AUDIT, dialect="mini_o3", name="x", output=tmp_path)
     with pytest.raises(ValueError, match="name is missing"):
         focus.audit("http://127.0.0.1:9/v1", dialect="mini_o3")
+    with pytest.raises(ValueError, match="agent is 42; give a function"):
+        focus.audit(42, dialect="mini_o3", name="x")
+
+
+def test_a_card_without_a_named_folder_lies_under_the_name_of_its_agent(monkeypatch):
+    folders = []
+    monkeypatch.setattr(audit, "_audited", lambda cfg, called, folder, console: folders.append(str(folder)))
+    monkeypatch.setattr(config, "alone", lambda folder: nullcontext())
+    focus.audit(lambda messages: "", *SMALL_AUDIT, dialect="mini_o3", name="mine")
+    focus.audit(lambda messages: "", *SMALL_AUDIT, "output=outputs/other", dialect="mini_o3", name="mine")
+    assert folders == ["outputs/audit/mine", "outputs/other"]
 
 
 # ------------------------------------------------------------------------------------------------------------- weights
