@@ -94,7 +94,7 @@ def refused(monkeypatch, *words: str, command: str = "train") -> str:
         (["-m", "seed=1,2,x"], "the points seed=x of this sweep: these settings can't work:\n  - seed is 'x'; write a whole number"),
         (["-m", "seed=interval(0,1)"], "seed=interval(0,1) can't be swept over; give values (seed=a,b) or a range: range(0,3)"),
         (["evaluation.arms=[own,nois]"], "evaluation.arms[1] is 'nois'; choose own, gt, noise, blank, mean_colour, "),
-        (["evaluation.arms=[own,nois]"], "conflict or no_tool. Did you mean noise?"),
+        (["evaluation.arms=[own,nois]"], "noise_first or noise_second. Did you mean noise?"),
         (["data.cache_dir="], "data.cache_dir is ''; name a folder"),
         (["policy.checkpoint="], "policy.checkpoint is empty; give a folder in the Hugging Face layout, a hub name"),
         (["policy.checkpoint=README.md"], "policy.checkpoint is README.md, which is not a folder; "),

@@ -497,8 +497,8 @@ def test_a_reader_with_another_patch_size_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"placebos": -1}, r"placebos=-1 .* counts, 0 or more"),
-        ({"every": -1}, r"every=-1; both are counts, 0 or more"),
+        ({"placebos": -1}, r"placebos=-1 .* whole numbers, 0 or more"),
+        ({"every": -1}, r"every=-1; both are whole numbers, 0 or more"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused_with_what_is_allowed(settings, message):

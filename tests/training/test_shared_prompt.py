@@ -158,8 +158,9 @@ def test_a_group_that_is_divided_has_the_gradients_of_one_that_is_not(policy):
         each = torch.cat([torch.full_like(lp, advantage[i]) for i, lp in zip(lot, flat, strict=True)])
         policy_loss(torch.cat(flat), torch.cat(flat).detach(), each, tokens).backward()
     for name, p in policy.model.named_parameters():
-        if name in whole:
-            assert torch.allclose(p.grad, whole[name], atol=1e-5), name
+        if name in whole:  # other processors sum in another order: 1.5e-5 of the largest gradient was seen
+            largest = float(whole[name].abs().max())
+            assert torch.allclose(p.grad, whole[name], atol=1e-5 * max(1.0, 5 * largest)), name
 
 
 def test_a_copy_and_a_pickled_trajectory_stay_in_their_group(qwen3_vl):
