@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from experiments.binds.record import ARMS, HERE, METRICS, SETTINGS, claims, record
+from experiments.binds.record import ARMS, HERE, ITEMS, METRICS, POLICIES, SETTINGS, claims, record
 from experiments.claims import verdict
+from experiments.conflict.record import load, rounded
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +70,11 @@ def test_the_page_says_what_was_measured_of_the_base_for_streets():
     for found in (*shown, streets["crop is nearest to the asked sign at 16 tokens"], scenes["reads a tight crop"]):
         assert f"| {found['mean']} [{found['low']}, {found['high']}] |" in page
     assert measured["commit"] in page
+
+
+def test_the_verdicts_of_the_page_follow_from_the_kept_answers(monkeypatch):
+    monkeypatch.setattr(verdict, "RESAMPLES", 2000)
+    page, kept = (HERE / "README.md").read_text(), load(ITEMS, POLICIES)
+    found = json.loads(json.dumps(rounded(claims(kept))))
+    assert found == json.loads((HERE / "record.json").read_text())["claims"]
+    assert all(f"| {name} | **{claim['verdict']}** |" in page for name, claim in found.items())
