@@ -10,10 +10,9 @@ call, because greedily it makes none.
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from experiments.base.measure import Handed
 from experiments.conflict.record import ITEMS, POLICIES
+from experiments.items import keep
 from focus.data.boxes import settle, to_view
 from focus.data.drawn import twin_of
 from focus.data.sample import Sample
@@ -23,7 +22,6 @@ from focus.evaluation.measure import measure, said
 from focus.evaluation.outcome import DECOMPOSITION, SAYS
 from focus.gap import Gap, Mode
 from focus.grading.answers import grade
-from focus.model import loading
 from focus.model.policy_model import PolicyModel
 from focus.model.prompts import call_text
 from focus.rollout.engine import Sampling
@@ -31,7 +29,6 @@ from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits, begin, play
 from focus.rollout.substitutes import conflict
 from focus.rollout.trajectory import Alter, Trajectory
-from focus.runtime.files import atomic_write
 from focus.runtime.progress import chunks
 
 SCENES, AT_ONCE, VIEW = 300, 50, 256
@@ -58,30 +55,20 @@ def score(t: Trajectory, sample: Sample) -> float:
     return grade(t.answer, sample.answers, sample.scorer)
 
 
-def measured(policy: PolicyModel, samples: Sequence[Sample], forced: bool) -> dict[str, list[float]]:
-    """Every part of the decomposition with the policy's own crops, and what it says with that of the sign; NaN where it does not apply."""
-    opening = policy.dialect.call[0] if forced else ""
-    gap, arms = Gap(Mode.FIXED, VIEW, policy.token_px), ("gt", "noise", "tool_free", "conflict")
-    outcome, _ = measure(Evaluator(policy, KVEngine(policy), gap, LIMITS, 0, arms, AT_ONCE, opening=opening), samples, None)
-    values = {metric: outcome.of(metric) for metric in ("own", "noise", "gt", "tool_free", "D_noise", "area", *DECOMPOSITION)}
-    values["sign reads"] = [score(t, t.sample) for t in on_the_sign(policy, samples, None)]
-    against = on_the_sign(policy, samples, conflict(LIMITS, policy.token_px))
-    says = [said(score(t, twin), score(t, t.sample)) for t in against if (twin := twin_of(t.sample))]
-    return values | {f"sign {each}": [answer[each] for answer in says] for each in SAYS}
-
-
 def main() -> None:
-    ITEMS.mkdir(exist_ok=True)
     samples = Scenes(DIFFICULTY[1], "eval", SCENES)
-    for name, folder in POLICIES.items():
-        kept = ITEMS / f"{name}.npz"
-        if kept.is_file() or not (folder / "config.json").is_file():
-            continue
-        policy = loading.load_model(folder, "tiny")
-        values = measured(policy, samples, forced=name == "base")
-        with atomic_write(kept) as partial, partial.open("wb") as file:
-            np.savez_compressed(file, weights=policy.weights_hash(), **{key: np.array(v, np.float16) for key, v in values.items()})
-        print(f"{name}: {kept}")
+
+    def measured(name: str, policy: PolicyModel, opening: str) -> dict[str, list[float]]:
+        """Every part of the decomposition with its own crops, and what it says with that of the sign; NaN where it does not apply."""
+        gap, arms = Gap(Mode.FIXED, VIEW, policy.token_px), ("gt", "noise", "tool_free", "conflict")
+        outcome, _ = measure(Evaluator(policy, KVEngine(policy), gap, LIMITS, 0, arms, AT_ONCE, opening=opening), samples, None)
+        values = {metric: outcome.of(metric) for metric in ("own", "noise", "gt", "tool_free", "D_noise", "area", *DECOMPOSITION)}
+        values["sign reads"] = [score(t, t.sample) for t in on_the_sign(policy, samples, None)]
+        against = on_the_sign(policy, samples, conflict(LIMITS, policy.token_px))
+        says = [said(score(t, twin), score(t, t.sample)) for t in against if (twin := twin_of(t.sample))]
+        return values | {f"sign {each}": [answer[each] for answer in says] for each in SAYS}
+
+    keep(ITEMS, POLICIES, measured)
 
 
 if __name__ == "__main__":

@@ -7,19 +7,16 @@
 
 import sys
 
-import numpy as np
-
 from experiments.controls.record import DEFAULT, HARDER, ITEMS, METRICS, POLICIES, SETTINGS, Setting
+from experiments.items import keep
 from focus.data.scenes import Scenes, scene_spec
 from focus.evaluation.arms import Evaluator
 from focus.evaluation.measure import measure
 from focus.gap import Gap, Mode
-from focus.model import loading
 from focus.model.policy_model import PolicyModel
 from focus.rollout.engine import Sampling
 from focus.rollout.kv import KVEngine
 from focus.rollout.loop import RolloutLimits
-from focus.runtime.files import atomic_write
 
 COUNT, AT_ONCE = 500, 100
 SCENES = {DEFAULT: scene_spec(1, None, 448), HARDER: scene_spec(2, (9, 13), 448)}
@@ -35,22 +32,14 @@ def measured(policy: PolicyModel, setting: Setting, opening: str) -> dict[str, l
 
 
 def main(seeds: list[str]) -> None:
-    ITEMS.mkdir(exist_ok=True)
-    for name, folder in POLICIES.items():
-        arm, _, seed = name.rpartition(" ")
-        kept = ITEMS / f"{name}.npz"
-        if kept.is_file() or not (folder / "config.json").is_file() or (seeds and seed not in seeds):
-            continue
-        policy = loading.load_model(folder, "tiny")
-        opening = policy.dialect.call[0] if name == "base" else ""
-        found = {
-            f"{setting.name} {metric}": np.array(values, np.float16)
-            for setting in SETTINGS[arm or name]
+    def all_settings(name: str, policy: PolicyModel, opening: str) -> dict[str, list[float]]:
+        return {
+            f"{setting.name} {metric}": values
+            for setting in SETTINGS[name.rpartition(" ")[0] or name]
             for metric, values in measured(policy, setting, opening).items()
         }
-        with atomic_write(kept) as partial, partial.open("wb") as file:
-            np.savez_compressed(file, weights=policy.weights_hash(), **found)
-        print(f"{name}: {kept}", flush=True)
+
+    keep(ITEMS, {name: folder for name, folder in POLICIES.items() if not seeds or name.rpartition(" ")[2] in seeds}, all_settings)
 
 
 if __name__ == "__main__":
