@@ -52,6 +52,15 @@ class Parity(RewardCallback):
         return [float(sum(i for turn in t.turns for i in turn.ids) % 2) for t in trajectories]
 
 
+class Seldom(RewardCallback):
+    """A reward that a random policy earns seldom: the sum of its sampled ids is a multiple of four."""
+
+    name = "accuracy"
+
+    def score(self, trajectories):
+        return [float(sum(i for turn in t.turns for i in turn.ids) % 4 == 0) for t in trajectories]
+
+
 def module_of(policy: PolicyModel, **changes) -> FocusPolicy:
     limits = RolloutLimits(1, 64, Sampling(1.0, 6))
     return FocusPolicy(

@@ -24,7 +24,7 @@ from tests.support.policies import random_qwen3_vl
 from tests.support.reference import plain_logprobs
 from tests.support.runs import composed
 from tests.support.scripted import Scripted, boxes_of, call, call_of, forwards, opened, playing, steer
-from tests.support.updates import BLUE, Rows, assert_close, module_of, questions, trainer, weights
+from tests.support.updates import BLUE, Rows, Seldom, assert_close, module_of, questions, trainer, weights
 
 NAN = float("nan")
 RED = "<answer>red</answer><|im_end|>"
@@ -276,15 +276,6 @@ def test_the_gradient_credits_first_turns_and_answers_with_what_each_added():
     assert total != 0
     (total / made["tokens/trained"]).backward()
     assert_close(gradient, {name: p.grad for name, p in by_hand.model.named_parameters()}, 1e-5)
-
-
-class Seldom(RewardCallback):
-    """A reward that a random policy earns seldom: the sum of its sampled ids is a multiple of four."""
-
-    name = "accuracy"
-
-    def score(self, trajectories):
-        return [float(sum(i for turn in t.turns for i in turn.ids) % 4 == 0) for t in trajectories]
 
 
 def test_a_resumed_run_with_forks_makes_the_updates_of_an_uninterrupted_one(tmp_path):

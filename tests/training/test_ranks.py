@@ -31,7 +31,7 @@ from focus.training.probe_callback import ProbeCallback
 from tests.support.policies import FAMILIES
 from tests.support.ranks import forked, in_ranks, invent_gpus
 from tests.support.runs import SMALL, settings
-from tests.support.updates import Rows, assert_close, module_of, questions, trainer
+from tests.support.updates import Rows, Seldom, assert_close, module_of, questions, trainer
 
 HELD_OUT = Scenes(replace(DIFFICULTY[1], side_px=224), "eval", 3)
 
@@ -54,6 +54,9 @@ def fitted(job: dict) -> tuple[FocusPolicy, list[dict[str, float]]]:
         policy.unwrapped.lm_head.weight = policy.backbone.language_model.get_input_embeddings().weight
     policy.backbone.visual.requires_grad_(not job.get("frozen"))
     module = module_of(policy, tokens_per_forward=job.get("tokens_per_forward", 600), grad_clip=job.get("grad_clip", 1e9))
+    if job.get("dead_groups"):
+        module.settings = replace(module.settings, dead_groups=job["dead_groups"], answers_per_crop=2)
+        module.rewards, module.limits = [Seldom(1.0)], replace(module.limits, force_first_crop=True)
     if job.get("uneven"):
         module.limits = replace(module.limits, sampling=Sampling(1.0, 3 + 20 * int(os.environ.get("LOCAL_RANK", 0))))
     rows = Rows()
@@ -137,6 +140,19 @@ def test_two_processes_that_divide_the_weights_make_the_steps_of_one(job, tmp_pa
     assert_close(weights, divided, 1e-4)
     for mine, theirs in zip(rows, logged, strict=True):
         assert {name: theirs[name] for name in WHOLE} == pytest.approx({name: mine[name] for name in WHOLE}, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(("strategy", "dead_groups"), [("ddp", "fork"), ("fsdp", "refill")])
+def test_dead_groups_are_sampled_again_by_the_rank_that_holds_them(strategy, dead_groups, tmp_path):
+    """Four groups in two updates; one rank may have dead groups while the other has none."""
+    weights, rows, _ = alone(dead_groups=dead_groups)
+    divided, logged, _ = played_by(2, tmp_path, strategy=strategy, dead_groups=dead_groups)
+    assert_close(weights, divided, 1e-4)
+    figures = (*WHOLE, "group/dead", "group/replaced")
+    assert sum(row["group/replaced"] for row in rows) > 0
+    for mine, theirs in zip(rows, logged, strict=True):
+        assert {name: theirs[name] for name in figures} == pytest.approx({name: mine[name] for name in figures}, rel=1e-3, abs=1e-5)
 
 
 PLACED = (
