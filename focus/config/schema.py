@@ -2,7 +2,7 @@
 
 A limit stands beside its field (`Field(ge=1)`). `Hint` says what to do about a value outside of it; without one the
 sentence is made from the limit (focus/config/messages.py). What depends on several keys, on files or on installed
-packages is checked by functions: focus/config/checks.py.
+packages is checked by functions: checks.py for commands, section_checks.py for sections.
 """
 
 from typing import Annotated, Any, Literal, get_origin

@@ -335,7 +335,7 @@ def test_a_trainer_for_gpus_is_refused_where_there_is_none(trainer, folders, mon
 
 def test_a_trainer_of_the_cpu_beside_a_vllm_on_a_gpu_is_refused(folders, monkeypatch):
     """Weights are handed over in the memory of one device."""
-    monkeypatch.setattr("focus.config.checks.find_spec", lambda name: name)
+    monkeypatch.setattr("focus.config.section_checks.find_spec", lambda name: name)
     validated(configured(folders, "qwen3_vl", Path("x"), "rollout=vllm", "trainer=cpu"), TrainConfig)  # vLLM is on the CPU too
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     served = "rollout.vllm.mode=served", "rollout.endpoint.url=http://gpu1:8000/v1"

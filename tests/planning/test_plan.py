@@ -170,7 +170,7 @@ def test_what_can_not_be_planned_is_said_in_one_message(overrides, said, tmp_pat
 
 def test_a_plan_asks_for_no_data_and_no_engine(monkeypatch):
     settings("data=pixelreasoner")
-    monkeypatch.setattr("focus.config.checks.find_spec", lambda name: None)
+    monkeypatch.setattr("focus.config.section_checks.find_spec", lambda name: None)
     settings("rollout=vllm", "rollout.vllm.weights=/nowhere")
 
 

@@ -356,9 +356,9 @@ def test_settings_that_vllm_cannot_run_are_refused_before_a_model_is_loaded(monk
     def problems(*overrides: str) -> str:
         return "\n".join(problems_of(composed("experiment=smoke", "rollout=vllm", *overrides), TrainConfig))
 
-    monkeypatch.setattr("focus.config.checks.find_spec", lambda name: None)
+    monkeypatch.setattr("focus.config.section_checks.find_spec", lambda name: None)
     assert "vllm, which is not installed here: `make env-vllm` does it" in problems()
-    monkeypatch.setattr("focus.config.checks.find_spec", lambda name: name)
+    monkeypatch.setattr("focus.config.section_checks.find_spec", lambda name: name)
     assert problems() == ""
     assert "rollout.vllm.mode is 'remote'; choose colocated" in problems("rollout.vllm.mode=remote")
     assert "rollout.endpoint.url is null; write it in full" in problems("rollout.vllm.mode=served")
