@@ -51,11 +51,16 @@ def test_a_missed_threshold_is_undecided_or_refuted(claim, changed, verdict):
 
 
 def test_a_claim_whose_runs_are_not_there_is_not_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(record, "OUTPUTS", tmp_path)
-    record.outcomes.cache_clear()
+    monkeypatch.setattr(record, "ITEMS", tmp_path)
+    record.run.cache_clear()
     for measure, _ in CLAIMS.values():
         with pytest.raises(NotRun):
             measure()
+
+
+def test_the_record_follows_from_what_was_kept():
+    record.run.cache_clear()
+    assert json.loads((HERE / "record.json").read_text()) == json.loads(json.dumps(record.record()))
 
 
 def test_the_table_of_paid_crops_follows_from_its_record():

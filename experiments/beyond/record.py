@@ -1,9 +1,9 @@
-"""Verdicts of C14, C15, L1 to L3 and A1 to A3 from finished runs: record.json. Thresholds are those of README.md.
+"""From runs to items/ (a value for each question and metric, and curves), and from items/ to verdicts of C14, C15, L1 to L3, A1 to A3.
 
 .venv/bin/python -m experiments.beyond.record        (after any of the sweeps)
 
-A claim is measured (intervals of experiments/claims: over seeds and questions) and then judged. A claim whose runs are not there is
-`not run`.
+A claim is measured (intervals of experiments/claims: over seeds and questions) and then judged by the thresholds of README.md. Runs that
+were kept before and are not in outputs/ stay. A claim whose runs are not there is `not run`.
 """
 
 import json
@@ -16,10 +16,12 @@ import numpy as np
 from experiments.claims import runs as claimed
 from experiments.claims.runs import LADDER, SEEDS, NotRun
 from experiments.claims.verdict import MANY, Found, Interval, change, decide, mean, ratio, seeds_above, up
-from focus.evaluation.outcome import Outcome, load_outcomes
+from focus.evaluation.hits import COVERED
+from focus.evaluation.outcome import load_outcomes
 from focus.training.history import read_history
 
 HERE = Path(__file__).parent
+ITEMS = HERE / "items"
 OUTPUTS = Path("outputs")
 ARMS = {
     "accuracy": "information_gain/gap=off,reward=no_bonus,seed={}",
@@ -34,37 +36,55 @@ ARMS = {
 }
 
 
+METRICS = ("own", "noise", "tool_free", "called", "coverage", "iou", "area", "conflict_crop")
+CURVES = ("group/zero_variance", "gap/view_tokens")
+
+
+def collect() -> None:
+    """Keep every finished run of outputs/."""
+    ITEMS.mkdir(exist_ok=True)
+    for arm, pattern in ARMS.items():
+        for seed in SEEDS:
+            folder = OUTPUTS / pattern.format(seed)
+            if (folder / "results.json").is_file():
+                outcomes = load_outcomes(folder / "evaluation_trained_t1.json")
+                kept = claimed.arrays_of(outcomes, read_history(folder / "history.jsonl"), METRICS, CURVES)
+                np.savez_compressed(ITEMS / f"{arm} {seed}.npz", **kept)
+
+
 @cache
-def outcomes(arm: str, seed: int) -> dict[str, Outcome]:
-    found = load_outcomes(OUTPUTS / ARMS[arm].format(seed) / "evaluation_trained_t1.json")
-    if not found:
+def run(arm: str, seed: int) -> dict[str, np.ndarray]:
+    """What was kept of one run."""
+    kept = ITEMS / f"{arm} {seed}.npz"
+    if not kept.is_file():
         raise NotRun(f"{arm}, seed {seed}")
-    return found
+    return claimed.read(kept)
 
 
-def values(arm: str, metric: str, view: str = "own view") -> np.ndarray:
-    """[seed, question], NaN where the metric does not apply."""
-    rows = [outcomes(arm, seed) for seed in SEEDS]
-    return np.stack([np.array((row.get(view) or row["own view"]).of(metric), np.float64) for row in rows])
+def values(arm: str, metric: str, view: str = "own") -> np.ndarray:
+    """[seed, question], NaN where the metric does not apply; `a - b` as in experiments/claims."""
+    return np.stack([claimed.metric_of(run(arm, seed), metric, view) for seed in SEEDS])
 
 
-def apart(first: str, second: str, metric: str, view: str = "own view", factor: float = 100) -> Interval:
+def apart(first: str, second: str, metric: str, view: str = "own", factor: float = 100) -> Interval:
     """The first arm minus the second, in points with the factor 100."""
     return change(values(first, metric, view), values(second, metric, view), factor)
 
 
 def curve(arm: str, key: str) -> np.ndarray:
     """A training curve, [seed, update]."""
-    rows = [read_history(OUTPUTS / ARMS[arm].format(seed) / "history.jsonl") for seed in SEEDS]
-    if not all(rows):
-        raise NotRun(arm)
-    return np.array([[row.get(key, np.nan) for row in history] for history in rows])
+    return np.stack([run(arm, seed)[key] for seed in SEEDS])
+
+
+def hits(coverage: np.ndarray) -> np.ndarray:
+    """Whether the last crop shows the text; a question without a crop is a miss."""
+    return (np.nan_to_num(coverage) > COVERED).astype(float)
 
 
 def measure_c14() -> Found:
     return {
-        "D_noise": apart("gain", "accuracy", "D_noise", "common view"),
-        "seeds": seeds_above(values("gain", "D_noise", "common view"), values("accuracy", "D_noise", "common view")),
+        "D_noise": apart("gain", "accuracy", "own - noise", "common"),
+        "seeds": seeds_above(values("gain", "own - noise", "common"), values("accuracy", "own - noise", "common")),
         "conflict": apart("gain", "accuracy", "conflict_crop"),
         "tool-free": apart("gain", "accuracy", "tool_free"),
     }
@@ -76,7 +96,7 @@ def judge_c14(f: Found) -> str:
 
 
 def measure_c14b() -> Found:
-    return {"D_noise": apart("gap, gain", "gap, accuracy", "D_noise", "common view")}
+    return {"D_noise": apart("gap, gain", "gap, accuracy", "own - noise", "common")}
 
 
 def judge_c14b(f: Found) -> str:
@@ -130,7 +150,12 @@ def judge_l3(f: Found) -> str:
 def measure_a1() -> Found:
     fixed = {tokens: claimed.values(f"trained at {tokens}", "own", "common") for tokens in LADDER}
     best = max(fixed, key=lambda tokens: float(fixed[tokens].mean()))
-    return {"best level": best, "adaptive - best": change(values("adaptive", "own", "common view"), fixed[best])}
+    coverage = values("adaptive", "coverage", "common"), claimed.values("trained at 16", "coverage", "common")
+    return {
+        "best level": best,
+        "adaptive - best": change(values("adaptive", "own", "common"), fixed[best]),
+        "hits, adaptive - 16": change(*map(hits, coverage)),
+    }
 
 
 def judge_a1(f: Found) -> str:
@@ -138,12 +163,7 @@ def judge_a1(f: Found) -> str:
 
 
 def measure_a2() -> Found:
-    fixed = []
-    for seed in SEEDS:
-        run = claimed.run("trained at 16", seed)
-        if run is None:
-            raise NotRun(f"trained at 16, seed {seed}")
-        fixed.append(run["group/zero_variance"])
+    fixed = [kept["group/zero_variance"] for seed in SEEDS if (kept := claimed.run("trained at 16", seed))]
     equal = curve("adaptive", "group/zero_variance")
     return {"equal": mean(equal), "equal, 16 tokens": mean(np.array(fixed)), "seeds": seeds_above(np.array(fixed), equal)}
 
@@ -174,16 +194,22 @@ CLAIMS: dict[str, tuple[Callable[[], Found], Callable[[Found], str]]] = {
 }
 
 
-def main() -> None:
-    record: dict[str, Found] = {}
+def record() -> dict[str, Found]:
+    """What stands in record.json: each claim, measured and judged."""
+    found: dict[str, Found] = {}
     for name, (measure, judge) in CLAIMS.items():
         try:
-            found = measure()
-            record[name] = found | {"verdict": judge(found)}
+            of_claim = measure()
+            found[name] = of_claim | {"verdict": judge(of_claim)}
         except NotRun as missing:
-            record[name] = {"verdict": "not run", "missing": str(missing)}
-    (HERE / "record.json").write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(record, indent=1))
+            found[name] = {"verdict": "not run", "missing": str(missing)}
+    return found
+
+
+def main() -> None:
+    collect()
+    (HERE / "record.json").write_text(text := json.dumps(record(), indent=1) + "\n")
+    print(text, end="")
 
 
 if __name__ == "__main__":

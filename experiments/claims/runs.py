@@ -5,6 +5,7 @@ computed again from a clone.
 """
 
 import csv
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -53,23 +54,25 @@ def collect() -> None:
     ITEMS.mkdir(exist_ok=True)
     base = load_outcomes(OUTPUTS / "claims/base/outcomes.json")
     for tokens, outcome in base.items():
-        np.savez_compressed(ITEMS / f"base at {tokens}.npz", **_arrays(outcome, "own"))
+        np.savez_compressed(ITEMS / f"base at {tokens}.npz", **arrays_of({"own view": outcome}, [], METRICS, ()))
     for arm, pattern in (*ARMS.items(), (STAGE1_ON_HARDER, ARMS["solved data"])):
         for seed in SEEDS:
             folder = OUTPUTS / pattern.format(seed)
             outcomes = load_outcomes(folder / f"evaluation_{'base' if arm == STAGE1_ON_HARDER else 'trained'}_t1.json")
             if not outcomes:
                 continue
-            arrays = {k: v for view, outcome in outcomes.items() for k, v in _arrays(outcome, view.split()[0]).items()}
-            if arm != STAGE1_ON_HARDER:
-                history = read_history(folder / "history.jsonl")
-                arrays |= {key: np.array([row.get(key, np.nan) for row in history], dtype=np.float16) for key in CURVES}
-            np.savez_compressed(ITEMS / f"{arm} {seed}.npz", **arrays)
+            curves = () if arm == STAGE1_ON_HARDER else CURVES
+            np.savez_compressed(ITEMS / f"{arm} {seed}.npz", **arrays_of(outcomes, read_history(folder / "history.jsonl"), METRICS, curves))
     _collect_rows(OUTPUTS / "claims/runs.csv", HERE / "runs.csv")
 
 
-def _arrays(outcome: Outcome, view: str) -> dict[str, np.ndarray]:
-    return {f"{view} {metric}": np.array(outcome.values[metric], dtype=np.float16) for metric in METRICS}
+def arrays_of(
+    outcomes: Mapping[str, Outcome], history: Sequence[Mapping[str, float]], metrics: Sequence[str], curves: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """What is kept of a run: `own METRIC` and `common METRIC` with a value for each question, and curves with one for each update."""
+    kept = {f"{view.split()[0]} {metric}": outcome.values[metric] for view, outcome in outcomes.items() for metric in metrics}
+    kept |= {key: [row.get(key, np.nan) for row in history] for key in curves}
+    return {name: np.array(values, dtype=np.float16) for name, values in kept.items()}
 
 
 def _collect_rows(found: Path, kept: Path) -> None:
@@ -93,10 +96,11 @@ def run(arm: str, seed: int) -> dict[str, np.ndarray] | None:
     kept = ITEMS / f"{arm} {seed}.npz"
     if not kept.is_file():
         return run(SAME_AS[arm], seed) if arm in SAME_AS else None
-    return _read(kept)
+    return read(kept)
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def read(path: Path) -> dict[str, np.ndarray]:
+    """What was kept, as float64."""
     with np.load(path) as arrays:
         return {name: arrays[name].astype(np.float64) for name in arrays.files}
 
@@ -106,7 +110,7 @@ def values(arm: str, metric: str, view: str = "own") -> np.ndarray:
     runs = [run(arm, seed) for seed in SEEDS]
     if missing := [seed for seed, each in zip(SEEDS, runs, strict=True) if each is None]:
         raise NotRun(f"{arm}, seeds {missing}")
-    return np.stack([_metric(each, metric, view) for each in runs if each is not None])
+    return np.stack([metric_of(each, metric, view) for each in runs if each is not None])
 
 
 def base(tokens: int, metric: str) -> np.ndarray:
@@ -114,10 +118,11 @@ def base(tokens: int, metric: str) -> np.ndarray:
     kept = ITEMS / f"base at {tokens}.npz"
     if not kept.is_file():
         raise NotRun(f"the base at {tokens} tokens")
-    return np.tile(_metric(_read(kept), metric, "own"), (len(SEEDS), 1))
+    return np.tile(metric_of(read(kept), metric, "own"), (len(SEEDS), 1))
 
 
-def _metric(arrays: dict[str, np.ndarray], metric: str, view: str) -> np.ndarray:
+def metric_of(arrays: dict[str, np.ndarray], metric: str, view: str) -> np.ndarray:
+    """A value for each question; `a - b` is the difference of two metrics, question by question."""
     first, _, second = metric.partition(" - ")
     if view == "common" and f"common {first}" not in arrays:
         view = "own"  # a run whose own view is the common one is measured once
