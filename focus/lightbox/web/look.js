@@ -225,7 +225,7 @@ async function showTrajectory(now, mine) {
   const step = (by, label, key) => make('button', {onclick: () => move(by)}, label, ' ', make('kbd', {}, key));
   clear(make('div', {class: 'bar'}, link({at: '', beside: ''}, {class: 'back'}, '‹ List'),
     make('span', {class: 'facts'}, [one.table.title, one.siblings.length > 1 ? `rollout ${one.rollout + 1} of ${one.siblings.length}` : null, one.status].filter(Boolean).join(' · ')),
-    make('span', {class: 'spread'}), step(-1, '‹', 'k'), step(1, '›', 'j'),
+    make('span', {class: 'spread'}), make('span', {class: 'steps'}, step(-1, '‹', 'k'), ' ', step(1, '›', 'j')),
     make('button', {onclick: event => navigator.clipboard.writeText(location.href).then(() => { event.target.textContent = 'Copied'; }, () => prompt('The link:', location.href))}, 'Copy link')));
   if (other) {
     const left = make('div', {class: 'beside compact'}), right = make('div', {class: 'beside compact'});
