@@ -145,18 +145,22 @@ def load_outcomes(path: Path, identity: str | None = None) -> dict[str, Outcome]
     return outcomes
 
 
-def refuse_other_probe(path: Path, identity: str) -> None:
-    """Raises ValueError where the file holds outcomes of another `identity`, which would be overwritten; the message says what differs."""
+def refuse_other_measurement(path: Path, identity: str, kind: str, asked: str) -> None:
+    """Raises ValueError where the file holds outcomes of another `identity`, which would be overwritten; the message says what differs.
+
+    `kind`: what it holds, for example `a probe`. `asked`: what the last part of an identity is about.
+    """
     if not path.is_file():
         return
     before, now = (_identity_parts(each) for each in (str(files.read_json(path).get("identity")), identity))
-    parts = ("another judge", "another policy", "other settings", "other questions")
+    policies = " (then {}, now {})".format(*(each[1] for each in (before, now))) if len(before) == len(now) else ""
+    parts = ("another judge", f"another policy{policies}", "other settings", f"other {asked}")
     differ = [part for part, a, b in zip(parts, before, now, strict=False) if a != b]
     if len(before) != len(now):
         differ = ["another version of this package"]
     if differ:
         raise ValueError(
-            f"{path} holds a probe with {' and '.join(differ)}; give this one a folder of its own (output=FOLDER), or remove that one"
+            f"{path} holds {kind} with {' and '.join(differ)}; give this one a folder of its own (output=FOLDER), or remove that one"
         )
 
 

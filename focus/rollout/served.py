@@ -16,7 +16,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image, ImageDraw
@@ -29,7 +29,7 @@ from focus.model.prompts import CROP_CONTENT, asked_text, call_body, reply_text,
 from focus.rollout.courses import perceives
 from focus.rollout.data_urls import DataURLs
 from focus.rollout.engine import Completion, Request, Requests, Sampling
-from focus.rollout.loop import begin
+from focus.rollout.loop import begin, request_for
 from focus.rollout.trajectory import Trajectory
 from focus.runtime.chats import Chat
 from focus.runtime.endpoint import Outage, Refused, Reply
@@ -72,11 +72,11 @@ class Served:
         return nullcontext()
 
     def weights_hash(self) -> str:
-        """The server's name of the model, and `extra` of the requests.
+        """The identity of the endpoint, and `extra` of the requests.
 
         The weights themselves are not known here.
         """
-        return " ".join([self.endpoint.model, *([json.dumps(self.endpoint.extra, sort_keys=True)] if self.endpoint.extra else [])])
+        return " ".join([self.endpoint.identity, *([json.dumps(self.endpoint.extra, sort_keys=True)] if self.endpoint.extra else [])])
 
 
 @dataclass(frozen=True)
@@ -230,6 +230,11 @@ class OpenAIEngine:
 
     def logprobs(self, requests: Sequence[Request], tails: Sequence[int]) -> list[list[float]]:
         raise AssertionError("rollout=openai has no logprobs of given tokens; config.checks refuses rewards that need them")
+
+    def sent_for(self, t: Trajectory, sampling: Sampling) -> list[dict[str, Any]]:
+        """What was sent for each turn of a conversation: arguments of `Chat.ask`. One turn may list several boxes."""
+        before = [replace(t, turns=t.turns[:number]) for number, turn in enumerate(t.turns) if turn.text]
+        return [self._body(request_for(each, -1), sampling) for each in before]
 
     def _body(self, request: Request, sampling: Sampling) -> dict[str, Any]:
         t = request.trajectory

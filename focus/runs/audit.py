@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from focus import config
-from focus.build import audited_samples, build_evaluator, build_judge, connect, load_evaluated, rollout_limits
+from focus.build import audited_samples, build_evaluator, build_judge, connect_policy, load_evaluated, rollout_limits
 from focus.config.command_line import composed_settings, quoted, settings_of
 from focus.config.identity import graded_by, measurement
 from focus.config.messages import shown
@@ -32,7 +32,7 @@ from focus.evaluation.arms import can_play
 from focus.evaluation.audit import Cost, endings, expected_cost, forms, pooled, questions_needed, shown_tokens
 from focus.evaluation.kept import About, Kept
 from focus.evaluation.measure import measure
-from focus.evaluation.outcome import Outcome, load_outcomes, refuse_other_probe, save_outcomes
+from focus.evaluation.outcome import Outcome, load_outcomes, refuse_other_measurement, save_outcomes
 from focus.gap import Gap, Mode
 from focus.grading.grader import Grader
 from focus.model.dialect import dialect_names, read_dialect
@@ -41,14 +41,18 @@ from focus.report.headline import evaluated_text, headline
 from focus.report.provenance import how_made
 from focus.report.verdict import CONDUCT_RULE, conduct_sentence, contradicted_sentence, judge_conduct
 from focus.rollout.engine import Engine, Model
-from focus.rollout.loop import begin, play, seed_of, with_prefill
+from focus.rollout.loop import RolloutLimits, begin, play, seed_of
 from focus.rollout.served import MIN_UNCLOSED, OpenAIEngine, PrefillIgnored, Served, check_view_tokens
+from focus.rollout.trajectory import Trajectory
 from focus.runtime.chats import Called, KeptReplies
 from focus.runtime.endpoint import Outage
 from focus.runtime.files import atomic_write, json_text, read_json
 from focus.runtime.progress import Progress, chunks
 
 ALIKE = "answered alike"  # of facts.json: requests that were sent twice, and how many of them got the same reply
+# Share of the kept requests that may get another reply, and the same one twice, when an audit goes on. A server that computes its requests
+# together may turn an answer at temperature 0 too
+OTHERWISE = 0.25
 WHY = {"gt": "has a box", "conflict": "has an image that is drawn here"}  # what an arm needs of a question
 
 
@@ -86,7 +90,8 @@ def audit(
     conf/dialect, or the path of a YAML file. `name` is the model's name on the server, or that on the card.
     Replies are kept under the name: an agent that changed needs another name or another `output`.
     `overrides` are settings of conf/audit.yaml, as on the command line: `"audit.views=[1024]"`. Raises
-    ValueError for settings that can't work and for a server that can't be reached.
+    ValueError for settings that can't work, for a server that can't be reached, and for a folder that holds
+    replies of another agent.
     """
     served = isinstance(agent, str)
     if not served and not callable(agent):
@@ -156,17 +161,51 @@ class _Audit:
         """Why a served agent can't be made to begin its turn so; None if it can."""
         if isinstance(kept.chat, Called):
             return "a Python function begins its own turns"
-        gap, opened = Gap(Mode.FIXED, self.cfg.audit.views[0], self.model.token_px), []
-        for sample in [samples[i] for i in range(min(MIN_UNCLOSED, len(samples)))]:
-            view, source = gap.view_of(sample, sample.open())
-            [opening] = begin(self.model, sample, view, source, [seed_of(self.cfg.seed, sample.id)])
-            opened.append(with_prefill(self.model, opening, prefill))
-            source.release()
         try:
-            play(self.model, self.engine, opened, rollout_limits(self.cfg, self.cfg.evaluation.temperature))
+            self._first(samples, MIN_UNCLOSED, prefill)
         except PrefillIgnored:
             return "the server starts a turn again instead of continuing it"
         return None
+
+    @property
+    def _limits(self) -> RolloutLimits:
+        return rollout_limits(self.cfg, self.cfg.evaluation.temperature)
+
+    def _first(self, samples: Sequence[Sample], count: int, prefill: str) -> list[Trajectory]:
+        """The conversations about the first questions at the smallest view, with crops of its own."""
+        gap, played = Gap(Mode.FIXED, self.cfg.audit.views[0], self.model.token_px), []
+        for chunk in chunks(samples[:count], max(MIN_UNCLOSED, self.cfg.evaluation.questions_per_forward), None):
+            opened = [
+                begin(self.model, sample, *gap.view_of(sample, sample.open()), [seed_of(self.cfg.seed, sample.id)], prefill)[0]
+                for sample in chunk
+            ]
+            played += play(self.model, self.engine, opened, self._limits)
+            for t in opened:
+                t.source.release()
+        return played
+
+    def again(self, samples: Sequence[Sample], found: bool = False) -> tuple[int, int, int]:
+        """Send `audit.repeated` requests of the first questions again, each of a turn with its own crops: `KeptReplies.again`."""
+        assert self.kept and isinstance(self.engine, OpenAIEngine)
+        count, sampling = self.cfg.audit.repeated, self._limits.sampling
+        sent = [request for t in self._first(samples, count, self.opening) for request in self.engine.sent_for(t, sampling)]
+        return self.kept.again(sent[:count], found)
+
+    def refuse_other_agent(self, samples: Sequence[Sample]) -> tuple[int, int] | None:
+        """Of an audit that goes on: how many kept requests were sent again, and how many got the same reply; None if none was sent.
+
+        Raises ValueError if more than `OTHERWISE` of them got another reply.
+        """
+        asked, alike, otherwise = self.again(samples, found=True)
+        if otherwise > OTHERWISE * asked:
+            raise ValueError(
+                f"this agent answers otherwise than its kept replies: of {asked} requests that were sent again, {otherwise} got another "
+                f"reply, and the same one twice. Another agent has this name now: remove {self.output}, or give this one a folder of its "
+                "own (output=FOLDER). audit.repeated=0 sends none again"
+            )
+        if alike < asked:
+            self.console.print(f"{asked - alike} of {asked} kept requests got another reply now. The card says it too")
+        return (asked, alike) if asked else None
 
     def spent(self) -> tuple[int, int, int, float]:
         """Requests, prompt tokens and sampled tokens so far, and the time in seconds."""
@@ -201,8 +240,7 @@ def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Con
     started, a = time.monotonic(), cfg.audit
     kept = None
     if cfg.rollout.engine == "openai":
-        assert cfg.rollout.endpoint is not None  # checked with rollout.engine
-        kept = KeptReplies(called or connect(cfg.rollout.endpoint), output / "requests.jsonl", a.repeated)
+        kept = KeptReplies(called or connect_policy(cfg.rollout), output / "requests.jsonl")
         dialect = read_dialect(cfg.policy.dialect, cfg.policy.prompts)
         this = _Audit(cfg, Served(kept, dialect), OpenAIEngine(kept, dialect), kept, output, console, [])
     else:
@@ -214,12 +252,14 @@ def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Con
     try:
         common = this.common_arms(first)
         arms = {name: this.arms_of(name, samples, common) for name, samples in sets.items()}
-        _print_cost(cfg, {name: len(samples) for name, samples in sets.items()}, arms, this.model.token_px, console)
         digest = hashlib.blake2b(" ".join(questions_digest(samples) for samples in sets.values()).encode(), digest_size=8).hexdigest()
-        outcomes, facts = _played(this, sets, arms, digest, output)
+        identity = _identity(cfg, this.model, arms, digest)
+        refuse_other_measurement(output / "outcomes.json", identity, "an audit", "questions, arms or first calls")
+        _print_cost(cfg, {name: len(samples) for name, samples in sets.items()}, arms, this.model.token_px, console)
+        outcomes, facts = _played(this, sets, arms, identity)
     except Outage as outage:
-        where = f"{kept.path} keeps what was answered; " if kept else ""
-        raise Outage(f"{outage}. {where}the same command goes on from there", outage.status) from outage
+        where = f"{kept.path} keeps what was answered; the same command goes on from there" if kept and kept.path.is_file() else ""
+        raise Outage(". ".join(filter(None, [str(outage), where])), outage.status) from outage
     together = {view: pooled([outcomes[f"{source} {view}"] for source in a.made]) for view in map(str, a.views)}
     e = cfg.evaluation
     entries = [
@@ -288,6 +328,7 @@ def _published(cfg: AuditConfig, count: int, left_out: list[str]) -> dict[str, S
 def _print_cost(cfg: AuditConfig, counts: Mapping[str, int], arms: Mapping[str, Sequence[str]], token_px: int, console: Console) -> None:
     """What the audit will ask for, before it asks. Views of published images count as full."""
     r, a = cfg.rollout, cfg.audit
+    unit = "requests" if r.engine == "openai" else "turns"  # weights that run here are sent no requests
 
     def cost(crops: int) -> Cost:
         parts = [
@@ -302,7 +343,7 @@ def _print_cost(cfg: AuditConfig, counts: Mapping[str, int], arms: Mapping[str, 
     one, most = cost(1), cost(cfg.rollout.max_crops)
     asked = ", ".join(f"{count:,} {name.removesuffix('s') if count == 1 and name in a.made else name}" for name, count in counts.items())
     console.print(
-        f"{asked} at {len(a.views)} view{'s' * (len(a.views) != 1)}. With one crop a question: about {one.requests:,} requests and "
+        f"{asked} at {len(a.views)} view{'s' * (len(a.views) != 1)}. With one crop a question: about {one.requests:,} {unit} and "
         f"{_amount(one.prompt_tokens)} prompt tokens. At most {most.requests:,} and {_amount(most.prompt_tokens)}"
     )
 
@@ -312,20 +353,25 @@ def _amount(tokens: int) -> str:
     return f"{tokens / 1e6:,.1f} M" if tokens >= 1e6 else f"{max(1, round(tokens / 1e3)):,} k"
 
 
-def _played(
-    this: _Audit, sets: Mapping[str, Sequence[Sample]], arms: Mapping[str, Sequence[str]], digest: str, output: Path
-) -> tuple[dict[str, Outcome], dict[str, Any]]:
-    """The outcome and the facts of every set at every view, by `SET VIEW`. What an earlier start measured is kept."""
-    cfg, settings = this.cfg, this.cfg.model_dump()
-    path, facts_path = output / "outcomes.json", output / "facts.json"
+def _identity(cfg: AuditConfig, model: Model, arms: Mapping[str, Sequence[str]], digest: str) -> str:
+    """What tells this audit from another one in the same folder. `digest`: a hash of the questions."""
+    settings = cfg.model_dump()
     played = f"{digest} {[sorted(each) for each in arms.values()]}{' forced' * cfg.rollout.force_first_crop}"
     asked = hashlib.blake2b(played.encode(), digest_size=8).hexdigest()
-    identity = measurement(settings, this.model.weights_hash(), asked) + graded_by(settings)
-    with config.writable(str(output)):
-        refuse_other_probe(path, identity)
+    return measurement(settings, model.weights_hash(), asked) + graded_by(settings)
+
+
+def _played(
+    this: _Audit, sets: Mapping[str, Sequence[Sample]], arms: Mapping[str, Sequence[str]], identity: str
+) -> tuple[dict[str, Outcome], dict[str, Any]]:
+    """The outcome and the facts of every set at every view, by `SET VIEW`. What an earlier start measured is kept."""
+    cfg, first = this.cfg, next(iter(sets.values()))
+    path, facts_path = this.output / "outcomes.json", this.output / "facts.json"
+    with config.writable(str(this.output)):
         outcomes = load_outcomes(path, identity)
         save_outcomes(outcomes, path, identity)
     facts: dict[str, Any] = read_json(facts_path) if outcomes and facts_path.is_file() else {}
+    alike = this.refuse_other_agent(first) if this.kept and this.kept.resumed else None
     grader = Grader(build_judge(cfg.judge))
     keys = [(name, view) for name in sets for view in cfg.audit.views]
     with Progress(this.console, measurements=len(keys)) as progress:
@@ -345,8 +391,8 @@ def _played(
             answered = {key: outcome for key, outcome in outcomes.items() if not outcome.mean("refused") > cfg.served.refused}
             save_outcomes(answered, path, identity)  # what was refused is asked again by the next start
             _write(facts_path, facts)
-    if this.kept and this.kept.requests:
-        facts[ALIKE] = this.kept.again()
+    if this.kept and cfg.audit.repeated > 0:
+        facts[ALIKE] = alike or this.again(first)[:2]
         _write(facts_path, facts)
     return outcomes, facts
 

@@ -32,7 +32,7 @@ from focus.evaluation.outcome import (
     Outcome,
     decompose_tool_effect,
     load_outcomes,
-    refuse_other_probe,
+    refuse_other_measurement,
     save_outcomes,
 )
 from focus.evaluation.predictions import replay_conversation
@@ -87,7 +87,7 @@ def _run(cfg: ProbeConfig, output: Path, samples: Sequence[Sample]) -> None:
     settings = cfg.model_dump()
     identity = measurement(settings, model.weights_hash(), questions_digest(samples)) + graded_by(settings)
     grader = Grader(build_judge(cfg.judge))
-    refuse_other_probe(path, identity)
+    refuse_other_measurement(path, identity, "a probe", "questions")
     evaluators = {str(tokens): build_evaluator(cfg, model, engine, Gap(Mode.FIXED, tokens, model.token_px), grader) for tokens in cfg.views}
     counted = {}
     if isinstance(model, Served) and isinstance(engine, OpenAIEngine):

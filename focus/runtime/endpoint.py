@@ -43,6 +43,8 @@ CUT = ("length", "max_tokens", "max_output_tokens")
 GIVEN_UP = ("content_filter", "abort", "aborted", "error", "refusal", "safety", "recitation", "prohibited_content", "cancelled")
 # Fields in which servers with a reasoning parser put thoughts
 THOUGHTS = ("reasoning_content", "reasoning")
+# What a server lists of a model that tells it from another one of that name: where it was loaded from, and the base of an adapter
+TRAITS = ("root", "parent")
 # Errors of the list of models that chat requests would have too. With any other error the server
 # may still answer chats
 NEEDED_BY_CHATS = (None, 401, 408, 409, 429, *GATEWAY)
@@ -137,7 +139,7 @@ class Endpoint:
         self._key = os.environ.get(key_env, "").strip()
         if not (self._key.isascii() and self._key.isprintable()):
             raise ValueError(f"the key in the environment variable {key_env} contains characters that a header can't carry; paste it again")
-        self._listed: list[str] = []
+        self._listed: dict[str, str] = {}  # by name, what `TRAITS` say
         import openai  # takes a second, and only users of a server need it
 
         from focus.runtime import connection
@@ -265,6 +267,11 @@ class Endpoint:
         finally:
             over.set()
 
+    @property
+    def identity(self) -> str:
+        """The model's name, and of its `TRAITS` those that the server listed and that say more."""
+        return " ".join(filter(None, [self.model, self._listed.get(self.model)]))
+
     def models(self) -> list[str]:
         """The models that the server lists; empty if it has no readable list.
 
@@ -276,7 +283,7 @@ class Endpoint:
         too.
         """
         try:
-            self._listed = self._try(lambda client: client.models.with_raw_response.list(), _names, first_contact=True)
+            self._listed = self._try(lambda client: client.models.with_raw_response.list(), _listed, first_contact=True)
         except (Outage, Refused) as fault:
             if fault.status in NEEDED_BY_CHATS:
                 raise
@@ -286,14 +293,14 @@ class Endpoint:
             log.warning(
                 "%s does not list the model %r%s. Continuing: the first request decides", self.url, self.model, self._names_listed()
             )
-        return self._listed
+        return list(self._listed)
 
     def _names_listed(self) -> str:
         if not self._listed:
             return "; it lists no models"
         near = difflib.get_close_matches(self.model, self._listed, n=1)
         more = f" and {len(self._listed) - MOST_NAMED} more" if len(self._listed) > MOST_NAMED else ""
-        return f"; it lists {', '.join(self._listed[:MOST_NAMED])}{more}" + (f". Did you mean {near[0]}?" if near else "")
+        return f"; it lists {', '.join(list(self._listed)[:MOST_NAMED])}{more}" + (f". Did you mean {near[0]}?" if near else "")
 
     def _try(self, send: Callable[[Any], Any], read: Callable[[Any], Answer], first_contact: bool = False) -> Answer:
         """The result of `read` on the JSON that `send` gets.
@@ -443,5 +450,9 @@ def _count(tokens: Any) -> int:
     return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens <= MOST_TOKENS else 0
 
 
-def _names(body: Any) -> list[str]:
-    return [str(entry["id"]) for entry in body["data"]]
+def _listed(body: Any) -> dict[str, str]:
+    """By the name of each model, its `TRAITS`: `root=/models/seven`. One that is the name itself says nothing."""
+    return {
+        str(entry["id"]): " ".join(f"{name}={entry[name]}" for name in TRAITS if entry.get(name) not in (None, "", entry["id"]))
+        for entry in body["data"]
+    }

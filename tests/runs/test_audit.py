@@ -94,21 +94,76 @@ def test_the_card_says_what_was_asked_how_and_what_it_took(agents, tmp_path, mon
 def test_a_picture_is_encoded_once_for_all_arms_of_its_question(agents, tmp_path, monkeypatch):
     encode, encoded = data_urls.data_url, list[Any]()
     monkeypatch.setattr(data_urls, "data_url", lambda image: (encoded.append(image), encode(image))[1])
-    audited(agents["looks"], tmp_path)
+    audited(agents["looks"], tmp_path, "audit.repeated=0")
     # at each of two views: one for the check of the view; of each of six questions the view, and the crops of own, noise and gt
     assert len(encoded) == len({id(image) for image in encoded}) == 2 * (1 + 6 * 4)
 
 
-def test_an_audit_that_is_done_asks_nothing_again(agents, tmp_path):
-    first = audited(agents["looks"], tmp_path)
+def test_an_audit_that_is_done_asks_again_only_what_shows_that_its_agent_is_the_same(agents, tmp_path):
     asked: list[Any] = []
 
     def counting(messages: Sequence[Mapping[str, Any]]) -> str:
         asked.append(messages)
         return agents["looks"](messages)
 
+    first = audited(counting, tmp_path)
+    assert len(asked) == 12 * 3 + 2  # own twice, noise once; gt shows what own does. And two of them again: audit.repeated
     second = audited(counting, tmp_path)
-    assert asked == [] and second.model_copy(update={"made": first.made}) == first
+    assert len(asked) == 12 * 3 + 2 + 2 and second.model_copy(update={"made": first.made}) == first
+
+
+def test_another_function_under_the_same_name_does_not_go_on_with_the_replies_of_the_first(agents, tmp_path):
+    audited(agents["looks"], tmp_path, "audit.views=[16]")
+    with pytest.raises(ValueError, match=r"holds an audit with another policy \(then scripted \w+, now scripted \w+\); give"):
+        audited(lambda messages: "<answer>red</answer>", tmp_path, "audit.views=[16]")
+
+
+def test_a_server_that_answers_otherwise_than_before_under_the_same_name_is_refused(agents, tmp_path, monkeypatch, capsys):
+    hurry(monkeypatch)
+    with Server(speaking(agents["looks"])) as server:
+        first = served(server, tmp_path, "audit.views=[16]", "audit.repeated=8")
+    for conduct, unlike in (("guesses", 4), ("never looks", 5)):  # the one that guesses makes the same crops
+        with Server(speaking(agents[conduct])) as server:
+            said = (
+                f"otherwise than its kept replies: of 8 requests that were sent again, {unlike} got another reply, and the same one twice"
+            )
+            with pytest.raises(ValueError, match=rf"{said}\. .*remove {tmp_path}, or give this one a folder of its own"):
+                served(server, tmp_path, "audit.views=[16]", "audit.repeated=8")
+    wavering = iter(range(100))
+    with Server(speaking(lambda messages: agents["looks"](messages).replace("closer", f"closer {next(wavering)}"))) as server:
+        again = served(server, tmp_path, "audit.views=[16]", "audit.repeated=8")
+        assert (again.together, again.agent.answered_alike) == (first.together, (8, 4))
+    assert "4 of 8 kept requests got another reply now" in capsys.readouterr().out
+
+
+def test_a_server_that_lists_another_root_under_the_same_name_is_another_agent(agents, tmp_path, monkeypatch):
+    hurry(monkeypatch)
+
+    class Rooted(Server):
+        """Says what it loaded, as vLLM does."""
+
+        root = "/models/step-100"
+
+        def answer(self, path: str, body: dict[str, Any] | None) -> tuple[int, Any]:
+            listed = {"object": "list", "data": [{"id": "tiny", "root": self.root, "parent": None, "created": len(self.requests)}]}
+            return (200, listed) if path == "/v1/models" else super().answer(path, body)
+
+    with Rooted(speaking(agents["looks"])) as server:
+        assert served(server, tmp_path, "audit.views=[16]").agent.weights == "tiny root=/models/step-100"
+        served(server, tmp_path, "audit.views=[16]")
+        server.root = "/models/step-200"
+        with pytest.raises(ValueError, match=r"another policy \(then tiny root=/models/step-100, now tiny root=/models/step-200\)"):
+            served(server, tmp_path, "audit.views=[16]")
+
+
+def test_other_questions_in_the_same_folder_are_refused_before_the_cost_is_told(agents, tmp_path, monkeypatch, capsys):
+    hurry(monkeypatch)
+    with Server(speaking(agents["looks"])) as server:
+        served(server, tmp_path, "audit.views=[16]")
+        assert "With one crop a question: about 24 requests and" in capsys.readouterr().out
+        with pytest.raises(ValueError, match=r"holds an audit with other questions, arms or first calls; give this one a folder"):
+            served(server, tmp_path, "audit.views=[16]", "audit.samples=5")
+        assert "requests" not in capsys.readouterr().out
 
 
 def test_the_card_says_whose_answer_is_given_where_the_crop_contradicts_the_view(agents, tmp_path):
@@ -324,6 +379,22 @@ def test_a_server_that_is_not_there_is_one_message(tmp_path):
         focus.audit("http://127.0.0.1:9/v1", *SMALL_AUDIT, dialect="mini_o3", name="x", output=tmp_path)
     with pytest.raises(ValueError, match="name is missing"):
         focus.audit("http://127.0.0.1:9/v1", dialect="mini_o3")
+
+
+def test_a_server_that_was_not_named_is_said_to_be_the_default(tmp_path, monkeypatch):
+    def unreachable(cfg: Any) -> None:
+        raise Outage(f"the model server {cfg.url} cannot be reached")
+
+    monkeypatch.setattr("focus.build.connect", unreachable)
+    with pytest.raises(ValueError, match=r"reached\. http://localhost:8000/v1 is the default of rollout\.endpoint\.url: give the address"):
+        audit.run(settings(tmp_path, Path("tiny"), "policy.dialect=mini_o3", *SMALL_AUDIT, name="audit"))
+    with pytest.raises(ValueError, match=r"cannot be reached$"):
+        audit.run(
+            settings(tmp_path, Path("tiny"), "policy.dialect=mini_o3", "rollout.endpoint.url=http://a/v1", *SMALL_AUDIT, name="audit")
+        )
+
+
+def test_what_is_no_agent_is_refused():
     with pytest.raises(ValueError, match="agent is 42; give a function"):
         focus.audit(42, dialect="mini_o3", name="x")
 
@@ -340,7 +411,7 @@ def test_a_card_without_a_named_folder_lies_under_the_name_of_its_agent(monkeypa
 # ------------------------------------------------------------------------------------------------------------- weights
 
 
-def test_the_card_of_weights_that_run_here_has_the_numbers_of_their_probe(tmp_path, monkeypatch):
+def test_the_card_of_weights_that_run_here_has_the_numbers_of_their_probe(tmp_path, monkeypatch, capsys):
     """The same arms, scenes and views by the command `probe`: every number of the card that a probe has is the same."""
     monkeypatch.setattr("focus.runs.probe.draw_probe", lambda *_: None)
     quick = ("rollout=kv", "threads=1", "evaluation.arms=[own,noise,gt,conflict,tool_free]", "evaluation.temperature=1.0")
@@ -350,6 +421,7 @@ def test_the_card_of_weights_that_run_here_has_the_numbers_of_their_probe(tmp_pa
     cfg = settings(tmp_path / "audit", Path("embedded"), *arms, name="audit")
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):  # as a command has
         audit.run(cfg)
+    assert "6 scenes at 1 view. With one crop a question: about 36 turns and" in capsys.readouterr().out  # nobody is sent requests
     card, recorded = read_card(tmp_path / "audit/card.json"), json.loads((tmp_path / "probe/probe.json").read_text())
     for entry in card.together:
         of_probe = recorded["views"][str(entry.view_tokens)]["metrics"]

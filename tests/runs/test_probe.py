@@ -17,7 +17,7 @@ from focus.evaluation.outcome import (
     DIFFERENCES,
     decompose_tool_effect,
     load_outcomes,
-    refuse_other_probe,
+    refuse_other_measurement,
     save_outcomes,
 )
 from focus.model.dialect import Texts, read_dialect
@@ -148,7 +148,8 @@ def test_an_interrupted_probe_goes_on_with_the_next_view(scripted, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("other", "named"), [("seed=1", "other settings"), ("evaluation.samples=2", "other questions"), ("", "another policy")]
+    ("other", "named"),
+    [("seed=1", "other settings"), ("evaluation.samples=2", "other questions"), ("", r"another policy \(then \w+, now others\)")],
 )
 def test_another_probe_in_the_same_folder_is_refused_and_the_first_one_stays(scripted, tmp_path, monkeypatch, other, named):
     probe.run(probing(tmp_path))
@@ -164,7 +165,7 @@ def test_another_probe_in_the_same_folder_is_refused_and_the_first_one_stays(scr
 def test_a_probe_of_an_earlier_version_which_did_not_know_its_questions_is_refused(tmp_path, seven):
     save_outcomes({"16": seven}, tmp_path / "outcomes.json", "weights settings")
     with pytest.raises(ValueError, match="holds a probe with another version of this package"):
-        refuse_other_probe(tmp_path / "outcomes.json", "weights settings questions")
+        refuse_other_measurement(tmp_path / "outcomes.json", "weights settings questions", "a probe", "questions")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_a_probe_of_an_earlier_version_which_did_not_know_its_questions_is_refus
 def test_what_differs_from_a_probe_with_a_judge_is_named(tmp_path, seven, identity, named):
     save_outcomes({"16": seven}, tmp_path / "outcomes.json", "weights settings questions judge grader")
     with pytest.raises(ValueError, match=f"holds a probe with {named}; give"):
-        refuse_other_probe(tmp_path / "outcomes.json", identity)
+        refuse_other_measurement(tmp_path / "outcomes.json", identity, "a probe", "questions")
 
 
 def test_other_questions_in_the_same_file_never_show_the_old_result(scripted, tmp_path):

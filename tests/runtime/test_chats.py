@@ -1,10 +1,11 @@
 """Replies that are kept, and an agent that is a function."""
 
 import json
+from functools import partial
 
 import pytest
 
-from focus.runtime.chats import Called, KeptReplies
+from focus.runtime.chats import Called, KeptReplies, code_digest
 from focus.runtime.endpoint import Endpoint, Outage, Refused, Reply
 from tests.support.protocol import Server, hurry, status
 
@@ -68,12 +69,45 @@ def test_a_refusal_and_an_outage_are_not_kept(tmp_path, monkeypatch):
         assert len(server.chats) == 3
 
 
-def test_the_first_requests_are_sent_once_more_to_see_whether_the_agent_answers_alike(tmp_path):
-    agent, said = counting(["a", "b", "c", "a", "B"])
-    kept = KeptReplies(Called(agent, "me"), tmp_path / "requests.jsonl", remembered=2)
-    for number in range(3):
-        kept.ask(HELLO, max_tokens=number)
-    assert kept.again() == (2, 1) and len(said) == 5
+def test_requests_that_are_sent_again_get_their_reply_another_one_or_a_new_one_each_time(tmp_path):
+    requests = [{"messages": HELLO, "max_tokens": number} for number in range(4)]
+    # once each; then all four again; those with another text a third time: "B" comes again, "D" does not. The third one is refused twice
+    agent, said = counting(["a", "b", "c", "d", "a", "B", " ", "D", "B", " ", "e"])
+    kept = KeptReplies(Called(agent, "me"), tmp_path / "requests.jsonl")
+    assert not kept.resumed and kept.again(requests, found=False) == (0, 0, 0)
+    for request in requests:
+        kept.ask(**request)
+    assert kept.again(requests, found=False) == (4, 1, 2) and kept.again(requests, found=True) == (0, 0, 0) and len(said) == 11
+    resumed = KeptReplies(Called(agent, "me"), tmp_path / "requests.jsonl")
+    assert resumed.resumed and [resumed.ask(**request).text for request in requests] == ["a", "b", "c", "d"]
+
+
+def test_an_agent_that_changed_under_its_old_name_gets_none_of_its_old_replies(tmp_path):
+    kept = [KeptReplies(Called(agent, "me"), tmp_path / "requests.jsonl").ask(HELLO).text for agent in (lambda m: "old", lambda m: "new")]
+    assert kept == ["old", "new"]
+
+
+def test_the_hash_of_code_is_that_of_what_it_does_and_not_of_where_it_stands():
+    def digests(*texts: str) -> set[str]:
+        found: set[str] = set()
+        for text in texts:
+            names: dict = {}
+            exec(compile(text, "agent.py", "exec"), names)
+            found.add(code_digest(names["agent"]))
+        return found
+
+    same = "def agent(m):\n    return 'a' if m in {'x', 'y'} else [each for each in m]"
+    assert len(digests(same, "# a comment\n\n" + same)) == 1
+    assert len(digests(same, same.replace("'a'", "'b'"), same.replace("each for", "each.x for"), same.replace("'y'", "'z'"))) == 4
+
+    class Agent:
+        def __call__(self, m):
+            return "a"
+
+    def plain(self, m):
+        return "a"
+
+    assert code_digest(Agent()) == code_digest(partial(Agent().__call__, 1)) == code_digest(plain) and code_digest(str) == ""
 
 
 def test_a_functions_turn_ends_with_its_call_and_an_empty_turn_costs_its_question():

@@ -86,6 +86,15 @@ def test_what_a_server_leaves_out_is_empty_or_zero(body, reply):
         assert len(server.requests) == 1
 
 
+def test_a_models_identity_is_its_name_and_what_the_server_says_it_was_loaded_from():
+    entries = [{"id": "tiny", "root": "/models/7", "parent": "base", "created": 1}, {"id": "other", "root": "other"}, {"id": "third"}]
+    with Server(hello, [protocol.body({"data": entries})] * 3) as server:
+        for name, identity in (("tiny", "tiny root=/models/7 parent=base"), ("other", "other"), ("third", "third")):
+            client = endpoint(server, model=name)
+            assert client.identity == name  # nothing was asked yet
+            assert client.models() == ["tiny", "other", "third"] and client.identity == identity
+
+
 def test_a_request_carries_what_was_asked_and_nothing_else():
     with Server(hello) as server:
         endpoint(server).ask(**ASK)
