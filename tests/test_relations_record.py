@@ -8,12 +8,18 @@ import pytest
 
 from experiments.claims import verdict
 from experiments.conflict.record import load, rounded
-from experiments.relations.record import HERE, ITEMS, METRICS, POLICIES, VIEWS, claims, predictions, record
+from experiments.relations import record as module
+from experiments.relations.record import HERE, ITEMS, METRICS, POLICIES, VIEWS, claims, keep_curves, predictions, record
 
 
 @pytest.fixture
 def few_resamples(monkeypatch):
     monkeypatch.setattr(verdict, "RESAMPLES", 20)
+
+
+def cell(value: list[float]) -> str:
+    mean, low, high = value
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def policy(far: dict[str, float], near: dict[str, float]) -> dict[str, np.ndarray]:
@@ -81,14 +87,35 @@ def test_without_a_second_crop_nothing_is_said_of_it_and_without_a_policy_nothin
     assert (some["R1"]["verdict"], some["R2"]["verdict"]) == ("held", "not run")
 
 
+def test_what_stage_1_changed_and_what_noise_costs_where_no_crop_hit_are_as_worked_by_hand(few_resamples):
+    found = record({"base": policy(USED | {"hit": 30}, ALL), "gap": policy(USED | {"own": 50}, ALL)})
+    assert found["gap - base"]["16 own"][0] == pytest.approx(-10)
+    assert found["D_first where no crop hit"]["base, 16 tokens"][0] == pytest.approx(100 * 25 / 70)  # questions 30 to 54 of 30 to 99
+
+
+def test_the_curves_of_a_finished_training_are_kept_and_those_of_another_are_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "HERE", tmp_path)
+    monkeypatch.setattr(module, "POLICIES", {name: tmp_path / name / "policy" for name in ("gap", "no gap")})
+    for name in ("gap", "no gap"):
+        (tmp_path / name).mkdir()
+        rows = [{"update": k + 1, "reward/accuracy": k / 100, "crop/rate": 0.5, "group/all_wrong": 1} for k in range(40)]
+        (tmp_path / name / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "gap/policy").mkdir()
+    keep_curves()
+    assert module.training().keys() == {"gap"}
+    assert module.training()["gap"]["reward/accuracy"] == pytest.approx([9.5, 29.5, 19.5])  # means of 0 to 19, 20 to 39, 0 to 39 %
+
+
 def test_the_record_follows_from_the_kept_answers_and_the_page_says_what_was_not_run():
     page, kept, written = (HERE / "README.md").read_text(), load(ITEMS, POLICIES), HERE / "record.json"
     assert written.is_file() == bool(kept)
+    found = json.loads(json.dumps(rounded(record(kept)))) if kept else {"claims": {}, "predictions": {}, "gap - base": {}}
     if kept:
-        assert json.loads(written.read_text()) == json.loads(json.dumps(rounded(record(kept))))
-    for name, claim in (record(kept)["claims"] if kept else {}).items():
+        assert json.loads(written.read_text()) == found
+    for name, claim in found["claims"].items():
         assert f"| {name} | **{claim['verdict']}** |" in page
-    for name, met in predictions(kept).items():
-        mean, low, high = met["found"]
-        assert f"| {name} | {mean:.1f} [{low:.1f}, {high:.1f}] | {'met' if met['met'] else 'missed'} |" in page
+    for name, met in found["predictions"].items():
+        assert f"| {name} | {cell(met['found'])} | {'met' if met['met'] else 'missed'} |" in page
+    for name, metric in {"accuracy, own crops": "own", "accuracy, tool-free": "tool_free", "hits": "hit"}.items() if kept else ():
+        assert f"| {name} | " + " | ".join(cell(found["gap - base"][f"{view} {metric}"]) for view in VIEWS) + " |" in page
     assert ("*Not run* yet" in page) == (kept.keys() != POLICIES.keys())

@@ -1,4 +1,4 @@
-"""Is the second of two crops used? Per-question results of every policy that is there, in items/.
+"""Is the second of two crops used? Per-question results of every policy that is there, in items/, and curves of its training, in *.csv.
 
 .venv/bin/python -m experiments.relations.measure        (after any of the runs, see README.md; what is measured already is skipped)
 
@@ -6,7 +6,7 @@
 """
 
 from experiments.items import keep
-from experiments.relations.record import ITEMS, METRICS, POLICIES, VIEWS
+from experiments.relations.record import ITEMS, METRICS, POLICIES, VIEWS, keep_curves
 from focus.data.relations import CROP_TOKENS, DIFFICULTY, Relations
 from focus.evaluation.arms import Evaluator
 from focus.evaluation.measure import measure
@@ -33,6 +33,7 @@ def main() -> None:
         return values
 
     keep(ITEMS, POLICIES, measured)
+    keep_curves()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 A share of one policy has Wilson's interval over questions, a difference a bootstrap's. Judged by the thresholds of README.md.
 """
 
+import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,16 +14,20 @@ import numpy as np
 
 from experiments.claims.verdict import Found, Interval, change, decide, up
 from experiments.conflict.record import load, rounded, share
+from focus.training.history import read_history
 
 HERE = Path(__file__).parent
 ITEMS = HERE / "items"
 RUN = "outputs/relations/gap={},seed=0/policy"
 POLICIES = {"base": Path("outputs/base_relations/policy"), "gap": Path(RUN.format("fixed")), "no gap": Path(RUN.format("off"))}
 VIEWS = (16, 256)
+CURVES = ("reward/accuracy", "crop/rate", "group/all_wrong")
+END = 20  # updates at either end of a training, whose means stand in record.json
 METRICS = (
     *("own", "noise", "noise_first", "noise_second", "gt", "tool_free", "D_noise", "D_first", "D_second"),
     *("called", "called_twice", "answered", "hit", "chance", "visual_tokens"),
 )
+COMPARED = ("own", "tool_free", "gt", "hit")  # stage 1's policy against the base
 Items = Mapping[str, Mapping[str, np.ndarray]]  # by policy, then by view and metric: a value for every question, NaN where none applies
 
 
@@ -54,9 +59,48 @@ def predictions(items: Items) -> dict[str, dict[str, object]]:
     }
 
 
-def differ(items: Items, metric: str) -> Interval:
-    """Gap minus no gap, in points, of the questions to which the metric applies in both."""
-    return change(*(items[name][metric][None] for name in ("gap", "no gap")))
+def differ(items: Items, metric: str, second: str = "no gap") -> Interval:
+    """The gap's policy minus another, in points, of the questions to which the metric applies in both."""
+    return change(*(items[name][metric][None] for name in ("gap", second)))
+
+
+def changes(items: Items) -> dict[str, Interval]:
+    """What stage 1 with the gap changed: its policy minus the base, in points."""
+    there = {"base", "gap"} <= items.keys()
+    return {f"{view} {metric}": differ(items, f"{view} {metric}", "base") for view in VIEWS for metric in COMPARED} if there else {}
+
+
+def without_hits(items: Items) -> dict[str, Interval | None]:
+    """D_first of the questions in which no crop shows a text: there noise takes nothing from the crop that it could have told."""
+    return {
+        f"{name}, {view} tokens": share("D_first", np.where(of[f"{view} hit"] == 0, of[f"{view} D_first"], np.nan))
+        for name, of in items.items()
+        for view in VIEWS
+    }
+
+
+def keep_curves() -> None:
+    """Write gap.csv and so on of every finished training: CURVES, a row for every update."""
+    for name, policy in POLICIES.items():
+        if policy.is_dir() and (rows := read_history(policy.parent / "history.jsonl")):
+            lines = [",".join(("update", *CURVES)), *(",".join(f"{row[key]:g}" for key in ("update", *CURVES)) for row in rows)]
+            curves_of(name).write_text("\n".join(lines) + "\n")
+
+
+def curves_of(name: str) -> Path:
+    return HERE / f"{name.replace(' ', '_')}.csv"
+
+
+def training() -> dict[str, dict[str, list[float]]]:
+    """Of the sampled rollouts of every training, in per cent: over the first and last updates, and over all."""
+    found = {}
+    for name in ("gap", "no gap"):
+        if curves_of(name).is_file():
+            with curves_of(name).open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            table = {key: np.array([float(row[key]) for row in rows]) for key in CURVES}
+            found[name] = {key: [100 * float(part.mean()) for part in (of[:END], of[-END:], of)] for key, of in table.items()}
+    return found
 
 
 def claims(items: Items) -> dict[str, Found]:
@@ -89,7 +133,14 @@ def judge(name: str, found: Found) -> str:
 
 def record(items: Items) -> dict[str, object]:
     """What stands in record.json."""
-    return {"policies": policies(items), "predictions": predictions(items), "claims": claims(items)}
+    return {
+        "policies": policies(items),
+        "predictions": predictions(items),
+        "claims": claims(items),
+        "gap - base": changes(items),
+        "D_first where no crop hit": without_hits(items),
+        "training, first and last 20 updates, all": training(),
+    }
 
 
 def main() -> None:
