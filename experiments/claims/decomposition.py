@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments.claims.runs import BASE_VIEWS, HERE, ITEMS, SEEDS, _read, run
+from experiments.claims.runs import BASE_VIEWS, HERE, ITEMS, SEEDS, read, run
 from experiments.claims.verdict import TWO_BY_TWO, Interval, mean, rounded
 from focus.evaluation.hits import COVERED
 from focus.evaluation.outcome import Outcome
@@ -38,7 +38,7 @@ def parts(runs: Sequence[Arrays], view: str) -> dict[str, Interval]:
 
 def record() -> dict[str, dict[str, Interval]]:
     """By arm and view."""
-    found = {f"base, {tokens} tokens": parts([_read(ITEMS / f"base at {tokens}.npz")], "own") for tokens in BASE_VIEWS}
+    found = {f"base, {tokens} tokens": parts([read(ITEMS / f"base at {tokens}.npz")], "own") for tokens in BASE_VIEWS}
     for arm in TWO_BY_TWO:
         runs = [arrays for seed in SEEDS if (arrays := run(arm, seed)) is not None]
         found |= {f"{arm}, {view} view": parts(runs, view) for view in ("own", "common")}
