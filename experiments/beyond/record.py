@@ -154,6 +154,7 @@ def measure_a1() -> Found:
     return {
         "best level": best,
         "adaptive - best": change(values("adaptive", "own", "common"), fixed[best]),
+        "adaptive - 16": change(values("adaptive", "own", "common"), fixed[16]),
         "hits, adaptive - 16": change(*map(hits, coverage)),
     }
 
