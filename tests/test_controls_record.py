@@ -1,6 +1,7 @@
 """experiments/controls: how values become verdicts, by hand, and that the record follows from the kept answers."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from experiments.controls.record import (
     POLICIES,
     SETTINGS,
     Tables,
+    beside,
     judge_g1,
     judge_g2,
     judge_s1,
@@ -21,6 +23,7 @@ from experiments.controls.record import (
     judge_s3,
     own,
     paper,
+    splits,
 )
 
 
@@ -103,12 +106,47 @@ def test_verdicts_of_made_up_answers_are_as_worked_by_hand(monkeypatch):
     assert Tables(items).seeds == [0, 1, 2, 3] and Tables(items).of("base", HARD_SAMPLED, "own").shape == (4, 100)
 
 
-def test_the_record_follows_from_the_kept_answers_and_the_page_says_where_there_is_none():
+def accuracy(name: str, record: dict) -> float:
+    """A difference of two arms' accuracies on harder scenes, from the arms' means."""
+    arms, setting = name.split(", ")
+    first, second = (record["arms"][f"{arm}, {setting}"]["own"][0] for arm in arms.split(" - "))
+    return first - second
+
+
+def numbers(record: object) -> list[str]:
+    """Every interval of a record as the page writes it: with 0, 1, 2 or 3 decimals."""
+    if isinstance(record, list) and len(record) == 3 and all(isinstance(value, float) for value in record):
+        return [f"{record[0]:.{d}f} [{record[1]:.{d}f}, {record[2]:.{d}f}]" for d in range(4)]
+    values = record.values() if isinstance(record, dict) else record if isinstance(record, list) else ()
+    return [text for value in values for text in numbers(value)]
+
+
+def middles(record: object) -> list[float]:
+    """The means of all intervals of a record, and its counts of seeds, in order."""
+    if isinstance(record, dict):
+        return [value for each in record.values() for value in middles(each)]
+    return [record[0] if isinstance(record, list | tuple) else record]
+
+
+def shown(page: str) -> list[str]:
+    """The intervals in the rows of the tables under *Observed*."""
+    rows = "\n".join(line for line in page.split("## Observed")[1].splitlines() if line.startswith("|"))
+    return re.findall(r"-?[\d.]+ \[-?[\d.]+, -?[\d.]+\]", rows)
+
+
+def test_the_record_follows_from_the_kept_answers_and_the_page_says_where_there_is_none(monkeypatch):
     written, page, kept = HERE / "record.json", (HERE / "README.md").read_text(), load(ITEMS, POLICIES)
     assert written.is_file() == bool(kept) == ("*Not run* yet" not in page)
     if kept:
         record = json.loads(written.read_text())
         claims = {"paper, greedy": paper(Tables(kept)), "own": own(Tables(kept))}
         assert json.loads(json.dumps(rounded(claims))) == {part: record[part] for part in claims}
+        monkeypatch.setattr(verdict, "RESAMPLES", 2)  # of the rest the means, since the intervals take minutes
+        for part, again in (("beside", beside(Tables(kept))), ("splits", splits(Tables(kept)))):
+            assert middles(rounded(again)) == middles(record[part])
+        assert all(
+            np.isclose(sum(part[0] for part in of.values()), accuracy(name, record), atol=0.01) for name, of in record["splits"].items()
+        )
+        assert set(shown(page)) <= set(numbers(record))
         judged = {name: claim["verdict"] for part in claims.values() for name, claim in part.items() if "verdict" in claim}
         assert all(f"| {name} | **{each}**" in page for name, each in judged.items())

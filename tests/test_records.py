@@ -109,21 +109,45 @@ def test_the_tables_of_the_claims_stand_in_their_record():
 
 
 def test_the_decomposition_of_the_claims_is_that_of_the_kept_questions_and_stands_in_its_tables(monkeypatch):
-    kept = json.loads((ROOT / "experiments/claims/decomposition.json").read_text())
-    monkeypatch.setattr(decomposition, "mean", lambda table: 100 * np.nanmean(table))  # the intervals take 20 s
-    assert {row: {part: round(float(mean), 3) for part, mean in of.items()} for row, of in decomposition.record().items()} == {
-        row: {part: interval[0] for part, interval in of.items()} for row, of in kept.items()
-    }
+    record = json.loads((ROOT / "experiments/claims/decomposition.json").read_text())
+    monkeypatch.setattr(decomposition, "mean", lambda table: 100 * np.nanmean(table))  # the intervals take 40 s
+    monkeypatch.setattr(decomposition, "interval", lambda of, *tables: of(*(np.nanmean(table) for table in tables)))
+    for rows, again in (("arms", decomposition.record()), ("changes", decomposition.changes())):
+        assert {row: {part: round(float(mean), 3) for part, mean in of.items()} for row, of in again.items()} == {
+            row: {part: interval[0] for part, interval in of.items()} for row, of in record[rows].items()
+        }
+    kept, change = record["arms"], record["changes"]["stage 2 - stage 1"]
     verdicts = json.loads((ROOT / "experiments/claims/verdicts.json").read_text())["arms"]
     assert all(kept[f"{arm}, own view"]["own"] == verdicts[arm]["own own"] for arm in decomposition.TWO_BY_TWO)  # one rounding
     shown, front = (ROOT / "experiments/claims/README.md").read_text(), (ROOT / "README.md").read_text()
     for of in kept.values():
         assert " | ".join(cells(of, part) for part in decomposition.PARTS) in shown
+    calls, hits, reads = (cells(change, step) for step in ("calls", "hits", "reads"))
+    assert f"are {calls} of more calls, {hits} of more hits and {reads} of better reading" in shown
+    claimed = json.loads((ROOT / "experiments/claims/verdicts.json").read_text())["claims"]["C5"]["accuracy"][0]
+    assert sum(part[0] for part in change.values()) == pytest.approx(claimed, abs=0.01)
     for row, part in (
         ("base, 64 tokens", "hit"),
         *((f"{arm}, bonus, common view", part) for arm in ("gap", "no gap") for part in ("hit", "reliance")),
     ):
         assert all(f"{value:.1f}" in front for value in kept[row][part]), (row, part)
+
+
+def test_a_change_of_accuracy_splits_into_calls_hits_and_reads_as_worked_by_hand(monkeypatch):
+    monkeypatch.setattr(decomposition, "interval", lambda of, *tables: of(*(table.mean() for table in tables)))
+
+    def happened(called: int, hit: int, read: int) -> decomposition.Events:
+        """Of 100 questions so many had a crop, of these so many hit, of these so many were right; nothing else was right."""
+        at = np.arange(100)[None]
+        return decomposition.events((at < read) * 1.0, (at < called) * 1.0, np.where(at < called, (at < hit) * 1.0, np.nan))
+
+    before, after = happened(50, 20, 10), happened(80, 64, 48)  # 0.5 x 0.4 x 0.5 = 10 %, 0.8 x 0.8 x 0.75 = 48 %
+    parts = decomposition.split(after, before)
+    assert parts["calls"] == pytest.approx(100 * 0.3 * (0.2 + 0.6) / 2)  # 12 of the 38 points
+    assert parts["hits"] == pytest.approx(100 * 0.65 * 0.4 * (0.5 + 0.75) / 2)  # 16.25
+    assert parts["reads"] == pytest.approx(100 * 0.65 * 0.6 * 0.25)  # 9.75
+    assert parts["other"] == pytest.approx(0)
+    assert set(decomposition.split(before, before).values()) == {0}
 
 
 def test_the_probes_of_one_seed_stand_in_their_record():

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.claims import verdict
+from experiments.claims.decomposition import Events, events, split
 from experiments.claims.verdict import MANY, Found, Interval, change, decide, down, interval, mean, ratio, seeds_above, up
 from experiments.conflict.record import load, rounded
 from focus.model import loading
@@ -171,19 +172,61 @@ def own(t: Tables) -> dict[str, Found]:
     }
 
 
+def beside(t: Tables) -> dict[str, Found]:
+    """What the claims do not ask: stage 2 beside its control at both temperatures, and what else could explain G2, C11 and C17."""
+    full, far = GREEDY[256], GREEDY[16]
+    none, all_seen = t.of("no gap", full, "own"), t.of("base", full, "tool_free")
+    found: dict[str, Found] = {}
+    for setting in (HARD_SAMPLED, HARD_GREEDY):
+        found[f"stage 2 - control, {setting.name}"] = {
+            **{metric: t.differ("stage 2", "control", setting, metric) for metric in ("own", "hit", "coverage", "area", "gt - own")},
+            "iou": t.differ("stage 2", "control", setting, "iou", 1),
+        }
+        found[f"U_GT over stage 1, {setting.name}"] = {
+            arm: t.differ(arm, "gap", setting, "gt - own")["difference"] for arm in ("stage 2", "control")
+        }
+    found["price at 256 tokens, greedy"] = {
+        "no gap - base": change(none, all_seen),
+        "gap - no gap": change(t.of("gap", full, "own"), none),
+        **{f"tool-free, {arm} - base": change(t.of(arm, full, "tool_free"), all_seen) for arm in ("gap", "no gap")},
+    }
+    found["16 tokens over no gap at 256, greedy"] = {arm: change(t.of(arm, far, "own"), none) for arm in ("gap", "stage 2", "control")}
+    found["16 tokens over base without a tool at 256, greedy"] = {
+        arm: change(t.of(arm, far, "own"), all_seen) for arm in ("gap", "stage 2", "control")
+    }
+    found["answers before looking at 64 tokens, greedy"] = {
+        f"{first} - {second}": t.differ(first, second, GREEDY[64], "agrees")["difference"]
+        for first, second in (("no gap", "gap"), ("no gap", "base"))
+    }
+    return found
+
+
+def splits(t: Tables) -> dict[str, dict[str, Interval]]:
+    """Differences of accuracy on harder scenes, in points, split into more calls, more hits and better reading."""
+
+    def happened(arm: str, setting: Setting) -> Events:
+        return events(*(t.of(arm, setting, metric) for metric in ("own", "called", "hit")))
+
+    return {
+        f"{first} - {second}, {setting.name}": split(happened(first, setting), happened(second, setting))
+        for setting in (HARD_SAMPLED, HARD_GREEDY)
+        for first, second in (("stage 2", "gap"), ("control", "gap"), ("stage 2", "control"))
+    }
+
+
 SHOWN = {"own": 100, "gt": 100, "tool_free": 100, "own - noise": 100, "gt - noise": 100, "called": 100, "agrees": 100, "hit": 100}
 SHOWN |= {"chance": 100, "coverage": 100, "iou": 1, "area": 100, "visual_tokens": 1}
 
 
 def record(items: Items) -> dict[str, object]:
-    """What stands in record.json: means of every arm and setting, and both kinds of claims."""
+    """What stands in record.json: means of every arm and setting, both kinds of claims, and what neither asks."""
     t = Tables(items)
     arms = {
         f"{arm}, {setting.name}": {metric: mean(t.of(arm, setting, metric), factor) for metric, factor in SHOWN.items()}
         for arm, settings in SETTINGS.items()
         for setting in settings
     }
-    return {"seeds": t.seeds, "arms": arms, "paper, greedy": paper(t), "own": own(t)}
+    return {"seeds": t.seeds, "arms": arms, "paper, greedy": paper(t), "own": own(t), "beside": beside(t), "splits": splits(t)}
 
 
 def main() -> None:
