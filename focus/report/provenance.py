@@ -50,11 +50,11 @@ def machine() -> str:
     return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {cores}"
 
 
-def how_made(seconds: float) -> dict[str, Any]:
-    """How a result is made: date, command, commit, versions, machine and wall-clock seconds."""
+def how_made(seconds: float, call: str | None = None) -> dict[str, Any]:
+    """How a result is made: date, command, commit, versions, machine and wall-clock seconds. `call`: what was called from Python."""
     start = this_start()
-    made = {"date": datetime.date.today().isoformat(), "command": start.command, "commit": start.commit, "versions": dict(start.versions)}
-    return made | {"machine": machine(), "seconds": round(seconds, 1)}
+    made = {"date": datetime.date.today().isoformat(), "command": call or start.command, "commit": start.commit}
+    return made | {"versions": dict(start.versions), "machine": machine(), "seconds": round(seconds, 1)}
 
 
 def facts_text(made: Mapping[str, Any]) -> str:
@@ -104,9 +104,21 @@ def command_of(overrides: Sequence[str], name: str = "train") -> str:
 
     Overrides that may hold a key are left out; a comment says so.
     """
-    words = [word for word in overrides if not _may_hold_a_key(word)]
-    left_out = "" if len(words) == len(overrides) else "  # without settings that may hold a key"
+    words, left_out = _without_keys(overrides)
     return shlex.join(["python", "-m", f"focus.{name}", *words]) + left_out
+
+
+def call_of(function: str, url: str | None, overrides: Sequence[str], **named: str) -> str:
+    """The call of `focus.FUNCTION` from Python, of an agent at a url or one that is a function (None). What may hold a key is left out."""
+    words, left_out = _without_keys(overrides)
+    first = repr(url) if url and not _may_hold_a_key(f"url={url}") else "agent"
+    return f"focus.{function}({', '.join([first, *map(repr, words), *(f'{key}={value!r}' for key, value in named.items())])}){left_out}"
+
+
+def _without_keys(overrides: Sequence[str]) -> tuple[list[str], str]:
+    """The overrides that hold no key, and a comment if there are others."""
+    words = [word for word in overrides if not _may_hold_a_key(word)]
+    return words, "" if len(words) == len(overrides) else "  # without settings that may hold a key"
 
 
 def _may_hold_a_key(override: str) -> bool:

@@ -107,6 +107,7 @@ class Conduct(StrEnum):
     FOR_SHOW = "crops for show"
     GUESSES = "is right too rarely to tell"
     UNDECIDED = "undecided"
+    NONE = "no verdict"  # the server refused too many questions
 
 
 # Below this call rate, in percent, an agent counts as one that never crops; below this accuracy, one has nothing to lose
@@ -140,8 +141,11 @@ def conduct_sentence(conduct: Conduct, views: Sequence[Outcome], resamples: int)
     right, called = 100 * first.mean("own"), 100 * first.mean("called")
     loss, low, high = (100 * value for value in first.interval("D_noise", resamples))
     numbers = f"it is right in {right:.0f} % of {len(first.groups):,} questions"
-    if conduct is Conduct.NEVER:
-        return f"It never crops: at {first.view_tokens:,} tokens it made a crop in {called:.0f} % of the questions; {numbers}."
+    if conduct is Conduct.NEVER or (conduct is Conduct.UNDECIDED and not called):
+        rate, a, b = _percent(first, "called", resamples)
+        made = f"at {first.view_tokens:,} tokens it made a crop in {rate:.0f} % [{a:.0f}, {b:.0f}] of the questions"
+        few = ", too few to say that it never does" if conduct is Conduct.UNDECIDED else ""
+        return f"{'It never crops' if conduct is Conduct.NEVER else 'Undecided'}: {made}; {numbers}{few}."
     if conduct is Conduct.GUESSES:
         return f"It is right too rarely to tell: at {first.view_tokens:,} tokens {numbers}, so it has little to lose."
     noise = f"noise in place of its crops costs {loss:.0f} points [{low:.0f}, {high:.0f}] at {first.view_tokens:,} tokens"

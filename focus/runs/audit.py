@@ -5,6 +5,7 @@ served model's replies are kept, request by request, so an audit that was interr
 """
 
 import hashlib
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,6 @@ from focus import config
 from focus.build import audited_samples, build_evaluator, build_judge, connect_policy, load_evaluated, rollout_limits
 from focus.config.command_line import composed_settings, quoted, settings_of
 from focus.config.identity import graded_by, measurement
-from focus.config.messages import shown
 from focus.config.schema import AuditConfig, DataConfig
 from focus.data.identity import questions_digest
 from focus.data.sample import Limits, Sample
@@ -36,10 +36,11 @@ from focus.evaluation.outcome import Outcome, load_outcomes, refuse_other_measur
 from focus.gap import Gap, Mode
 from focus.grading.grader import Grader
 from focus.model.dialect import dialect_names, read_dialect
-from focus.report.audit_card import Agent, Card, Protocol, Spent, measured, write_card
+from focus.report.audit_card import Agent, Card, Protocol, Spent, measured
+from focus.report.audit_page import write_card
 from focus.report.headline import evaluated_text, headline
-from focus.report.provenance import how_made
-from focus.report.verdict import CONDUCT_RULE, conduct_sentence, contradicted_sentence, judge_conduct
+from focus.report.provenance import call_of, how_made
+from focus.report.verdict import CONDUCT_RULE, Conduct, conduct_sentence, contradicted_sentence, judge_conduct
 from focus.rollout.engine import Engine, Model
 from focus.rollout.loop import RolloutLimits, begin, play, seed_of
 from focus.rollout.served import MIN_UNCLOSED, OpenAIEngine, PrefillIgnored, Served, check_view_tokens
@@ -69,10 +70,10 @@ def run(composed: DictConfig) -> None:
         headline("audit", evaluated_text(p.checkpoint, cfg.rollout.engine, cfg.threads), f"protocol {cfg.audit.version}", str(output))
     )
     with config.alone(output):
-        card = _audited(cfg, None, output, console)
+        card = _audited(cfg, None, output, console, None)
     console.print(*filter(None, (card.verdict, card.contradicted)))
     console.print(f"page: {output / 'card.html'}   picture: {output / 'card.png'}   card: {output / 'card.json'}")
-    if card.conduct is None:
+    if card.conduct is Conduct.NONE:
         raise ValueError(f"{card.verdict} The reasons are above. Replies are kept: the same command sends only what was refused")
 
 
@@ -105,8 +106,9 @@ def audit(
         composed = settings_of(composed_settings("audit", [*chosen, *overrides], AuditConfig))
     cfg = config.validated(composed, AuditConfig, here=False)
     folder = Path(output) if output else output_of(cfg)
+    call = call_of("audit", agent if isinstance(agent, str) else None, overrides, dialect=dialect, name=name)
     with config.alone(folder):
-        return _audited(cfg, None if isinstance(agent, str) else Called(agent, name), folder, Console(quiet=True))
+        return _audited(cfg, None if isinstance(agent, str) else Called(agent, name), folder, Console(quiet=True), call)
 
 
 def output_of(cfg: AuditConfig) -> Path:
@@ -235,7 +237,8 @@ class _Audit:
         return pooled(parts), {"forms": dict(shapes), "endings": dict(ends)}
 
 
-def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Console) -> Card:
+def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Console, call: str | None) -> Card:
+    """`called`: the agent that is a function. `call`: what was called from Python; None for a command."""
     torch.set_num_threads(cfg.threads)
     started, a = time.monotonic(), cfg.audit
     kept = None
@@ -266,18 +269,14 @@ def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Con
         measured(name, outcomes[f"{name} {view}"], e.resamples, facts[f"{name} {view}"]["view_seen"]) for name in sets for view in a.views
     ]
     refused = max(entry.refused for entry in entries)
-    conduct = None if refused > cfg.served.refused else judge_conduct(list(together.values()), e.resamples)
+    conduct = Conduct.NONE if refused > cfg.served.refused else judge_conduct(list(together.values()), e.resamples)
     parts = [facts[f"{name} {view}"] for name in sets for view in a.views]
     shapes, ends = (sum((Counter(part[kind]) for part in parts), Counter()) for kind in ("forms", "endings"))
     requests, prompt_tokens, sampled_tokens, seconds = (sum(values) for values in zip(*(part["spent"] for part in parts), strict=True))
     card = Card(
         conduct=conduct,
-        verdict="Its first call was forced. " * cfg.rollout.force_first_crop
-        + conduct_sentence(conduct, list(together.values()), e.resamples)
-        if conduct
-        else f"No verdict: the server refused {100 * refused:.0f} % of the questions of a set, which may be at most "
-        f"{100 * cfg.served.refused:.0f} % (served.refused).",
-        contradicted=contradicted_sentence(list(together.values()), e.resamples) if conduct else None,
+        verdict=_verdict(this, conduct, list(together.values()), refused),
+        contradicted=None if conduct is Conduct.NONE else contradicted_sentence(list(together.values()), e.resamples),
         rule=CONDUCT_RULE,
         protocol=Protocol(
             version=a.version,
@@ -296,17 +295,39 @@ def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Con
         forms={form: round(number / shapes.total(), 5) for form, number in shapes.most_common()},
         endings=dict(ends.most_common()),
         spent=Spent(requests=requests, prompt_tokens=prompt_tokens, sampled_tokens=sampled_tokens, seconds=round(seconds, 1)),
-        made=how_made(time.monotonic() - started),
+        made=how_made(time.monotonic() - started, call),
     )
     write_card(card, output)
     return card
+
+
+def _verdict(this: _Audit, conduct: Conduct, views: Sequence[Outcome], refused: float) -> str:
+    """The sentence of the verdict. `refused`: the largest share of a set that the server refused."""
+    cfg = this.cfg
+    if conduct is Conduct.NONE:
+        return (
+            f"No verdict: the server refused {100 * refused:.0f} % of the questions of a set, which may be at most "
+            f"{100 * cfg.served.refused:.0f} % (served.refused)."
+        )
+    said = conduct_sentence(conduct, views, cfg.evaluation.resamples)
+    if cfg.rollout.force_first_crop:
+        return f"Its first call was forced. {said}"
+    if conduct is not Conduct.NEVER and views[0].mean("called") > 0:
+        return said
+    served = " of a served model or of weights" * bool(this.kept and isinstance(this.kept.chat, Called))
+    return f"{said} What it would do with a crop shows an audit{served} with rollout.force_first_crop=true."
 
 
 def _changed(cfg: AuditConfig) -> list[str]:
     """The settings that differ from those of the protocol's version. The audit knows one version."""
     version = OmegaConf.to_container(OmegaConf.load(config.CONF / "audit/v1.yaml"))
     assert isinstance(version, dict)
-    return [f"audit.{key}={shown(value)}" for key, value in cfg.audit.model_dump().items() if value != version[key]]
+    return [f"audit.{key}={_spelt(value)}" for key, value in cfg.audit.model_dump().items() if value != version[key]]
+
+
+def _spelt(value: Any) -> str:
+    """As on the command line: `null`, `[scenes, pages]`."""
+    return json.dumps(value).replace('"', "")
 
 
 def _published(cfg: AuditConfig, count: int, left_out: list[str]) -> dict[str, Sequence[Sample]]:

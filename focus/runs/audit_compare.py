@@ -6,7 +6,8 @@ from omegaconf import DictConfig
 
 from focus import config
 from focus.config.schema import AuditCompareConfig
-from focus.report.audit_card import read_card, write_comparison
+from focus.report.audit_card import read_card
+from focus.report.audit_page import differences, names_of, write_comparison
 
 
 def run(composed: DictConfig) -> None:
@@ -14,6 +15,8 @@ def run(composed: DictConfig) -> None:
     cfg = config.validated(composed, AuditCompareConfig)
     cards = [read_card(Path(path)) for path in cfg.cards]
     write_comparison(cards, Path(cfg.output))
-    for card in cards:
-        print(f"{card.agent.name}:", *filter(None, (card.verdict, card.contradicted)))
+    for name, card in zip(names_of(cards), cards, strict=True):
+        print(f"{name}:", *filter(None, (card.verdict, card.contradicted)))
+    for label, values in differences(cards):
+        print(f"they differ in {label}: {' | '.join(values)}")
     print(f"page: {cfg.output}")

@@ -128,7 +128,12 @@ def test_the_form_of_a_turn_is_its_own_call_an_answer_another_agents_call_or_its
     [
         ((0.8, 0.2, 1.0), (0.9, 0.5, 1.0), Conduct.LOOKS, "It looks: noise in place of its crops costs 60 points"),
         ((0.8, 0.2, 1.0), (0.9, 0.9, 0.1), Conduct.WHEN_NEEDED, "It looks when needed: .* 100 % there and in 10 % at 16,384"),
-        ((0.4, 0.4, 0.0), (0.9, 0.9, 0.0), Conduct.NEVER, "It never crops: at 1,024 tokens it made a crop in 0 % of the questions"),
+        (
+            (0.4, 0.4, 0.0),
+            (0.9, 0.9, 0.0),
+            Conduct.NEVER,
+            r"It never crops: at 1,024 tokens it made a crop in 0 % \[0, 4\] of the questions",
+        ),
         ((0.5, 0.5, 1.0), (0.9, 0.9, 1.0), Conduct.FOR_SHOW, "It crops for show: noise in place of its crops costs 0 points"),
         ((0.02, 0.0, 1.0), (0.02, 0.0, 1.0), Conduct.GUESSES, "It is right too rarely to tell: .* 2 % of 100 questions"),
         ((0.5, 0.46, 1.0), (0.9, 0.9, 1.0), Conduct.UNDECIDED, "Undecided: .* more questions may decide it"),
@@ -153,7 +158,12 @@ def test_whose_answer_is_given_in_conflict_is_told_of_the_largest_view_with_wils
 
 def test_few_questions_decide_nothing_but_a_large_loss():
     assert judge_conduct([conducted(0.5, 0.5, 1.0, 10)], 500) is Conduct.UNDECIDED
-    assert judge_conduct([conducted(0.0, 0.0, 0.0, 10)], 500) is Conduct.UNDECIDED  # none of 10 may be up to 28 %
+    silent = [conducted(0.6, 0.6, 0.0, 10)]
+    assert judge_conduct(silent, 500) is Conduct.UNDECIDED
+    assert conduct_sentence(Conduct.UNDECIDED, silent, 500) == (  # none of 10 may be up to 28 %: Wilson, 3.8415 / 13.8415
+        "Undecided: at 1,024 tokens it made a crop in 0 % [0, 28] of the questions; it is right in 60 % of 10 questions, too few to say "
+        "that it never does."
+    )
     assert judge_conduct([conducted(1.0, 0.0, 1.0, 10)], 500) is Conduct.LOOKS
 
 

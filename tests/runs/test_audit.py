@@ -1,7 +1,7 @@
 """The audit: agents of known conduct, agents that misbehave, servers that fail, and what is written."""
 
 import json
-import threading
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,7 +20,7 @@ from focus.report.audit_card import Card, read_card
 from focus.rollout import data_urls
 from focus.runs import audit, probe
 from focus.runtime.endpoint import Outage
-from tests.support.agents import SMALL_AUDIT, Agent, conducts, images, truths
+from tests.support.agents import SMALL_AUDIT, Agent, conducts, images, speaking, truths
 from tests.support.protocol import Server, hurry
 from tests.support.runs import settings
 
@@ -35,7 +35,7 @@ def agents() -> dict[str, Agent]:
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch) -> None:
     """The picture takes longer than an audit of six questions: one test draws it."""
-    monkeypatch.setattr("focus.report.audit_card.draw_card", lambda card, path: None)
+    monkeypatch.setattr("focus.report.audit_page.draw_card", lambda card, path: None)
 
 
 def audited(agent: Agent, folder: Path, *more: str) -> Card:
@@ -67,6 +67,11 @@ def test_an_agent_of_known_conduct_gets_its_numbers(agents, tmp_path, conduct, s
         assert (accuracy["own"], accuracy["noise"], steps["calls"]) == (own, noise, called)
         assert means(card, view, "dependence") == {"D_noise": own - noise}
     assert card == read_card(tmp_path / "card.json")
+    if conduct == "never looks":
+        said = (
+            r"Undecided: at 16 tokens it made a crop in 0 % \[0, 39\] of .* What it would do with a crop shows an audit of a served model"
+        )
+        assert re.match(said, card.verdict) and card.verdict.endswith(" with rollout.force_first_crop=true.")
     if conduct.startswith("looks"):
         assert card.conduct == conduct and means(card, 16, "steps") == {"calls": 1, "hits": 1, "reads": 1, "uses": 1}
 
@@ -74,6 +79,9 @@ def test_an_agent_of_known_conduct_gets_its_numbers(agents, tmp_path, conduct, s
 def test_the_card_says_what_was_asked_how_and_what_it_took(agents, tmp_path, monkeypatch):
     monkeypatch.undo()
     card = audited(agents["looks"], tmp_path, "audit.published=[vstar]")
+    assert card.made["command"].startswith("focus.audit(agent, 'audit.made=[scenes]', 'audit.sides_px=[224]', ")
+    assert card.made["command"].endswith(", 'audit.published=[vstar]', dialect='mini_o3', name='scripted')")
+    assert "audit.made=[scenes]" in card.protocol.changed and "audit.letter_px=null" in card.protocol.changed
     assert card.protocol.left_out == ["vstar: no files in published/vstar"]
     assert card.protocol.sets == {"scenes": COUNT} and card.protocol.views == list(VIEWS)
     assert card.agent.name == "scripted" and card.agent.engine == "a Python function" and card.agent.words == "own words"
@@ -264,19 +272,6 @@ def served(server: Server, folder: Path, *more: str) -> Card:
     return read_card(folder / "card.json")
 
 
-def speaking(agent: Agent):
-    lock = threading.Lock()
-
-    def respond(request: dict[str, Any]) -> tuple[str, str, int]:
-        with lock:
-            text = agent(request["messages"])
-        for stop in request.get("stop") or ():
-            text = text.removesuffix(stop)
-        return text, "stop", 5
-
-    return respond
-
-
 def test_an_endpoint_that_dies_near_the_end_costs_only_what_was_not_answered(agents, tmp_path, monkeypatch, capsys):
     hurry(monkeypatch)
     with Server(speaking(agents["looks"])) as server:
@@ -315,7 +310,7 @@ def test_a_server_that_refuses_images_gets_no_verdict_and_a_card_that_says_why(a
 
     with Server(picky) as server, pytest.raises(ValueError, match="No verdict: the server refused 33 % of the questions"):
         served(server, tmp_path / "card")
-    assert read_card(tmp_path / "card/card.json").conduct is None
+    assert read_card(tmp_path / "card/card.json").conduct == "no verdict"
     with Server(speaking(agents["looks"])) as server:
         assert served(server, tmp_path / "card").conduct == "looks"  # the same command asks again what was refused, and nothing else
         assert 0 < len(server.chats) < 24
@@ -354,7 +349,8 @@ def test_an_agent_that_never_calls_is_audited_with_its_first_call_put_into_its_m
         forced = served(server, tmp_path / "forced", *arms, "rollout.force_first_crop=true")
     assert means(alone, 16, "steps") == {"calls": 0} and means(forced, 16, "steps") == {"calls": 1, "hits": 1, "reads": 1, "uses": 1}
     assert means(forced, 16, "accuracy") == {"own": 1, "noise": 0, "no_tool": 0} and forced.conduct == "looks"
-    assert forced.verdict.startswith("Its first call was forced. It looks: ")
+    assert forced.verdict.startswith("Its first call was forced. It looks: ") and "force_first_crop" not in forced.verdict
+    assert alone.verdict.endswith(" What it would do with a crop shows an audit with rollout.force_first_crop=true.")
     assert forced.agent.first_call_forced and not alone.agent.first_call_forced
     assert "Looks, its first call forced" in (tmp_path / "forced/card.html").read_text()
 
@@ -401,7 +397,7 @@ def test_what_is_no_agent_is_refused():
 
 def test_a_card_without_a_named_folder_lies_under_the_name_of_its_agent(monkeypatch):
     folders = []
-    monkeypatch.setattr(audit, "_audited", lambda cfg, called, folder, console: folders.append(str(folder)))
+    monkeypatch.setattr(audit, "_audited", lambda cfg, called, folder, console, call: folders.append(str(folder)))
     monkeypatch.setattr(config, "alone", lambda folder: nullcontext())
     focus.audit(lambda messages: "", *SMALL_AUDIT, dialect="mini_o3", name="mine")
     focus.audit(lambda messages: "", *SMALL_AUDIT, "output=outputs/other", dialect="mini_o3", name="mine")

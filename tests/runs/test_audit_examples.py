@@ -12,7 +12,9 @@ from PIL import Image
 
 import focus
 from focus.data.scenes import Scenes, scene_spec
-from tests.support.agents import SMALL_AUDIT, conducts, data_url, truths
+from focus.model.dialect import read_dialect
+from tests.support.agents import SMALL_AUDIT, conducts, data_url, speaking, truths
+from tests.support.protocol import Server, hurry
 
 PAGE = (Path(__file__).parents[2] / "docs/audit.md").read_text()
 EXAMPLES = dict(re.findall(r"^### ([\w-]+)\n.*?^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL))
@@ -106,6 +108,28 @@ def test_the_example_of_the_page_audits_a_scripted_agent(monkeypatch, tmp_path, 
     card = focus.audit(found["agent"], *SMALL_AUDIT, *quick, dialect="mini_o3", name="my-agent", output=tmp_path)
     [entry] = card.together
     assert (entry.accuracy["own"][0], entry.accuracy["noise"][0], entry.steps["calls"][0]) == (1, 0, 1)
+
+
+def test_the_example_of_verl_audits_a_scripted_agent_behind_a_server(monkeypatch, tmp_path):
+    hurry(monkeypatch)
+    known = truths(Scenes(scene_spec(1, None, 224), "eval", 2), [16])
+    whole, asked = focus.audit, list[Any]()
+
+    def small(url: str, dialect: str, name: str):
+        asked.extend((url, read_dialect(dialect).name))
+        quick = ("audit.samples=2", "audit.views=[16]", "evaluation.arms=[own,noise]", "audit.repeated=0")
+        return whole(server.url, *SMALL_AUDIT, *quick, dialect="mini_o3", name=name, output=tmp_path)
+
+    monkeypatch.setattr(focus, "audit", small, raising=False)
+    with Server(speaking(conducts(known)["looks"]), models=["mine"]) as server:
+        found: dict[str, Any] = {}
+        exec(compile(EXAMPLES["verl"], "docs/audit.md, verl", "exec"), found)
+    assert found["card"].together[0].accuracy["own"][0] == 1 and asked == ["http://localhost:8000/v1", "deepeyes"]
+
+
+def test_the_page_of_the_probe_leads_to_every_example():
+    probe = (Path(__file__).parents[2] / "docs/probe.md").read_text()
+    assert {name: f"](audit.md#{name.lower()})" in probe for name in EXAMPLES} == dict.fromkeys(EXAMPLES, True)
 
 
 def test_an_example_is_short_and_every_one_of_the_page_is_here():

@@ -7,6 +7,7 @@ replaced is what a policy would do that can't read it.
 import base64
 import hashlib
 import io
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,6 +105,20 @@ def agent(
         return f"<answer>{truth.answer if right else 'no idea'}</answer>"
 
     return say
+
+
+def speaking(agent: Agent) -> Callable[[dict[str, Any]], tuple[str, str, int]]:
+    """The agent behind a `Server`, which stops before the text that ends a call."""
+    lock = threading.Lock()
+
+    def respond(request: dict[str, Any]) -> tuple[str, str, int]:
+        with lock:
+            text = agent(request["messages"])
+        for stop in request.get("stop") or ():
+            text = text.removesuffix(stop)
+        return text, "stop", 5
+
+    return respond
 
 
 def conducts(known: Mapping[bytes, Truth]) -> dict[str, Agent]:
