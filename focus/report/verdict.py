@@ -141,13 +141,14 @@ def conduct_sentence(conduct: Conduct, views: Sequence[Outcome], resamples: int)
     right, called = 100 * first.mean("own"), 100 * first.mean("called")
     loss, low, high = (100 * value for value in first.interval("D_noise", resamples))
     numbers = f"it is right in {right:.0f} % of {len(first.groups):,} questions"
+    rate, a, b = _percent(first, "called", resamples)
+    crops = f"it made a crop in {rate:.0f} % [{a:.0f}, {b:.0f}] of the questions"
     if conduct is Conduct.NEVER or (conduct is Conduct.UNDECIDED and not called):
-        rate, a, b = _percent(first, "called", resamples)
-        made = f"at {first.view_tokens:,} tokens it made a crop in {rate:.0f} % [{a:.0f}, {b:.0f}] of the questions"
+        made = f"at {first.view_tokens:,} tokens {crops}"
         few = ", too few to say that it never does" if conduct is Conduct.UNDECIDED else ""
         return f"{'It never crops' if conduct is Conduct.NEVER else 'Undecided'}: {made}; {numbers}{few}."
     if conduct is Conduct.GUESSES:
-        return f"It is right too rarely to tell: at {first.view_tokens:,} tokens {numbers}, so it has little to lose."
+        return f"It is right too rarely to tell: at {first.view_tokens:,} tokens {numbers}, so it has little to lose; {crops}."
     noise = f"noise in place of its crops costs {loss:.0f} points [{low:.0f}, {high:.0f}] at {first.view_tokens:,} tokens"
     called_too = f"it crops in {called:.0f} % of the questions and is right in {right:.0f} %"
     if conduct is Conduct.WHEN_NEEDED:

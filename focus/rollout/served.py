@@ -191,7 +191,7 @@ class OpenAIEngine:
                 "with it; remove tool_free and forced from evaluation.arms. The arm no_tool needs no prefill"
             )
         if refused and not self._any_reply and len(sent) > 1:
-            raise Outage(f"the model server refused all {len(sent)} requests. The last refusal: {refused}") from refused
+            raise Outage(f"{self.endpoint.url} refused all {len(sent)} requests. The last refusal: {refused}") from refused
 
     def _turn_text(self, reply: Reply, prefill: str) -> str:
         """The text of the turn after `prefill`, with what the server removed (calls, stop text)

@@ -261,7 +261,7 @@ def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Con
         _print_cost(cfg, {name: len(samples) for name, samples in sets.items()}, arms, this.model.token_px, console)
         outcomes, facts = _played(this, sets, arms, identity)
     except Outage as outage:
-        where = f"{kept.path} keeps what was answered; the same command goes on from there" if kept and kept.path.is_file() else ""
+        where = f"{kept.path} keeps what was answered; the same {'call' if called else 'command'} goes on from there" if kept else ""
         raise Outage(". ".join(filter(None, [str(outage), where])), outage.status) from outage
     together = {view: pooled([outcomes[f"{source} {view}"] for source in a.made]) for view in map(str, a.views)}
     e = cfg.evaluation
@@ -275,7 +275,7 @@ def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Con
     requests, prompt_tokens, sampled_tokens, seconds = (sum(values) for values in zip(*(part["spent"] for part in parts), strict=True))
     card = Card(
         conduct=conduct,
-        verdict=_verdict(this, conduct, list(together.values()), refused),
+        verdict=_verdict(this, conduct, list(together.values()), refused, shapes),
         contradicted=None if conduct is Conduct.NONE else contradicted_sentence(list(together.values()), e.resamples),
         rule=CONDUCT_RULE,
         protocol=Protocol(
@@ -301,12 +301,13 @@ def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Con
     return card
 
 
-def _verdict(this: _Audit, conduct: Conduct, views: Sequence[Outcome], refused: float) -> str:
-    """The sentence of the verdict. `refused`: the largest share of a set that the server refused."""
-    cfg = this.cfg
+def _verdict(this: _Audit, conduct: Conduct, views: Sequence[Outcome], refused: float, shapes: Counter[str]) -> str:
+    """The sentence of the verdict. `refused`: the largest share of a set that the agent refused. `shapes`: forms of its turns."""
+    cfg, is_function = this.cfg, this.kept is not None and isinstance(this.kept.chat, Called)
     if conduct is Conduct.NONE:
+        did = "function returned an empty turn in" if is_function else "server refused"
         return (
-            f"No verdict: the server refused {100 * refused:.0f} % of the questions of a set, which may be at most "
+            f"No verdict: the {did} {100 * refused:.0f} % of the questions of a set, which may be at most "
             f"{100 * cfg.served.refused:.0f} % (served.refused)."
         )
     said = conduct_sentence(conduct, views, cfg.evaluation.resamples)
@@ -314,7 +315,12 @@ def _verdict(this: _Audit, conduct: Conduct, views: Sequence[Outcome], refused: 
         return f"Its first call was forced. {said}"
     if conduct is not Conduct.NEVER and views[0].mean("called") > 0:
         return said
-    served = " of a served model or of weights" * bool(this.kept and isinstance(this.kept.chat, Called))
+    [(form, count)] = shapes.most_common(1) or [("answer", 0)]
+    if form != "answer":  # what it said is read as no call
+        name = form.removeprefix("call of ")
+        other = f": try policy.dialect={name}" if name != form else f", in the form of policy.dialect={this.model.dialect.name}"
+        return f"{said} Of its turns {100 * count / shapes.total():.0f} % were: {form}{other}."
+    served = " of a served model or of weights" * is_function
     return f"{said} What it would do with a crop shows an audit{served} with rollout.force_first_crop=true."
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import CodeType
 from typing import Any, Protocol, TypeVar
 
-from focus.runtime.endpoint import Refused, Reply
+from focus.runtime.endpoint import Outage, Refused, Reply
 from focus.runtime.files import json_text
+from focus.runtime.text import replace_surrogates
 
 Answer = TypeVar("Answer")
 Messages = Sequence[Mapping[str, Any]]
@@ -53,7 +54,7 @@ class Called:
 
     Images are parts `{"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}`. It is called
     by one thread. A turn ends with the text that ends a call; what follows is dropped. It counts no
-    tokens. What it raises ends the audit, but `Refused` costs one question.
+    tokens. What it raises is an `Outage`, but `Refused` and an empty turn cost one question.
     """
 
     url = "a Python function"
@@ -68,13 +69,18 @@ class Called:
 
     def ask(self, messages: Messages, *, stop: Sequence[str] = (), **settings: Any) -> Reply:
         """The agent's turn. Temperature, seed and limits are the agent's own."""
-        text = self.agent([dict(message) for message in messages])
+        try:
+            text = self.agent([dict(message) for message in messages])
+        except Refused:
+            raise
+        except Exception as error:  # the code of someone else
+            raise Outage(f"the agent raised {type(error).__name__}: {error}") from error
         if not isinstance(text, str):
-            raise ValueError(f"the agent returned a {type(text).__name__}; it returns the text of its turn (str)")
+            raise Outage(f"the agent returned a {type(text).__name__}; it returns the text of its turn (str)")
         if not text.strip():
             raise Refused("the agent returned an empty turn")
         ends = [at for end in stop if (at := text.find(end)) >= 0]
-        return Reply(text[: min(ends, default=len(text))], True, 0)
+        return Reply(replace_surrogates(text[: min(ends, default=len(text))]), True, 0)
 
     def ask_all(self, requests: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, Reply | Refused]]:
         """Index and outcome of every request."""

@@ -245,8 +245,40 @@ def test_a_server_that_refuses_a_second_image_gets_no_verdict(agents, tmp_path, 
 def test_an_agent_that_calls_in_anothers_form_or_answers_in_prose_is_told_so(agents, tmp_path):
     prose = audited(lambda messages: "I believe it is a sign.", tmp_path / "prose")
     assert prose.forms == {"neither a call nor an answer": 1.0} and prose.endings == {"malformed": 12}
+    assert prose.verdict.endswith(" Of its turns 100 % were: neither a call nor an answer, in the form of policy.dialect=mini_o3.")
     other = audited(lambda messages: "<zoom>[0, 0, 20, 20]</zoom>", tmp_path / "other")
     assert other.forms == {"call of ergo": 1.0} and means(other, 16, "steps") == {"calls": 0.0}
+    assert other.verdict.endswith(" Of its turns 100 % were: call of ergo: try policy.dialect=ergo.")
+
+
+@pytest.mark.parametrize(
+    ("agent", "said"),
+    [
+        (
+            lambda messages: None,
+            "the agent returned a NoneType; it returns the text of its turn (str). {folder}/requests.jsonl keeps what was",
+        ),
+        (
+            lambda messages: {}["tokens"],
+            "the agent raised KeyError: 'tokens'. {folder}/requests.jsonl keeps what was answered; the same call goes",
+        ),
+        (lambda: "", "the agent raised TypeError: "),
+        (lambda messages: "", "a Python function refused all 2 requests. The last refusal: the agent returned an empty turn. "),
+    ],
+    ids=["nothing", "raises", "no messages", "empty"],
+)
+def test_an_agent_that_gives_no_turn_ends_the_audit_with_one_sentence(tmp_path, agent, said):
+    with pytest.raises(ValueError, match="^" + re.escape(said.format(folder=tmp_path))):
+        audited(agent, tmp_path, "audit.samples=2", "audit.views=[16]", "evaluation.arms=[own,noise]")
+
+
+def test_an_agent_that_gives_no_turn_to_some_questions_gets_no_verdict(agents, tmp_path):
+    first = next(iter(truths(Scenes(scene_spec(1, None, 224), "eval", 1), VIEWS)))
+    silent = audited(lambda messages: "" if images(messages)[:1] == [first] else agents["looks"](messages), tmp_path, "audit.views=[16]")
+    assert (
+        silent.verdict.startswith("No verdict: the function returned an empty turn in 17 % of the questions")
+        and silent.endings["refused"] == 1
+    )
 
 
 def test_an_agent_that_answers_otherwise_the_second_time_is_told_so(agents, tmp_path):

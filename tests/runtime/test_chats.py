@@ -115,5 +115,6 @@ def test_a_functions_turn_ends_with_its_call_and_an_empty_turn_costs_its_questio
     assert called.ask(HELLO, stop=["</zoom>", "</tool_call>"]) == Reply("<tool_call>{}", True, 0)
     refused = [outcome for _, outcome in Called(lambda messages: " ", "me").ask_all([{"messages": HELLO}] * 2)]
     assert all(isinstance(each, Refused) for each in refused)
+    assert Called(lambda messages: "a \ud83d", "me").ask(HELLO).text == "a \ufffd"  # half of a surrogate pair
     with pytest.raises(ValueError, match="returned a NoneType; it returns the text"):
         Called(lambda messages: None, "me").ask(HELLO)  # type: ignore[arg-type, return-value]
