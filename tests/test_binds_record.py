@@ -8,6 +8,7 @@ import pytest
 from experiments.binds.record import ARMS, HERE, ITEMS, METRICS, POLICIES, SETTINGS, claims, record
 from experiments.claims import verdict
 from experiments.conflict.record import load, rounded
+from tests.support.tables import numbers, shown
 
 
 @pytest.fixture(autouse=True)
@@ -76,5 +77,7 @@ def test_the_verdicts_of_the_page_follow_from_the_kept_answers(monkeypatch):
     monkeypatch.setattr(verdict, "RESAMPLES", 2000)
     page, kept = (HERE / "README.md").read_text(), load(ITEMS, POLICIES)
     found = json.loads(json.dumps(rounded(claims(kept))))
-    assert found == json.loads((HERE / "record.json").read_text())["claims"]
+    written = json.loads((HERE / "record.json").read_text())
+    assert found == written["claims"]
+    assert set(shown(page.split("## Why, by hand")[0])) <= set(numbers(written))
     assert all(f"| {name} | **{claim['verdict']}** |" in page for name, claim in found.items())

@@ -1,7 +1,6 @@
 """experiments/controls: how values become verdicts, by hand, and that the record follows from the kept answers."""
 
 import json
-import re
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from experiments.controls.record import (
     paper,
     splits,
 )
+from tests.support.tables import numbers, shown
 
 
 def about(mean: float, half: float = 1.0) -> tuple[float, float, float]:
@@ -113,25 +113,11 @@ def accuracy(name: str, record: dict) -> float:
     return first - second
 
 
-def numbers(record: object) -> list[str]:
-    """Every interval of a record as the page writes it: with 0, 1, 2 or 3 decimals."""
-    if isinstance(record, list) and len(record) == 3 and all(isinstance(value, float) for value in record):
-        return [f"{record[0]:.{d}f} [{record[1]:.{d}f}, {record[2]:.{d}f}]" for d in range(4)]
-    values = record.values() if isinstance(record, dict) else record if isinstance(record, list) else ()
-    return [text for value in values for text in numbers(value)]
-
-
 def middles(record: object) -> list[float]:
     """The means of all intervals of a record, and its counts of seeds, in order."""
     if isinstance(record, dict):
         return [value for each in record.values() for value in middles(each)]
     return [record[0] if isinstance(record, list | tuple) else record]
-
-
-def shown(page: str) -> list[str]:
-    """The intervals in the rows of the tables under *Observed*."""
-    rows = "\n".join(line for line in page.split("## Observed")[1].splitlines() if line.startswith("|"))
-    return re.findall(r"-?[\d.]+ \[-?[\d.]+, -?[\d.]+\]", rows)
 
 
 def test_the_record_follows_from_the_kept_answers_and_the_page_says_where_there_is_none(monkeypatch):

@@ -32,7 +32,7 @@ ARMS = {  # where the policies of an arm lie, by seed
 POLICIES = {"base": loading.EMBEDDED} | {f"{arm} {seed}": Path(folder.format(seed)) for seed in SEEDS for arm, folder in ARMS.items()}
 METRICS = ("own", "gt", "noise", "tool_free", "called", "hit", "chance", "coverage", "iou", "area", "visual_tokens")
 SETTINGS = {"16 greedy": (16, 0.0), "16 sampled": (16, 1.0), "64 greedy": (64, 0.0), "1024 greedy": (1024, 0.0)}
-GREEDY = "16 greedy"  # what the claims are judged by
+GREEDY, SAMPLED = "16 greedy", "16 sampled"  # the claims are judged by the first
 Items = Mapping[str, Mapping[str, np.ndarray]]  # by policy, then by setting and metric: a value for every scene
 
 
@@ -42,9 +42,9 @@ def table(items: Items, arm: str, setting: str, metric: str) -> np.ndarray:
     return np.stack([items[name][f"{setting} {metric}"] for name in names])
 
 
-def differ(items: Items, first: str, second: str, metric: str) -> Found:
-    """First arm minus second, greedy at 16 tokens, in points, over the seeds that both have; and in how many it is above 0."""
-    a, b = (table(items, arm, GREEDY, metric) for arm in (first, second))
+def differ(items: Items, first: str, second: str, metric: str, setting: str = GREEDY) -> Found:
+    """First arm minus second, in points, over the seeds that both have; and in how many it is above 0."""
+    a, b = (table(items, arm, setting, metric) for arm in (first, second))
     if second == "base":
         b = np.repeat(b, len(a), axis=0)
     seeds = min(len(a), len(b))
@@ -79,6 +79,7 @@ def claims(items: Items) -> dict[str, Found]:
             found[name] = {"verdict": "not run"}
             continue
         found[name] = differ(items, first, second, metric) | {"area": mean(table(items, first, GREEDY, "area"))}
+        found[name]["sampled"] = differ(items, first, second, metric, SAMPLED)["difference"]  # beside it, not judged
         found[name]["verdict"] = judge(name, found[name]) if min(there) == len(SEEDS) else f"not run: {min(there)} of {len(SEEDS)} seeds"
     return found
 
