@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from peft import PeftModel, get_peft_model
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
@@ -25,7 +24,6 @@ from focus.config.schema import (
     GapConfig,
     PolicyConfig,
     ProbeConfig,
-    RolloutConfig,
     Target,
     TrainConfig,
 )
@@ -52,8 +50,7 @@ from focus.rollout.kv import CopiedKVEngine, KVEngine
 from focus.rollout.loop import RolloutLimits, seed_of
 from focus.rollout.served import OpenAIEngine, Served
 from focus.rollout.vllm import Remote, Sampler, VLLMEngine, VLLMOptions, colocated
-from focus.runtime.endpoint import Endpoint, Outage
-from focus.runtime.paths import CONF
+from focus.runtime.endpoint import Endpoint
 from focus.runtime.processes import started_by_this_process
 from focus.training.overlap import OverlappedPolicy
 from focus.training.policy import FocusPolicy, UpdateSettings
@@ -100,21 +97,9 @@ def load_evaluated(cfg: ProbeConfig | EvaluateConfig | AuditConfig | AgentConfig
         engine = build_engine(cfg, loaded)
         engine.sync_weights()
         return loaded, engine
-    endpoint, dialect = connect_policy(cfg.rollout), read_dialect(cfg.policy.dialect, cfg.policy.prompts)
+    assert cfg.rollout.endpoint is not None  # checked with rollout.engine
+    endpoint, dialect = connect(cfg.rollout.endpoint), read_dialect(cfg.policy.dialect, cfg.policy.prompts)
     return Served(endpoint, dialect), OpenAIEngine(endpoint, dialect)
-
-
-def connect_policy(rollout: RolloutConfig) -> Endpoint:
-    """`connect` to the server of a policy. Where nothing answers, the message says whether the url is the default."""
-    assert rollout.endpoint is not None  # checked with rollout.engine
-    try:
-        return connect(rollout.endpoint)
-    except Outage as outage:
-        default = OmegaConf.load(CONF / "rollout/openai.yaml").endpoint.url
-        if outage.status is None and rollout.endpoint.url == default:
-            message = f"{outage}. {default} is the default of rollout.endpoint.url: give the address of your server there"
-            raise Outage(message) from outage
-        raise
 
 
 def connect(cfg: EndpointConfig) -> Endpoint:

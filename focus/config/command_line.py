@@ -113,7 +113,7 @@ def prepare(command: str) -> None:
                 _check_settings(cfg, SCHEMAS[command])
                 _try_to_write(composed.hydra.run.dir)
                 if command in PLAY_SERVED and cfg.rollout.engine == "openai":
-                    _try_to_reach(cfg.rollout.endpoint.url)
+                    _try_to_reach(cfg.rollout.endpoint.url, any(word.startswith("rollout.endpoint.url=") for word in overrides))
         except ConfigError as error:
             sys.exit(f"focus: the first point of this sweep: {error}" if sweep else f"focus: {error}")
         except (OverrideParseException, ValueError) as error:  # ValueError: Hydra's
@@ -216,12 +216,17 @@ def _try_to_write(folder: str) -> None:
         sys.exit(f"focus: {error}")
 
 
-def _try_to_reach(url: str) -> None:
-    """End with one message where nothing listens at the address of a served model: a server that is down needs no PyTorch to be found."""
+def _try_to_reach(url: str, given: bool) -> None:
+    """End with one message where nothing listens at the address of a served model: a server that is down needs no PyTorch to be found.
+
+    `given`: the command line names the address.
+    """
     from focus.runtime.connection import unreachable
 
     if reason := unreachable(url):
-        sys.exit(f"focus: rollout.endpoint.url is {url}, where no server can be reached ({reason}); start it, or correct the url")
+        seen = f"rollout.endpoint.url is {url}" + (", its default" if not given else "")
+        remedy = "start it, or correct the url" if given else "give the address of yours: rollout.endpoint.url=http://HOST:PORT/v1"
+        sys.exit(f"focus: {seen}, where no server can be reached ({reason}); {remedy}")
 
 
 def swept_values(params: Mapping[str, str], overrides: Sequence[str]) -> dict[str, list[str]]:

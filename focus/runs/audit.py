@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from focus import config
-from focus.build import audited_samples, build_evaluator, build_judge, connect_policy, load_evaluated, rollout_limits
+from focus.build import audited_samples, build_evaluator, build_judge, connect, load_evaluated, rollout_limits
 from focus.config.command_line import composed_settings, quoted, settings_of
 from focus.config.identity import graded_by, measurement
 from focus.config.schema import AuditConfig, DataConfig
@@ -243,7 +243,8 @@ def _audited(cfg: AuditConfig, called: Called | None, output: Path, console: Con
     started, a = time.monotonic(), cfg.audit
     kept = None
     if cfg.rollout.engine == "openai":
-        kept = KeptReplies(called or connect_policy(cfg.rollout), output / "requests.jsonl")
+        assert cfg.rollout.endpoint is not None  # checked with rollout.engine
+        kept = KeptReplies(called or connect(cfg.rollout.endpoint), output / "requests.jsonl")
         dialect = read_dialect(cfg.policy.dialect, cfg.policy.prompts)
         this = _Audit(cfg, Served(kept, dialect), OpenAIEngine(kept, dialect), kept, output, console, [])
     else:

@@ -180,6 +180,16 @@ def test_a_server_that_is_down_is_found_before_pytorch_is_imported(command, monk
         prepare(command)
 
 
+def test_an_address_that_nobody_gave_is_said_to_be_the_default(monkeypatch):
+    monkeypatch.setattr("focus.runtime.connection.unreachable", lambda url: "refused")
+    words = ["policy.checkpoint=agent", "policy.dialect=deepeyes"]
+    said = (
+        "rollout.endpoint.url is http://localhost:8000/v1, its default, where no server can be reached (refused); give the address of yours"
+    )
+    assert said in refused(monkeypatch, *words, command="audit")
+    assert "default" not in refused(monkeypatch, *words, "rollout.endpoint.url=http://localhost:8000/v1", command="audit")
+
+
 def test_a_sign_that_a_terminal_lacks_ends_no_run(monkeypatch):
     terminal = TextIOWrapper(BytesIO(), "ascii")
     monkeypatch.setattr(sys, "stdout", terminal)

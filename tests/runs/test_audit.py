@@ -409,19 +409,6 @@ def test_a_server_that_is_not_there_is_one_message(tmp_path):
         focus.audit("http://127.0.0.1:9/v1", dialect="mini_o3")
 
 
-def test_a_server_that_was_not_named_is_said_to_be_the_default(tmp_path, monkeypatch):
-    def unreachable(cfg: Any) -> None:
-        raise Outage(f"the model server {cfg.url} cannot be reached")
-
-    monkeypatch.setattr("focus.build.connect", unreachable)
-    with pytest.raises(ValueError, match=r"reached\. http://localhost:8000/v1 is the default of rollout\.endpoint\.url: give the address"):
-        audit.run(settings(tmp_path, Path("tiny"), "policy.dialect=mini_o3", *SMALL_AUDIT, name="audit"))
-    with pytest.raises(ValueError, match=r"cannot be reached$"):
-        audit.run(
-            settings(tmp_path, Path("tiny"), "policy.dialect=mini_o3", "rollout.endpoint.url=http://a/v1", *SMALL_AUDIT, name="audit")
-        )
-
-
 def test_what_is_no_agent_is_refused():
     with pytest.raises(ValueError, match="agent is 42; give a function"):
         focus.audit(42, dialect="mini_o3", name="x")
