@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.claims.figures import draw_arms, draw_ladder
+from experiments.claims import figures
 from experiments.claims.runs import ARMS, BASE_VIEWS, HERE, LADDER, SEEDS, STAGE1_ON_HARDER, NotRun, base, collect, curve, values
 from focus.evaluation.bootstrap import Z
 
@@ -399,8 +399,7 @@ def main() -> None:
         print(name, *(f"\n    {key}: {value}" for key, value in found.items()))
     record = {"commit": commit, "seeds": list(SEEDS), "resamples": RESAMPLES, "claims": claims, "arms": table()}
     (HERE / "verdicts.json").write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    draw_arms(HERE.parent)
-    draw_ladder(HERE.parent)
+    figures.main()
     print(f"verdicts: {HERE / 'verdicts.json'}")
 
 
