@@ -41,6 +41,9 @@ def test_the_runs_on_pages_stand_in_their_record_which_follows_from_the_kept_ans
         for name in ("accuracy", "accuracy, annotated crop", "accuracy, tool-free", "D_noise", "crop rate", "coverage of B1"):
             mean, low, high = found[f"{arm}: {name}"]
             assert f"| {mean:.1f} [{low:.1f}, {high:.1f}] |" in shown, (arm, name)
+    for arm in ("base", "no gap", "gap"):
+        mean, low, high = found[f"common view, {arm}: hits"]
+        assert f"{mean:.1f} % [{low:.1f}, {high:.1f}]" in shown.replace("\n", " "), arm
     again = pages.results(pages.load())
     assert json.loads(json.dumps(pages.rounded(again) | {"met": pages.met(again), "verdict": pages.judge(again)})) == found
     assert f"**{found['verdict'].capitalize()}**" in shown

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.claims.verdict import Found, Interval, change, interval, mean
+from focus.evaluation.hits import COVERED
 from focus.evaluation.outcome import Outcome, load_outcomes
 
 HERE = Path(__file__).parent
@@ -77,8 +78,11 @@ def results(kept: dict[str, dict[str, np.ndarray]]) -> Found:
         for name, metric in SHOWN.items():
             found[f"base at {view}: {name}"] = mean(table(["base"], str(view), metric))
             found[f"{arm}: {name}"] = mean(of(arm, "own", metric))
+    for name, coverage in (("base", table(["base"], "64", "coverage")), *((arm, of(arm, "common", "coverage")) for arm in ARMS)):
+        found[f"common view, {name}: hits"] = mean(np.where(np.isnan(coverage), np.nan, coverage > COVERED))
     gap, none = (of(arm, "common", "own - noise") for arm in ARMS)
     return found | {
+        "common view, base: D_noise": mean(table(["base"], "64", "own - noise")),
         "gap: accuracy over the base": over_base("own"),
         "gap: coverage over the base": interval(
             lambda a, b: 100 * (a - b), of("gap", "own", "coverage"), np.tile(table(["base"], "16", "coverage"), (len(seeds), 1))
