@@ -75,6 +75,12 @@ def forking_problems(cfg: TrainConfig) -> list[str]:
             "rollout.overlap is true, but rollouts are sampled again only after the first ones (answers_per_crop above 1) or their grades "
             "(dead_groups); choose rollout.overlap=false, or answers_per_crop=1 and dead_groups=keep"
         )
+    if rollout.max_crops == 0 and (answers > 1 or rollout.dead_groups == "fork"):
+        asked = f"dead_groups {rollout.dead_groups}" if answers == 1 else f"answers_per_crop {answers}"
+        problems.append(
+            f"rollout.max_crops is 0 and rollout.{asked}: without crops there is no call to sample from again; raise rollout.max_crops, or "
+            "choose answers_per_crop=1 and dead_groups=keep"
+        )
     if rollout.dead_groups != "keep" and "accuracy" not in cfg.reward.terms:
         problems.append(
             f"rollout.dead_groups is {rollout.dead_groups}, but reward.terms has no term accuracy, which tells dead groups from those that "
@@ -117,6 +123,11 @@ def adaptive_problems(cfg: TrainConfig) -> list[str]:
         problems.append(
             f"gap.adaptive.start_tokens is {a.start_tokens} and gap.view_tokens, the coarsest view, {cfg.gap.view_tokens}; start sharper, "
             "or use gap=fixed"
+        )
+    if a.window >= cfg.objective.updates:
+        problems.append(
+            f"gap.adaptive.window is {a.window} and objective.updates {cfg.objective.updates}: the run would end before another view is "
+            "played; choose a smaller window, or use gap=fixed"
         )
     if "accuracy" not in cfg.reward.terms:
         problems.append("gap.mode is adaptive, but reward.terms has no term accuracy to follow; add the term, or use gap=fixed")
@@ -167,6 +178,7 @@ def plan_problems(cfg: PlanConfig) -> list[str]:
         *rollout_problems(cfg.rollout, cfg.policy, [], here=False),
         *overlap_problems(cfg),
         *forking_problems(cfg),
+        *adaptive_problems(cfg),
     ]
 
 

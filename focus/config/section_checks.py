@@ -28,8 +28,8 @@ def policy_problems(policy: PolicyConfig, served: bool) -> list[str]:
     if not policy.checkpoint.strip():
         problems.append("policy.checkpoint is empty; give a folder in the Hugging Face layout, a hub name, or the name on the server")
     elif not served and policy.checkpoint.startswith("outputs/") and not os.path.isfile(f"{policy.checkpoint}/config.json"):
-        maker = "make claim CLAIM=gap_and_bonus" if policy.checkpoint.startswith("outputs/claims/") else None
-        maker = maker or {
+        sweeps = {"claims": "make claim CLAIM=gap_and_bonus", "conflict": "python -m focus.train --multirun experiment=conflict"}
+        maker = sweeps.get(policy.checkpoint.split("/")[1]) or {
             "outputs/stage1/policy": "make stage1",
             "outputs/stage2/policy": "make stage2",
             "outputs/base_pages/policy": 'make base ARGS="recipe=pages"',

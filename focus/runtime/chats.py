@@ -74,7 +74,8 @@ class Called:
         except Refused:
             raise
         except Exception as error:  # the code of someone else
-            raise Outage(f"the agent raised {type(error).__name__}: {error}") from error
+            said = " ".join(str(error).split())  # messages of CUDA have many lines, those of `assert` none
+            raise Outage(": ".join(filter(None, [f"the agent raised {type(error).__name__}", said]))) from error
         if not isinstance(text, str):
             raise Outage(f"the agent returned a {type(text).__name__}; it returns the text of its turn (str)")
         if not text.strip():

@@ -46,6 +46,22 @@ def test_a_reply_comes_back_whole_with_its_counts_and_calls(tmp_path):
         assert (kept.prompt_tokens_seen, kept.sampled_tokens) == (1000, 7)
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("out of memory\n  in a kernel\n"), "the agent raised RuntimeError: out of memory in a kernel"),
+        (AssertionError(), "the agent raised AssertionError"),
+    ],
+)
+def test_what_a_function_raises_is_said_on_one_line(error, said):
+    def agent(messages):
+        raise error
+
+    with pytest.raises(Outage) as outage:
+        Called(agent, "me").ask(HELLO)
+    assert str(outage.value) == said
+
+
 def test_a_line_that_a_crash_has_cut_is_asked_again(tmp_path):
     path = tmp_path / "requests.jsonl"
     KeptReplies(Called(counting()[0], "me"), path).ask(HELLO, **PLAIN)

@@ -94,6 +94,7 @@ def test_a_resumed_run_goes_on_with_the_level_of_the_uninterrupted_one_and_ends_
         (["gap.mode=adaptive"], "gap.mode is adaptive but gap.adaptive is null; choose the whole group: gap=adaptive"),
         (["gap=adaptive", "gap.adaptive.sharper_below=0.6"], "sharper_below is 0.6 and coarser_from 0.6; the first must be smaller"),
         (["gap=adaptive", "gap.adaptive.start_tokens=16"], "gap.adaptive.start_tokens is 16 and gap.view_tokens, the coarsest view, 16"),
+        (["gap=adaptive", "gap.adaptive.window=120"], "gap.adaptive.window is 120 and objective.updates 120"),
         (["gap=adaptive", "rollout.overlap=true"], "gap.mode is adaptive and rollout.overlap is true"),
         (["gap=adaptive", "~reward.terms.accuracy", "reward.terms.tool.gate=null"], "reward.terms has no term accuracy to follow"),
     ],

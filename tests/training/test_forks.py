@@ -309,6 +309,8 @@ def test_a_resumed_run_with_forks_makes_the_updates_of_an_uninterrupted_one(tmp_
         (["rollout.overlap=true", "rollout.dead_groups=fork"], "choose rollout.overlap=false"),
         (["rollout.overlap=true", "rollout.answers_per_crop=2"], "choose rollout.overlap=false"),
         (["rollout.dead_groups=refill", "~reward.terms.accuracy", "~reward.terms.tool"], "reward.terms has no term accuracy"),
+        (["rollout.dead_groups=fork", "rollout.max_crops=0"], "rollout.max_crops is 0 and rollout.dead_groups fork"),
+        (["rollout.answers_per_crop=2", "rollout.max_crops=0"], "rollout.max_crops is 0 and rollout.answers_per_crop 2"),
         (["rollout.dead_groups=drop"], "choose keep, refill or fork"),
     ],
 )
