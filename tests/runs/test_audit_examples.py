@@ -110,6 +110,15 @@ def test_the_example_of_the_page_audits_a_scripted_agent(monkeypatch, tmp_path, 
     assert (entry.accuracy["own"][0], entry.accuracy["noise"][0], entry.steps["calls"][0]) == (1, 0, 1)
 
 
+def test_the_small_agent_of_the_page_crops_in_the_form_of_its_dialect(tmp_path):
+    [example] = re.findall(r"^A small agent.*?^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(compile(example, "docs/audit.md, a small agent", "exec"), found)
+    quick = ("audit.samples=2", "audit.views=[16]", "evaluation.arms=[own,noise]")
+    card = focus.audit(found["agent"], *SMALL_AUDIT, *quick, dialect="qwen3_vl_zoom", name="small", output=tmp_path)
+    assert card.together[0].steps["calls"][0] == 1 and card.endings == {"answered": 2}
+
+
 def test_the_example_of_verl_audits_a_scripted_agent_behind_a_server(monkeypatch, tmp_path):
     hurry(monkeypatch)
     known = truths(Scenes(scene_spec(1, None, 224), "eval", 2), [16])
