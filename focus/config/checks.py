@@ -39,6 +39,7 @@ from focus.config.section_checks import (
     rollout_problems,
 )
 from focus.config.targets import target_problems, term_problems, trainer_problems
+from focus.config.views import view_budgets
 from focus.runtime.listen import LOOPBACK
 
 BUDGET_STEP = 4096  # tokens, between two budgets of a forward that are advised
@@ -395,11 +396,7 @@ def cautions(cfg: TrainConfig) -> list[str]:
 
 def _unshared_prompts(cfg: TrainConfig) -> list[str]:
     """A prompt beside which one forward of the update has no room for two siblings, so that it is passed again for each."""
-    from focus.gap import read_levels
-
-    view, budget, siblings = cfg.gap.most_tokens, cfg.objective.tokens_per_forward, cfg.rollout.rollouts_per_question
-    if cfg.gap.mode == "calibrated" and cfg.gap.table and os.path.isfile(cfg.gap.table):
-        view = max(read_levels(Path(cfg.gap.table)).values())
+    view, budget, siblings = max(view_budgets(cfg)), cfg.objective.tokens_per_forward, cfg.rollout.rollouts_per_question
     own = min(cfg.rollout.max_crops, 1) * cfg.rollout.crop_tokens + 1  # least of a rollout that crops once
     room = max(0, budget - view) // own
     if room >= 2:

@@ -8,6 +8,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from focus.config.schema import PlanConfig
+from focus.config.views import shown_tokens
 from focus.planning.bounds import Bounds
 from focus.planning.estimate import Plan, make_plan
 from focus.planning.lengths import has_levels
@@ -83,7 +84,8 @@ def faster(cfg: PlanConfig, plan: Plan) -> list[Faster]:
     if not has_levels(cfg) and cfg.lengths.view is None:
         unknown = "there is no level table" if cfg.gap.mode == "calibrated" else "a plan does not read the critical views"
         remedy = " (make calibrate)" if cfg.gap.mode == "calibrated" else ""
-        tries.append(("lengths.view=1024", f"{unknown}, so every view is planned at {cfg.gap.view_tokens:,} tokens{remedy}"))
+        widest = shown_tokens(cfg, cfg.gap.view_tokens)
+        tries.append(("lengths.view=1024", f"{unknown}, so every view is planned at {widest:,} tokens{remedy}"))
     if cfg.rollout.engine == "kv":
         tries.append(("rollout=vllm", "kv's decoding waits for the host at every step, vLLM's does not"))
         if cfg.rollout.questions_per_forward:

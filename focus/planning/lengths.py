@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from focus.config.schema import PlanConfig
-from focus.gap import read_levels
+from focus.config.views import view_budgets
 from focus.model.dialect import read_dialect
 from focus.model.loading import checkpoint_path
 from focus.model.prompts import CROP_CONTENT, encode, observation_text, question_text
@@ -60,9 +60,7 @@ def has_levels(cfg: PlanConfig) -> bool:
 def lengths(cfg: PlanConfig) -> tuple[Lengths, Lengths, bool]:
     """The longest rollout that the settings allow, the mean one, and whether texts were measured with the policy's tokenizer."""
     dialect, rollout, expected = read_dialect(cfg.policy.dialect, cfg.policy.prompts), cfg.rollout, cfg.lengths
-    views = [cfg.gap.most_tokens]
-    if cfg.gap.mode == "calibrated" and has_levels(cfg):
-        views = list(read_levels(Path(str(cfg.gap.table))).values())
+    views = view_budgets(cfg)
     tokenizer: Any = None
     with suppress(OSError, ValueError):
         tokenizer = AutoTokenizer.from_pretrained(checkpoint_path(cfg.policy.checkpoint), local_files_only=True)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from focus.config import DRAWN
 from focus.config.identity import sampler_dtype
 from focus.config.schema import PlanConfig
+from focus.config.views import shown_tokens
 from focus.model.caches import SLOTS_ADDED
 from focus.model.policy_model import LOGITS_BYTES, TOWER_TOKENS
 from focus.model.saving import DTYPES
@@ -180,7 +181,7 @@ def vllm(setup: Setup) -> Terms:
     weights = setup.counts.total * DTYPES[sampler_dtype(setup.cfg.model_dump())].itemsize
     share = options.memory_share * setup.device.memory
     cache = share - weights - VLLM_BESIDE if options.cache_gib is None else options.cache_gib * GIB
-    view = max(setup.longest.view, setup.cfg.gap.view_tokens)
+    view = max(setup.longest.view, shown_tokens(setup.cfg, setup.cfg.gap.view_tokens))
     longest = setup.longest.seen_at(view)
     one = (longest.prompt + longest.suffix) * setup.shape.cached
     return {"weights": float(weights), "beside": float(VLLM_BESIDE), "cache": cache, "the longest conversation": one}
@@ -244,8 +245,8 @@ def phases(setup: Setup) -> dict[str, Terms]:
     rollout = _gathered(setup) | playing(setup.shape, setup.longest, together(setup, setup.longest, 1.0), setup.rollouts)
     groups = setup.questions if setup.vllm else together(setup, setup.longest, 1.0)
     gain = _gathered(setup) | _gain(setup, groups)
-    probe = _gathered(setup) | evaluating(setup, setup.shape, e.probe_samples, cfg.gap.view_tokens, ProbeCallback.ARMS)
-    view = max(cfg.gap.view_tokens, e.common_view_tokens)
+    probe = _gathered(setup) | evaluating(setup, setup.shape, e.probe_samples, shown_tokens(cfg, cfg.gap.view_tokens), ProbeCallback.ARMS)
+    view = shown_tokens(cfg, max(cfg.gap.view_tokens, e.common_view_tokens))
     evaluation = evaluating(setup, setup.evaluated, e.samples, view, e.arms)
     if setup.vllm:
         share = vllm(setup)

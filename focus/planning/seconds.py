@@ -7,6 +7,7 @@ neither.
 
 import math
 
+from focus.config.views import shown_tokens
 from focus.planning import memory, work
 from focus.planning.bounds import Bounds, total
 from focus.planning.hardware import BANDWIDTH_SHARE, COMPUTE_SHARE, DISK, HASH, KV_STEP, PUBLISH, VLLM_START, VLLM_STEP
@@ -109,13 +110,13 @@ def of_a_run(setup: Setup, update: Bounds, checkpoint: float) -> Parts:
     policies = 1 + e.base if samples else 0
     found: Parts = {"updates": update * updates}
     if samples and e.probe_every:
-        probe = _measuring(
-            setup, setup.shape, min(e.probe_samples, samples), cfg.gap.view_tokens, len(memory.played(cfg, ProbeCallback.ARMS))
-        )
+        arms = len(memory.played(cfg, ProbeCallback.ARMS))
+        probe = _measuring(setup, setup.shape, min(e.probe_samples, samples), shown_tokens(cfg, cfg.gap.view_tokens), arms)
         found["probes inside training"] = probe * (updates // e.probe_every)
     found["checkpoints"] = _transferring(checkpoint) * math.ceil(updates / between_checkpoints(setup, update))
     if samples:
-        arms, views = len(memory.played(cfg, e.arms)), sorted({cfg.gap.view_tokens, e.common_view_tokens})
+        arms, budgets = len(memory.played(cfg, e.arms)), {cfg.gap.view_tokens, e.common_view_tokens}
+        views = [shown_tokens(cfg, budget) for budget in budgets]
         found["evaluation"] = total([_measuring(setup, setup.evaluated, samples, view, arms) for view in views]) * policies
     loads = 1 + policies
     read = _transferring(setup.exported * weights) * (loads + 1)  # and the export is written

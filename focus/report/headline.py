@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +37,6 @@ def device_text(trainer: Mapping[str, Any], threads: int) -> str:
         return f"CPU {threads} thread{'s' * (threads != 1)}" + (f" in each of {count} processes" if count > 1 else "")
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else str(accelerator).upper()
     return f"{devices} x {name}" + (f" on each of {nodes} nodes" if nodes > 1 else "")
-
-
-def native_tokens(checkpoint: str, side_px: int) -> int | None:
-    """Merged visual tokens of a square image of `side_px`, for a checkpoint in a local folder; None elsewhere."""
-    path = Path(checkpoint_path(checkpoint)) / "preprocessor_config.json"
-    if not path.is_file():
-        return None
-    with suppress(ValueError, LookupError, TypeError):  # a damaged file, which loading says
-        processor = json.loads(path.read_text())
-        return round((side_px / (processor["patch_size"] * processor["merge_size"])) ** 2)
-    return None
 
 
 def count_weights(folder: Path) -> int | None:

@@ -45,6 +45,7 @@ from focus.build import (
 from focus.config.identity import export_dtype, graded_by, measurement, played_dtype, refuse_other_run
 from focus.config.schema import TrainConfig
 from focus.config.validate import as_yaml
+from focus.config.views import original_tokens
 from focus.data.drawn import Drawn
 from focus.data.identity import questions_digest
 from focus.data.questions import Questions
@@ -59,7 +60,7 @@ from focus.model import loading
 from focus.model.policy_model import PolicyModel
 from focus.report.card import Card, card_text, stated_licence
 from focus.report.dashboard import Replay, TrajectoryTable, closing, start_logger
-from focus.report.headline import device_text, headline, native_tokens, policy_text
+from focus.report.headline import device_text, headline, policy_text
 from focus.report.provenance import facts_text, how_made, remember_start, starts
 from focus.report.results_file import Metrics, measured_metrics, write_results
 from focus.report.run import RunFacts, check_results, has_row, report_run, result_table, write_row
@@ -387,7 +388,7 @@ def _has_texts_of_its_own(policy: PolicyModel) -> bool:
 def _headline(cfg: TrainConfig) -> str:
     """The first line of a run."""
     p, r = cfg.policy, cfg.rollout
-    native = native_tokens(p.checkpoint, cfg.data.side_px) if cfg.data.source in config.DRAWN else None
+    native = original_tokens(cfg)
     of_native = f" of {native}" if native else ""
     view = {
         Mode.OFF: "the whole image, no gap",

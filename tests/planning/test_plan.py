@@ -15,7 +15,7 @@ from focus.config import ConfigError
 from focus.config.schema import PlanConfig
 from focus.planning import advice, answer, architecture, estimate
 from focus.planning.bounds import Bounds, total
-from focus.planning.lengths import Lengths
+from focus.planning.lengths import Lengths, lengths
 from focus.planning.setup import setup_of
 from focus.runs import plan
 from tests.support.ranks import forked
@@ -232,6 +232,15 @@ def test_a_prompt_beside_which_no_two_siblings_fit_is_a_caution_with_the_budget_
     assert "passes the network 16 times" in said and "objective.tokens_per_forward=36864" in said
     assert config.cautions(settings("experiment=stage1_7b", "devices=8", "objective.tokens_per_forward=32768")) == []
     assert config.cautions(settings()) == []
+
+
+def test_without_a_gap_a_drawn_picture_is_planned_at_the_tokens_that_it_has():
+    """A scene of 448 pixels is 16 x 16 tokens of 28 pixels; photographs may fill the whole budget of 16,384."""
+    scenes = settings("experiment=stage1", "gap=off")
+    assert lengths(scenes)[0].view == 256 and config.cautions(scenes) == []
+    as_fixed = estimate.make_plan(settings("experiment=stage1", "gap=fixed", "gap.view_tokens=256"))
+    assert estimate.make_plan(scenes).of_an_update == as_fixed.of_an_update
+    assert lengths(settings("experiment=stage1_7b", "gap=off"))[0].view == 16384
 
 
 def test_a_family_that_no_test_runs_under_vllm_is_a_caution():

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from focus.evaluation.outcome import METRICS, Outcome
-from focus.report.headline import count_weights, device_text, headline, native_tokens, policy_text
+from focus.report.headline import count_weights, device_text, headline, policy_text
 from focus.report.results_file import measured_metrics, write_results
 from focus.runtime import files
 
@@ -56,7 +56,6 @@ def test_the_first_line_says_what_runs_on_what_and_where_it_writes():
     assert headline("stage1", policy, "view 16 of 256 tokens", "", "outputs/stage1") == (
         "stage1 | embedded, 2.7 M weights, CPU 2 threads | view 16 of 256 tokens | outputs/stage1"
     )
-    assert native_tokens("embedded", 448) == 256 and native_tokens("org/model", 448) is None
 
 
 def test_devices_are_counted_over_processes_and_nodes():
@@ -75,4 +74,4 @@ def test_weights_are_counted_from_the_headers_of_all_files(tmp_path):
 def test_a_damaged_file_has_no_count_and_is_left_to_the_loading(tmp_path, content):
     (tmp_path / "model.safetensors").write_bytes(content)
     (tmp_path / "preprocessor_config.json").write_text('{"patch_size": 14')
-    assert count_weights(tmp_path) is None and native_tokens(str(tmp_path), 448) is None
+    assert count_weights(tmp_path) is None
