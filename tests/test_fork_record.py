@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from experiments.fork_at_call.record import HERE, PROBES, claims, crossing, judge, load, probed, ratio, record, to_target, tokens_until
 from focus.evaluation.kept import About, Kept
 from tests.support.scripted import call, playing
+from tests.support.tables import numbers, shown
 from tests.support.updates import BLUE
 
 
@@ -23,6 +25,7 @@ def test_tokens_are_summed_up_to_the_update_and_go_on_at_their_mean():
     run = {"tokens": np.array([100.0, 200.0, 300.0])}
     assert tokens_until(run, 2) == 300 and tokens_until(run, 2.5) == 450
     assert tokens_until(run, 4) == 600 + 200
+    assert tokens_until(run | {"tokens, trained": np.array([10.0, 20.0, 30.0])}, 2, ("tokens", "tokens, trained")) == 330
 
 
 def made(level: float, tokens: float, dead: float) -> dict[str, np.ndarray]:
@@ -42,6 +45,7 @@ def test_verdicts_of_made_up_runs_are_as_worked_by_hand():
         "fork, turn": {seed: made(1.6 * x, 800, 0.2) for seed, x in enumerate(spread)},
     }
     assert to_target(runs, "plain", "hit", in_tokens=False)[0] == pytest.approx(63)
+    assert to_target(runs, "plain", "hit", in_tokens=False, target=(0.9, 1))[0] == pytest.approx(72)  # 0.9 of the last probe, 0.8
     assert to_target(runs, "fork, turn", "hit", in_tokens=True)[2] == pytest.approx(800 * 31.5)
     found = claims(runs)
     assert {name: each["verdict"] for name, each in found.items()} == {
@@ -81,7 +85,11 @@ def test_the_record_follows_from_what_was_kept_and_the_page_says_where_there_is_
     written, page, kept = HERE / "record.json", (HERE / "README.md").read_text(), load()
     assert written.is_file() == any(kept.values()) == ("*Not run* yet" not in page)
     if any(kept.values()):
-        assert json.loads(json.dumps(record(kept))) == json.loads(written.read_text())
+        found = json.loads(written.read_text())
+        assert json.loads(json.dumps(record(kept))) == found
+        assert set(shown(page)) <= set(numbers(found["claims"]))
+        for name, claim in found["claims"].items():
+            assert re.search(rf"\| {name} [^|]*\| \*\*{claim['verdict']}\*\* \|", page), name
 
 
 def test_a_probe_is_read_question_by_question_and_one_without_a_crop_hits_nothing(qwen3_vl, tmp_path):

@@ -44,7 +44,7 @@ def main() -> None:
     for axis in (updates, tokens):
         axis.axhline(target, color="#555555", lw=0.8, ls="--")
         axis.set_title("questions whose crop shows the text, %", fontsize=9)
-    dead.set_title(f"groups without a difference, % (mean of {SMOOTHED} updates)", fontsize=9)
+    dead.set_title(f"groups without a difference, %, over {SMOOTHED} updates", fontsize=9)
     for axis, label in ((updates, "updates"), (tokens, "tokens sampled, thousands"), (dead, "updates")):
         axis.set_xlabel(label, fontsize=8)
         axis.set_ylim(bottom=0, top=None if axis is dead else 100)
@@ -52,7 +52,10 @@ def main() -> None:
         axis.spines[["top", "right"]].set_visible(False)
     updates.legend(frameon=False, fontsize=8)
     seeds, questions = len(kept["plain"]), kept["plain"][0]["hit"].shape[1]
-    figure.suptitle(f"{seeds} seeds, {questions} questions a probe; dashed: {REACHED} of where plain GRPO ends", fontsize=9)
+    figure.suptitle(
+        f"{seeds} seeds, {questions} questions a probe; dashed: {REACHED} of where plain GRPO ends, mean of the seeds' own targets",
+        fontsize=9,
+    )
     figure.savefig(HERE / "figure.png", dpi=110)
 
 

@@ -8,14 +8,14 @@ Runs that were kept before and are not in outputs/ stay. Judged by the threshold
 import json
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from experiments.claims.runs import SEEDS
-from experiments.claims.verdict import MANY, T, decide
+from experiments.claims.verdict import MANY, T, change, decide
 from focus.data.boxes import iou
 from focus.evaluation.hits import COVERED
 from focus.evaluation.kept import FOLDER
@@ -36,6 +36,7 @@ PROBES = range(10, 81, 10)  # updates
 LAST = 3  # probes that say where plain GRPO ends
 REACHED = 0.9  # the target, as a share of that
 EARLY = slice(0, 20)  # updates in which dead groups are counted
+QUESTIONS = 8  # groups of an update
 METRICS = ("right", "hit", "iou")
 Run = Mapping[str, np.ndarray]
 Runs = Mapping[str, Mapping[int, Run]]  # by arm and seed
@@ -73,6 +74,7 @@ def collected(folder: Path) -> Run:
         "dead, drawn": np.array([row["group/zero_variance"] for row in history]),
         "dead, trained": np.array([row.get("group/dead", row["group/zero_variance"]) for row in history]),
         "tokens": np.array([row["tokens/sampled"] for row in history]),
+        "tokens, trained": np.array([row["tokens/trained"] for row in history]),
     }
 
 
@@ -88,21 +90,23 @@ def crossing(curve: np.ndarray, target: float) -> float:
     return PROBES[-1] + PROBES.step
 
 
-def tokens_until(run: Run, update: float) -> float:
-    """Tokens sampled in so many updates; what follows the last one costs as the mean of all."""
-    spent = np.concatenate([[0.0], np.cumsum(run["tokens"])])
+def tokens_until(run: Run, update: float, counted: Sequence[str] = ("tokens",)) -> float:
+    """Tokens sampled in so many updates, or of the kinds named; what follows the last one costs as the mean of all."""
+    each = np.sum([run[kind] for kind in counted], axis=0)
+    spent = np.concatenate([[0.0], np.cumsum(each)])
     over = max(0.0, update - (len(spent) - 1))
-    return float(np.interp(update, np.arange(len(spent)), spent) + over * run["tokens"].mean())
+    return float(np.interp(update, np.arange(len(spent)), spent) + over * each.mean())
 
 
-def to_target(runs: Runs, arm: str, metric: str, in_tokens: bool) -> dict[int, float]:
-    """By seed: updates or tokens until `metric` reaches the target of that seed, which plain GRPO sets."""
-    found = {}
+def to_target(
+    runs: Runs, arm: str, metric: str, in_tokens: bool, target: tuple[float, int] = (REACHED, LAST), counted: Sequence[str] = ("tokens",)
+) -> dict[int, float]:
+    """By seed: updates or tokens until `metric` reaches the target of that seed: a share of plain GRPO's mean over its last probes."""
+    (share, last), found = target, {}
     for seed, run in runs[arm].items():
         if seed in runs["plain"]:
-            target = REACHED * float(runs["plain"][seed][metric][-LAST:].mean())
-            update = crossing(run[metric].mean(axis=1), target)
-            found[seed] = tokens_until(run, update) if in_tokens else update
+            update = crossing(run[metric].mean(axis=1), share * float(runs["plain"][seed][metric][-last:].mean()))
+            found[seed] = tokens_until(run, update, counted) if in_tokens else update
     return found
 
 
@@ -111,15 +115,19 @@ def dead_early(runs: Runs, arm: str) -> dict[int, float]:
     return {seed: float(run["dead, trained"][EARLY].mean()) for seed, run in runs[arm].items()}
 
 
+def over_seeds(values: Sequence[float]) -> list[float]:
+    """The mean of a value for each seed, and its 95 % interval (Student's t)."""
+    middle = statistics.fmean(values)
+    half = T[len(values)] * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return [middle, middle - half, middle + half]
+
+
 def ratio(first: Mapping[int, float], second: Mapping[int, float]) -> dict[str, object]:
     """Geometric mean of a ratio over the seeds of both, its 95 % interval (Student's t of the logarithms), and each seed's ratio."""
     each = {seed: first[seed] / second[seed] for seed in sorted(first.keys() & second.keys())}
     if not each:
         return {"seeds": {}}
-    logs = [math.log(max(value, 1e-3)) for value in each.values()]
-    middle = statistics.fmean(logs)
-    half = T[len(logs)] * statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else math.nan
-    return {"seeds": each, "ratio": [math.exp(middle), math.exp(middle - half), math.exp(middle + half)]}
+    return {"seeds": each, "ratio": [math.exp(x) for x in over_seeds([math.log(max(value, 1e-3)) for value in each.values()])]}
 
 
 # Name: what is compared, and the ratio at which it holds and from which on it is refuted (README.md)
@@ -159,6 +167,34 @@ def claims(runs: Runs) -> dict[str, dict[str, object]]:
     return found
 
 
+def beside(runs: Runs) -> dict[str, object]:
+    """Not judged: what the claims would be with other targets, other costs and another zero, and the accuracy at the end beside plain's."""
+    if any(len(runs[arm]) < len(SEEDS) for first, second, *_ in CLAIMS.values() for arm in (first, second)):
+        return {}
+    reached = {name: (first, second, *what.split(", ")) for name, (first, second, what, *_) in CLAIMS.items() if ", " in what}
+    found: dict[str, object] = {}
+    for share, last in ((0.7, LAST), (0.8, LAST), (REACHED, 1)):
+        found[f"target: {share} of the last {last}"] = {
+            name: ratio(*(to_target(runs, arm, metric, unit == "tokens", (share, last)) for arm in arms))["ratio"]
+            for name, (*arms, unit, metric) in reached.items()
+        }
+    found["tokens sampled and trained"] = {
+        name: ratio(*(to_target(runs, arm, metric, True, counted=("tokens", "tokens, trained")) for arm in arms))["ratio"]
+        for name, (*arms, unit, metric) in reached.items()
+        if unit == "tokens"
+    }
+    found["F6 in tokens sampled"] = ratio(*(to_target(runs, arm, "iou", True) for arm in ("turn", "plain")))["ratio"]
+    dead, before = (dead_early(runs, arm) for arm in ("fork", "plain"))
+    half = 0.5 / (runs["plain"][0]["dead, trained"][EARLY].size * QUESTIONS)  # half a group of those that are counted
+    found["F1, half a group for none"] = ratio({seed: max(share, half) for seed, share in dead.items()}, before)["ratio"]
+    found["F1, points"] = over_seeds([100 * (dead[seed] - before[seed]) for seed in SEEDS])
+    right = {arm: np.stack([runs[arm][seed]["final own"] for seed in SEEDS]) for arm in ARMS if len(runs[arm]) == len(SEEDS)}
+    found["accuracy at the end, points over plain"] = {
+        arm: list(change(table, right["plain"])) for arm, table in right.items() if arm != "plain"
+    }
+    return found
+
+
 def summary(runs: Runs) -> dict[str, dict[str, dict[str, float]]]:
     """By arm and seed: dead groups, tokens, updates and tokens to the targets, and the policy at the end."""
     found: dict[str, dict[str, dict[str, float]]] = {}
@@ -168,6 +204,7 @@ def summary(runs: Runs) -> dict[str, dict[str, dict[str, float]]]:
                 "dead, drawn": float(run["dead, drawn"][EARLY].mean()),
                 "dead, trained": float(run["dead, trained"][EARLY].mean()),
                 "tokens of an update": float(run["tokens"].mean()),
+                "tokens trained": float(run["tokens, trained"].mean()),
                 **{f"{unit} to {metric}": to_target(runs, arm, metric, unit == "tokens").get(seed, math.nan)
                    for metric in ("hit", "iou") for unit in ("updates", "tokens")},
                 "hit": float((np.nan_to_num(run["final coverage"]) > COVERED).mean()),
@@ -205,7 +242,7 @@ def rounded(value: object) -> object:
 
 def record(runs: Runs) -> object:
     """What stands in record.json."""
-    return rounded({"runs": summary(runs), "claims": claims(runs)})
+    return rounded({"runs": summary(runs), "claims": claims(runs), "beside": beside(runs)})
 
 
 def main() -> None:
