@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.binds.record import ARMS, HERE, ITEMS, METRICS, POLICIES, SETTINGS, claims, record
+from experiments.binds.record import ARMS, HERE, ITEMS, METRICS, POLICIES, SETTINGS, claims, record, training
 from experiments.claims import verdict
 from experiments.conflict.record import load, rounded
 from tests.support.tables import numbers, shown
@@ -79,5 +79,8 @@ def test_the_verdicts_of_the_page_follow_from_the_kept_answers(monkeypatch):
     found = json.loads(json.dumps(rounded(claims(kept))))
     written = json.loads((HERE / "record.json").read_text())
     assert found == written["claims"]
+    curves = json.loads(json.dumps(rounded(training())))
+    assert curves == written["training, last 10 updates"]
+    assert [round(100 * np.mean(curves[arm]["reward/accuracy"])) for arm in ("stage 1, free", "stage 1")] == [72, 42]  # as the page says
     assert set(shown(page.split("## Why, by hand")[0])) <= set(numbers(written))
     assert all(f"| {name} | **{claim['verdict']}** |" in page for name, claim in found.items())

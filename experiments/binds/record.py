@@ -1,10 +1,12 @@
-"""From items/ (per question, policy, setting and metric) to record.json: shares with intervals, and verdicts.
+"""From items/ (per question, policy, setting and metric) and training.csv to record.json: shares with intervals, and verdicts.
 
 .venv/bin/python -m experiments.binds.record        (after measure.py)
 
-Means over seeds have the claims' interval over seeds and scenes. Claims are judged by the thresholds of README.md.
+Means over seeds have the claims' interval over seeds and scenes. Claims are judged by the thresholds of README.md. training.csv keeps
+the curves of finished runs: what is sampled in training, with the crop tokens that the arm is trained with.
 """
 
+import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 from experiments.claims.verdict import Found, change, decide, mean, up
 from experiments.conflict.record import load, rounded
 from focus.model import loading
+from focus.training.history import read_history
 
 HERE = Path(__file__).parent
 ITEMS = HERE / "items"
@@ -33,6 +36,8 @@ POLICIES = {"base": loading.EMBEDDED} | {f"{arm} {seed}": Path(folder.format(see
 METRICS = ("own", "gt", "noise", "tool_free", "called", "hit", "chance", "coverage", "iou", "area", "visual_tokens")
 SETTINGS = {"16 greedy": (16, 0.0), "16 sampled": (16, 1.0), "64 greedy": (64, 0.0), "1024 greedy": (1024, 0.0)}
 GREEDY, SAMPLED = "16 greedy", "16 sampled"  # the claims are judged by the first
+CURVES = ("reward/accuracy", "crop/area_p50", "tokens/visual")
+TRAINING, LAST = HERE / "training.csv", 10  # updates
 Items = Mapping[str, Mapping[str, np.ndarray]]  # by policy, then by setting and metric: a value for every scene
 
 
@@ -79,8 +84,36 @@ def claims(items: Items) -> dict[str, Found]:
             found[name] = {"verdict": "not run"}
             continue
         found[name] = differ(items, first, second, metric) | {"area": mean(table(items, first, GREEDY, "area"))}
-        found[name]["sampled"] = differ(items, first, second, metric, SAMPLED)["difference"]  # beside it, not judged
+        for beside, setting in (("sampled", SAMPLED), ("64 tokens", "64 greedy")):  # not judged
+            found[name][beside] = differ(items, first, second, metric, setting)["difference"]
         found[name]["verdict"] = judge(name, found[name]) if min(there) == len(SEEDS) else f"not run: {min(there)} of {len(SEEDS)} seeds"
+    return found
+
+
+def keep_curves() -> None:
+    """Write training.csv of the finished runs: CURVES of every policy, a row for every update."""
+    rows = [
+        [name, *(f"{row[key]:g}" for key in ("update", *CURVES))]
+        for name, policy in POLICIES.items()
+        if name != "base" and policy.is_dir()
+        for row in read_history(policy.parent / "history.jsonl")
+    ]
+    if rows:
+        with TRAINING.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([["policy", "update", *CURVES], *rows])
+
+
+def training() -> dict[str, dict[str, list[float]]]:
+    """Of every arm, seed by seed: the means of CURVES over the last updates of its training."""
+    if not TRAINING.is_file():
+        return {}
+    with TRAINING.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found: dict[str, dict[str, list[float]]] = {}
+    for name in dict.fromkeys(row["policy"] for row in rows):
+        last = [row for row in rows if row["policy"] == name][-LAST:]
+        for key in CURVES:
+            found.setdefault(name.rpartition(" ")[0], {}).setdefault(key, []).append(float(np.mean([float(row[key]) for row in last])))
     return found
 
 
@@ -93,10 +126,14 @@ def record(items: Items) -> dict[str, object]:
         if any(name == arm or name.rpartition(" ")[0] == arm for name in items)
         for setting in SETTINGS
     }
-    return {"policies": sorted(items), "arms": arms, "claims": claims(items)}
+    found = {"policies": sorted(items), "arms": arms, "claims": claims(items), f"training, last {LAST} updates": training()}
+    if all(f"{arm} {seed}" in items for arm in ("448, then stage 1", "stage 1") for seed in SEEDS):
+        found["448, then stage 1 - stage 1"] = differ(items, "448, then stage 1", "stage 1", "own")["difference"]
+    return found
 
 
 def main() -> None:
+    keep_curves()
     found = record(load(ITEMS, POLICIES))
     (HERE / "record.json").write_text(json.dumps(rounded(found), indent=1) + "\n")
     print(json.dumps(rounded(found["claims"]), indent=1))
