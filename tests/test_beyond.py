@@ -66,6 +66,19 @@ def test_the_record_follows_from_what_was_kept():
         assert found["verdict"] == "not run" or f"| {claim} | **{found['verdict']}** |" in page
 
 
+def test_the_table_of_stage_2_without_boxes_follows_from_its_record():
+    arms = json.loads((HERE / "record.json").read_text())["L1"]["arms"]
+    page = (HERE / "README.md").read_text()
+    for row, name, digits in (
+        ("accuracy, %", "accuracy", 1),
+        ("IoU", "IoU", 3),
+        ("coverage, %", "coverage", 1),
+        ("area, % of the image", "area", 1),
+    ):
+        cells = [f"{of[name][0]:.{digits}f} [{of[name][1]:.{digits}f}, {of[name][2]:.{digits}f}]" for of in arms.values()]
+        assert f"| {row} | {' | '.join(cells)} |" in page
+
+
 def test_the_table_of_paid_crops_follows_from_its_record():
     written = json.loads((HERE / "crops_paid.json").read_text())
     page = (HERE / "README.md").read_text()

@@ -113,6 +113,10 @@ def judge_c15(f: Found) -> str:
     return decide(fewer >= 5 and abs(f["accuracy"][0]) <= 2, fewer <= 0)
 
 
+STAGE2 = ("control", "label-free", "16 annotated", "64 annotated", "256 annotated")
+SHAPE = (("accuracy", "own", 100.0), ("IoU", "iou", 1.0), ("coverage", "coverage", 100.0), ("area", "area", 100.0))
+
+
 def measure_l1() -> Found:
     area, before = values("label-free", "area"), values("control", "area")
     return {
@@ -120,6 +124,10 @@ def measure_l1() -> Found:
         "seeds": seeds_above(before, area),
         "accuracy": apart("label-free", "control", "own"),
         "coverage": apart("label-free", "control", "coverage"),
+        # Beside them, not judged
+        "hits": change(*(hits(values(arm, "coverage")) for arm in ("label-free", "control"))),
+        "IoU": apart("label-free", "control", "iou", factor=1),
+        "arms": {arm: {name: mean(values(arm, metric), factor) for name, metric, factor in SHAPE} for arm in STAGE2},
     }
 
 
@@ -130,7 +138,8 @@ def judge_l1(f: Found) -> str:
 
 
 def measure_l2() -> Found:
-    return {f"IoU - {n} annotated": apart("label-free", f"{n} annotated", "iou", factor=1) for n in (16, 64, 256)}
+    iou = {f"IoU - {n} annotated": apart("label-free", f"{n} annotated", "iou", factor=1) for n in (16, 64, 256)}
+    return iou | {f"accuracy - {n} annotated": apart("label-free", f"{n} annotated", "own") for n in (16, 64, 256)}  # the latter not judged
 
 
 def judge_l2(f: Found) -> str:
@@ -139,7 +148,8 @@ def judge_l2(f: Found) -> str:
 
 
 def measure_l3() -> Found:
-    return {f"IoU, {n} annotated": apart(f"{n} annotated", "control", "iou", factor=1) for n in (16, 64, 256)}
+    iou = {f"IoU, {n} annotated": apart(f"{n} annotated", "control", "iou", factor=1) for n in (16, 64, 256)}
+    return iou | {f"accuracy, {n} annotated": apart(f"{n} annotated", "control", "own") for n in (16, 64, 256)}  # the latter not judged
 
 
 def judge_l3(f: Found) -> str:
@@ -150,12 +160,12 @@ def judge_l3(f: Found) -> str:
 def measure_a1() -> Found:
     fixed = {tokens: claimed.values(f"trained at {tokens}", "own", "common") for tokens in LADDER}
     best = max(fixed, key=lambda tokens: float(fixed[tokens].mean()))
-    coverage = values("adaptive", "coverage", "common"), claimed.values("trained at 16", "coverage", "common")
+    shown = hits(values("adaptive", "coverage", "common"))
     return {
         "best level": best,
         "adaptive - best": change(values("adaptive", "own", "common"), fixed[best]),
         "adaptive - 16": change(values("adaptive", "own", "common"), fixed[16]),
-        "hits, adaptive - 16": change(*map(hits, coverage)),
+        **{f"hits, adaptive - {n}": change(shown, hits(claimed.values(f"trained at {n}", "coverage", "common"))) for n in (16, 64)},
     }
 
 
@@ -164,9 +174,21 @@ def judge_a1(f: Found) -> str:
 
 
 def measure_a2() -> Found:
-    fixed = [kept["group/zero_variance"] for seed in SEEDS if (kept := claimed.run("trained at 16", seed))]
+    fixed, middle = (
+        np.array([kept["group/zero_variance"] for seed in SEEDS if (kept := claimed.run(f"trained at {n}", seed))]) for n in (16, 64)
+    )
     equal = curve("adaptive", "group/zero_variance")
-    return {"equal": mean(equal), "equal, 16 tokens": mean(np.array(fixed)), "seeds": seeds_above(np.array(fixed), equal)}
+    return {
+        "equal": mean(equal),
+        "equal, 16 tokens": mean(fixed),
+        "seeds": seeds_above(fixed, equal),
+        # Beside them, not judged: the fixed gap of 64 tokens, and where the difference to 16 is made
+        "equal, 64 tokens": mean(middle),
+        "equal - 64 tokens": change(equal, middle),
+        "equal, updates 1 to 10": mean(equal[:, :10]),
+        "equal, 16 tokens, updates 1 to 10": mean(fixed[:, :10]),
+        "equal - 16 tokens, from update 11": change(equal[:, 10:], fixed[:, 10:]),
+    }
 
 
 def judge_a2(f: Found) -> str:
