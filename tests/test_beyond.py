@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments.beyond import record
-from experiments.beyond.record import CLAIMS, HERE
+from experiments.beyond.record import CLAIMS, HERE, Kept
 from experiments.claims.runs import NotRun
 
 GOOD = {
@@ -50,24 +50,21 @@ def test_a_missed_threshold_is_undecided_or_refuted(claim, changed, verdict):
     assert CLAIMS[claim][1](GOOD[claim] | changed) == verdict
 
 
-def test_a_claim_whose_runs_are_not_there_is_not_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(record, "ITEMS", tmp_path)
-    record.run.cache_clear()
+def test_a_claim_whose_runs_are_not_there_is_not_run(tmp_path):
     for measure, _ in CLAIMS.values():
         with pytest.raises(NotRun):
-            measure()
+            measure(Kept(tmp_path))
 
 
 def test_the_record_follows_from_what_was_kept():
-    record.run.cache_clear()
     written, page = json.loads((HERE / "record.json").read_text()), (HERE / "README.md").read_text()
     assert written == json.loads(json.dumps(record.record()))
-    for claim, found in written.items():
+    for claim, found in written["claims"].items():
         assert found["verdict"] == "not run" or f"| {claim} | **{found['verdict']}** |" in page
 
 
 def test_the_table_of_stage_2_without_boxes_follows_from_its_record():
-    arms = json.loads((HERE / "record.json").read_text())["L1"]["arms"]
+    arms = json.loads((HERE / "record.json").read_text())["claims"]["L1"]["arms"]
     page = (HERE / "README.md").read_text()
     for row, name, digits in (
         ("accuracy, %", "accuracy", 1),
@@ -77,6 +74,31 @@ def test_the_table_of_stage_2_without_boxes_follows_from_its_record():
     ):
         cells = [f"{of[name][0]:.{digits}f} [{of[name][1]:.{digits}f}, {of[name][2]:.{digits}f}]" for of in arms.values()]
         assert f"| {row} | {' | '.join(cells)} |" in page
+
+
+def test_the_tables_of_information_gain_follow_from_its_record():
+    written, page = json.loads((HERE / "record.json").read_text()), (HERE / "README.md").read_text()
+    arms = ("accuracy", "gain", "gain, no placebo", "gap, accuracy", "gap, gain")
+    for row, view, part in (
+        ("64: calls, %", "common", "called"),
+        ("64: crops that hit, %", "common", "hit"),
+        ("64: hits by chance, %", "common", "chance"),
+        ("64: right where it hit, %", "common", "reads"),
+        ("64: reliance, points", "common", "reliance"),
+        ("64: D_noise, points", "common", "D_noise"),
+        ("64: accuracy, %", "common", "own"),
+        ("64: area, % of the image", "common", "area"),
+        ("own: accuracy, %", "own", "own"),
+        ("own: tool-free accuracy, %", "own", "tool_free"),
+        ("own: crop's answer in conflict, %", "own", "conflict_crop"),
+        ("own: whole's answer in conflict, %", "own", "conflict_whole"),
+    ):
+        for temperature, shown in (("parts", arms), ("parts, greedy", arms[:3])):
+            found = [
+                written[temperature].get(f"{arm}, {view} view", {}).get(part) for arm in shown
+            ]  # greedily accuracy alone makes no call
+            cells = [f"{each[0]:.1f} [{each[1]:.1f}, {each[2]:.1f}]" if each else "–" for each in found]
+            assert f"| {row} | {' | '.join(cells)} |" in page
 
 
 def test_the_table_of_paid_crops_follows_from_its_record():

@@ -3,11 +3,15 @@
 .venv/bin/python -m experiments.beyond.record        (after any of the sweeps)
 
 A claim is measured (intervals of experiments/claims: over seeds and questions) and then judged by the thresholds of README.md. Runs that
-were kept before and are not in outputs/ stay. A claim whose runs are not there is `not run`.
+were kept before and are not in outputs/ stay. A claim whose runs are not there is `not run`. `greedy` is the same of items/greedy, which
+measure.py writes.
 """
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -16,12 +20,15 @@ import numpy as np
 from experiments.claims import runs as claimed
 from experiments.claims.runs import LADDER, SEEDS, NotRun
 from experiments.claims.verdict import MANY, Found, Interval, change, decide, mean, ratio, seeds_above, up
+from experiments.conflict.record import rounded
+from experiments.controls import record as controls
 from focus.evaluation.hits import COVERED
-from focus.evaluation.outcome import load_outcomes
+from focus.evaluation.outcome import Outcome, load_outcomes
 from focus.training.history import read_history
 
 HERE = Path(__file__).parent
 ITEMS = HERE / "items"
+GREEDY = ITEMS / "greedy"
 OUTPUTS = Path("outputs")
 ARMS = {
     "accuracy": "information_gain/gap=off,reward=no_bonus,seed={}",
@@ -34,10 +41,14 @@ ARMS = {
     **{f"{n} annotated": f"label_free/data.scenes={n},reward=stage2,seed={{}}" for n in (16, 64, 256)},
     "adaptive": "adaptive_gap/seed={}",
 }
-
-
-METRICS = ("own", "noise", "tool_free", "called", "coverage", "iou", "area", "conflict_crop")
-CURVES = ("group/zero_variance", "gap/view_tokens")
+GREEDY_ARMS = tuple(arm for arm in ARMS if not arm.startswith("gap"))
+METRICS = (
+    *("own", "gt", "noise", "tool_free", "called", "agrees", "hit", "chance", "coverage", "iou", "area", "visual_tokens"),
+    *("conflict_crop", "conflict_whole"),
+)
+PARTS = ("own", "tool_free", "called", "hit", "chance", "reads", "reliance", "D_noise", "conflict_crop", "conflict_whole", "area")
+SECONDS = ("seconds/rollout", "seconds/reward", "seconds/update")
+CURVES = ("group/zero_variance", "gap/view_tokens", *SECONDS)
 
 
 def collect() -> None:
@@ -53,27 +64,34 @@ def collect() -> None:
 
 
 @cache
-def run(arm: str, seed: int) -> dict[str, np.ndarray]:
+def read(kept: Path) -> dict[str, np.ndarray]:
     """What was kept of one run."""
-    kept = ITEMS / f"{arm} {seed}.npz"
     if not kept.is_file():
-        raise NotRun(f"{arm}, seed {seed}")
+        raise NotRun(kept.stem)
     return claimed.read(kept)
 
 
-def values(arm: str, metric: str, view: str = "own") -> np.ndarray:
-    """[seed, question], NaN where the metric does not apply; `a - b` as in experiments/claims."""
-    return np.stack([claimed.metric_of(run(arm, seed), metric, view) for seed in SEEDS])
+@dataclass(frozen=True)
+class Kept:
+    """What was kept of all runs, measured at one temperature."""
 
+    folder: Path
 
-def apart(first: str, second: str, metric: str, view: str = "own", factor: float = 100) -> Interval:
-    """The first arm minus the second, in points with the factor 100."""
-    return change(values(first, metric, view), values(second, metric, view), factor)
+    def runs(self, arm: str) -> list[dict[str, np.ndarray]]:
+        return [read(self.folder / f"{arm} {seed}.npz") for seed in SEEDS]
 
+    def values(self, arm: str, metric: str, view: str = "own") -> np.ndarray:
+        """[seed, question], NaN where the metric does not apply; `a - b` as in experiments/claims."""
+        return np.stack([claimed.metric_of(run, metric, view) for run in self.runs(arm)])
 
-def curve(arm: str, key: str) -> np.ndarray:
-    """A training curve, [seed, update]."""
-    return np.stack([run(arm, seed)[key] for seed in SEEDS])
+    def apart(self, first: str, second: str, metric: str, view: str = "own", factor: float = 100) -> Interval:
+        """The first arm minus the second, in points with the factor 100; NaN where no question has the metric in both."""
+        a, b = self.values(first, metric, view), self.values(second, metric, view)
+        return (math.nan,) * 3 if np.isnan(a - b).all() else change(a, b, factor)
+
+    def curve(self, arm: str, key: str) -> np.ndarray:
+        """A training curve, [seed, update]."""
+        return np.stack([run[key] for run in self.runs(arm)])
 
 
 def hits(coverage: np.ndarray) -> np.ndarray:
@@ -81,12 +99,20 @@ def hits(coverage: np.ndarray) -> np.ndarray:
     return (np.nan_to_num(coverage) > COVERED).astype(float)
 
 
-def measure_c14() -> Found:
+def questions_of_both(kept: Kept, first: str, second: str, metric: str) -> list[int]:
+    """By seed, the questions to which a metric applies in both arms."""
+    known = ~(np.isnan(kept.values(first, metric)) | np.isnan(kept.values(second, metric)))
+    return [int(of_seed.sum()) for of_seed in known]
+
+
+def measure_c14(kept: Kept) -> Found:
     return {
-        "D_noise": apart("gain", "accuracy", "own - noise", "common"),
-        "seeds": seeds_above(values("gain", "own - noise", "common"), values("accuracy", "own - noise", "common")),
-        "conflict": apart("gain", "accuracy", "conflict_crop"),
-        "tool-free": apart("gain", "accuracy", "tool_free"),
+        "D_noise": kept.apart("gain", "accuracy", "own - noise", "common"),
+        "seeds": seeds_above(kept.values("gain", "own - noise", "common"), kept.values("accuracy", "own - noise", "common")),
+        "conflict": kept.apart("gain", "accuracy", "conflict_crop"),
+        # Beside it, not judged: the questions in which the crops of both hit
+        "conflict, questions of each seed": questions_of_both(kept, "gain", "accuracy", "conflict_crop"),
+        "tool-free": kept.apart("gain", "accuracy", "tool_free"),
     }
 
 
@@ -95,17 +121,20 @@ def judge_c14(f: Found) -> str:
     return decide(looks and f["tool-free"][0] >= -2, f["D_noise"][0] < 2 or f["tool-free"][0] < -5)
 
 
-def measure_c14b() -> Found:
-    return {"D_noise": apart("gap, gain", "gap, accuracy", "own - noise", "common")}
+def measure_c14b(kept: Kept) -> Found:
+    return {"D_noise": kept.apart("gap, gain", "gap, accuracy", "own - noise", "common")}
 
 
 def judge_c14b(f: Found) -> str:
     return decide(abs(f["D_noise"][0]) <= 5, abs(f["D_noise"][0]) > 10)
 
 
-def measure_c15() -> Found:
-    calls = {arm: np.where(values(arm, "tool_free") == 1, values(arm, "called"), np.nan) for arm in ("gain", "gain, no placebo")}
-    return {arm: mean(table) for arm, table in calls.items()} | {"accuracy": apart("gain", "gain, no placebo", "own")}
+def measure_c15(kept: Kept) -> Found:
+    calls = {arm: np.where(kept.values(arm, "tool_free") == 1, kept.values(arm, "called"), np.nan) for arm in ("gain", "gain, no placebo")}
+    return {arm: mean(table) for arm, table in calls.items()} | {
+        "fewer, of the questions that both answer": change(calls["gain, no placebo"], calls["gain"]),
+        "accuracy": kept.apart("gain", "gain, no placebo", "own"),
+    }
 
 
 def judge_c15(f: Found) -> str:
@@ -117,17 +146,17 @@ STAGE2 = ("control", "label-free", "16 annotated", "64 annotated", "256 annotate
 SHAPE = (("accuracy", "own", 100.0), ("IoU", "iou", 1.0), ("coverage", "coverage", 100.0), ("area", "area", 100.0))
 
 
-def measure_l1() -> Found:
-    area, before = values("label-free", "area"), values("control", "area")
+def measure_l1(kept: Kept) -> Found:
+    area, before = kept.values("label-free", "area"), kept.values("control", "area")
     return {
         "area over the control's": ratio(area, before),
         "seeds": seeds_above(before, area),
-        "accuracy": apart("label-free", "control", "own"),
-        "coverage": apart("label-free", "control", "coverage"),
+        "accuracy": kept.apart("label-free", "control", "own"),
+        "coverage": kept.apart("label-free", "control", "coverage"),
         # Beside them, not judged
-        "hits": change(*(hits(values(arm, "coverage")) for arm in ("label-free", "control"))),
-        "IoU": apart("label-free", "control", "iou", factor=1),
-        "arms": {arm: {name: mean(values(arm, metric), factor) for name, metric, factor in SHAPE} for arm in STAGE2},
+        "hits": change(*(hits(kept.values(arm, "coverage")) for arm in ("label-free", "control"))),
+        "IoU": kept.apart("label-free", "control", "iou", factor=1),
+        "arms": {arm: {name: mean(kept.values(arm, metric), factor) for name, metric, factor in SHAPE} for arm in STAGE2},
     }
 
 
@@ -137,9 +166,11 @@ def judge_l1(f: Found) -> str:
     return decide(held, area[0] >= 1 or accuracy < -5)
 
 
-def measure_l2() -> Found:
-    iou = {f"IoU - {n} annotated": apart("label-free", f"{n} annotated", "iou", factor=1) for n in (16, 64, 256)}
-    return iou | {f"accuracy - {n} annotated": apart("label-free", f"{n} annotated", "own") for n in (16, 64, 256)}  # the latter not judged
+def measure_l2(kept: Kept) -> Found:
+    iou = {f"IoU - {n} annotated": kept.apart("label-free", f"{n} annotated", "iou", factor=1) for n in (16, 64, 256)}
+    return iou | {
+        f"accuracy - {n} annotated": kept.apart("label-free", f"{n} annotated", "own") for n in (16, 64, 256)
+    }  # the latter not judged
 
 
 def judge_l2(f: Found) -> str:
@@ -147,9 +178,11 @@ def judge_l2(f: Found) -> str:
     return decide(few >= 0 and all_ >= -0.03, few < -0.02)
 
 
-def measure_l3() -> Found:
-    iou = {f"IoU, {n} annotated": apart(f"{n} annotated", "control", "iou", factor=1) for n in (16, 64, 256)}
-    return iou | {f"accuracy, {n} annotated": apart(f"{n} annotated", "control", "own") for n in (16, 64, 256)}  # the latter not judged
+def measure_l3(kept: Kept) -> Found:
+    iou = {f"IoU, {n} annotated": kept.apart(f"{n} annotated", "control", "iou", factor=1) for n in (16, 64, 256)}
+    return iou | {
+        f"accuracy, {n} annotated": kept.apart(f"{n} annotated", "control", "own") for n in (16, 64, 256)
+    }  # the latter not judged
 
 
 def judge_l3(f: Found) -> str:
@@ -157,14 +190,14 @@ def judge_l3(f: Found) -> str:
     return decide(all_[0] >= 0.01 and up(all_) and 0 <= few[0] <= all_[0], all_[0] <= 0)
 
 
-def measure_a1() -> Found:
+def measure_a1(kept: Kept) -> Found:
     fixed = {tokens: claimed.values(f"trained at {tokens}", "own", "common") for tokens in LADDER}
     best = max(fixed, key=lambda tokens: float(fixed[tokens].mean()))
-    shown = hits(values("adaptive", "coverage", "common"))
+    shown = hits(kept.values("adaptive", "coverage", "common"))
     return {
         "best level": best,
-        "adaptive - best": change(values("adaptive", "own", "common"), fixed[best]),
-        "adaptive - 16": change(values("adaptive", "own", "common"), fixed[16]),
+        "adaptive - best": change(kept.values("adaptive", "own", "common"), fixed[best]),
+        "adaptive - 16": change(kept.values("adaptive", "own", "common"), fixed[16]),
         **{f"hits, adaptive - {n}": change(shown, hits(claimed.values(f"trained at {n}", "coverage", "common"))) for n in (16, 64)},
     }
 
@@ -173,11 +206,11 @@ def judge_a1(f: Found) -> str:
     return decide(f["adaptive - best"][0] >= -2, f["adaptive - best"][0] < -5)
 
 
-def measure_a2() -> Found:
+def measure_a2(kept: Kept) -> Found:
     fixed, middle = (
-        np.array([kept["group/zero_variance"] for seed in SEEDS if (kept := claimed.run(f"trained at {n}", seed))]) for n in (16, 64)
+        np.array([each["group/zero_variance"] for seed in SEEDS if (each := claimed.run(f"trained at {n}", seed))]) for n in (16, 64)
     )
-    equal = curve("adaptive", "group/zero_variance")
+    equal = kept.curve("adaptive", "group/zero_variance")
     return {
         "equal": mean(equal),
         "equal, 16 tokens": mean(fixed),
@@ -195,8 +228,8 @@ def judge_a2(f: Found) -> str:
     return decide(f["seeds"] >= MANY, f["equal"][0] >= f["equal, 16 tokens"][0])
 
 
-def measure_a3() -> Found:
-    return {"last level": curve("adaptive", "gap/view_tokens")[:, -1].tolist()}
+def measure_a3(kept: Kept) -> Found:
+    return {"last level": kept.curve("adaptive", "gap/view_tokens")[:, -1].tolist()}
 
 
 def judge_a3(f: Found) -> str:
@@ -204,7 +237,7 @@ def judge_a3(f: Found) -> str:
     return decide(sum(tokens <= 32 for tokens in last) >= MANY, max(last) >= 128)
 
 
-CLAIMS: dict[str, tuple[Callable[[], Found], Callable[[Found], str]]] = {
+CLAIMS: dict[str, tuple[Callable[[Kept], Found], Callable[[Found], str]]] = {
     "C14": (measure_c14, judge_c14),
     "C14b": (measure_c14b, judge_c14b),
     "C15": (measure_c15, judge_c15),
@@ -217,16 +250,109 @@ CLAIMS: dict[str, tuple[Callable[[], Found], Callable[[Found], str]]] = {
 }
 
 
-def record() -> dict[str, Found]:
-    """What stands in record.json: each claim, measured and judged."""
+# Claims about policies, not about their training, of arms that measure.py measures; A1 lacks the fixed levels greedily, but for 16 tokens
+ALSO_GREEDY = ("C14", "C15", "L1", "L2", "L3")
+
+
+def verdicts(claims: Iterable[str], kept: Kept) -> dict[str, Found]:
+    """Each claim, measured and judged."""
     found: dict[str, Found] = {}
-    for name, (measure, judge) in CLAIMS.items():
+    for name in claims:
+        measure, judge = CLAIMS[name]
         try:
-            of_claim = measure()
+            of_claim = measure(kept)
             found[name] = of_claim | {"verdict": judge(of_claim)}
         except NotRun as missing:
             found[name] = {"verdict": "not run", "missing": str(missing)}
     return found
+
+
+def parts(kept: Kept, arm: str, view: str) -> Found:
+    """Why an arm is right, step by step (docs/probe.md), in per cent or points."""
+    outcomes = []
+    for run in kept.runs(arm):
+        values = {metric: list(run[f"{view} {metric}"]) for metric in METRICS}
+        outcomes.append(Outcome(0, [str(question) for question in range(len(values["own"]))], values))
+    tables = {part: np.array([each.of(part) for each in outcomes]) for part in PARTS}
+    return {part: mean(table) for part, table in tables.items() if not np.isnan(table).all()}  # stage 2 was not asked about conflict
+
+
+def all_parts(kept: Kept) -> dict[str, Found]:
+    """By arm and view, of the runs that are there."""
+    found = {}
+    for arm in ARMS:
+        for view in ("own", "common"):
+            with suppress(NotRun, KeyError):  # stage 2 is measured at one view
+                found[f"{arm}, {view} view"] = parts(kept, arm, view)
+    return found
+
+
+def paid_calls(arm: str, view: int, metric: str) -> np.ndarray:
+    """Greedily, policies that were paid for calls: `gap` and `no gap` of experiments/controls, or its base; [seed, question]."""
+    names = ["base"] * len(SEEDS) if arm == "base" else [f"{arm} {seed}" for seed in SEEDS]
+    of_seeds = [{f"own {key.removeprefix(f'default {view} greedy ')}": row for key, row in controls_of(name).items()} for name in names]
+    return np.stack([claimed.metric_of(each, metric, "own") for each in of_seeds])
+
+
+@cache
+def controls_of(name: str) -> dict[str, np.ndarray]:
+    return read(controls.ITEMS / f"{name}.npz")
+
+
+def beside_calls() -> Found:
+    """Information gain without a gap beside policies that were paid for calls, with a gap and without; not predicted.
+
+    Sampled: runs of experiments/claims, trained on another machine. Greedily: those of experiments/controls, and the base, whose first
+    turn is opened with a call.
+    """
+    sampled, greedy, found = Kept(ITEMS), Kept(GREEDY), {}
+    try:
+        for other in ("no gap", "gap"):
+            arm = f"{other}, bonus"
+            for metric in ("own", "own - noise"):
+                of_gain = sampled.values("gain", metric, "common")
+                found[f"sampled, 64 tokens: {metric}, over {other}"] = change(of_gain, claimed.values(arm, metric, "common"))
+            covered = sampled.values("gain", "coverage", "common"), claimed.values(arm, "coverage", "common")
+            found[f"sampled, 64 tokens: hits, over {other}"] = change(*map(hits, covered))
+        for other in ("no gap", "gap", "base"):
+            for metric in ("own", "own - noise", "hit"):
+                of_gain = greedy.values("gain", metric, "common")
+                found[f"greedy, 64 tokens: {metric}, over {other}"] = change(of_gain, paid_calls(other, 64, metric))
+            found[f"greedy, 256 tokens: own, over {other}"] = change(greedy.values("gain", "own"), paid_calls(other, 256, "own"))
+    except NotRun as missing:
+        return {"missing": str(missing)}
+    return found
+
+
+def adaptive_greedy() -> Found:
+    """At 64 tokens, greedily, against policies of 16 tokens: the same recipe, kept by experiments/controls."""
+    try:
+        return {"adaptive - 16": change(Kept(GREEDY).values("adaptive", "own", "common"), paid_calls("gap", 64, "own"))}
+    except NotRun as missing:
+        return {"missing": str(missing)}
+
+
+def cost(kept: Kept) -> Found:
+    """What an update of information gain takes, beside one of accuracy alone and beside the same without a placebo."""
+    try:
+        each = {arm: sum(kept.curve(arm, part) for part in SECONDS) for arm in ("gain", "accuracy", "gain, no placebo")}
+        return {f"gain over {other}": ratio(each["gain"], each[other]) for other in ("accuracy", "gain, no placebo")}
+    except NotRun as missing:
+        return {"missing": str(missing)}
+
+
+def record() -> Found:
+    """What stands in record.json."""
+    sampled, greedy = Kept(ITEMS), Kept(GREEDY)
+    found = {
+        "claims": verdicts(CLAIMS, sampled),
+        "greedy": verdicts(ALSO_GREEDY, greedy) | {"A1": adaptive_greedy()},
+        "information gain beside paid calls": beside_calls(),
+        "seconds of an update": cost(sampled),
+        "parts": all_parts(sampled),
+        "parts, greedy": all_parts(greedy),
+    }
+    return {name: rounded(each) for name, each in found.items()}
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.claims.runs import read
 from experiments.claims.verdict import MANY, Interval, change, interval, mean, seeds_above
 from focus.evaluation.bootstrap import bootstrap, wilson
 from focus.evaluation.outcome import DECOMPOSITION, SAYS
@@ -91,12 +92,7 @@ def claims(items: Items) -> dict[str, dict[str, object]]:
 
 def load(folder: Path = ITEMS, policies: Iterable[str] = POLICIES) -> Items:
     """What was measured and kept in a folder, by policy, in their order."""
-    found = {}
-    for name in policies:
-        if (folder / f"{name}.npz").is_file():
-            with np.load(folder / f"{name}.npz") as arrays:
-                found[name] = {key: arrays[key].astype(np.float64) for key in arrays.files if key != "weights"}
-    return found
+    return {name: read(kept) for name in policies if (kept := folder / f"{name}.npz").is_file()}
 
 
 def rounded(value: object) -> object:

@@ -6,6 +6,7 @@
 """
 
 import sys
+from collections.abc import Sequence
 
 from experiments.controls.record import DEFAULT, HARDER, ITEMS, METRICS, POLICIES, SETTINGS, Setting
 from experiments.items import keep
@@ -22,13 +23,19 @@ COUNT, AT_ONCE = 500, 100
 SCENES = {DEFAULT: scene_spec(1, None, 448), HARDER: scene_spec(2, (9, 13), 448)}
 
 
-def measured(policy: PolicyModel, setting: Setting, opening: str) -> dict[str, list[float]]:
+def measured(
+    policy: PolicyModel,
+    setting: Setting,
+    opening: str,
+    arms: Sequence[str] = ("gt", "noise", "tool_free"),
+    metrics: Sequence[str] = METRICS,
+) -> dict[str, list[float]]:
     """The metrics of a policy under one setting, a value for each scene; NaN where one does not apply."""
     limits = RolloutLimits(1, 64, Sampling(setting.temperature, 40))
     gap = Gap(Mode.FIXED, setting.view_tokens, policy.token_px)
-    evaluator = Evaluator(policy, KVEngine(policy), gap, limits, 0, ("gt", "noise", "tool_free"), AT_ONCE, opening=opening)
+    evaluator = Evaluator(policy, KVEngine(policy), gap, limits, 0, arms, AT_ONCE, opening=opening)
     outcome, _ = measure(evaluator, Scenes(SCENES[setting.scenes], "eval", COUNT), None)
-    return {metric: outcome.of(metric) for metric in METRICS}
+    return {metric: outcome.of(metric) for metric in metrics}
 
 
 def main(seeds: list[str]) -> None:
