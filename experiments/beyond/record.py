@@ -287,10 +287,10 @@ def all_parts(kept: Kept) -> dict[str, Found]:
     return found
 
 
-def paid_calls(arm: str, view: int, metric: str) -> np.ndarray:
-    """Greedily, policies that were paid for calls: `gap` and `no gap` of experiments/controls, or its base; [seed, question]."""
+def paid_calls(arm: str, setting: str, metric: str) -> np.ndarray:
+    """Policies that were paid for calls: `gap` and `no gap` of experiments/controls, or its base; [seed, question]."""
     names = ["base"] * len(SEEDS) if arm == "base" else [f"{arm} {seed}" for seed in SEEDS]
-    of_seeds = [{f"own {key.removeprefix(f'default {view} greedy ')}": row for key, row in controls_of(name).items()} for name in names]
+    of_seeds = [{f"own {key.removeprefix(f'default {setting} ')}": row for key, row in controls_of(name).items()} for name in names]
     return np.stack([claimed.metric_of(each, metric, "own") for each in of_seeds])
 
 
@@ -302,32 +302,49 @@ def controls_of(name: str) -> dict[str, np.ndarray]:
 def beside_calls() -> Found:
     """Information gain without a gap beside policies that were paid for calls, with a gap and without; not predicted.
 
-    Sampled: runs of experiments/claims, trained on another machine. Greedily: those of experiments/controls, and the base, whose first
-    turn is opened with a call.
+    Sampled: runs of experiments/claims, trained on another machine, and the base of experiments/controls, on its 500 scenes. Greedily:
+    those of experiments/controls, and the base, whose first turn is opened with a call.
     """
     sampled, greedy, found = Kept(ITEMS), Kept(GREEDY), {}
     try:
-        for other in ("no gap", "gap"):
-            arm = f"{other}, bonus"
-            for metric in ("own", "own - noise"):
-                of_gain = sampled.values("gain", metric, "common")
-                found[f"sampled, 64 tokens: {metric}, over {other}"] = change(of_gain, claimed.values(arm, metric, "common"))
-            covered = sampled.values("gain", "coverage", "common"), claimed.values(arm, "coverage", "common")
-            found[f"sampled, 64 tokens: hits, over {other}"] = change(*map(hits, covered))
+        for metric in ("own", "own - noise"):
+            of_gain = sampled.values("gain", metric, "common")
+            for other in ("no gap", "gap"):
+                found[f"sampled, 64 tokens: {metric}, over {other}"] = change(of_gain, claimed.values(f"{other}, bonus", metric, "common"))
+        for metric in ("own", "own - noise", "hit - chance"):
+            base = paid_calls("base", "64 sampled", metric)
+            of_gain = sampled.values("gain", metric, "common")[:, : base.shape[1]]
+            found[f"sampled, 64 tokens: {metric}, over base"] = change(of_gain, base)
         for other in ("no gap", "gap", "base"):
-            for metric in ("own", "own - noise", "hit"):
+            for metric in ("own", "own - noise", "hit", "hit - chance"):
                 of_gain = greedy.values("gain", metric, "common")
-                found[f"greedy, 64 tokens: {metric}, over {other}"] = change(of_gain, paid_calls(other, 64, metric))
-            found[f"greedy, 256 tokens: own, over {other}"] = change(greedy.values("gain", "own"), paid_calls(other, 256, "own"))
+                found[f"greedy, 64 tokens: {metric}, over {other}"] = change(of_gain, paid_calls(other, "64 greedy", metric))
+            for metric in ("own", "tool_free"):
+                of_gain = greedy.values("gain", metric)
+                found[f"greedy, 256 tokens: {metric}, over {other}"] = change(of_gain, paid_calls(other, "256 greedy", metric))
+        found["greedy, 256 tokens: own, over the base without a call"] = change(
+            greedy.values("gain", "own"), paid_calls("base", "256 greedy", "tool_free")
+        )
+        for arm, of_arm in (("accuracy alone", greedy.values("accuracy", "tool_free")), *_bonus_tool_free()):
+            found[f"greedy, 256 tokens: tool_free, {arm} over base"] = change(of_arm, paid_calls("base", "256 greedy", "tool_free"))
+        for arm in ("accuracy", "gain"):
+            lost = sampled.values(arm, "own - noise", "common")
+            found[f"sampled, 64 tokens: points lost to noise by a call, {arm}"] = mean(
+                np.where(sampled.values(arm, "called", "common") == 1, lost, np.nan)
+            )
     except NotRun as missing:
         return {"missing": str(missing)}
     return found
 
 
+def _bonus_tool_free() -> list[tuple[str, np.ndarray]]:
+    return [(f"bonus, {arm}", paid_calls(arm, "256 greedy", "tool_free")) for arm in ("no gap", "gap")]
+
+
 def adaptive_greedy() -> Found:
     """At 64 tokens, greedily, against policies of 16 tokens: the same recipe, kept by experiments/controls."""
     try:
-        return {"adaptive - 16": change(Kept(GREEDY).values("adaptive", "own", "common"), paid_calls("gap", 64, "own"))}
+        return {"adaptive - 16": change(Kept(GREEDY).values("adaptive", "own", "common"), paid_calls("gap", "64 greedy", "own"))}
     except NotRun as missing:
         return {"missing": str(missing)}
 
@@ -336,7 +353,8 @@ def cost(kept: Kept) -> Found:
     """What an update of information gain takes, beside one of accuracy alone and beside the same without a placebo."""
     try:
         each = {arm: sum(kept.curve(arm, part) for part in SECONDS) for arm in ("gain", "accuracy", "gain, no placebo")}
-        return {f"gain over {other}": ratio(each["gain"], each[other]) for other in ("accuracy", "gain, no placebo")}
+        found = {f"gain over {other}": ratio(each["gain"], each[other]) for other in ("accuracy", "gain, no placebo")}
+        return found | {"gain over gain without its reader": ratio(each["gain"], each["gain"] - kept.curve("gain", "seconds/reward"))}
     except NotRun as missing:
         return {"missing": str(missing)}
 
