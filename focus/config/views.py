@@ -4,7 +4,6 @@ from pathlib import Path
 
 from focus.config.schema import TrainConfig
 from focus.config.section_checks import DRAWN
-from focus.gap import read_levels
 from focus.model.dialect import read_dialect
 
 
@@ -22,5 +21,7 @@ def shown_tokens(cfg: TrainConfig, budget: int) -> int:
 
 def view_budgets(cfg: TrainConfig) -> list[int]:
     """Visual tokens of the training views: those of the table of a calibrated gap, if it is there, else the widest view."""
+    from focus.gap import read_levels  # here, because it imports torch, and settings are refused before that
+
     table = Path(cfg.gap.table) if cfg.gap.mode == "calibrated" and cfg.gap.table else None
     return [shown_tokens(cfg, budget) for budget in (read_levels(table).values() if table and table.is_file() else [cfg.gap.most_tokens])]
