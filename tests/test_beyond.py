@@ -101,6 +101,22 @@ def test_the_tables_of_information_gain_follow_from_its_record():
             assert f"| {row} | {' | '.join(cells)} |" in page
 
 
+def test_information_gain_beside_paid_calls_follows_from_its_record():
+    found = json.loads((HERE / "record.json").read_text())["information gain beside paid calls"]
+    page = (HERE / "README.md").read_text()
+    for row, key in (
+        ("sampled, 64 tokens: accuracy, points", "sampled, 64 tokens: own"),
+        ("sampled, 64 tokens: D_noise, points", "sampled, 64 tokens: own - noise"),
+        ("greedy, 64 tokens: accuracy, points", "greedy, 64 tokens: own"),
+        ("greedy, 64 tokens: crops that hit, points", "greedy, 64 tokens: hit"),
+        ("greedy, 64 tokens: hits above chance, points", "greedy, 64 tokens: hit - chance"),
+        ("greedy, 256 tokens: accuracy, points", "greedy, 256 tokens: own"),
+        ("greedy, 256 tokens: tool-free accuracy, points", "greedy, 256 tokens: tool_free"),
+    ):
+        cells = ["{:+.1f} [{:.1f}, {:.1f}]".format(*found[f"{key}, over {other}"]) for other in ("no gap", "gap", "base")]
+        assert f"| {row} | {' | '.join(cells)} |" in page
+
+
 def test_the_table_of_paid_crops_follows_from_its_record():
     written = json.loads((HERE / "crops_paid.json").read_text())
     page = (HERE / "README.md").read_text()

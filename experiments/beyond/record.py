@@ -288,7 +288,10 @@ def all_parts(kept: Kept) -> dict[str, Found]:
 
 
 def paid_calls(arm: str, setting: str, metric: str) -> np.ndarray:
-    """Policies that were paid for calls: `gap` and `no gap` of experiments/controls, or its base; [seed, question]."""
+    """Policies that were paid for calls: `gap` and `no gap` of experiments/controls, or its base; [seed, question].
+
+    `setting`: tokens of the view and decoding, for example `64 greedy`.
+    """
     names = ["base"] * len(SEEDS) if arm == "base" else [f"{arm} {seed}" for seed in SEEDS]
     of_seeds = [{f"own {key.removeprefix(f'default {setting} ')}": row for key, row in controls_of(name).items()} for name in names]
     return np.stack([claimed.metric_of(each, metric, "own") for each in of_seeds])
@@ -325,7 +328,8 @@ def beside_calls() -> Found:
         found["greedy, 256 tokens: own, over the base without a call"] = change(
             greedy.values("gain", "own"), paid_calls("base", "256 greedy", "tool_free")
         )
-        for arm, of_arm in (("accuracy alone", greedy.values("accuracy", "tool_free")), *_bonus_tool_free()):
+        tool_free = {f"bonus, {arm}": paid_calls(arm, "256 greedy", "tool_free") for arm in ("no gap", "gap")}
+        for arm, of_arm in ({"accuracy alone": greedy.values("accuracy", "tool_free")} | tool_free).items():
             found[f"greedy, 256 tokens: tool_free, {arm} over base"] = change(of_arm, paid_calls("base", "256 greedy", "tool_free"))
         for arm in ("accuracy", "gain"):
             lost = sampled.values(arm, "own - noise", "common")
@@ -335,10 +339,6 @@ def beside_calls() -> Found:
     except NotRun as missing:
         return {"missing": str(missing)}
     return found
-
-
-def _bonus_tool_free() -> list[tuple[str, np.ndarray]]:
-    return [(f"bonus, {arm}", paid_calls(arm, "256 greedy", "tool_free")) for arm in ("no gap", "gap")]
 
 
 def adaptive_greedy() -> Found:
