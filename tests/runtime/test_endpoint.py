@@ -427,12 +427,13 @@ def test_a_host_that_does_not_answer_at_all_is_given_up_in_a_short_time(monkeypa
     waited = []
 
     def blocked(address, timeout, **rest):  # by a firewall
-        waited.append(timeout)
+        if address[1] == 19:  # a request that an earlier test left behind may still try its own
+            waited.append(timeout)
         raise TimeoutError("timed out")
 
     monkeypatch.setattr(socket, "create_connection", blocked)
     with pytest.raises(Outage, match=r"cannot be reached or hangs up \(timed out\); start the server, or correct the url"):
-        endpoint("http://127.0.0.1:9/v1", retries=5).models()
+        endpoint("http://127.0.0.1:19/v1", retries=5).models()
     assert len(waited) == 1 and waited[0] <= 10
 
 
